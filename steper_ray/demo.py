@@ -1,0 +1,125 @@
+"""`steper demo`: from a toy world to a served student, every stage on its real engine.
+
+A stage that finished with the same settings is not run again: `stages.json` in the run folder keeps
+what each was run with. The result is `summary.json`.
+"""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from steper_ray.display import stage_done, stage_progress
+from steper_ray.errors import InputError, StageError, find_steper_error
+from steper_ray.stages import STAGES, run_stage
+
+if TYPE_CHECKING:
+    from steper_ray.config import RunConfig
+
+SECTIONS: Final = {
+    "toy": ("toy",),
+    "index": ("corpus",),
+    "build": ("questions", "reasoning", "engine", "build", "select"),
+    "train": ("train",),
+    "eval": ("eval",),
+}
+"""The sections of the run file that a stage depends on, beyond those of the stages before it."""
+
+
+def demo(config: "RunConfig") -> None:
+    """Run every stage, serve the student, ask it one question, and show what came out.
+
+    Needs a running Ray. Raises InputError and StageError as the stages do; run again, it takes up
+    where it stopped.
+    """
+    config.dir.mkdir(parents=True, exist_ok=True)
+    ledger = config.dir / "stages.json"
+    done: dict[str, Any] = json.loads(ledger.read_text()) if ledger.exists() else {}
+    fingerprint = str(config.run.seed)
+    for name in STAGES:
+        sections = {section: getattr(config, section).model_dump() for section in SECTIONS[name]}
+        fingerprint = hashlib.sha256(f"{fingerprint} {sections}".encode()).hexdigest()[:16]
+        if done.get(name, {}).get("fingerprint") == fingerprint:
+            stage_done(name, done[name]["seconds"], ["already done with these settings"])
+            continue
+        seconds = _run(name, config)
+        done = {key: value for key, value in done.items() if key != name}
+        done[name] = {"fingerprint": fingerprint, "seconds": round(seconds, 1)}
+        _write_json(ledger, done)
+    served, seconds = _ask_served_student(config)
+    stages = {name: {"seconds": done[name]["seconds"]} for name in STAGES}
+    stages["serve"] = {"seconds": round(seconds, 1)}
+    _finish(config, stages, served)
+
+
+def _run(name: str, config: "RunConfig") -> float:
+    try:
+        return run_stage(name, config)
+    except InputError:
+        raise
+    except Exception as error:
+        known = find_steper_error(error)
+        if isinstance(known, InputError):
+            raise known from None
+        what = str(known) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise StageError(
+            f"stage {name} failed: {what[:500]}; its log is {config.log_file(name)}; "
+            "run the same command again to go on from here"
+        ) from error
+
+
+def _ask_served_student(config: "RunConfig") -> tuple[dict[str, Any], float]:
+    """Serve the student, ask it a held-out question it has not been trained on; (reply, seconds)."""
+    import httpx
+
+    from steper_ray.questions import read_questions
+    from steper_ray.serving.app import served
+
+    questions = read_questions(config.questions.dev, "questions.dev")
+    asked = max(questions, key=lambda question: question.hops or 0)
+    started = time.monotonic()
+    with stage_progress("serve", "starting the server"), served(config) as url:
+        reply = httpx.post(
+            f"{url}/v1/answer", json={"question": asked.question}, timeout=120
+        ).raise_for_status()
+        body: dict[str, Any] = {"question": asked.question, "gold": asked.answer, **reply.json()}
+    seconds = time.monotonic() - started
+    lines = [f"asked over HTTP: {asked.question}"]
+    lines += [f"{step['step']}. [{step['stage']}] {step['rationale']}" for step in body["steps"]]
+    lines.append(f"answer: {body['answer']} (gold: {asked.answer}), {body['seconds']:.2f} s")
+    stage_done("serve", seconds, lines)
+    return body, seconds
+
+
+def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any]) -> None:
+    """Write `summary.json` and say what came out and where everything is."""
+    scores = json.loads((config.evaluation_dir / "summary.json").read_text())
+    models = {
+        name: {key: summary["overall"][key] for key in ("em", "f1", "acc")}
+        for name, summary in scores.items()
+    }
+    summary_file = config.dir / "summary.json"
+    _write_json(summary_file, {"models": models, "stages": stages, "served": served})
+    base, student, teacher = (models[name]["em"] for name in ("base", "student", "teacher"))
+    share = f", {100 * student / teacher:.0f} % of the teacher's {teacher:.1%}" if teacher else ""
+    total = sum(stage["seconds"] for stage in stages.values())
+    print(f"\nexact match on held-out questions: base {base:.1%} → student {student:.1%}{share}")
+    print(f"all stages: {total / 60:.1f} minutes\n")
+    for what, path in {
+        "report": config.evaluation_dir / "report.html",
+        "summary": summary_file,
+        "student": config.student_dir,
+        "corpus": config.corpus_dir,
+        "chains": config.chains_dir,
+        "examples": config.stepwise_dir,
+        "metrics": config.metrics_file,
+        "logs": config.dir / "logs",
+    }.items():
+        print(f"{what:>9}  {path}")
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    partial.rename(path)

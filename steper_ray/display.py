@@ -1,0 +1,71 @@
+"""What a person sees while a command works: one line a stage, moving on a terminal, plain elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_INTERVAL: Final = 15.0
+"""Seconds between two lines about the same stage where the output is no terminal."""
+
+
+class StageProgress:
+    """How far one stage is; `update` may be called from any thread."""
+
+    def __init__(self, name: str, progress: Progress | None, task: TaskID | None) -> None:
+        self._name, self._progress, self._task = name, progress, task
+        self._printed = time.monotonic()
+
+    def update(self, done: float, total: float, detail: str = "") -> None:
+        """Show `done` of `total`, and a few words."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=total, detail=detail)
+        elif time.monotonic() - self._printed > PLAIN_INTERVAL:
+            self._printed = time.monotonic()
+            print(f"{self._name:>6}  {done:,.0f}/{total:,.0f}  {detail}", flush=True)
+
+    def count(self, done: int, total: int) -> None:
+        """`update` for a count of questions."""
+        self.update(done, total, f"{done:,}/{total:,} questions")
+
+
+@contextmanager
+def stage_progress(name: str, doing: str) -> Iterator[StageProgress]:
+    """Show a stage while the block runs; the line goes when it ends."""
+    if not sys.stdout.isatty():
+        print(f"{name:>6}  {doing} …", flush=True)
+        yield StageProgress(name, None, None)
+        return
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+        console=Console(),
+        transient=True,
+        refresh_per_second=4,
+    ) as progress:
+        task = progress.add_task(f"{name:>6}", total=None, detail=doing)
+        yield StageProgress(name, progress, task)
+
+
+def stage_done(name: str, seconds: float, lines: list[str]) -> None:
+    """The lasting line of a finished stage, and what it has to say."""
+    first, *rest = lines
+    print(f"{name:>6}  {first}  ({seconds:.0f} s)", flush=True)
+    for line in rest:
+        print(f"{'':>6}  {line}", flush=True)

@@ -1,0 +1,42 @@
+"""Every error steper_ray raises on purpose.
+
+    SteperError
+    ├── InputError (also a ValueError)   something the user gave is wrong; the command exits with 2
+    │   └── ConfigError                  … and it is in the run file
+    └── StageError                       a stage failed while running; the command exits with 1
+
+A message is one line: what is wrong, where, what to do.
+"""
+
+
+class SteperError(Exception):
+    """Base of all of them."""
+
+
+class InputError(SteperError, ValueError):
+    """A file, row, model folder or option that cannot be used."""
+
+
+class ConfigError(InputError):
+    """The run file (or a `--set`) has an unknown key, a wrong type or an impossible value."""
+
+
+class StageError(SteperError):
+    """A stage could not finish; the message names the stage and its log."""
+
+
+def find_steper_error(error: BaseException) -> SteperError | None:
+    """The `SteperError` that Ray wrapped on its way from a worker, or None if there is none."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        cause = getattr(current, "cause", None)
+        queue += [cause if isinstance(cause, BaseException) else None]
+        queue += [current.__cause__, current.__context__]
+        if isinstance(current, SteperError) and cause is None:
+            return current
+    return None

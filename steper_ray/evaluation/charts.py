@@ -1,0 +1,260 @@
+"""The report's charts, as SVG markup.
+
+matplotlib draws with stand-in colours, and each is then replaced by a CSS variable: one drawing
+serves light and dark, in the page's own fonts. Text stays text. Charts are 460 points wide, so that
+on a phone their letters can still be read.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from steper_ray.evaluation.summary import wilson_interval
+from steper_ray.schema import STAGES
+
+if TYPE_CHECKING:
+    import numpy as np
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+WIDTH: Final = 460
+CURVE_POINTS: Final = 300
+"""Points a curve is drawn with; longer ones are averaged down to them."""
+
+_PAINTS: Final = (
+    "ink",
+    "muted",
+    "rule",
+    "paper",
+    "student",
+    "base",
+    "teacher",
+    "other-0",
+    "other-1",
+    "other-2",
+)
+_PAINT: Final = {name: f"#0a0b{number:02x}" for number, name in enumerate((*_PAINTS, *STAGES))}
+"""The stand-in colour of each CSS variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A model's share of right answers in a group of questions."""
+
+    paint: str
+    """Name of the CSS variable that colours it."""
+    share: float
+    questions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A quantity over the optimizer steps, one point a step at most."""
+
+    name: str
+    paint: str
+    steps: "Floats"
+    values: "Floats"
+
+    def shortened(self) -> "Curve":
+        """At most CURVE_POINTS points, each the mean of its stretch of steps."""
+        import numpy as np
+
+        pieces = min(len(self.steps), CURVE_POINTS)
+        steps, values = (
+            np.array([piece.mean() for piece in np.array_split(array, pieces)])
+            for array in (self.steps, self.values)
+        )
+        return Curve(self.name, self.paint, steps, values)
+
+    def smoothed(self) -> "Curve":
+        """The running mean over a twentieth of the points, half of them on either side."""
+        import numpy as np
+
+        reach = len(self.values) // 40
+        sums = np.cumsum([0.0, *self.values])
+        places = np.arange(len(self.values))
+        starts = np.maximum(places - reach, 0)
+        ends = np.minimum(places + reach + 1, len(self.values))
+        means = (sums[ends] - sums[starts]) / (ends - starts)
+        return Curve(self.name, self.paint, self.steps, means)
+
+    @property
+    def last(self) -> float:
+        """The value at the end."""
+        return float(self.values[-1])
+
+
+def exact_match_chart(groups: Mapping[str, Sequence[Bar]]) -> "Markup":
+    """Bars in percent with 95 % Wilson intervals, one group for each hop count.
+
+    groups: a bar a model, by the label of the group; without questions its place stays empty
+    """
+    figure, axes = _axes(height=290)
+    models = max(len(bars) for bars in groups.values())
+    width = 0.82 / models
+    roomy = len(groups) * models <= 18
+    for place, bars in enumerate(groups.values()):
+        for index, bar in enumerate(bars):
+            if not bar.questions:
+                continue
+            x = place + (index - (models - 1) / 2) * width
+            low, high = (100 * end for end in wilson_interval(bar.share, bar.questions))
+            axes.bar(x, 100 * bar.share, width * 0.88, color=_PAINT[bar.paint])
+            axes.vlines(x, low, 100 * bar.share, color=_PAINT["paper"], linewidth=1, alpha=0.7)
+            axes.vlines(x, 100 * bar.share, high, color=_PAINT["muted"], linewidth=1)
+            if roomy:
+                axes.annotate(
+                    f"{100 * bar.share:.0f}",
+                    (x, high),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=11,
+                    color=_PAINT["ink"],
+                )
+    axes.set_xlim(-0.5, len(groups) - 0.5)
+    axes.set_ylim(0, 108)
+    axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100%"])
+    axes.set_xticks(range(len(groups)), list(groups))
+    return _markup(
+        figure, "Bars of exact match in percent by model and hops; the table has them too"
+    )
+
+
+def loss_chart(losses: Sequence[Curve]) -> "Markup":
+    """Loss curves: the running mean, with the losses themselves faint behind it."""
+    figure, axes = _axes(height=280, right=46)
+    short = [loss.shortened() for loss in losses]
+    for curve in short:
+        if len(curve.values) >= 40:
+            _draw(axes, curve, linewidth=1, alpha=0.28)
+    smooth = [curve.smoothed() for curve in short]
+    for curve in smooth:
+        _draw(axes, curve)
+    _scale(axes, [value for curve in short for value in curve.values])
+    _name_ends(axes, smooth)
+    return _markup(figure, f"Training loss over the optimizer steps; at the end {_ends(smooth)}")
+
+
+def sigma_chart(sigmas: Sequence[Curve], rests: Sequence[Curve]) -> "Markup":
+    """σ of each stage, and dashed the √L where it comes to rest."""
+    figure, axes = _axes(height=280, right=46)
+    solid, dashed = [c.shortened() for c in sigmas], [c.shortened() for c in rests]
+    for curve in dashed:
+        _draw(axes, curve, linewidth=1.4, dashed=True)
+    for curve in solid:
+        _draw(axes, curve)
+    _scale(axes, [value for curve in (*solid, *dashed) for value in curve.values])
+    _name_ends(axes, solid)
+    return _markup(
+        figure,
+        f"Sigma of each stage, at the end {_ends(solid)}; "
+        f"dashed the square root of its loss, at the end {_ends(dashed)}",
+    )
+
+
+def _axes(*, height: int, right: int = 8) -> "tuple[Figure, Axes]":
+    """A bare chart: no frame, faint horizontal lines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+    left, bottom, top = 44, 30, 12
+    box = (
+        left / WIDTH,
+        bottom / height,
+        (WIDTH - left - right) / WIDTH,
+        (height - bottom - top) / height,
+    )
+    axes = figure.add_axes(box)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(which="both", length=0, pad=6, labelsize=12, labelcolor=_PAINT["muted"])
+    axes.grid(axis="y", color=_PAINT["rule"], linewidth=1)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _draw(
+    axes: "Axes", curve: Curve, *, linewidth: float = 2, alpha: float = 1, dashed: bool = False
+) -> None:
+    axes.plot(
+        curve.steps,
+        curve.values,
+        color=_PAINT[curve.paint],
+        linewidth=linewidth,
+        alpha=alpha,
+        linestyle=(0, (4, 3)) if dashed else "-",
+        marker="o" if len(curve.steps) == 1 else "",
+    )
+
+
+def _scale(axes: "Axes", values: Sequence[float]) -> None:
+    """y from zero, or logarithmic where the values span more than a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    low, high = min(values), max(values)
+    if low > 0 and high > 10 * low:
+        axes.set_yscale("log")
+        axes.set_ylim(low * 0.8, high * 1.25)
+        subs = (1.0,) if high > 1000 * low else (1.0, 2.0, 5.0)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(min(0.0, low), high * 1.08 if high > 0 else 1.0)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def _name_ends(axes: "Axes", curves: Sequence[Curve]) -> None:
+    """Names at the right ends of the curves, 16 points apart at least."""
+    floor = -math.inf
+    for curve in sorted(curves, key=lambda curve: curve.last):
+        height = max(float(axes.transData.transform((0, curve.last))[1]), floor)
+        floor = height + 16
+        axes.annotate(
+            curve.name,
+            (1, height),
+            xycoords=("axes fraction", "figure pixels"),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=12,
+            fontweight="bold",
+            color=_PAINT[curve.paint],
+        )
+
+
+def _ends(curves: Sequence[Curve]) -> str:
+    return ", ".join(f"{curve.name} {curve.last:.3g}" for curve in curves)
+
+
+def _markup(figure: "Figure", label: str) -> "Markup":
+    """The drawing for the page: real text, CSS colours, no metadata.
+
+    The same drawing gives the same bytes (ids are hashes of the label and of what they name).
+    """
+    import matplotlib
+    from markupsafe import Markup
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        bare = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=bare)
+    drawn = buffer.getvalue()
+    view = re.search(r'<svg[^>]*viewBox="([\d. ]+)"[^>]*>', drawn)
+    assert view is not None
+    body = re.sub(r'<g id="[^"]*"', "<g", drawn[view.end() :]).replace("xlink:href", "href")
+    for name, color in _PAINT.items():
+        body = body.replace(color, f"var(--{name})")
+    opening = Markup('<svg viewBox="{}" role="img" aria-label="{}">').format(view[1], label)
+    return opening + Markup(body)

@@ -1,0 +1,136 @@
+"""Any model folder over the held-out questions, through the same loop as everything else."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import Field, PositiveInt
+
+from steper_ray.models import carried_settings, check_model
+from steper_ray.questions import read_questions
+from steper_ray.retrieval import Retriever
+from steper_ray.section import Section
+
+if TYPE_CHECKING:
+    from steper_ray.config import RunConfig
+    from steper_ray.display import StageProgress
+    from steper_ray.evaluation.report import Role
+    from steper_ray.evaluation.summary import Summary
+
+STUDENT: Final = "student"
+
+
+class EvalConfig(Section):
+    """Which models are compared, on how many questions."""
+
+    models: dict[str, str] = Field(default_factory=dict)
+    """Name → model folder; empty evaluates the run's student. The names student, base and teacher
+    tell the report which is which."""
+    limit: PositiveInt | None = None
+    """Use only the first so many held-out questions; null uses all."""
+
+
+def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> dict[str, "Summary"]:
+    """Answer the held-out questions with each model; write its chains, `summary.json`, `report.html`.
+
+    A model folder that carries reasoning settings is asked by them, any other by the run file's.
+    Needs a running Ray and an indexed corpus. Raises InputError for unusable input.
+    """
+    from steper_ray.evaluation.report import ModelReport, write_report
+    from steper_ray.evaluation.summary import summarize
+    from steper_ray.stepwise.chains import read_chains, write_chains
+
+    named = config.eval.models or {STUDENT: str(config.student_dir)}
+    models = {name: check_model(path, f"eval.models.{name}") for name, path in named.items()}
+    questions = read_questions(config.questions.dev, "questions.dev")[: config.eval.limit]
+    version = Retriever(config.corpus_dir).corpus_version
+    summaries: dict[str, Summary] = {}
+    rows: dict[str, list[dict[str, object]]] = {}
+    for number, (name, model) in enumerate(models.items()):
+        carried = carried_settings(model)
+        reasoning = carried[0] if carried else config.reasoning
+        if carried and carried[1] != version:
+            print(f"  eval  {name} was trained on corpus {carried[1]}, asked on {version}")
+
+        def show(done: int, total: int, name: str = name, number: int = number) -> None:
+            if progress is not None:
+                progress.update(
+                    number * total + done, len(models) * total, f"{name} {done:,}/{total:,}"
+                )
+
+        out = config.evaluation_dir / name
+        write_chains(
+            questions,
+            out,
+            model=model,
+            corpus=config.corpus_dir,
+            reasoning=reasoning,
+            engine=config.engine,
+            log=config.log_file("eval"),
+            on_progress=show,
+        )
+        rows[name] = [asdict(chain) for chain in read_chains(out)]
+        summaries[name] = summarize(rows[name])
+    _write_summary(config.evaluation_dir / "summary.json", summaries)
+    read = STUDENT if STUDENT in rows else next(iter(rows))
+    write_report(
+        config.evaluation_dir / "report.html",
+        title=f"steper_ray: {config.dir.name}",
+        models={
+            name: ModelReport(_role(name), summary, *_size(models[name]))
+            for name, summary in summaries.items()
+        },
+        metrics_file=config.metrics_file,
+        chains=rows[read],
+    )
+    return summaries
+
+
+def comparison_lines(summaries: "dict[str, Summary]") -> list[str]:
+    """The comparison as a table of text, one model a line."""
+    hops = list(dict.fromkeys(hop for summary in summaries.values() for hop in summary.hops))
+    head = "".join(f"{f'{hop}-hop EM':>11}" for hop in hops)
+    lines = [f"{'model':<10}{'EM':>7}{'F1':>7}{'Acc':>7}{head}{'s/question':>12}{'tokens':>8}"]
+    for name, summary in summaries.items():
+        scores = summary.overall
+        by_hop = "".join(
+            f"{100 * summary.hops[hop].em:>11.1f}" if hop in summary.hops else f"{'–':>11}"
+            for hop in hops
+        )
+        lines.append(
+            f"{name:<10}{100 * scores.em:>7.1f}{100 * scores.f1:>7.1f}{100 * scores.acc:>7.1f}"
+            f"{by_hop}{scores.seconds:>12.2f}{scores.generated_tokens:>8.0f}"
+        )
+    return lines
+
+
+def _write_summary(path: Path, summaries: "dict[str, Summary]") -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(
+        json.dumps({name: asdict(summary) for name, summary in summaries.items()}, indent=2) + "\n"
+    )
+    partial.rename(path)
+
+
+def _role(name: str) -> "Role":
+    return name if name in ("student", "base", "teacher") else "other"  # type: ignore[return-value]
+
+
+def _size(model: str) -> tuple[int | None, int | None]:
+    """(parameters, bytes on disk) of a model folder's safetensors; (None, None) for a Hub name."""
+    from math import prod
+
+    from safetensors import safe_open
+
+    files = sorted(Path(model).expanduser().glob("*.safetensors"))
+    if not files:
+        return None, None
+    parameters = 0
+    for file in files:
+        with safe_open(file, framework="numpy") as weights:
+            parameters += sum(
+                prod(weights.get_slice(key).get_shape())
+                for key in weights.keys()  # noqa: SIM118
+            )
+    return parameters, sum(file.stat().st_size for file in files)

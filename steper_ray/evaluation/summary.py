@@ -1,0 +1,114 @@
+"""The numbers of an evaluated model, from its chains: how well it answers and what that costs.
+
+A pure function of the rows, so choosing other questions or joining two evaluations needs no model.
+A question that could not be answered (its chain carries an error) counts as wrong and stays in the
+denominator of every score. It has no steps, so it is left out of the costs, which it would flatter.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from steper_ray.errors import InputError
+
+Row = Mapping[str, Any]
+"""A row with the columns of `schema.CHAIN_SCHEMA`."""
+
+COLUMNS: Final = ("hops", "steps", "stop_reason", "em", "f1", "acc", "error")
+UNKNOWN_HOPS: Final = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a set of chains comes to."""
+
+    questions: int
+    errors: int
+    """Questions whose chain carries an error."""
+    em: float
+    """Share of questions answered exactly, over all questions; f1 and acc likewise."""
+    f1: float
+    acc: float
+    forced: float
+    """Share of questions whose answer had to be asked for at the last step."""
+    steps: float
+    """Mean steps of a chain; this and the costs below are over chains without an error, and 0 when
+    there is none."""
+    seconds: float
+    """Mean time of a question: searching and generating, waiting in the engine included."""
+    prompt_tokens: float
+    """Mean prompt tokens of a question, all steps together (cached ones included)."""
+    generated_tokens: float
+    """Mean tokens written for a question, all steps together."""
+
+    @property
+    def produced(self) -> int:
+        """Questions that have a chain."""
+        return self.questions - self.errors
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A model's scores, overall and by the number of hops its questions need."""
+
+    overall: Scores
+    hops: dict[str, Scores]
+    """Fewest hops first, as text ("2", "3"); `unknown` last, for questions that do not say."""
+
+
+def summarize(chains: Sequence[Row]) -> Summary:
+    """Sum up the chains of one model, one row a question.
+
+    Raises InputError for no chains at all, and for a row without one of COLUMNS.
+    """
+    if not chains:
+        raise InputError("no chains to sum up; evaluate at least one question")
+    for number, chain in enumerate(chains, 1):
+        missing = [column for column in COLUMNS if column not in chain]
+        if missing:
+            raise InputError(f"chains: row {number}: no column {missing[0]!r}; build them again")
+    groups: dict[int | None, list[Row]] = {}
+    for chain in chains:
+        groups.setdefault(chain["hops"], []).append(chain)
+    known = sorted(hops for hops in groups if hops is not None)
+    by_hops = {str(hops): _scores(groups[hops]) for hops in known}
+    if None in groups:
+        by_hops[UNKNOWN_HOPS] = _scores(groups[None])
+    return Summary(overall=_scores(chains), hops=by_hops)
+
+
+def wilson_interval(share: float, questions: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval that a share seen in `questions` draws is compatible with (Wilson 1927).
+
+    share: in [0, 1]; z: standard normal quantile, 1.96 for 95 %
+    """
+    assert questions > 0
+    spread = z * math.sqrt(share * (1 - share) / questions + (z / (2 * questions)) ** 2)
+    centre = share + z * z / (2 * questions)
+    scale = 1 + z * z / questions
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def _scores(chains: Sequence[Row]) -> Scores:
+    produced = [chain for chain in chains if chain["error"] is None]
+    steps = [step for chain in produced for step in chain["steps"]]
+    asked = len(chains)
+    return Scores(
+        questions=asked,
+        errors=asked - len(produced),
+        em=_mean((chain["em"] for chain in produced), asked),
+        f1=_mean((chain["f1"] for chain in produced), asked),
+        acc=_mean((chain["acc"] for chain in produced), asked),
+        forced=_mean((chain["stop_reason"] == "forced" for chain in produced), asked),
+        steps=_mean((1 for _ in steps), len(produced)),
+        seconds=_mean(
+            (step["search_seconds"] + step["generate_seconds"] for step in steps), len(produced)
+        ),
+        prompt_tokens=_mean((step["prompt_tokens"] for step in steps), len(produced)),
+        generated_tokens=_mean((step["generated_tokens"] for step in steps), len(produced)),
+    )
+
+
+def _mean(values: Iterable[float], count: int) -> float:
+    return math.fsum(values) / count if count else 0.0

@@ -1,0 +1,51 @@
+"""Model folders: whether one is usable, and the reasoning settings a student carries."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from steper_ray.errors import InputError
+from steper_ray.reasoning.loop import ReasoningConfig
+
+SETTINGS_FILE: Final = "steper.json"
+
+
+def check_model(model: str, what: str) -> str:
+    """The model unchanged if it is a Hugging Face folder, or the name of one on the Hub.
+
+    what: names the setting in errors, as `train.model`
+    """
+    if not model:
+        raise InputError(f"{what} is not set; name a Hugging Face model folder or a Hub model")
+    folder = Path(model).expanduser()
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") != 1
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{what}: {model}: not a model folder (no config.json in it)")
+        if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+            raise InputError(f"{what}: {model}: not a model folder (no weights in it)")
+    elif folder.exists() or looks_like_path:
+        raise InputError(f"{what}: {model}: no such model folder; check the path")
+    return model
+
+
+def student_settings(reasoning: ReasoningConfig, corpus_version: str) -> dict[str, Any]:
+    """What a trained student's folder carries so that it is asked as it was trained."""
+    return {**reasoning.model_dump(), "corpus_version": corpus_version}
+
+
+def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
+    """The reasoning settings and corpus version in a model folder, or None if it carries none."""
+    file = Path(model).expanduser() / SETTINGS_FILE
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        version = str(values.pop("corpus_version"))
+        return ReasoningConfig.model_validate(values), version
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValidationError) as error:
+        raise InputError(
+            f"{file}: not the settings of a student ({type(error).__name__}); export it again"
+        ) from None

@@ -1,0 +1,99 @@
+"""A vLLM engine that many chains share: each step is a request of its own, batched continuously.
+
+vLLM is imported, and the engine started, in the actor that uses it. On CPU the engine binds no
+cores, so that several can live on one host.
+"""
+
+import asyncio
+import os
+import uuid
+from typing import Any
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from steper_ray.errors import InputError
+from steper_ray.reasoning.loop import Generation, ReasoningConfig
+from steper_ray.section import Section
+
+
+class EngineConfig(Section):
+    """The vLLM engines of teacher, evaluation and server."""
+
+    actors: PositiveInt = 1
+    """Engines that work side by side on one dataset."""
+    cpus: NonNegativeFloat = 1.0
+    """CPU cores each engine reserves in Ray."""
+    gpus: NonNegativeFloat = 0.0
+    """GPUs each engine reserves in Ray (its tensor-parallel size at least)."""
+    max_num_seqs: PositiveInt = 64
+    """Requests an engine runs at a time."""
+    dtype: str = "auto"
+    """Type of weights and activations; `auto` takes the model's own."""
+    cpu_kv_cache_gib: PositiveFloat = 1.0
+    """Memory for keys and values on CPU, in GiB (on GPUs: args.gpu_memory_utilization)."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Any other vLLM engine argument, passed through."""
+
+
+class VLLMEngine:
+    """One running vLLM engine; create it inside a running event loop."""
+
+    def __init__(self, model: str, config: EngineConfig, reasoning: ReasoningConfig) -> None:
+        """Start the engine. Raises InputError if the model's context is too short for the prompts."""
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.cpu_kv_cache_gib))))
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = {
+            "model": model,
+            "dtype": config.dtype,
+            "max_num_seqs": config.max_num_seqs,
+            "enable_log_requests": False,
+            **config.args,
+        }
+        self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._tokenizer: Any = self._llm.get_tokenizer()
+        context = self._llm.model_config.max_model_len
+        needed = reasoning.max_prompt_tokens + reasoning.max_step_tokens
+        if context < needed:
+            self.shutdown()
+            raise InputError(
+                f"{model}: its context of {context} tokens is shorter than "
+                f"reasoning.max_prompt_tokens + max_step_tokens = {needed}; lower them"
+            )
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a prompt as the engine counts them."""
+        return len(self._tokenizer(text)["input_ids"])
+
+    async def generate(self, prompt: str, *, stop: str, max_tokens: int) -> Generation:
+        """Continue a prompt greedily up to `stop`, the end of text, or `max_tokens`.
+
+        Raises vllm's EngineDeadError if the engine died, ValueError if it refuses the prompt.
+        """
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(temperature=0.0, max_tokens=max_tokens, stop=[stop], logprobs=0)
+        final = None
+        async for output in self._llm.generate(prompt, parameters, uuid.uuid4().hex):
+            final = output
+        assert final is not None
+        completion = final.outputs[0]
+        return Generation(
+            text=completion.text,
+            prompt_tokens=len(final.prompt_token_ids),
+            generated_tokens=len(completion.token_ids),
+            logprob_sum=completion.cumulative_logprob,
+        )
+
+    def check_health(self) -> None:
+        """Raises vllm's EngineDeadError if the engine died."""
+        asyncio.get_running_loop()
+        if self._llm.errored:
+            raise self._llm.dead_error
+
+    def shutdown(self) -> None:
+        """Stop the engine and its process."""
+        self._llm.shutdown()

@@ -1,0 +1,66 @@
+"""What a step may ask: the k best passages for a piece of text, by BM25 over titles and texts.
+
+A passage scores by its better field, title matches counting `title_boost` times. The query is data:
+it is matched word by word, and nothing in it is syntax.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steper_ray.corpus import SETTINGS_FILE
+from steper_ray.errors import InputError
+from steper_ray.schema import Passage
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage found, and its BM25 score."""
+
+    passage: Passage
+    score: float
+
+
+class Retriever:
+    """Searches one corpus. Not fork-safe (Lance): open it in the process that uses it."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """Raises InputError if the folder is not a corpus made by `steper index`."""
+        import lance
+
+        folder = Path(folder)
+        try:
+            self.settings: dict[str, Any] = json.loads((folder / SETTINGS_FILE).read_text())
+        except FileNotFoundError:
+            raise InputError(f"{folder}: not an indexed corpus; run `steper index` first") from None
+        self._dataset = lance.dataset(str(folder))
+
+    @property
+    def corpus_version(self) -> str:
+        """The version of the corpus that is searched."""
+        return str(self.settings["version"])
+
+    def search(self, query: str, k: int) -> list[Hit]:
+        """The k best passages, best first (ties by id); fewer if fewer match, none for no words."""
+        from lance.query import MultiMatchQuery
+
+        words = query.replace("\x00", " ").strip()
+        if not words:
+            return []
+        boosts = [float(self.settings["title_boost"]), 1.0]
+        table = self._dataset.to_table(
+            columns=["id", "title", "text", "_score"],
+            full_text_query=MultiMatchQuery(words, ["title", "text"], boosts=boosts),
+            limit=k,
+        )
+        hits = [
+            Hit(Passage(row["id"], row["title"], row["text"]), float(row["_score"]))
+            for row in table.to_pylist()
+        ]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.passage.id))
+
+    async def search_async(self, query: str, k: int) -> list[Hit]:
+        """`search` in a thread, so that other chains go on meanwhile."""
+        return await asyncio.to_thread(self.search, query, k)

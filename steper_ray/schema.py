@@ -1,0 +1,194 @@
+"""The rows that flow between stages, and their Arrow schemas.
+
+Five records and no more: `Question` and `Passage` come in, `Step` and `Chain` are what a reasoning
+run produces, `StepExample` is what the student is trained on. Every stage reads and writes these as
+Parquet (or Lance), so any output opens with pandas or `datasets`.
+
+Words used the same way everywhere:
+
+* *chain*: one question answered in several steps; *step*: one search plus one written sentence.
+* *rationale* r_s: the sentence written at step s, without the step terminator.
+* *stage*: which ability a step teaches: `init`, `exp` or `agg` (StepER, section 3.2).
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import pyarrow as pa
+
+Stage = Literal["init", "exp", "agg"]
+STAGES: Final[tuple[Stage, ...]] = ("init", "exp", "agg")
+
+StopReason = Literal["answered", "forced"]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A searchable piece of the corpus."""
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its gold answer."""
+
+    id: str
+    question: str
+    answer: str
+    answer_aliases: tuple[str, ...] = ()
+    supporting_ids: tuple[str, ...] = ()
+    """Ids of the gold passages, in chain order; empty where the dataset names none."""
+    hops: int | None = None
+    """Number of facts the answer needs; null where the dataset does not say."""
+
+    @property
+    def gold_answers(self) -> tuple[str, ...]:
+        """Every accepted answer, the main one first."""
+        return (self.answer, *self.answer_aliases)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One search and one sentence."""
+
+    query: str
+    passage_ids: tuple[str, ...]
+    """Passages this search added (k at most; passages seen before are dropped, not refilled)."""
+    rationale: str
+    mean_logprob: float | None
+    """Mean log-probability of the generated tokens, in nats; null where the engine gives none."""
+    prompt_tokens: int
+    generated_tokens: int
+    dropped_passages: int = 0
+    """Oldest passages left out of this step's prompt because it would have outgrown the context."""
+    search_seconds: float = 0.0
+    generate_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One question answered step by step, with the verdict on it."""
+
+    id: str
+    question_id: str
+    question: str
+    gold_answers: tuple[str, ...]
+    hops: int | None
+    passages: tuple[Passage, ...]
+    """Every passage retrieved, in the order it was first seen."""
+    steps: tuple[Step, ...]
+    answer: str
+    stop_reason: StopReason
+    em: float
+    """Exact match against the gold answers, 0 or 1 (HotpotQA normalisation, best alias)."""
+    f1: float
+    acc: float
+    """Whether a gold answer is contained in the answer, on word boundaries, 0 or 1."""
+    model: str
+    corpus_version: str
+    error: str | None = None
+    """Why no chain could be produced for this question; null when one was."""
+    rejected: str | None = None
+    """Reason code why selection leaves the chain out of training; null when it is kept."""
+
+    @property
+    def forced(self) -> bool:
+        """Whether the answer flag was put into the last prompt instead of written by the model."""
+        return self.stop_reason == "forced"
+
+
+@dataclass(frozen=True, slots=True)
+class StepExample:
+    """One training example: everything the step saw, and what it should write."""
+
+    id: str
+    chain_id: str
+    step: int
+    """Step number s, counted from 1."""
+    stage: Stage
+    question: str
+    passages: tuple[Passage, ...]
+    """P_≤s in the order retrieved."""
+    reasoning: tuple[str, ...]
+    """R_<s, the rationales of the earlier steps."""
+    forced: bool
+    """Whether the prompt ends with the answer flag (which is then no part of the target)."""
+    prompt: str
+    """The rendered prompt with every passage in it, for reading and for other trainers."""
+    target: str
+    """What the model should write, step terminator included."""
+
+
+PASSAGE_SCHEMA: Final = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+    ]
+)
+
+QUESTION_SCHEMA: Final = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("answer_aliases", pa.list_(pa.string())),
+        pa.field("supporting_ids", pa.list_(pa.string())),
+        pa.field("hops", pa.int32()),
+    ]
+)
+
+_PASSAGES: Final = pa.list_(pa.struct(list(PASSAGE_SCHEMA)))
+
+STEP_TYPE: Final = pa.struct(
+    [
+        ("query", pa.string()),
+        ("passage_ids", pa.list_(pa.string())),
+        ("rationale", pa.string()),
+        ("mean_logprob", pa.float64()),
+        ("prompt_tokens", pa.int32()),
+        ("generated_tokens", pa.int32()),
+        ("dropped_passages", pa.int32()),
+        ("search_seconds", pa.float64()),
+        ("generate_seconds", pa.float64()),
+    ]
+)
+
+CHAIN_SCHEMA: Final = pa.schema(
+    [
+        ("id", pa.string()),
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("gold_answers", pa.list_(pa.string())),
+        ("hops", pa.int32()),
+        ("passages", _PASSAGES),
+        ("steps", pa.list_(STEP_TYPE)),
+        ("answer", pa.string()),
+        ("stop_reason", pa.string()),
+        ("em", pa.float64()),
+        ("f1", pa.float64()),
+        ("acc", pa.float64()),
+        ("model", pa.string()),
+        ("corpus_version", pa.string()),
+        ("error", pa.string()),
+        ("rejected", pa.string()),
+    ]
+)
+
+STEP_EXAMPLE_SCHEMA: Final = pa.schema(
+    [
+        ("id", pa.string()),
+        ("chain_id", pa.string()),
+        ("step", pa.int32()),
+        ("stage", pa.string()),
+        ("question", pa.string()),
+        ("passages", _PASSAGES),
+        ("reasoning", pa.list_(pa.string())),
+        ("forced", pa.bool_()),
+        ("prompt", pa.string()),
+        ("target", pa.string()),
+    ]
+)

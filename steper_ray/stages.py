@@ -1,0 +1,154 @@
+"""The stages by name: what each runs, and what it says when it is done.
+
+Library, command line and Ray jobs all come through here.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Final
+
+from steper_ray.display import StageProgress, stage_done, stage_progress
+from steper_ray.session import ray_session
+
+if TYPE_CHECKING:
+    from steper_ray.config import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a run."""
+
+    doing: str
+    run: Callable[["RunConfig", StageProgress], list[str]]
+    """Does the work and returns the lines to show."""
+
+
+def run_toy(config: "RunConfig", _progress: StageProgress) -> list[str]:
+    """Write the toy world."""
+    from steper_ray.toy.stage import write_toy
+
+    folder = write_toy(config)
+    toy = config.toy
+    return [f"world {toy.seed}: {toy.train + toy.dev + toy.test:,} questions → {folder}"]
+
+
+def run_index(config: "RunConfig", _progress: StageProgress) -> list[str]:
+    """Index the corpus."""
+    from steper_ray.corpus import build_corpus
+
+    info = build_corpus(config)
+    return [f"{info.passages:,} passages, version {info.version} → {info.folder}"]
+
+
+def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
+    """Let the teacher make the data."""
+    from steper_ray.stepwise.build import build
+
+    summary = build(config, progress.count)
+    rejected = ", ".join(f"{count:,} {reason}" for reason, count in summary.rejected.items())
+    examples = " · ".join(f"{stage} {count:,}" for stage, count in summary.examples.items())
+    left_out = sum(summary.rejected.values())
+    asked = f"{summary.questions:,} questions = {summary.kept:,} kept + {left_out:,} rejected"
+    spent = f"{summary.prompt_tokens:,} prompt tokens, {summary.generated_tokens:,} generated"
+    return [
+        f"{asked} ({rejected or 'none'})",
+        f"examples: {examples}; {summary.forced:,} forced, {summary.dropped_passages:,} dropped passages",
+        f"{spent}, {summary.questions_per_second:.1f} questions/s with the engine's start",
+    ]
+
+
+def run_train(config: "RunConfig", progress: StageProgress) -> list[str]:
+    """Train the student."""
+    from steper_ray.training.trainer import train
+
+    with _following(config.metrics_file, progress):
+        summary = train(config)
+    sigma = " · ".join(f"{stage} {value:.3f}" for stage, value in summary.sigma.items())
+    losses = " · ".join(
+        f"{stage} {value:.4f}" for stage, value in summary.stage_losses.items() if value is not None
+    )
+    return [
+        f"{summary.steps:,} steps → {summary.student_dir}",
+        f"last losses: {losses}; σ: {sigma}",
+    ]
+
+
+def run_eval(config: "RunConfig", progress: StageProgress) -> list[str]:
+    """Compare models on the held-out questions."""
+    from steper_ray.evaluation.evaluate import comparison_lines, evaluate
+
+    summaries = evaluate(config, progress)
+    return [f"report → {config.evaluation_dir / 'report.html'}", *comparison_lines(summaries)]
+
+
+STAGES: Final = {
+    "toy": Stage("inventing a world", run_toy),
+    "index": Stage("indexing passages", run_index),
+    "build": Stage("starting the teacher", run_build),
+    "train": Stage("starting the workers", run_train),
+    "eval": Stage("starting the engine", run_eval),
+}
+
+
+def run_stage(name: str, config: "RunConfig") -> float:
+    """Run one stage under a progress line; returns its seconds."""
+    stage = STAGES[name]
+    started = time.monotonic()
+    with stage_progress(name, stage.doing) as progress:
+        lines = stage.run(config, progress)
+    seconds = time.monotonic() - started
+    stage_done(name, seconds, lines)
+    return seconds
+
+
+def run_command(name: str, config: "RunConfig") -> None:
+    """Run a subcommand of `steper`."""
+    if name == "toy":
+        run_stage(name, config)
+        return
+    with ray_session():
+        if name == "demo":
+            from steper_ray.demo import demo
+
+            demo(config)
+        elif name == "serve":
+            from steper_ray.serving.app import serve_until_interrupted
+
+            serve_until_interrupted(config)
+        else:
+            run_stage(name, config)
+
+
+@contextmanager
+def _following(metrics: Path, progress: StageProgress) -> Iterator[None]:
+    """Show the newest line of the training metrics while the block runs."""
+    stop = Event()
+    before = metrics.stat().st_mtime if metrics.exists() else 0.0
+
+    def follow() -> None:
+        while not stop.wait(1.0):
+            if not metrics.exists() or metrics.stat().st_mtime == before:
+                continue
+            lines = metrics.read_text(encoding="utf-8").split("\n")
+            if len(lines) < 2:
+                continue
+            last = json.loads(lines[-2])  # the last line may still be on its way
+            progress.update(
+                last["step"],
+                last["steps"],
+                f"step {last['step']}/{last['steps']}  "
+                f"loss {last['loss']:.3f}  {last['tokens_per_second']:,.0f} tokens/s",
+            )
+
+    thread = Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,327 @@
+"""Trains the two bundled models from worlds made on the fly; nothing is remembered, since no name recurs.
+
+One training row is a *trunk* of passages and several *branches*, each a question with its reasoning
+(section 4 of the design notes calls it shared-prefix packing): a branch sees its part of the trunk and
+itself, with the positions it would have had alone. All branches of a row share the passages' cost.
+
+* The *teacher* sees chains of one to four hops, and every contiguous part of each.
+* The *base student* sees single look-ups only: it learns to read and to copy, never to chain.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from steper_ray.reasoning.ircot import ANSWER_FLAG, STEP_TERMINATOR, render_prompt, render_target
+from steper_ray.schema import Passage
+from steper_ray.toy.tokenizer import make_tokenizer
+from steper_ray.toy.world import Fact, World, make_world
+
+FIRST_TRAINING_SEED: Final = 1_000_000
+"""Worlds with this seed and above are for training; users' worlds have smaller seeds."""
+
+BLOCK: Final = 20
+"""Batches made from one world."""
+
+QUESTION_HEAD: Final = "Question:"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One bundled model and how it is trained."""
+
+    hidden_size: int
+    layers: int
+    steps: int
+    tokens: int
+    """Tokens a batch, padding included."""
+    max_hops: int
+    lr: float
+
+
+RECIPES: Final = {
+    "teacher": Recipe(hidden_size=192, layers=4, steps=1400, tokens=8000, max_hops=4, lr=2e-3),
+    "base": Recipe(hidden_size=128, layers=4, steps=1200, tokens=8000, max_hops=1, lr=2e-3),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A question over the first `visible` passages of the trunk and the steps to be learned."""
+
+    question: str
+    reasoning: tuple[str, ...]
+    visible: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    passages: tuple[Passage, ...]
+    branches: tuple[Branch, ...]
+
+
+def rationales(world: World, chain: tuple[Fact, ...]) -> tuple[str, ...]:
+    """The true reasoning of a chain, the last sentence with the answer."""
+    sentences = [world.sentence(fact) for fact in chain]
+    sentences[-1] += f" {ANSWER_FLAG} {world.entities[chain[-1].object].name}."
+    return tuple(sentences)
+
+
+def make_row(
+    world: World, rng: random.Random, max_hops: int, longest: int, branches: int = 6
+) -> Row:
+    """Passages of one chain, or of two, with confusable ones between; questions about its parts.
+
+    longest: hops of the longest chain in the row (the curriculum raises it);
+    max_hops: hops of the longest question asked about it.
+    """
+    count = 2 if rng.random() < 0.15 else 1
+    chains = [world.random_chain(rng, rng.randint(2, longest)) for _ in range(count)]
+    order: list[int] = []
+    queues = [[fact.subject for fact in chain] for chain in chains]
+    while any(queues):
+        queue = rng.choice([queue for queue in queues if queue])
+        order.append(queue.pop(0))
+        if rng.random() < (0.6 if len(order) == 1 else 0.25):
+            order.insert(len(order) - rng.randint(0, 1), confusable(world, rng, order[-1]))
+    order = list(dict.fromkeys(order))
+    candidates = []
+    for chain in chains:
+        for start in range(len(chain)):
+            for end in range(start + 1, min(len(chain), start + max_hops) + 1):
+                part = chain[start:end]
+                written = rng.randint(1, len(part)) if rng.random() < 0.4 else len(part)
+                needed = max(order.index(fact.subject) for fact in part[:written]) + 1
+                visible = rng.randint(needed, len(order)) if rng.random() < 0.6 else len(order)
+                reasoning = rationales(world, part)[:written]
+                candidates.append(Branch(world.question_text(part), reasoning, visible))
+    weights = [len(branch.reasoning) for branch in candidates]
+    chosen = rng.choices(candidates, weights, k=branches)
+    passages = tuple(world.passage(entity) for entity in order)
+    return Row(passages, tuple(dict.fromkeys(chosen)))
+
+
+def confusable(world: World, rng: random.Random, entity: int) -> int:
+    """An entity of the same kind that shares a name part, as a search would bring it."""
+    parts = set(world.entities[entity].name.split())
+    for _ in range(200):
+        other = rng.randrange(len(world.entities))
+        if other != entity and parts & set(world.entities[other].name.split()):
+            return other
+    return rng.randrange(len(world.entities))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One row as numbers; all lists have one entry a token."""
+
+    ids: list[int]
+    positions: list[int]
+    branch: list[int]
+    """0 for the trunk, 1… for the branches."""
+    limit: list[int]
+    """How many trunk tokens the token may see."""
+    labels: list[int]
+    """The token to predict next, −100 where nothing is learned."""
+
+
+def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerFast) -> TokenRow:
+    """Lay a row out: trunk first, then its branches."""
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text)["input_ids"]
+        return ids
+
+    def trunk_of(count: int) -> str:
+        text = render_prompt("", row.passages[:count])
+        return text[: text.rindex(QUESTION_HEAD)]
+
+    trunk = encode(trunk_of(len(row.passages)))
+    out = TokenRow(
+        list(trunk),
+        list(range(len(trunk))),
+        [0] * len(trunk),
+        [0] * len(trunk),
+        [-100] * len(trunk),
+    )
+    for number, branch in enumerate(row.branches, 1):
+        limit = len(encode(trunk_of(branch.visible)))
+        ids: list[int] = []
+        learned: list[bool] = []
+        for step in range(len(branch.reasoning)):
+            prompt = render_prompt(branch.question, (), branch.reasoning[:step])
+            head = prompt[prompt.rindex(QUESTION_HEAD) :] if step == 0 else f"Step {step + 1}:"
+            target = encode(render_target(branch.reasoning[step], forced=False))
+            prefix = encode(head)
+            ids += prefix + target
+            learned += [False] * len(prefix) + [True] * len(target)
+        assert ids[-1] == encode(STEP_TERMINATOR)[0]
+        out.ids.extend(ids)
+        out.positions.extend(range(limit, limit + len(ids)))
+        out.branch.extend([number] * len(ids))
+        out.limit.extend([limit] * len(ids))
+        out.labels.extend(
+            [ids[i + 1] if i + 1 < len(ids) and learned[i + 1] else -100 for i in range(len(ids))]
+        )
+    return out
+
+
+def collate(rows: list[TokenRow], pad: int) -> dict[str, torch.Tensor]:
+    """Stack rows: ids, positions and labels (B, T), and the tree mask (B, 1, T, T), true where seen."""
+    length = max(len(row.ids) for row in rows)
+
+    def stack(name: str, fill: int) -> torch.Tensor:
+        lists = [getattr(row, name) for row in rows]
+        return torch.tensor([values + [fill] * (length - len(values)) for values in lists])
+
+    branch, limit = stack("branch", -1), stack("limit", 0)
+    index = torch.arange(length)
+    causal = index[None, :, None] >= index[None, None, :]
+    same = branch[:, :, None] == branch[:, None, :]
+    in_trunk = (branch[:, None, :] == 0) & (index[None, None, :] < limit[:, :, None])
+    return {
+        "input_ids": stack("ids", pad),
+        "position_ids": stack("positions", 0),
+        "labels": stack("labels", -100),
+        "attention_mask": (causal & (same | in_trunk))[:, None],
+    }
+
+
+def batches(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, total: int, seed: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """`total` batches; each block of `BLOCK` comes from a new world and is cut by length."""
+    rng = random.Random(f"pretrain {seed}")
+    for first in range(0, total, BLOCK):
+        world = make_world(FIRST_TRAINING_SEED + 10_000 * seed + first // BLOCK)
+        longest = 2 + sum(first >= total * share for share in (0.15, 0.3))
+        rows: list[TokenRow] = []
+        while sum(len(row.ids) for row in rows) < BLOCK * recipe.tokens:
+            rows.append(tokenize_row(make_row(world, rng, recipe.max_hops, longest), tokenizer))
+        rows.sort(key=lambda row: len(row.ids))
+        groups: list[list[TokenRow]] = [[]]
+        for row in rows:
+            if (len(groups[-1]) + 1) * len(row.ids) > recipe.tokens:
+                groups.append([])
+            groups[-1].append(row)
+        groups = groups[:BLOCK]
+        rng.shuffle(groups)
+        for group in groups[: total - first]:
+            yield collate(group, tokenizer.pad_token_id)
+
+
+def make_model(recipe: Recipe, vocabulary: int, eos: int, pad: int) -> Qwen3ForCausalLM:
+    """A Qwen3 of the recipe's size, fp32, random weights."""
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=recipe.hidden_size,
+        intermediate_size=recipe.hidden_size * 8 // 3,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.hidden_size // 32,
+        num_key_value_heads=recipe.hidden_size // 32,
+        head_dim=32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        eos_token_id=eos,
+        pad_token_id=pad,
+        bos_token_id=None,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token-mean cross-entropy of the learned tokens, and the share of them predicted right."""
+    labels = batch["labels"]
+    hidden = model.model(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        attention_mask=batch["attention_mask"],
+        use_cache=False,
+    ).last_hidden_state
+    logits = model.lm_head(hidden[labels != -100]).float()
+    wanted = labels[labels != -100]
+    return (
+        torch.nn.functional.cross_entropy(logits, wanted),
+        (logits.argmax(-1) == wanted).float().mean(),
+    )
+
+
+def pretrain(name: str, out: Path, *, seed: int = 0, steps: int | None = None) -> None:
+    """Train one bundled model and write it as a Hugging Face folder (bfloat16 safetensors)."""
+    recipe = RECIPES[name]
+    total = steps or recipe.steps
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer()
+    model = make_model(recipe, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    warmup = min(200, total // 10 + 1)
+    schedule = torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [
+            torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, warmup),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup, 1e-5),
+        ],
+        [warmup],
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    started, tokens = time.monotonic(), 0
+    parameters = sum(p.numel() for p in model.parameters())
+    print(
+        f"{name}: {parameters:,} parameters, {total:,} steps of {recipe.tokens:,} tokens",
+        flush=True,
+    )
+    for step, batch in enumerate(batches(recipe, tokenizer, total, seed), 1):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, accuracy = loss_of(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        tokens += batch["input_ids"].numel()
+        if step % 50 == 0 or step == total:
+            seconds = time.monotonic() - started
+            left = seconds / step * (total - step)
+            print(
+                f"step {step:,}/{total:,}  loss {loss.item():.3f}  tokens right {accuracy.item():.3f}"
+                f"  {tokens / seconds:,.0f} tokens/s  {left / 60:.0f} min left",
+                flush=True,
+            )
+        if step % 500 == 0 or step == total:
+            save(model, out)
+    (out / "pretraining.json").write_text(
+        json.dumps({"steps": total, "seed": seed, "minutes": (time.monotonic() - started) / 60})
+    )
+
+
+def save(model: Qwen3ForCausalLM, out: Path) -> None:
+    """Write weights in bfloat16, with the tokenizer beside them."""
+    half = Qwen3ForCausalLM(model.config).to(torch.bfloat16)
+    half.load_state_dict(model.state_dict())
+    half.save_pretrained(out)
+    make_tokenizer().save_pretrained(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int)
+    arguments = parser.parse_args()
+    pretrain(arguments.name, arguments.out, seed=arguments.seed, steps=arguments.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The student: trained on step-wise examples with ZeRO under Ray Train."""

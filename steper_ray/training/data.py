@@ -1,0 +1,218 @@
+"""Which examples are trained on, in which order, and how a global batch is cut into micro-batches.
+
+A global batch is N chains with all their examples. Everything here is a function of the data, the
+seed and the epoch; the number of workers and the size of a micro-batch decide only who computes
+what. The gradient is the same for every cut, because an example's weight in the loss is fixed
+before (see `steper_ray.training.objective`).
+
+Cost: every rank tokenizes all examples once, before the first step.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from steper_ray.errors import InputError
+from steper_ray.reasoning.ircot import fit_prompt
+from steper_ray.schema import STAGES, STEP_EXAMPLE_SCHEMA, Passage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+READ_COLUMNS: Final = (
+    "chain_id",
+    "step",
+    "stage",
+    "question",
+    "passages",
+    "reasoning",
+    "forced",
+    "target",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenExample:
+    """One training example as numbers."""
+
+    chain_id: str
+    step: int
+    stage: int
+    """0 init · 1 exp · 2 agg."""
+    ids: "NDArray[np.int32]"
+    """(tokens,) prompt, then target."""
+    target_tokens: int
+    """How many of the last ids are the target; these are supervised."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedData:
+    """Every example of a run, chains in order of their id, steps in order within."""
+
+    examples: list[TokenExample]
+    chains: list[list[int]]
+    """Per chain, its examples' indices."""
+    dropped_passages: int
+    """Passages left out of prompts that would have outgrown the context, over all examples."""
+
+    @property
+    def stage_counts(self) -> dict[str, int]:
+        """Examples of each stage."""
+        return {
+            name: sum(example.stage == stage for example in self.examples)
+            for stage, name in enumerate(STAGES)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Examples that go through the model together."""
+
+    examples: tuple[int, ...]
+    counted: bool
+    """False for a stand-in: its loss is multiplied by 0 and it only keeps its rank in step."""
+
+
+def stepwise_files(folder: Path) -> list[Path]:
+    """The Parquet files of the stepwise stage, checked to have rows and every column.
+
+    Raises InputError naming the file, and the column if one is missing.
+    """
+    import pyarrow.parquet as pq
+
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise InputError(
+            f"{folder}: no Parquet files with step-wise examples; run `steper select` first"
+        )
+    rows = 0
+    for file in files:
+        metadata = pq.read_metadata(file)
+        present = metadata.schema.to_arrow_schema().names
+        for column in STEP_EXAMPLE_SCHEMA.names:
+            if column not in present:
+                raise InputError(
+                    f"{file}: no column {column!r}; write it again with `steper select`"
+                )
+        rows += metadata.num_rows
+    if not rows:
+        raise InputError(f"{folder}: no rows: no chain was kept; loosen `select` and select again")
+    return files
+
+
+def _read(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(columns=list(READ_COLUMNS)):
+                for row in batch.to_pylist():
+                    if row["stage"] not in STAGES:
+                        raise InputError(
+                            f"{file}: column 'stage' has {row['stage']!r}; "
+                            f"expected one of {', '.join(STAGES)}"
+                        )
+                    yield row
+
+
+def tokenize_examples(
+    files: Sequence[Path],
+    tokenizer: "Callable[..., Any]",
+    *,
+    instruction: str,
+    max_prompt_tokens: int,
+) -> TokenizedData:
+    """Render, fit and tokenize every example, with the prompt code the engines use.
+
+    files:             from `stepwise_files`
+    tokenizer:         the student's
+    max_prompt_tokens: longer prompts lose whole passages, oldest first; the target is never cut
+    """
+    import numpy as np
+
+    @lru_cache(maxsize=1)
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text)["input_ids"])
+
+    examples: list[TokenExample] = []
+    dropped = 0
+    for row in _read(files):
+        prompt = fit_prompt(
+            row["question"],
+            [Passage(**passage) for passage in row["passages"]],
+            row["reasoning"],
+            forced=row["forced"],
+            instruction=instruction,
+            max_tokens=max_prompt_tokens,
+            count_tokens=lambda text: len(encode(text)),
+        )
+        dropped += prompt.dropped_passages
+        target = tokenizer(row["target"], add_special_tokens=False)["input_ids"]
+        ids = np.array([*encode(prompt.text), *target], dtype=np.int32)
+        stage = STAGES.index(row["stage"])
+        examples.append(TokenExample(row["chain_id"], row["step"], stage, ids, len(target)))
+    examples.sort(key=lambda example: (example.chain_id, example.step))
+    chains: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        chains.setdefault(example.chain_id, []).append(index)
+    return TokenizedData(examples, list(chains.values()), dropped)
+
+
+def steps_per_epoch(chains: int, chains_per_batch: int) -> int:
+    """Global batches in one epoch; the last one may be smaller."""
+    return -(-chains // chains_per_batch)
+
+
+def epoch_batches(
+    chains: Sequence[Sequence[int]], chains_per_batch: int, *, seed: int, epoch: int
+) -> list[list[int]]:
+    """The examples of each global batch of an epoch; every example occurs once."""
+    import numpy as np
+
+    order = np.random.default_rng((seed, epoch)).permutation(len(chains))
+    return [
+        [example for chain in order[first : first + chains_per_batch] for example in chains[chain]]
+        for first in range(0, len(order), chains_per_batch)
+    ]
+
+
+def cut_micro_batches(
+    lengths: Sequence[int], micro_batch_tokens: int, ranks: int
+) -> list[list[MicroBatch]]:
+    """Cut a global batch; every rank gets the same number of micro-batches, much alike in size.
+
+    lengths:            tokens of each example
+    micro_batch_tokens: most tokens of a micro-batch, padding included; a longer example is
+                        alone in one
+    Returns one list per rank, all equally long. Examples of similar length go together; ranks that
+    work at the same time have neighbours in length, since ZeRO makes them wait for each other.
+    """
+    longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    turns = -(-len(_groups(longest_first, lengths, micro_batch_tokens)) // ranks)
+    # The same number of turns with a smaller limit shares the work more evenly.
+    low, high = 0, micro_batch_tokens
+    while high - low > 1:
+        middle = (low + high) // 2
+        if len(_groups(longest_first, lengths, middle)) <= turns * ranks:
+            high = middle
+        else:
+            low = middle
+    batches = [MicroBatch(tuple(group), True) for group in _groups(longest_first, lengths, high)]
+    stand_in = MicroBatch((longest_first[-1],), False)
+    batches += [stand_in] * (turns * ranks - len(batches))
+    return [batches[rank::ranks] for rank in range(ranks)]
+
+
+def _groups(order: Sequence[int], lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Consecutive runs of `order` (longest first) whose padded size stays within the limit."""
+    groups: list[list[int]] = []
+    for index in order:
+        if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > limit:
+            groups.append([])
+        groups[-1].append(index)
+    return groups

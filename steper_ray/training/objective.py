@@ -1,0 +1,154 @@
+"""What is minimised: one loss per stage, and how the three become one (StepER, section 3.3).
+
+L_j is the mean, over the examples of stage j in the global batch, of each example's token-mean
+negative log-likelihood, in nats. The three modes:
+
+    difficulty   L = Σ_j [ L_j / (2σ_j²) + log σ_j ], σ learned (Kendall et al. 2018, equation 7)
+    uniform      L = ⅓ Σ_j L_j
+    fixed        L = Σ_j λ_j L_j, λ normalised to sum 1
+
+A stage that no example of the global batch belongs to contributes nothing, log σ_j included.
+
+σ is no parameter of the model. L_j is known exactly after a reduction of three numbers, so
+∂L/∂log σ_j = 1 − L_j/σ_j² needs no autograd, and every rank takes the same step by itself. At rest
+σ_j = √L_j, where stage j weighs 1/(2L_j): the *smaller* a loss, the larger its weight, so σ has
+bounds.
+
+Suffixes: _3 per stage, in the order init, exp, agg; _E per example; _P per supervised token.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Mode = Literal["difficulty", "uniform", "fixed"]
+Triple = tuple[float, float, float]
+
+ADAM_BETAS: Final = (0.9, 0.999)
+ADAM_EPSILON: Final = 1e-8
+
+
+def stage_weights(mode: Mode, sigma_3: Triple, lambda_3: Triple) -> Triple:
+    """What each L_j is multiplied by.
+
+    sigma_3:  σ, all > 0; read by `difficulty` only
+    lambda_3: λ, not negative, not all 0; read by `fixed` only
+    """
+    if mode == "uniform":
+        return (1 / 3, 1 / 3, 1 / 3)
+    if mode == "fixed":
+        init, exp, agg = lambda_3
+        total = init + exp + agg
+        return (init / total, exp / total, agg / total)
+    init, exp, agg = sigma_3
+    return (0.5 / init**2, 0.5 / exp**2, 0.5 / agg**2)
+
+
+def count_stages(stage_E: Sequence[int]) -> tuple[int, int, int]:
+    """How many examples each stage has."""
+    counts = Counter(stage_E)
+    return (counts[0], counts[1], counts[2])
+
+
+def example_weights(stage_E: Sequence[int], weight_3: Triple) -> list[float]:
+    """What each example's loss is multiplied by, so that the sum is Σ_j w_j L_j.
+
+    stage_E: 0 init · 1 exp · 2 agg, for every example of the *global* batch: known from the data
+             order before the first backward pass, so micro-batches are weighted once and for all
+    """
+    count_3 = count_stages(stage_E)
+    return [weight_3[stage] / count_3[stage] for stage in stage_E]
+
+
+def global_loss(
+    mode: Mode, loss_3: Triple, count_3: Sequence[int], sigma_3: Triple, weight_3: Triple
+) -> float:
+    """L of the whole global batch, in nats.
+
+    loss_3:   L_j, ignored where count_3 is 0
+    weight_3: from `stage_weights`
+    """
+    total = 0.0
+    for j in range(3):
+        if count_3[j]:
+            regulariser = math.log(sigma_3[j]) if mode == "difficulty" else 0.0
+            total += weight_3[j] * loss_3[j] + regulariser
+    return total
+
+
+def example_nll(
+    logits_PV: "Tensor", wanted_P: "Tensor", example_P: "Tensor", examples: int
+) -> "Tensor":
+    """Token-mean negative log-likelihood of each example's target, in nats.
+
+    logits_PV: (supervised tokens, vocabulary), any float type; the loss is taken in fp32
+    wanted_P:  (supervised tokens,) int64, the token that should have been written
+    example_P: (supervised tokens,) int64, which example the token belongs to
+    Returns (examples,) fp32.
+    """
+    import torch
+
+    nll_P = torch.nn.functional.cross_entropy(logits_PV.float(), wanted_P, reduction="none")
+    sum_E = nll_P.new_zeros(examples).index_add(0, example_P, nll_P)
+    return sum_E / torch.bincount(example_P, minlength=examples)
+
+
+class Sigma:
+    """The three σ: learned in log space by Adam at a constant learning rate, without weight decay.
+
+    Frozen inside a global batch; `update` is called once after it, on every rank alike.
+    """
+
+    def __init__(self, initial_3: Triple, *, lr: float, lowest: float, highest: float) -> None:
+        self.lr = lr
+        self.bounds = (math.log(lowest), math.log(highest))
+        self._log_3 = [self._clamp(math.log(sigma)) for sigma in initial_3]
+        self._mean_3 = [0.0, 0.0, 0.0]
+        self._square_3 = [0.0, 0.0, 0.0]
+        self._steps_3 = [0, 0, 0]
+
+    @property
+    def value_3(self) -> Triple:
+        """σ of each stage."""
+        init, exp, agg = (math.exp(log) for log in self._log_3)
+        return (init, exp, agg)
+
+    def update(self, loss_3: Triple, present_3: Sequence[bool]) -> None:
+        """One Adam step along 1 − L_j/σ_j²; an absent stage keeps its σ and its moments.
+
+        loss_3: L_j of the global batch, in nats
+        """
+        for j in range(3):
+            if not present_3[j]:
+                continue
+            gradient = 1.0 - loss_3[j] * math.exp(-2.0 * self._log_3[j])
+            self._steps_3[j] += 1
+            self._mean_3[j] += (1 - ADAM_BETAS[0]) * (gradient - self._mean_3[j])
+            self._square_3[j] += (1 - ADAM_BETAS[1]) * (gradient**2 - self._square_3[j])
+            mean = self._mean_3[j] / (1 - ADAM_BETAS[0] ** self._steps_3[j])
+            square = self._square_3[j] / (1 - ADAM_BETAS[1] ** self._steps_3[j])
+            move = self.lr * mean / (math.sqrt(square) + ADAM_EPSILON)
+            self._log_3[j] = self._clamp(self._log_3[j] - move)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, as plain JSON values."""
+        return {
+            "log": list(self._log_3),
+            "mean": list(self._mean_3),
+            "square": list(self._square_3),
+            "steps": list(self._steps_3),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self._log_3 = [float(value) for value in state["log"]]
+        self._mean_3 = [float(value) for value in state["mean"]]
+        self._square_3 = [float(value) for value in state["square"]]
+        self._steps_3 = [int(value) for value in state["steps"]]
+
+    def _clamp(self, log: float) -> float:
+        return min(max(log, self.bounds[0]), self.bounds[1])

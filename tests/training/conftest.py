@@ -1,0 +1,163 @@
+"""A tiny student, and step-wise examples of the toy world as the earlier stages write them."""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from steper_ray.reasoning.ircot import ANSWER_FLAG, INSTRUCTION, render_prompt, render_target
+from steper_ray.schema import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA, StepExample
+from steper_ray.stepwise.select import stage_of
+from steper_ray.toy.pretrain import Recipe, make_model
+from steper_ray.toy.tokenizer import make_tokenizer
+from steper_ray.toy.world import World, make_world
+
+
+def chain_examples(world: World, rng: random.Random, chain_id: str, hops: int) -> list[StepExample]:
+    """A true chain of the world, one example a step, one passage a step."""
+    chain = world.random_chain(rng, hops)
+    question = world.question_text(chain)
+    sentences = [world.sentence(fact) for fact in chain]
+    sentences[-1] += f" {ANSWER_FLAG} {world.entities[chain[-1].object].name}."
+    passages = [world.passage(fact.subject) for fact in chain]
+    return [
+        StepExample(
+            id=f"{chain_id}/{step}",
+            chain_id=chain_id,
+            step=step,
+            stage=stage_of(step, hops),
+            question=question,
+            passages=tuple(passages[:step]),
+            reasoning=tuple(sentences[: step - 1]),
+            forced=False,
+            prompt=render_prompt(
+                question, passages[:step], sentences[: step - 1], instruction=INSTRUCTION
+            ),
+            target=render_target(sentences[step - 1], forced=False),
+        )
+        for step in range(1, hops + 1)
+    ]
+
+
+@pytest.fixture(scope="session")
+def write_stepwise() -> Callable[[Path, list[int]], list[StepExample]]:
+    """Writes a run folder's chains and stepwise stages; one chain for each number of hops."""
+    world = make_world(7)
+
+    def write(run_dir: Path, hops: list[int]) -> list[StepExample]:
+        rng = random.Random(0)
+        examples = [
+            example
+            for number, count in enumerate(hops)
+            for example in chain_examples(world, rng, f"c{number:04d}", count)
+        ]
+        rows = [asdict(example) for example in examples]
+        half = len(rows) // 2
+        for name, part in (("a", rows[:half]), ("b", rows[half:])):
+            file = run_dir / "stepwise" / f"{name}.parquet"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(part, STEP_EXAMPLE_SCHEMA), file)
+        (run_dir / "chains").mkdir(exist_ok=True)
+        chains = pa.Table.from_pylist([{"id": "c0000", "corpus_version": "v1"}], CHAIN_SCHEMA)
+        pq.write_table(chains, run_dir / "chains" / "a.parquet")
+        return examples
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen3 of two layers with tied embeddings, fp32, and the toy tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    recipe = Recipe(hidden_size=32, layers=2, steps=0, tokens=0, max_hops=0, lr=0.0)
+    model = make_model(recipe, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One global batch worked the plain way: one example at a time, all logits, autograd."""
+
+    loss: float
+    loss_3: list[float]
+    gradients: dict[str, torch.Tensor]
+
+    @property
+    def gradient_norm(self) -> float:
+        squares = [float(gradient.double().square().sum()) for gradient in self.gradients.values()]
+        return math.sqrt(sum(squares))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[Any, list[StepExample], list[float]], Reference]:
+    """Loss and gradients of Σ_j [ L_j / (2σ_j²) + log σ_j ] over all the examples given."""
+    tokenizer = make_tokenizer()
+
+    def work(model: Any, examples: list[StepExample], sigma_3: list[float]) -> Reference:
+        model.zero_grad()
+        losses: dict[str, list[torch.Tensor]] = {}
+        for example in examples:
+            prompt = tokenizer(example.prompt)["input_ids"]
+            target = tokenizer(example.target)["input_ids"]
+            logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
+            nll = torch.nn.functional.cross_entropy(logits, torch.tensor(target))
+            losses.setdefault(example.stage, []).append(nll)
+        means = [torch.stack(losses[stage]).mean() for stage in ("init", "exp", "agg")]
+        terms = [m / (2 * s**2) + math.log(s) for m, s in zip(means, sigma_3, strict=True)]
+        loss = torch.stack(terms).sum()
+        loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+        return Reference(loss.item(), [mean.item() for mean in means], gradients)
+
+    return work
+
+
+@dataclass(frozen=True)
+class PlainStep:
+    """One optimizer step of a plain training; σ is that after the step."""
+
+    loss: float
+    loss_3: list[float]
+    sigma_3: list[float]
+    gradient_norm: float
+
+
+@pytest.fixture(scope="session")
+def plain_training(reference) -> Callable[..., tuple[list[PlainStep], Any]]:
+    """Trains on all examples at once with torch alone: AdamW, warmup of one step, clipping at 1."""
+
+    def work(
+        folder: Path, examples: list[StepExample], steps: int, *, lr: float, sigma_lr: float
+    ) -> tuple[list[PlainStep], Any]:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+        logs = [torch.zeros((), dtype=torch.float64) for _ in range(3)]
+        sigma_optimizer = torch.optim.Adam(logs, lr=sigma_lr)
+        done = []
+        for step in range(steps):
+            sigma_3 = [math.exp(log) for log in logs]
+            work = reference(model, examples, sigma_3)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            half_turns = max(0, step - 1) / (steps - 1)
+            optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * half_turns)) / 2
+            optimizer.step()
+            for log, loss, sigma in zip(logs, work.loss_3, sigma_3, strict=True):
+                log.grad = torch.tensor(1 - loss / sigma**2, dtype=torch.float64)
+            sigma_optimizer.step()
+            after = [math.exp(log) for log in logs]
+            done.append(PlainStep(work.loss, work.loss_3, after, work.gradient_norm))
+        return done, model
+
+    return work

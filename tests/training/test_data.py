@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steper_ray.errors import InputError
+from steper_ray.reasoning.ircot import INSTRUCTION
+from steper_ray.schema import STEP_EXAMPLE_SCHEMA
+from steper_ray.toy.tokenizer import make_tokenizer
+from steper_ray.training.data import (
+    cut_micro_batches,
+    epoch_batches,
+    steps_per_epoch,
+    stepwise_files,
+    tokenize_examples,
+)
+
+
+def tokenize(folder: Path, max_prompt_tokens: int = 1000):
+    return tokenize_examples(
+        stepwise_files(folder),
+        make_tokenizer(),
+        instruction=INSTRUCTION,
+        max_prompt_tokens=max_prompt_tokens,
+    )
+
+
+def test_examples_are_prompt_then_target(tmp_path, write_stepwise):
+    written = write_stepwise(tmp_path, [3, 1, 4])
+    data = tokenize(tmp_path / "stepwise")
+    tokenizer = make_tokenizer()
+    assert len(data.examples) == len(written) == 8
+    for example, source in zip(data.examples, written, strict=True):
+        assert tokenizer.decode(example.ids) == source.prompt + source.target
+        assert tokenizer.decode(example.ids[-example.target_tokens :]) == source.target
+    assert [example.stage for example in data.examples] == [0, 1, 2, 2, 0, 1, 1, 2]
+    assert data.stage_counts == {"init": 2, "exp": 3, "agg": 3}
+    assert data.chains == [[0, 1, 2], [3], [4, 5, 6, 7]]
+    assert data.dropped_passages == 0
+
+
+def test_too_long_a_prompt_loses_its_oldest_passages(tmp_path, write_stepwise):
+    source = write_stepwise(tmp_path, [4])[-1]
+    whole = tokenize(tmp_path / "stepwise")
+    tokens = [len(example.ids) - example.target_tokens for example in whole.examples]
+    data = tokenize(tmp_path / "stepwise", max(tokens) - 1)
+    assert data.dropped_passages == 1
+    text = make_tokenizer().decode(data.examples[-1].ids)
+    assert source.passages[0].text not in text
+    assert all(passage.text in text for passage in source.passages[1:])
+    assert text.endswith(source.target)
+
+
+def test_a_missing_column_names_the_file_and_the_column(tmp_path):
+    schema = STEP_EXAMPLE_SCHEMA.remove(STEP_EXAMPLE_SCHEMA.get_field_index("forced"))
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([], schema), file)
+    with pytest.raises(InputError, match=f"{file}: no column 'forced'"):
+        stepwise_files(tmp_path)
+
+
+def test_no_file_and_no_row_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no Parquet files"):
+        stepwise_files(tmp_path)
+    pq.write_table(pa.Table.from_pylist([], STEP_EXAMPLE_SCHEMA), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="no rows"):
+        stepwise_files(tmp_path)
+
+
+def test_an_unknown_stage_is_refused(tmp_path, write_stepwise):
+    write_stepwise(tmp_path, [2])
+    file = tmp_path / "stepwise" / "a.parquet"
+    rows = [{**row, "stage": "middle"} for row in pq.read_table(file).to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, STEP_EXAMPLE_SCHEMA), file)
+    with pytest.raises(InputError, match="'middle'"):
+        tokenize(tmp_path / "stepwise")
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=30),
+    chains_per_batch=st.integers(1, 10),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_has_every_example_once_and_keeps_chains_together(
+    sizes, chains_per_batch, seed, epoch
+):
+    chains, first = [], 0
+    for size in sizes:
+        chains.append(list(range(first, first + size)))
+        first += size
+    batches = epoch_batches(chains, chains_per_batch, seed=seed, epoch=epoch)
+    assert len(batches) == steps_per_epoch(len(chains), chains_per_batch)
+    assert sorted(example for batch in batches for example in batch) == list(range(first))
+    for chain in chains:
+        assert sum(bool(set(chain) & set(batch)) for batch in batches) == 1
+
+
+def test_the_order_follows_seed_and_epoch():
+    chains = [[index] for index in range(50)]
+    orders = {
+        tuple(epoch_batches(chains, 50, seed=seed, epoch=epoch)[0])
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    assert len(orders) == 4
+    assert tuple(epoch_batches(chains, 50, seed=1, epoch=0)[0]) in orders
+
+
+@given(
+    lengths=st.lists(st.integers(2, 400), min_size=1, max_size=60),
+    limit=st.integers(1, 2000),
+    ranks=st.integers(1, 5),
+)
+def test_every_example_counts_once_and_every_rank_has_as_many_micro_batches(lengths, limit, ranks):
+    dealt = cut_micro_batches(lengths, limit, ranks)
+    assert len(dealt) == ranks
+    assert len({len(micro_batches) for micro_batches in dealt}) == 1
+    counted = [i for rank in dealt for batch in rank if batch.counted for i in batch.examples]
+    assert sorted(counted) == list(range(len(lengths)))
+    for batch in (batch for rank in dealt for batch in rank):
+        assert batch.examples
+        padded = len(batch.examples) * max(lengths[i] for i in batch.examples)
+        assert padded <= limit or len(batch.examples) == 1
+
+
+def test_work_is_shared_evenly():
+    # A limit of 1,000 holds ten of these; two ranks share the twelve as six and six.
+    assert [len(rank[0].examples) for rank in cut_micro_batches([100] * 12, 1000, 2)] == [6, 6]

@@ -1,0 +1,25 @@
+import pytest
+
+from steper_ray.training.deepspeed_config import deepspeed_config, learning_rate
+
+
+def test_learning_rate_rises_then_falls():
+    rates = [learning_rate(step, 10, peak=1.0, warmup_ratio=0.2) for step in range(10)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    # Half way through the eight steps of the cosine.
+    assert rates[6] == pytest.approx(0.5)
+    assert rates == rates[:2] + sorted(rates[2:], reverse=True)
+    assert rates[-1] > 0
+
+
+def test_without_warmup_the_first_step_has_the_peak():
+    assert learning_rate(0, 5, peak=3e-4, warmup_ratio=0.0) == 3e-4
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_deepspeed_divides_by_nothing_of_its_own(bf16):
+    config = deepspeed_config(zero_stage=3, bf16=bf16, lr=1e-3, weight_decay=0.1, max_grad_norm=0.7)
+    assert config["gradient_accumulation_steps"] == 1
+    assert config["gradient_clipping"] == 0.7
+    assert config["bf16"]["enabled"] is bf16
+    assert config["optimizer"]["params"] == {"lr": 1e-3, "weight_decay": 0.1, "torch_adam": True}

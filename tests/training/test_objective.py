@@ -1,0 +1,108 @@
+import math
+
+import pytest
+import torch
+
+from steper_ray.training.objective import (
+    Sigma,
+    example_nll,
+    example_weights,
+    global_loss,
+    stage_weights,
+)
+
+ONES = (1.0, 1.0, 1.0)
+
+
+def make_sigma(initial_3=ONES, *, lr=0.02, lowest=0.05, highest=20.0):
+    return Sigma(initial_3, lr=lr, lowest=lowest, highest=highest)
+
+
+def test_stage_weights_by_hand():
+    assert stage_weights("uniform", (9.0, 9.0, 9.0), (5.0, 0.0, 0.0)) == (1 / 3, 1 / 3, 1 / 3)
+    assert stage_weights("fixed", ONES, (1.5, 1.0, 0.5)) == (0.5, pytest.approx(1 / 3), 1.5 / 9)
+    assert stage_weights("difficulty", (0.5, 1.0, 2.0), ONES) == (2.0, 0.5, 0.125)
+
+
+def test_example_weights_share_a_stage_equally():
+    assert example_weights([0, 2, 0, 2, 2, 2], (0.5, 9.0, 1.0)) == [
+        0.25,
+        0.25,
+        0.25,
+        0.25,
+        0.25,
+        0.25,
+    ]
+
+
+def test_global_loss_by_hand():
+    sigma_3 = (0.5, 1.0, 2.0)
+    weight_3 = stage_weights("difficulty", sigma_3, ONES)
+    loss = global_loss("difficulty", (1.0, 3.0, 4.0), (1, 1, 1), sigma_3, weight_3)
+    # 1/(2·¼) + log ½  +  3/2 + log 1  +  4/(2·4) + log 2
+    assert loss == pytest.approx(2.0 + 1.5 + 0.5)
+
+
+def test_an_absent_stage_contributes_nothing_to_the_loss():
+    sigma_3 = (0.5, 7.0, 1.0)
+    weight_3 = stage_weights("difficulty", sigma_3, ONES)
+    loss = global_loss("difficulty", (1.0, 123.0, 4.0), (2, 0, 5), sigma_3, weight_3)
+    assert loss == pytest.approx(2.0 + math.log(0.5) + 2.0)
+    assert global_loss("uniform", (3.0, 123.0, 6.0), (2, 0, 5), ONES, (1 / 3,) * 3) == 3.0
+
+
+def test_example_nll_is_a_mean_over_tokens_of_each_example():
+    half, quarter = math.log(0.5), math.log(0.25)
+    logits = torch.tensor([[half, half], [quarter, math.log(0.75)], [0.0, -1e9]])
+    nll = example_nll(logits, torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1]), 2)
+    assert nll.tolist() == pytest.approx([(math.log(2) + math.log(4)) / 2, 0.0], abs=1e-6)
+
+
+def test_sigma_rests_at_the_root_of_the_stage_loss():
+    sigma = make_sigma()
+    for _ in range(1000):
+        sigma.update((0.5184, 2.0164, 0.7396), (True, True, True))
+    assert sigma.value_3 == pytest.approx((0.72, 1.42, 0.86), abs=5e-4)
+
+
+def test_sigma_follows_the_gradient_autograd_finds():
+    losses, start = [0.3, 2.0, 0.9], (0.8, 1.3, 1.0)
+    sigma = make_sigma(start, lr=0.05)
+    logs = [torch.tensor(math.log(s), dtype=torch.float64, requires_grad=True) for s in start]
+    adam = torch.optim.Adam(logs, lr=0.05)
+    for _ in range(20):
+        total = sum(
+            loss / 2 * torch.exp(-2 * log) + log for loss, log in zip(losses, logs, strict=True)
+        )
+        adam.zero_grad()
+        total.backward()
+        adam.step()
+        sigma.update(tuple(losses), (True, True, True))
+    assert sigma.value_3 == pytest.approx([math.exp(log.item()) for log in logs], rel=1e-9)
+
+
+def test_an_absent_stage_keeps_its_sigma_and_its_moments():
+    sigma = make_sigma()
+    sigma.update((2.0, 2.0, 2.0), (True, True, True))
+    before = sigma.state_dict()
+    sigma.update((5.0, 5.0, 5.0), (True, False, True))
+    after = sigma.state_dict()
+    for name in before:
+        assert before[name][1] == after[name][1]
+        assert before[name][0] != after[name][0]
+
+
+def test_sigma_stays_in_its_bounds():
+    sigma = make_sigma(lr=1.0, lowest=0.5, highest=2.0)
+    for _ in range(10):
+        sigma.update((0.0, 1e6, 1.0), (True, True, True))
+    assert sigma.value_3 == pytest.approx((0.5, 2.0, 1.0))
+
+
+def test_sigma_goes_on_from_its_state():
+    one, other = make_sigma(), make_sigma((3.0, 3.0, 3.0))
+    one.update((0.4, 2.0, 1.0), (True, True, False))
+    other.load_state_dict(one.state_dict())
+    for sigma in (one, other):
+        sigma.update((0.4, 2.0, 1.0), (True, False, True))
+    assert one.value_3 == other.value_3

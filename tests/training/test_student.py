@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from steper_ray.reasoning.ircot import INSTRUCTION
+from steper_ray.toy.tokenizer import make_tokenizer
+from steper_ray.training.data import cut_micro_batches, stepwise_files, tokenize_examples
+from steper_ray.training.objective import example_weights, stage_weights
+from steper_ray.training.student import collate, export_student, gather_weights, load_student
+
+SIGMA = (0.7, 1.4, 0.9)
+
+
+def load_examples(run_dir: Path):
+    files = stepwise_files(run_dir / "stepwise")
+    return tokenize_examples(
+        files, make_tokenizer(), instruction=INSTRUCTION, max_prompt_tokens=1000
+    ).examples
+
+
+@pytest.mark.parametrize(
+    ("micro_batch_tokens", "ranks", "checkpointing"),
+    [(1, 1, False), (700, 1, True), (700, 3, False), (10**6, 1, False), (10**6, 20, False)],
+)
+def test_the_gradient_does_not_depend_on_the_cut(
+    tmp_path, write_stepwise, tiny_student, reference, micro_batch_tokens, ranks, checkpointing
+):
+    written = write_stepwise(tmp_path, [3, 2, 4, 1])
+    examples = load_examples(tmp_path)
+    expected = reference(AutoModelForCausalLM.from_pretrained(tiny_student), written, list(SIGMA))
+
+    student = load_student(
+        str(tiny_student), dtype=torch.float32, gradient_checkpointing=checkpointing
+    )
+    stages = [example.stage for example in examples]
+    weights = example_weights(stages, stage_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
+    sums = torch.zeros(3)
+    for rank in cut_micro_batches([len(e.ids) for e in examples], micro_batch_tokens, ranks):
+        for batch in rank:
+            chosen = [examples[i] for i in batch.examples]
+            counted = float(batch.counted)
+            weight = [counted * weights[i] for i in batch.examples]
+            loss, nll = student(*collate(chosen, weight, 0, torch.device("cpu")))
+            loss.backward()
+            sums.index_add_(0, torch.tensor([e.stage for e in chosen]), nll * counted)
+
+    counts = torch.tensor([stages.count(stage) for stage in range(3)])
+    assert (sums / counts).tolist() == pytest.approx(expected.loss_3, abs=1e-5)
+    for name, parameter in student.model.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, expected.gradients[name], atol=1e-5, rtol=1e-4)
+
+
+def test_the_export_replaces_what_was_there_and_keeps_the_base_dtype(tmp_path, tiny_student):
+    base = tmp_path / "base"
+    AutoModelForCausalLM.from_pretrained(tiny_student).to(torch.bfloat16).save_pretrained(base)
+    make_tokenizer().save_pretrained(base)
+    folder = tmp_path / "student"
+    folder.mkdir()
+    (folder / "old.txt").write_text("old")
+    student = load_student(str(base), dtype=torch.float32, gradient_checkpointing=False)
+    weights = gather_weights(student.model, keep=True)
+    export_student(weights, student.model.generation_config, str(base), folder, {"max_steps": 5})
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "student"]
+    assert not (folder / "old.txt").exists()
+    assert (folder / "steper.json").read_text() == '{\n  "max_steps": 5\n}\n'
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    assert loaded.dtype is torch.bfloat16
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, student.model.state_dict()[name].to(torch.bfloat16)), name

@@ -21,16 +21,17 @@ def ray_session() -> Iterator[None]:
     bin_folder = str(Path(sys.executable).parent)
     if bin_folder not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", "")])
+    address = os.environ.get("RAY_ADDRESS")
+    if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        # A cluster for this command alone: its token lives and dies with the process. Ray reads the
+        # variables when it is imported.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
-    if not address and "RAY_AUTH_MODE" not in os.environ:
-        # a cluster for this command alone: its token lives and dies with the process
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray.init(
         address=address,
         num_cpus=None if address else max(2, os.cpu_count() or 2),
@@ -38,9 +39,24 @@ def ray_session() -> Iterator[None]:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
-    for name in ("ray.data", "ray.train", "ray.serve", "lance_ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _quieten()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def redirect_output(log: Path) -> None:
+    """Send what this process and its children print to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _quieten() -> None:
+    """Leave the screen to the stages; Ray's own files keep what its libraries say."""
+    for name in ("ray.data", "ray.train", "ray.serve", "ray.tune", "lance_ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)

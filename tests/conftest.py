@@ -3,11 +3,16 @@
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from steper_ray.cli import TOY_RUN_FILE
+from steper_ray.config import RunConfig, load_config
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -31,3 +36,23 @@ def ray_cluster() -> Iterator[None]:
     assert not ray.is_initialized()
     del os.environ["RAY_TMPDIR"]
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def toy_corpus(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """The full toy world of a seed no model was trained on, indexed."""
+    from steper_ray.stages import run_stage
+
+    folder = tmp_path_factory.mktemp("toy")
+    config = load_config(TOY_RUN_FILE, [f"run.dir={folder}", "toy.seed=3"])
+    run_stage("toy", config)
+    run_stage("index", config)
+    return config
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

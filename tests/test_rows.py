@@ -1,6 +1,7 @@
 """Every kind of bad row is refused with its file, row and column."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -86,9 +87,10 @@ def test_questions_with_and_without_the_optional_columns(tmp_path: Path) -> None
 )
 def test_a_bad_question_is_named(tmp_path: Path, row: dict[str, object], said: str) -> None:
     file = jsonl(tmp_path, {"id": "a", "question": "q?", "answer": "x"}, row)
-    with pytest.raises(InputError, match=said.replace("?", r"\?")) as caught:
+    with pytest.raises(InputError) as caught:
         read_questions(str(file), "questions.train")
-    assert str(file) in str(caught.value)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert said in str(caught.value)
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
@@ -97,11 +99,11 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         (str(tmp_path / "none.jsonl"), "no such file"),
         (str(tmp_path), "no .jsonl or .parquet file in this folder"),
     ]:
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=re.escape(said)):
             input_files(path, "corpus.passages")
     text = tmp_path / "a.txt"
     text.write_text("x")
-    with pytest.raises(InputError, match="expected a .jsonl or .parquet file"):
+    with pytest.raises(InputError, match=r"expected a \.jsonl or \.parquet file"):
         input_files(str(text), "corpus.passages")
     fake = tmp_path / "fake.parquet"
     fake.write_text("x")

@@ -1,0 +1,1 @@
+"""How well models answer: official metrics, evaluation through the loop, the report."""

@@ -1,0 +1,1 @@
+"""One reasoning loop for teacher, evaluation and server: prompts, steps, engines."""

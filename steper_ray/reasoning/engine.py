@@ -9,7 +9,7 @@ import os
 import uuid
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from steper_ray.errors import InputError
 from steper_ray.reasoning.loop import Generation, ReasoningConfig
@@ -29,7 +29,7 @@ class EngineConfig(Section):
     """Requests an engine runs at a time."""
     dtype: str = "auto"
     """Type of weights and activations; `auto` takes the model's own."""
-    cpu_kv_cache_gib: PositiveFloat = 1.0
+    cpu_kv_cache_gib: PositiveInt = 1
     """Memory for keys and values on CPU, in GiB (on GPUs: args.gpu_memory_utilization)."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Any other vLLM engine argument, passed through."""
@@ -40,9 +40,13 @@ class VLLMEngine:
 
     def __init__(self, model: str, config: EngineConfig, reasoning: ReasoningConfig) -> None:
         """Start the engine. Raises InputError if the model's context is too short for the prompts."""
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.cpu_kv_cache_gib))))
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        if not config.gpus:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gib))
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+            # the engine's process computes by itself; vLLM's default adds a worker process, which
+            # imports everything once more (a third of the start)
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 

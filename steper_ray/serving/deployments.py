@@ -16,7 +16,7 @@ from steper_ray.reasoning.engine import EngineConfig, VLLMEngine
 from steper_ray.reasoning.loop import Generation, Reasoned, ReasoningConfig, reason
 from steper_ray.retrieval import Retriever
 from steper_ray.serving.app import ServeConfig
-from steper_ray.stepwise.chains import redirect_output
+from steper_ray.session import redirect_output
 from steper_ray.stepwise.select import stage_of
 
 api = FastAPI(title="steper_ray", summary="Questions answered by searching step by step.")
@@ -73,7 +73,7 @@ class AnswerOut(BaseModel):
 class StudentEngine:
     """One vLLM engine."""
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]
         self, model: str, config: EngineConfig, reasoning: ReasoningConfig, log: Path
     ) -> None:
         redirect_output(log)

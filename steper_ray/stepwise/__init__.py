@@ -1,0 +1,1 @@
+"""The teacher's chains, and the step-wise examples made of the kept ones."""

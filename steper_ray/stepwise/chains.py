@@ -22,6 +22,7 @@ from steper_ray.reasoning.engine import EngineConfig, VLLMEngine
 from steper_ray.reasoning.loop import Reasoned, ReasoningConfig, reason
 from steper_ray.retrieval import Retriever
 from steper_ray.schema import CHAIN_SCHEMA, QUESTION_SCHEMA, Chain, Passage, Question, Step
+from steper_ray.session import redirect_output
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -189,16 +190,6 @@ class ChainMaker:
         except ValueError as error:  # vLLM refuses a prompt, a row's own fault
             return failed_chain(question, str(error), self._model, version)
         return make_chain(question, reasoned, self._model, version)
-
-
-def redirect_output(log: Path) -> None:
-    """Send what this process and its children print to a file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ itself, with the positions it would have had alone. All branches of a row share 
 """
 
 import argparse
+import copy
 import json
 import random
 import time
@@ -48,8 +49,8 @@ class Recipe:
 
 
 RECIPES: Final = {
-    "teacher": Recipe(hidden_size=192, layers=4, steps=1400, tokens=8000, max_hops=4, lr=2e-3),
-    "base": Recipe(hidden_size=128, layers=4, steps=1200, tokens=8000, max_hops=1, lr=2e-3),
+    "teacher": Recipe(hidden_size=192, layers=4, steps=900, tokens=8000, max_hops=4, lr=2e-3),
+    "base": Recipe(hidden_size=128, layers=4, steps=600, tokens=8000, max_hops=1, lr=2e-3),
 }
 
 
@@ -202,7 +203,7 @@ def batches(
     rng = random.Random(f"pretrain {seed}")
     for first in range(0, total, BLOCK):
         world = make_world(FIRST_TRAINING_SEED + 10_000 * seed + first // BLOCK)
-        longest = 2 + sum(first >= total * share for share in (0.15, 0.3))
+        longest = 2 + sum(first >= total * share for share in (0.2, 0.4))
         rows: list[TokenRow] = []
         while sum(len(row.ids) for row in rows) < BLOCK * recipe.tokens:
             rows.append(tokenize_row(make_row(world, rng, recipe.max_hops, longest), tokenizer))
@@ -298,7 +299,7 @@ def pretrain(name: str, out: Path, *, seed: int = 0, steps: int | None = None) -
                 f"  {tokens / seconds:,.0f} tokens/s  {left / 60:.0f} min left",
                 flush=True,
             )
-        if step % 500 == 0 or step == total:
+        if step % 100 == 0 or step == total:
             save(model, out)
     (out / "pretraining.json").write_text(
         json.dumps({"steps": total, "seed": seed, "minutes": (time.monotonic() - started) / 60})
@@ -307,9 +308,8 @@ def pretrain(name: str, out: Path, *, seed: int = 0, steps: int | None = None) -
 
 def save(model: Qwen3ForCausalLM, out: Path) -> None:
     """Write weights in bfloat16, with the tokenizer beside them."""
-    half = Qwen3ForCausalLM(model.config).to(torch.bfloat16)
-    half.load_state_dict(model.state_dict())
-    half.save_pretrained(out)
+    half: Any = copy.deepcopy(model)
+    half.to(torch.bfloat16).save_pretrained(out)
     make_tokenizer().save_pretrained(out)
 
 

@@ -88,7 +88,7 @@ def stepwise_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise InputError(
-            f"{folder}: no Parquet files with step-wise examples; run `steper select` first"
+            f"{folder}: no Parquet files with step-wise examples; run `steper build` first"
         )
     rows = 0
     for file in files:
@@ -97,11 +97,13 @@ def stepwise_files(folder: Path) -> list[Path]:
         for column in STEP_EXAMPLE_SCHEMA.names:
             if column not in present:
                 raise InputError(
-                    f"{file}: no column {column!r}; write it again with `steper select`"
+                    f"{file}: no column {column!r}; write it again with `steper build`"
                 )
         rows += metadata.num_rows
     if not rows:
-        raise InputError(f"{folder}: no rows: no chain was kept; loosen `select` and select again")
+        raise InputError(
+            f"{folder}: no rows: no chain was kept; loosen the select section and run `steper build`"
+        )
     return files
 
 

@@ -97,8 +97,7 @@ class ShardedLoading:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
-        register: Any = set_hf_deepspeed_config
-        register(self)
+        set_hf_deepspeed_config(self)
 
     def is_zero3(self) -> bool:
         """Whether weights are sharded."""

@@ -182,7 +182,9 @@ def _run(config: "RunConfig", files: Sequence[Path]) -> "WorkerOutcome":
                 raise cause from None
         first = next(iter(failures.values()), error)
         line = str(first).strip().splitlines()[-1]
-        raise StageError(f"train: a worker failed: {line}; see the Ray logs of the run") from error
+        raise StageError(
+            f"train: a worker failed: {line}; see {config.log_file('train')}"
+        ) from error
     outcome: WorkerOutcome = result.return_value
     return outcome
 
@@ -219,6 +221,7 @@ def _task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
         use_gpu=section.use_gpu,
         threads=section.cpus_per_worker,
         checkpoint_every_steps=section.checkpoint_every_steps,
+        log=str(config.log_file("train").absolute()),
     )
 
 

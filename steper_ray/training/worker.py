@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import StageError
+from steper_ray.session import redirect_output
 from steper_ray.training.data import (
     MicroBatch,
     TokenizedData,
@@ -79,6 +80,8 @@ class WorkerTask:
     threads: int
     """CPU threads of torch in one worker."""
     checkpoint_every_steps: int
+    log: str
+    """File for what the workers print."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +281,7 @@ def prepare_process(task: WorkerTask) -> None:
     import torch
     from transformers.utils import logging
 
-    quiet: Any = logging
-    quiet.disable_progress_bar()
+    logging.disable_progress_bar()
     torch.set_num_threads(task.threads)
     if not task.use_gpu:
         # Asked only whether DeepSpeed's shared-memory collective, for inference, can be compiled.
@@ -289,6 +291,7 @@ def prepare_process(task: WorkerTask) -> None:
 
 def run_worker(task: WorkerTask) -> WorkerOutcome:
     """The Ray Train loop of one worker."""
+    redirect_output(Path(task.log))
     prepare_process(task)
     import ray.train
     import ray.train.torch

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,15 @@ def chain_examples(world: World, rng: random.Random, chain_id: str, hops: int) -
     ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of tiny models only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def write_stepwise() -> Callable[[Path, list[int]], list[StepExample]]:
     """Writes a run folder's chains and stepwise stages; one chain for each number of hops."""
@@ -75,11 +84,14 @@ def write_stepwise() -> Callable[[Path, list[int]], list[StepExample]]:
 
 @pytest.fixture(scope="session")
 def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Qwen3 of two layers with tied embeddings, fp32, and the toy tokenizer."""
+    """A random Qwen3 of two layers, fp32, and the toy tokenizer.
+
+    Its tied embedding is above the 100,000 numbers below which ZeRO-3 keeps a weight whole.
+    """
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
-    recipe = Recipe(hidden_size=32, layers=2, steps=0, tokens=0, max_hops=0, lr=0.0)
+    recipe = Recipe(hidden_size=96, layers=2, steps=0, tokens=0, max_hops=0, lr=0.0)
     model = make_model(recipe, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

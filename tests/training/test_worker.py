@@ -20,7 +20,6 @@ LR, SIGMA_LR = 2e-3, 0.1
 @pytest.fixture(scope="module")
 def only_rank():
     """torch.distributed with a single rank, as Ray Train would have set it up."""
-    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
@@ -32,7 +31,6 @@ def only_rank():
         torch.distributed.init_process_group("gloo")
         yield
         torch.distributed.destroy_process_group()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -65,6 +63,7 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
         use_gpu=False,
         threads=1,
         checkpoint_every_steps=0,
+        log=str(tmp_path / "train.log"),
     )
     prepare_process(task)
     return task

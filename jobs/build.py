@@ -1,0 +1,13 @@
+"""Lets the teacher make chains and step-wise examples, as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/build.py --config jobs/configs/toy.yaml
+
+Options are those of `steper build`.
+"""
+
+import sys
+
+from steper_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["build", *sys.argv[1:]]))

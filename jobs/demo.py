@@ -1,0 +1,13 @@
+"""Runs the whole line on the toy world as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/demo.py --config jobs/configs/toy.yaml
+
+Options are those of `steper demo`.
+"""
+
+import sys
+
+from steper_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["demo", *sys.argv[1:]]))

@@ -1,0 +1,13 @@
+"""Compares models on held-out questions as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/eval.py --config jobs/configs/toy.yaml
+
+Options are those of `steper eval`.
+"""
+
+import sys
+
+from steper_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["eval", *sys.argv[1:]]))

@@ -1,0 +1,77 @@
+"""What an installed package promises: its command, its pins, its make targets."""
+
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from steper_ray.cli import COMMANDS
+
+ROOT: Final = Path(__file__).parent.parent
+STEPER: Final = Path(sys.executable).parent / "steper"
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return dict(tomllib.loads(text)["project"])
+
+
+@pytest.fixture(scope="module")
+def lock() -> dict[str, str]:
+    """Canonical name → version of every locked package."""
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+def test_console_command(project: dict[str, Any]) -> None:
+    assert project["scripts"] == {"steper": "steper_ray.cli:main"}
+    (entry,) = metadata.entry_points(group="console_scripts", name="steper")
+    assert entry.value == project["scripts"]["steper"]
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)])
+def test_help_answers_within_a_second(arguments: list[str]) -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        shown = subprocess.run(
+            [STEPER, *arguments, "--help"], capture_output=True, text=True, check=True
+        )
+        seconds.append(time.perf_counter() - started)
+        assert shown.stdout.startswith(" ".join(["usage: steper", *arguments]))
+    assert min(seconds) < 1.0
+
+
+def test_direct_dependencies_are_the_locked_versions(
+    project: dict[str, Any], lock: dict[str, str]
+) -> None:
+    extras = project["optional-dependencies"]
+    named = [Requirement(r) for r in [*project["dependencies"], *extras["cpu"], *extras["dev"]]]
+    for requirement in named:
+        locked = lock[canonicalize_name(requirement.name)]
+        assert locked in requirement.specifier, f"{requirement} but {locked} is locked"
+
+
+def test_lock_is_what_is_installed(lock: dict[str, str]) -> None:
+    assert {"pip", "setuptools", "torch"} <= set(lock)
+    assert lock["torch"].endswith("+cpu")
+    assert not set(lock) & {"torchvision", "torchaudio", "torchcodec", "steper-ray"}
+    assert {name: metadata.version(name) for name in lock} == lock
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:`|^ *)make ([a-z]+)", readme, re.MULTILINE))
+    assert {"demo", "test"} <= named <= targets

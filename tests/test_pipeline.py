@@ -1,0 +1,241 @@
+"""The whole line once, small, on every real engine; then what it wrote, and what breaks it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pandas as pd
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from steper_ray.cli import TOY_RUN_FILE, main
+from steper_ray.config import RunConfig, load_config
+from steper_ray.demo import demo
+from steper_ray.errors import StageError
+from steper_ray.models import carried_settings
+from steper_ray.retrieval import Retriever
+from steper_ray.schema import STAGES
+from steper_ray.serving.app import served
+from steper_ray.stepwise.build import write_examples
+from steper_ray.stepwise.chains import read_chains
+from steper_ray.toy.world import make_world
+
+SMALL = [
+    "toy.scale=0.2",
+    "toy.seed=11",
+    "toy.train=60",
+    "toy.dev=15",
+    "toy.test=15",
+    "train.epochs=1",
+    "train.chains_per_batch=30",
+]
+
+
+@pytest.fixture(scope="module")
+def run(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, free_port: int) -> RunConfig:
+    """A finished small demo run."""
+    folder = tmp_path_factory.mktemp("run")
+    config = load_config(TOY_RUN_FILE, [*SMALL, f"run.dir={folder}", f"serve.port={free_port}"])
+    demo(config)
+    return config
+
+
+def test_the_demo_writes_its_summary(run: RunConfig) -> None:
+    summary = json.loads((run.dir / "summary.json").read_text())
+    assert set(summary["models"]) == {"base", "student", "teacher"}
+    for scores in summary["models"].values():
+        assert set(scores) == {"em", "f1", "acc"}
+        assert all(0 <= value <= 1 for value in scores.values())
+    assert list(summary["stages"]) == ["toy", "index", "build", "train", "eval", "serve"]
+    assert all(stage["seconds"] > 0 for stage in summary["stages"].values())
+    assert summary["models"]["teacher"]["em"] > 0.6
+    assert summary["models"]["base"]["em"] < 0.15
+
+
+def test_every_question_is_accounted_for(run: RunConfig) -> None:
+    chains = pd.read_parquet(run.chains_dir)
+    assert len(chains) == chains["id"].nunique() == 60
+    kept = chains[chains["rejected"].isna()]
+    assert (kept["em"] == 1).all()
+    assert (chains[chains["rejected"].notna()]["em"] == 0).all()
+    examples = pq.read_table(run.stepwise_dir).to_pandas()
+    assert len(examples) == sum(len(steps) for steps in kept["steps"])
+    assert set(examples["chain_id"]) == set(kept["id"])
+    assert set(examples["stage"]) == set(STAGES)
+
+
+def test_the_teacher_searched_with_its_own_sentences(run: RunConfig) -> None:
+    world = make_world(run.toy.seed, run.toy.scale)
+    retriever = Retriever(run.corpus_dir)
+    passages = {p.id: p for p in world.passages()}
+    for chain in read_chains(run.chains_dir)[:20]:
+        assert chain.steps[0].query == chain.question
+        for before, after in zip(chain.steps, chain.steps[1:], strict=False):
+            assert after.query == before.rationale
+        seen: set[str] = set()
+        for step in chain.steps:
+            hits = retriever.search(step.query, run.reasoning.passages_per_step)
+            new = [h.passage.id for h in hits if h.passage.id not in seen]
+            assert list(step.passage_ids) == new
+            seen |= set(new)
+            assert step.mean_logprob is not None
+            assert step.mean_logprob <= 0
+            assert step.generated_tokens > 0
+        assert [p.id for p in chain.passages] == [i for s in chain.steps for i in s.passage_ids]
+        assert all(passages[p.id] == p for p in chain.passages)
+        assert chain.corpus_version == retriever.corpus_version
+
+
+def test_choosing_again_needs_no_teacher_and_gives_the_same(run: RunConfig) -> None:
+    before = pq.read_table(run.stepwise_dir).sort_by("id")
+    write_examples(run)
+    assert pq.read_table(run.stepwise_dir).sort_by("id").equals(before)
+
+
+def test_the_student_carries_how_it_was_trained(run: RunConfig) -> None:
+    carried = carried_settings(str(run.student_dir))
+    assert carried == (run.reasoning, Retriever(run.corpus_dir).corpus_version)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(run.student_dir)
+    base = AutoModelForCausalLM.from_pretrained(run.train.model)
+    assert AutoTokenizer.from_pretrained(run.student_dir)("a")["input_ids"]
+    changed = [
+        not a.equal(b)
+        for a, b in zip(model.state_dict().values(), base.state_dict().values(), strict=True)
+    ]
+    assert all(changed)
+
+
+def test_training_metrics_are_one_line_a_step(run: RunConfig) -> None:
+    rows = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, rows[-1]["steps"] + 1))
+    for row in rows:
+        assert row["loss"] is not None
+        assert {f"L_{s}" for s in STAGES} | {f"sigma_{s}" for s in STAGES} <= set(row)
+    assert list((run.metrics_file.parent / "tensorboard").glob("events*"))
+
+
+def test_the_report_stands_alone(run: RunConfig) -> None:
+    page = (run.evaluation_dir / "report.html").read_text()
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_nothing_half_written_is_left(run: RunConfig) -> None:
+    assert not list(run.dir.rglob("*.partial*"))
+
+
+def test_a_second_demo_takes_up_where_the_first_stopped(
+    run: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stamp = (run.student_dir / "config.json").stat().st_mtime_ns
+    started = time.monotonic()
+    demo(run)
+    assert (run.student_dir / "config.json").stat().st_mtime_ns == stamp
+    assert capsys.readouterr().out.count("already done with these settings") == 5
+    assert time.monotonic() - started < 90
+
+
+def test_the_server_answers_and_refuses(run: RunConfig) -> None:
+    overridden = run.model_copy(
+        update={"serve": run.serve.model_copy(update={"passages_per_step": 3, "max_steps": 5})}
+    )
+    question = read_chains(run.chains_dir)[0].question
+    with served(overridden) as url:
+        assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+        body = httpx.post(f"{url}/v1/answer", json={"question": question}, timeout=60).json()
+        assert body["answer"]
+        assert body["overrides"] == {"passages_per_step": {"trained": 2, "served": 3}}
+        first = body["steps"][0]
+        assert first["query"] == question
+        assert len(first["passages"]) == 3
+        assert {"id", "title", "text", "score"} == set(first["passages"][0])
+        assert body["seconds"] > 0
+        for bad in ({}, {"question": ""}, {"question": " "}, {"question": 1}, {"q": "x"}):
+            assert httpx.post(f"{url}/v1/answer", json=bad).status_code == 422
+        long = {"question": "x" * 3000}
+        assert httpx.post(f"{url}/v1/answer", json=long).status_code == 422
+        again = main(
+            [
+                "serve",
+                "--config",
+                str(TOY_RUN_FILE),
+                "--set",
+                f"run.dir={run.dir}",
+                "--set",
+                f"serve.port={run.serve.port}",
+            ]
+        )
+        assert again == 2
+
+
+def test_a_failing_stage_is_named_with_its_log(run: RunConfig, tmp_path: Path) -> None:
+    bad_engine = run.engine.model_copy(update={"args": {**run.engine.args, "dtype": "nonsense"}})
+    config = run.model_copy(update={"engine": bad_engine})
+    chains = (run.chains_dir.stat().st_mtime_ns, sorted(run.chains_dir.iterdir()))
+    with pytest.raises(StageError, match=r"stage build failed: .*logs/build\.log"):
+        demo(config)
+    assert chains == (run.chains_dir.stat().st_mtime_ns, sorted(run.chains_dir.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "said"),
+    [
+        (
+            "index",
+            "corpus.passages=/nowhere.jsonl",
+            "corpus.passages: /nowhere.jsonl: no such file",
+        ),
+        ("build", "build.teacher=/nowhere", "build.teacher: /nowhere: no such model folder"),
+        ("build", "questions.train=/nowhere.jsonl", "questions.train: /nowhere.jsonl: no such"),
+        ("train", "train.model=/tmp", "train.model: /tmp: not a model folder"),
+        ("eval", "eval.models={x: /nowhere}", "eval.models.x: /nowhere: no such model folder"),
+        ("serve", "serve.model=/nowhere", "serve.model: /nowhere: no such model folder"),
+        ("train", "train.modle=x", "train.modle: unknown key; did you mean model?"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    run: RunConfig,
+    capfd: pytest.CaptureFixture[str],
+    command: str,
+    override: str,
+    said: str,
+) -> None:
+    arguments = ["--config", str(TOY_RUN_FILE), "--set", f"run.dir={run.dir}", "--set", override]
+    assert main([command, *arguments]) == 2
+    error = capfd.readouterr().err.strip()
+    assert said in error
+    assert "\n" not in error
+
+
+def test_ctrl_c_ends_a_command_cleanly(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "steper_ray.cli", "index", "--config", str(TOY_RUN_FILE)]
+    rows = tmp_path / "p.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"id": i, "title": "T", "text": "x"}) + "\n" for i in range(400_000))
+    )
+    process = subprocess.Popen(
+        [*command, "--set", f"run.dir={tmp_path / 'run'}", "--set", f"corpus.passages={rows}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "RAY_TMPDIR": str(tmp_path)},
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "indexing" in process.stdout.readline()
+    time.sleep(2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().endswith("steper: interrupted")
+    assert not (tmp_path / "run" / "corpus.lance").exists()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive

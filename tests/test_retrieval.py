@@ -1,0 +1,140 @@
+"""Corpus and search on a real Lance index."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from steper_ray.config import RunConfig, load_config
+from steper_ray.corpus import build_corpus
+from steper_ray.errors import InputError, find_steper_error
+from steper_ray.retrieval import Retriever
+
+ROWS = [
+    {"id": "a", "title": "Red Fox", "text": "The fox hunts at night in the forests."},
+    {"id": "b", "title": "Night", "text": "Night follows the day. Foxes are awake."},
+    {"id": "c", "title": "Forest", "text": "A forest is full of trees."},
+    {"id": "d", "title": 'Quotes: "x" [y]', "text": "Nothing (at all) {here} +x -y ~z*"},
+]
+
+
+def corpus_of(folder: Path, rows: list[dict[str, str]], files: int = 1) -> RunConfig:
+    source = folder / "passages"
+    source.mkdir()
+    for number in range(files):
+        part = rows[number::files]
+        if number % 2:
+            pq.write_table(pa.Table.from_pylist(part), source / f"{number}.parquet")
+        else:
+            lines = "".join(json.dumps(row) + "\n" for row in part)
+            (source / f"{number}.jsonl").write_text(lines)
+    (folder / "run.yaml").write_text("")
+    return load_config(
+        folder / "run.yaml", [f"run.dir={folder / 'run'}", f"corpus.passages={source}"]
+    )
+
+
+@pytest.fixture(scope="module")
+def retriever(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+    config = corpus_of(tmp_path_factory.mktemp("corpus"), ROWS, files=2)
+    assert build_corpus(config).passages == 4
+    return Retriever(config.corpus_dir)
+
+
+def test_the_best_passages_come_first_with_scores(retriever: Retriever) -> None:
+    hits = retriever.search("foxes in forests", 4)
+    assert hits[0].passage.id == "a"
+    assert {hit.passage.id for hit in hits} == {"a", "b", "c"}
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert all(hit.score > 0 for hit in hits)
+    assert hits[0].passage.title == "Red Fox"
+    assert hits[0].passage.text == ROWS[0]["text"]
+    assert len(retriever.search("foxes in forests", 1)) == 1
+
+
+def test_a_word_in_the_title_counts_more(retriever: Retriever) -> None:
+    assert [h.passage.id for h in retriever.search("night", 2)] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        " ",
+        "\n",
+        "?",
+        '"',
+        "a:b",
+        "title:fox",
+        "[x TO y]",
+        "(((",
+        "🙂",
+        "\x00",
+        "AND OR NOT",
+        "*",
+    ],
+)
+def test_a_query_is_data(retriever: Retriever, query: str) -> None:
+    retriever.search(query, 3)
+
+
+@given(query=st.text(max_size=60))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_text_makes_a_search_fail(retriever: Retriever, query: str) -> None:
+    assert len(retriever.search(query, 2)) <= 2
+
+
+def test_syntax_in_a_query_is_matched_as_words(retriever: Retriever) -> None:
+    assert [h.passage.id for h in retriever.search("-fox NOT hunts:", 1)] == ["a"]
+
+
+def test_the_version_depends_on_content_and_settings_not_on_order(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    versions = []
+    for name, rows, override in [
+        ("one", ROWS, {}),
+        ("two", ROWS[::-1], {}),
+        ("three", ROWS[:3], {}),
+        ("four", ROWS, {"title_boost": 1.0}),
+    ]:
+        (tmp_path / name).mkdir()
+        config = corpus_of(tmp_path / name, rows)
+        section = config.corpus.model_copy(update=override)
+        versions.append(build_corpus(config.model_copy(update={"corpus": section})).version)
+    assert versions[0] == versions[1]
+    assert len(set(versions)) == 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "no passage in it"),
+        (
+            [ROWS[0], ROWS[1], {**ROWS[2], "id": "a"}],
+            "row 3: column 'id': 'a' is already the id of",
+        ),
+        ([ROWS[0], {"id": "b", "title": "T"}], "row 2: no column 'text'"),
+    ],
+)
+def test_a_bad_corpus_is_refused_and_leaves_nothing(
+    ray_cluster: None, tmp_path: Path, rows: list[dict[str, str]], said: str
+) -> None:
+    config = corpus_of(tmp_path, rows)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Ray wraps what its workers raise
+        build_corpus(config)
+    error = find_steper_error(caught.value)
+    assert isinstance(error, InputError)
+    assert said in str(error)
+    assert not config.corpus_dir.exists()
+
+
+def test_a_folder_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run `steper index` first"):
+        Retriever(tmp_path)

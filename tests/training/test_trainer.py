@@ -1,0 +1,133 @@
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from steper_ray.config import RunConfig
+from steper_ray.errors import InputError
+from steper_ray.models import carried_settings
+from steper_ray.training.trainer import TrainConfig, read_corpus_version, train
+
+LR, SIGMA_LR, STEPS = 2e-3, 0.1, 3
+
+
+def run_config(run_dir: Path, **train_values) -> RunConfig:
+    return RunConfig.model_validate({"run": {"dir": str(run_dir)}, "train": train_values})
+
+
+def small_run(run_dir: Path, model: Path, **values) -> RunConfig:
+    """All chains in each of three global batches, cut into several micro-batches a rank."""
+    return run_config(
+        run_dir,
+        model=str(model),
+        lr=LR,
+        sigma_lr=SIGMA_LR,
+        warmup_ratio=0.01,
+        epochs=STEPS,
+        chains_per_batch=6,
+        micro_batch_tokens=600,
+        workers=2,
+        **values,
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"fixed_weights": (0, 0, 0)},
+        {"sigma_init": (1, 1, 0.01)},
+        {"sigma_init": (1, 1)},
+        {"lr": 0},
+        {"zero_stage": 0},
+        {"warmup_ratio": 1.5},
+    ],
+)
+def test_impossible_values_are_refused(values):
+    with pytest.raises(ValidationError):
+        TrainConfig.model_validate(values)
+
+
+def test_input_is_checked_before_any_worker_starts(tmp_path, tiny_student):
+    with pytest.raises(InputError, match=r"train\.model"):
+        train(run_config(tmp_path, model=str(tmp_path)))
+    with pytest.raises(InputError, match="stepwise: no Parquet files"):
+        train(run_config(tmp_path, model=str(tiny_student)))
+
+
+def test_corpus_version_comes_with_the_chains(tmp_path, write_stepwise):
+    write_stepwise(tmp_path, [2])
+    assert read_corpus_version(tmp_path / "chains") == "v1"
+    assert read_corpus_version(tmp_path / "nothing") == ""
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
+    tmp_path, write_stepwise, tiny_student, plain_training
+):
+    examples = write_stepwise(tmp_path, [2, 3, 4, 1, 2, 3])
+    expected, model = plain_training(tiny_student, examples, STEPS, lr=LR, sigma_lr=SIGMA_LR)
+    config = small_run(tmp_path, tiny_student, checkpoint_every_steps=1, num_to_keep=9)
+
+    killed: list[int] = []
+    killer = threading.Thread(
+        target=kill_a_worker_after_a_checkpoint, args=(config, killed), daemon=True
+    )
+    killer.start()
+    summary = train(config)
+
+    assert killed
+    states = config.dir.glob("checkpoints/*/checkpoint_*/state.json")
+    saved = [json.loads(state.read_text())["last"]["step"] for state in states]
+    assert saved.count(1) == 1, "the run began again instead of going on"
+    lines = metrics_of(config)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    for line, step in zip(lines, expected, strict=True):
+        assert line["loss"] == pytest.approx(step.loss, rel=1e-4)
+        losses = [line["L_init"], line["L_exp"], line["L_agg"]]
+        assert losses == pytest.approx(step.loss_3, rel=1e-4)
+        assert line["grad_norm"] == pytest.approx(step.gradient_norm, rel=1e-3)
+        sigma_3 = [line["sigma_init"], line["sigma_exp"], line["sigma_agg"]]
+        assert sigma_3 == pytest.approx(step.sigma_3, rel=1e-4)
+        assert line["examples"] == len(examples)
+    assert summary.steps == STEPS
+    assert summary.examples == {"init": 5, "exp": 4, "agg": 6}
+    assert summary.dropped_passages == 0
+    assert list(summary.stage_losses.values()) == pytest.approx(expected[-1].loss_3, rel=1e-4)
+
+    assert not config.student_dir.with_name("student.partial").exists()
+    assert carried_settings(str(config.student_dir)) == (config.reasoning, "v1")
+    student = AutoModelForCausalLM.from_pretrained(config.student_dir)
+    tokenizer = AutoTokenizer.from_pretrained(config.student_dir)
+    assert student.config.tie_word_embeddings
+    ids = torch.tensor([tokenizer(examples[0].prompt)["input_ids"]])
+    torch.testing.assert_close(student(ids).logits, model(ids).logits, atol=2e-2, rtol=0)
+
+
+def kill_a_worker_after_a_checkpoint(config: RunConfig, killed: list[int]) -> None:
+    """Kills one training worker as soon as Ray Train has taken note of a checkpoint."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        notes = config.dir.glob("checkpoints/*/checkpoint_manager_snapshot.json")
+        # A folder is named after its date, so after a year.
+        if any("checkpoint_2" in note.read_text() for note in notes):
+            for process in psutil.Process().children(recursive=True):
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed.append(process.pid)
+                    return
+        time.sleep(0.05)
+
+
+def metrics_of(config: RunConfig) -> list[dict[str, Any]]:
+    """The lines written so far."""
+    if not config.metrics_file.exists():
+        return []
+    return [json.loads(line) for line in config.metrics_file.read_text().splitlines()]

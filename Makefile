@@ -56,4 +56,4 @@ pretrain: $(INSTALLED)
 	@$(BIN)/python -m steper_ray.toy.pretrain base --out steper_ray/toy/models/base
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(INSTALLED) $(BIN)/python .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ same to the index and to the reader.
 """
 
 import random
+from functools import cache
 from typing import Final
 
 PARTS_PER_SLOT: Final = {
@@ -24,6 +25,7 @@ _CODAS: Final = ["l", "m", "n", "r", "k", "lm", "lk", "rn", "rk", "nd", "rd"]
 _MIDDLES: Final = ["b", "d", "g", "k", "l", "m", "n", "p", "r", "t", "v", "z"]
 
 
+@cache
 def name_parts() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """First and second name parts of each kind of entity; all parts are distinct words."""
     closed = [o + v + c for o in _ONSETS for v in _VOWELS for c in _CODAS]

@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from steper_ray.reasoning.ircot import ANSWER_FLAG, STEP_TERMINATOR, render_prompt, render_target
 from steper_ray.schema import Passage
+from steper_ray.toy.names import name_parts
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.toy.world import Fact, World, make_world
 
@@ -49,8 +51,8 @@ class Recipe:
 
 
 RECIPES: Final = {
-    "teacher": Recipe(hidden_size=192, layers=4, steps=900, tokens=8000, max_hops=4, lr=2e-3),
-    "base": Recipe(hidden_size=128, layers=4, steps=600, tokens=8000, max_hops=1, lr=2e-3),
+    "teacher": Recipe(hidden_size=192, layers=4, steps=1200, tokens=6000, max_hops=4, lr=1.5e-3),
+    "base": Recipe(hidden_size=128, layers=4, steps=700, tokens=6000, max_hops=1, lr=1.5e-3),
 }
 
 
@@ -76,10 +78,10 @@ def rationales(world: World, chain: tuple[Fact, ...]) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def make_row(
-    world: World, rng: random.Random, max_hops: int, longest: int, branches: int = 6
-) -> Row:
-    """Passages of one chain, or of two, with confusable ones between; questions about its parts.
+def make_row(world: World, rng: random.Random, max_hops: int, longest: int) -> Row:
+    """Passages of one chain, or of two, with confusable ones between, and questions about them.
+
+    Some questions ask for parts of the chain, others for any single fact of any passage.
 
     longest: hops of the longest chain in the row (the curriculum raises it);
     max_hops: hops of the longest question asked about it.
@@ -105,7 +107,13 @@ def make_row(
                 reasoning = rationales(world, part)[:written]
                 candidates.append(Branch(world.question_text(part), reasoning, visible))
     weights = [len(branch.reasoning) for branch in candidates]
-    chosen = rng.choices(candidates, weights, k=branches)
+    chosen = rng.choices(candidates, weights, k=2 * longest - 2)
+    for _ in range(12 - 2 * longest):
+        fact = rng.choice(world.entities[rng.choice(order)].facts)
+        visible = rng.randint(order.index(fact.subject) + 1, len(order))
+        chosen.append(
+            Branch(world.question_text((fact,)), rationales(world, (fact,)), visible)
+        )
     passages = tuple(world.passage(entity) for entity in order)
     return Row(passages, tuple(dict.fromkeys(chosen)))
 
@@ -146,12 +154,9 @@ def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerFast) -> TokenRow:
         return text[: text.rindex(QUESTION_HEAD)]
 
     trunk = encode(trunk_of(len(row.passages)))
+    count = len(trunk)
     out = TokenRow(
-        list(trunk),
-        list(range(len(trunk))),
-        [0] * len(trunk),
-        [0] * len(trunk),
-        [-100] * len(trunk),
+        list(trunk), list(range(count)), [0] * count, [0] * count, repeated_names(trunk, tokenizer)
     )
     for number, branch in enumerate(row.branches, 1):
         limit = len(encode(trunk_of(branch.visible)))
@@ -173,6 +178,24 @@ def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerFast) -> TokenRow:
             [ids[i + 1] if i + 1 < len(ids) and learned[i + 1] else -100 for i in range(len(ids))]
         )
     return out
+
+
+def repeated_names(trunk: list[int], tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Labels for a trunk: the second part of each name that stood in it before, −100 elsewhere.
+
+    Completing a name from its first part is the simplest copying there is; learned early, it is what
+    looking facts up builds on.
+    """
+    parts = {part for slots in name_parts().values() for slot in slots for part in slot}
+    names = set(tokenizer.convert_tokens_to_ids([f"Ġ{part}" for part in parts]))
+    labels = [-100] * len(trunk)
+    seen: set[tuple[int, int]] = set()
+    for i, pair in enumerate(pairwise(trunk)):
+        if pair in seen:
+            labels[i] = pair[1]
+        elif names.issuperset(pair):
+            seen.add(pair)
+    return labels
 
 
 def collate(rows: list[TokenRow], pad: int) -> dict[str, torch.Tensor]:
@@ -203,7 +226,7 @@ def batches(
     rng = random.Random(f"pretrain {seed}")
     for first in range(0, total, BLOCK):
         world = make_world(FIRST_TRAINING_SEED + 10_000 * seed + first // BLOCK)
-        longest = 2 + sum(first >= total * share for share in (0.2, 0.4))
+        longest = 2 + sum(first >= total * share for share in (0.25, 0.45))
         rows: list[TokenRow] = []
         while sum(len(row.ids) for row in rows) < BLOCK * recipe.tokens:
             rows.append(tokenize_row(make_row(world, rng, recipe.max_hops, longest), tokenizer))

@@ -34,7 +34,7 @@ class StageProgress:
             self._progress.update(self._task, completed=done, total=total, detail=detail)
         elif time.monotonic() - self._printed > PLAIN_INTERVAL:
             self._printed = time.monotonic()
-            print(f"{self._name:>6}  {done:,.0f}/{total:,.0f}  {detail}", flush=True)
+            print(f"{self._name:>6}  {detail}", flush=True)
 
     def count(self, done: int, total: int) -> None:
         """`update` for a count of questions."""

@@ -17,6 +17,7 @@ def ray_session() -> Iterator[None]:
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     bin_folder = str(Path(sys.executable).parent)
     if bin_folder not in os.environ.get("PATH", "").split(os.pathsep):
@@ -58,5 +59,5 @@ def redirect_output(log: Path) -> None:
 
 def _quieten() -> None:
     """Leave the screen to the stages; Ray's own files keep what its libraries say."""
-    for name in ("ray.data", "ray.train", "ray.serve", "ray.tune", "lance_ray"):
+    for name in ("ray.train", "ray.serve", "ray.tune", "lance_ray"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -221,11 +223,12 @@ def test_ctrl_c_ends_a_command_cleanly(tmp_path: Path) -> None:
     rows.write_text(
         "".join(json.dumps({"id": i, "title": "T", "text": "x"}) + "\n" for i in range(400_000))
     )
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
     process = subprocess.Popen(
         [*command, "--set", f"run.dir={tmp_path / 'run'}", "--set", f"corpus.passages={rows}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "RAY_TMPDIR": str(tmp_path)},
+        env={**os.environ, "RAY_TMPDIR": folder},
         text=True,
     )
     assert process.stdout is not None
@@ -239,3 +242,4 @@ def test_ctrl_c_ends_a_command_cleanly(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "corpus.lance").exists()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
+    shutil.rmtree(folder, ignore_errors=True)

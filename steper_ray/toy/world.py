@@ -30,24 +30,22 @@ class Relation:
 
 
 RELATIONS: Final = (
-    Relation("star", "show", "person", "stars"),
-    Relation("sponsor", "show", "company", "advertises"),
-    Relation("headliner", "show", "band", "features"),
-    Relation("leader", "band", "person", "follows"),
-    Relation("label", "band", "company", "joined"),
-    Relation("hometown", "band", "city", "left"),
-    Relation("founder", "company", "person", "honours"),
-    Relation("headquarters", "company", "city", "occupies"),
-    Relation("home", "person", "city", "inhabits"),
-    Relation("employer", "person", "company", "serves"),
+    Relation("producer", "show", "company", "was produced by"),
+    Relation("host", "show", "person", "was hosted by"),
+    Relation("headliner", "show", "band", "was headlined by"),
+    Relation("leader", "band", "person", "is led by"),
+    Relation("label", "band", "company", "is signed to"),
+    Relation("hometown", "band", "city", "was formed in"),
+    Relation("founder", "company", "person", "was founded by"),
+    Relation("headquarters", "company", "city", "is based in"),
+    Relation("birthplace", "person", "city", "was born in"),
+    Relation("employer", "person", "company", "works for"),
     Relation("idol", "person", "band", "admires"),
-    Relation("mayor", "city", "person", "elected"),
-    Relation("river", "city", "river", "borders"),
-    Relation("port", "river", "city", "reaches"),
-    Relation("poet", "river", "person", "inspired"),
+    Relation("mayor", "city", "person", "is governed by"),
+    Relation("river", "city", "river", "lies on"),
+    Relation("estuary", "river", "city", "flows out at"),
+    Relation("surveyor", "river", "person", "was mapped by"),
 )
-"""The verb is one word: then the object stands at the same distance from its subject in every sentence,
-which makes looking a fact up far cheaper to learn for a tiny model than verbs of one to three words."""
 
 COUNTS: Final = {
     "person": 1700,

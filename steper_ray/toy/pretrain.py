@@ -57,17 +57,18 @@ class Recipe:
 
 
 RECIPES: Final = {
-    "teacher": Recipe(hidden_size=192, layers=4, steps=500, tokens=8000, max_hops=4, lr=2e-3),
-    "base": Recipe(hidden_size=128, layers=4, steps=300, tokens=8000, max_hops=1, lr=2e-3),
+    "teacher": Recipe(hidden_size=192, layers=4, steps=700, tokens=6000, max_hops=4, lr=2e-3),
+    "base": Recipe(hidden_size=128, layers=4, steps=350, tokens=6000, max_hops=1, lr=2e-3),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A question over the first `visible` passages of the trunk and the steps to be learned."""
+    """One step of a question, over the first `visible` passages of the trunk."""
 
     question: str
     reasoning: tuple[str, ...]
+    """The true rationales up to and with the one to be learned."""
     visible: int
 
 
@@ -85,37 +86,41 @@ def rationales(world: World, chain: tuple[Fact, ...]) -> tuple[str, ...]:
 
 
 def make_row(world: World, rng: random.Random, max_hops: int, longest: int) -> Row:
-    """Passages of a chain as searches would bring them, confusable ones among them, and questions.
+    """Passages as searches would bring them, and single steps of questions about them.
 
-    Some questions ask for parts of the chain, others for any single fact of any passage.
+    A step sees the passages up to the one that states its fact and seldom more: were the next passage
+    of the chain in sight, its title would give the answer away and nothing would be looked up.
 
-    longest: hops of the longest chain in the row (the curriculum raises it);
-    max_hops: hops of the longest question asked about it.
+    longest: hops of the longest chain in the row (the curriculum raises it); 1 takes unrelated
+    passages; max_hops: hops of the longest question asked about the chain.
     """
-    chain = world.random_chain(rng, rng.randint(2, longest))
-    order: list[int] = []
+    hops = rng.randint(2, longest) if longest > 1 else 0
+    chain = world.random_chain(rng, hops) if hops else ()
+    order = [] if hops else rng.sample(range(len(world.entities)), rng.randint(1, 4))
     for hop, fact in enumerate(chain):
         order.append(fact.subject)
         if rng.random() < (0.9 if hop == 0 else 0.1):
             order.insert(len(order) - rng.randint(0, 1), confusable(world, rng, fact.subject))
     order = list(dict.fromkeys(order))
-    candidates = []
-    for start in range(len(chain)):
-        for end in range(start + 1, min(len(chain), start + max_hops) + 1):
-            part = chain[start:end]
-            written = rng.randint(1, len(part)) if rng.random() < 0.4 else len(part)
-            needed = max(order.index(fact.subject) for fact in part[:written]) + 1
-            visible = rng.randint(needed, len(order)) if rng.random() < 0.6 else len(order)
-            reasoning = rationales(world, part)[:written]
-            candidates.append(Branch(world.question_text(part), reasoning, visible))
-    weights = [len(branch.reasoning) for branch in candidates]
-    chosen = rng.choices(candidates, weights, k=2 * longest - 2)
-    for _ in range(12 - 2 * longest):
+
+    def branch(part: tuple[Fact, ...], step: int, more: int) -> Branch:
+        visible = min(len(order), order.index(part[step].subject) + 1 + more)
+        return Branch(world.question_text(part), rationales(world, part)[: step + 1], visible)
+
+    parts = [
+        chain[start:end]
+        for start in range(len(chain))
+        for end in range(start + 1, min(len(chain), start + max_hops) + 1)
+    ]
+    steps = [(part, step) for part in parts for step in range(len(part))]
+    branches = [
+        branch(part, step, int(rng.random() < 0.15))
+        for part, step in rng.sample(steps, min(len(steps), 8))
+    ]
+    for _ in range(4 if chain else 10):
         fact = rng.choice(world.entities[rng.choice(order)].facts)
-        visible = rng.randint(order.index(fact.subject) + 1, len(order))
-        chosen.append(Branch(world.question_text((fact,)), rationales(world, (fact,)), visible))
-    passages = tuple(world.passage(entity) for entity in order)
-    return Row(passages, tuple(dict.fromkeys(chosen)))
+        branches.append(branch((fact,), 0, rng.randint(0, 3) if not chain else 0))
+    return Row(tuple(world.passage(entity) for entity in order), tuple(dict.fromkeys(branches)))
 
 
 def confusable(world: World, rng: random.Random, entity: int) -> int:
@@ -159,15 +164,12 @@ def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerFast) -> TokenRow:
     )
     for number, branch in enumerate(row.branches, 1):
         limit = len(encode(trunk_of(branch.visible)))
-        ids: list[int] = []
-        learned: list[bool] = []
-        for step in range(len(branch.reasoning)):
-            prompt = render_prompt(branch.question, (), branch.reasoning[:step])
-            head = prompt[prompt.rindex(QUESTION_HEAD) :] if step == 0 else f"Step {step + 1}:"
-            target = encode(render_target(branch.reasoning[step], forced=False))
-            prefix = encode(head)
-            ids += prefix + target
-            learned += [False] * len(prefix) + [True] * len(target)
+        *before, wanted = branch.reasoning
+        prompt = render_prompt(branch.question, (), before)
+        ids = encode(prompt[prompt.rindex(QUESTION_HEAD) :])
+        learned = [False] * len(ids)
+        ids += encode(render_target(wanted, forced=False))
+        learned += [True] * (len(ids) - len(learned))
         assert ids[-1] == encode(STEP_TERMINATOR)[0]
         out.ids.extend(ids)
         out.positions.extend(range(limit, limit + len(ids)))
@@ -225,7 +227,7 @@ def batches(
     rng = random.Random(f"pretrain {seed}")
     for first in range(0, total, BLOCK):
         world = make_world(FIRST_TRAINING_SEED + 10_000 * seed + first // BLOCK)
-        longest = 2 + sum(first >= total * share for share in (0.15, 0.3))
+        longest = 1 + sum(first >= total * share for share in (0.4, 0.5, 0.6))
         rows: list[TokenRow] = []
         while sum(len(row.ids) for row in rows) < BLOCK * recipe.tokens:
             rows.append(tokenize_row(make_row(world, rng, recipe.max_hops, longest), tokenizer))

@@ -40,7 +40,7 @@ def ray_session() -> Iterator[None]:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
-    _quieten()
+    quieten()
     try:
         yield
     finally:
@@ -57,7 +57,10 @@ def redirect_output(log: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
-def _quieten() -> None:
-    """Leave the screen to the stages; Ray's own files keep what its libraries say."""
+def quieten() -> None:
+    """Leave the screen to the stages; Ray's own files keep what its libraries say.
+
+    Libraries set their loggers up when they are first used; call it again after that.
+    """
     for name in ("ray.train", "ray.serve", "ray.tune", "lance_ray"):
         logging.getLogger(name).setLevel(logging.ERROR)

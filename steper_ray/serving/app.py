@@ -22,6 +22,7 @@ from steper_ray.models import carried_settings, check_model
 from steper_ray.reasoning.loop import ReasoningConfig
 from steper_ray.retrieval import Retriever
 from steper_ray.section import Section
+from steper_ray.session import quieten
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -117,6 +118,7 @@ def served(config: "RunConfig") -> Iterator[str]:
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
+    quieten()
     host, port = config.serve.host, config.serve.port
     check_port(host, port)
     app = build_app(config)

@@ -107,6 +107,30 @@ class RemoteEngine:
         return written
 
 
+def steps_out(reasoned: Reasoned) -> list[StepOut]:
+    """The steps of a chain, each with the passages its search added."""
+    found = {
+        passage.id: PassageOut(id=passage.id, title=passage.title, text=passage.text, score=score)
+        for passage, score in zip(reasoned.passages, reasoned.scores, strict=True)
+    }
+    return [
+        StepOut(
+            step=number,
+            stage=stage_of(number, len(reasoned.steps)),
+            query=step.query,
+            passages=[found[passage_id] for passage_id in step.passage_ids],
+            rationale=step.rationale,
+            prompt_tokens=step.prompt_tokens,
+            generated_tokens=step.generated_tokens,
+            dropped_passages=step.dropped_passages,
+            search_seconds=step.search_seconds,
+            generate_seconds=step.generate_seconds,
+        )
+        for number, step in enumerate(reasoned.steps, 1)
+    ]
+
+
+# Serve copies the class and what it uses as it is decorated: all of that stands above.
 @serve.deployment
 @serve.ingress(api)
 class AnswerServer:
@@ -153,26 +177,3 @@ class AnswerServer:
     async def healthz(self) -> dict[str, str]:
         """Whether the server is alive."""
         return {"status": "ok"}
-
-
-def steps_out(reasoned: Reasoned) -> list[StepOut]:
-    """The steps of a chain, each with the passages its search added."""
-    found = {
-        passage.id: PassageOut(id=passage.id, title=passage.title, text=passage.text, score=score)
-        for passage, score in zip(reasoned.passages, reasoned.scores, strict=True)
-    }
-    return [
-        StepOut(
-            step=number,
-            stage=stage_of(number, len(reasoned.steps)),
-            query=step.query,
-            passages=[found[passage_id] for passage_id in step.passage_ids],
-            rationale=step.rationale,
-            prompt_tokens=step.prompt_tokens,
-            generated_tokens=step.generated_tokens,
-            dropped_passages=step.dropped_passages,
-            search_seconds=step.search_seconds,
-            generate_seconds=step.generate_seconds,
-        )
-        for number, step in enumerate(reasoned.steps, 1)
-    ]

@@ -88,8 +88,9 @@ def rationales(world: World, chain: tuple[Fact, ...]) -> tuple[str, ...]:
 def make_row(world: World, rng: random.Random, max_hops: int, longest: int) -> Row:
     """Passages as searches would bring them, and single steps of questions about them.
 
-    A step sees the passages up to the one that states its fact and seldom more: were the next passage
-    of the chain in sight, its title would give the answer away and nothing would be looked up.
+    A step sees what its search brought, confusable passages included, and seldom more: were the next
+    passage of the chain in sight, its title would give the answer away, and were the passage of the fact
+    always the last, its place would; either way nothing would be looked up.
 
     longest: hops of the longest chain in the row (the curriculum raises it); 1 takes unrelated
     passages; max_hops: hops of the longest question asked about the chain.
@@ -102,9 +103,12 @@ def make_row(world: World, rng: random.Random, max_hops: int, longest: int) -> R
         if rng.random() < (0.9 if hop == 0 else 0.1):
             order.insert(len(order) - rng.randint(0, 1), confusable(world, rng, fact.subject))
     order = list(dict.fromkeys(order))
+    starts = [order.index(fact.subject) for fact in chain[1:]] + [len(order)]
+    brought = {fact.subject: start for fact, start in zip(chain, starts, strict=True)}
 
     def branch(part: tuple[Fact, ...], step: int, more: int) -> Branch:
-        visible = min(len(order), order.index(part[step].subject) + 1 + more)
+        visible = max(brought.get(part[step].subject, 0), order.index(part[step].subject) + 1)
+        visible = min(len(order), visible + more)
         return Branch(world.question_text(part), rationales(world, part)[: step + 1], visible)
 
     parts = [
@@ -119,7 +123,7 @@ def make_row(world: World, rng: random.Random, max_hops: int, longest: int) -> R
     ]
     for _ in range(4 if chain else 10):
         fact = rng.choice(world.entities[rng.choice(order)].facts)
-        branches.append(branch((fact,), 0, rng.randint(0, 3) if not chain else 0))
+        branches.append(branch((fact,), 0, 0 if chain else rng.randint(0, 3)))
     return Row(tuple(world.passage(entity) for entity in order), tuple(dict.fromkeys(branches)))
 
 
@@ -280,13 +284,17 @@ def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, t
     )
 
 
-def pretrain(name: str, out: Path, *, seed: int = 0, steps: int | None = None) -> None:
+def pretrain(
+    name: str, out: Path, *, seed: int = 0, steps: int | None = None, start: Path | None = None
+) -> None:
     """Train one bundled model and write it as a Hugging Face folder (bfloat16 safetensors)."""
     recipe = RECIPES[name]
     total = steps or recipe.steps
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
     model = make_model(recipe, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if start is not None:
+        model = Qwen3ForCausalLM.from_pretrained(start, dtype=torch.float32)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01
     )
@@ -343,8 +351,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--start", type=Path, help="go on from these weights")
     arguments = parser.parse_args()
-    pretrain(arguments.name, arguments.out, seed=arguments.seed, steps=arguments.steps)
+    pretrain(
+        arguments.name,
+        arguments.out,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        start=arguments.start,
+    )
 
 
 if __name__ == "__main__":

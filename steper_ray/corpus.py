@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -78,6 +79,8 @@ def build_corpus(config: "RunConfig") -> CorpusInfo:
     import ray
 
     files = input_files(config.corpus.passages, "corpus.passages")
+    if not any(True for file in files for _ in islice(read_passages(file), 1)):
+        raise InputError(f"corpus.passages: {config.corpus.passages}: no passage in it")
     target = config.corpus_dir
     partial = target.with_suffix(".partial.lance")
     shutil.rmtree(partial, ignore_errors=True)
@@ -89,9 +92,6 @@ def build_corpus(config: "RunConfig") -> CorpusInfo:
     tables = rows.map_batches(_read_tables, batch_size=1, batch_format="pyarrow")
     lance_ray.write_lance(tables, str(partial), schema=PASSAGE_SCHEMA, mode="overwrite")
     dataset = lance.dataset(str(partial))
-    if dataset.count_rows() == 0:
-        shutil.rmtree(partial)
-        raise InputError(f"corpus.passages: {config.corpus.passages}: no passage in it")
     ids = dataset.to_table(columns=["id"])["id"]
     if len(ids.unique()) < len(ids):
         shutil.rmtree(partial)

@@ -192,7 +192,8 @@ def repeated_names(trunk: list[int], tokenizer: PreTrainedTokenizerFast) -> list
     looking facts up builds on.
     """
     parts = {part for slots in name_parts().values() for slot in slots for part in slot}
-    names = set(tokenizer.convert_tokens_to_ids([f"Ġ{part}" for part in parts]))
+    vocabulary = tokenizer.get_vocab()
+    names = {vocabulary[f"Ġ{part}"] for part in parts}
     labels = [-100] * len(trunk)
     seen: set[tuple[int, int]] = set()
     for i, pair in enumerate(pairwise(trunk)):

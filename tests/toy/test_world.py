@@ -83,6 +83,6 @@ def test_every_word_of_a_world_is_one_token_and_any_text_survives() -> None:
         [world.sentence(fact) for fact in chain],
     )
     tokens = tokenizer.tokenize(prompt)
-    assert not [t for t in tokens if len(t) == 1 and t.isalpha() and t not in "ab"]
+    assert not [t for t in tokens if len(t) == 1 and t.isascii() and t.isalpha()]
     for text in (prompt, 'naïve 🙂 "q": [a]\n\n  b\t', "", "Zyx\x00"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text

@@ -4,7 +4,6 @@ vLLM is imported, and the engine started, in the actor that uses it. On CPU the 
 cores, so that several can live on one host.
 """
 
-import asyncio
 import os
 import uuid
 from typing import Any
@@ -94,7 +93,6 @@ class VLLMEngine:
 
     def check_health(self) -> None:
         """Raises vllm's EngineDeadError if the engine died."""
-        asyncio.get_running_loop()
         if self._llm.errored:
             raise self._llm.dead_error
 

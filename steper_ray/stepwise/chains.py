@@ -12,7 +12,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Final
@@ -59,7 +59,7 @@ def failed_chain(question: Question, error: str, model: str, corpus_version: str
     """The row of a question that could not be worked on: no steps, no answer, the reason."""
     empty = Reasoned((), (), (), "", "answered")
     chain = make_chain(question, empty, model, corpus_version)
-    return Chain(**{**_fields(chain), "error": error})
+    return replace(chain, error=error)
 
 
 def chain_from_row(row: dict[str, Any]) -> Chain:
@@ -236,7 +236,3 @@ def _question_from_row(row: dict[str, Any]) -> Question:
         supporting_ids=tuple(row["supporting_ids"] or ()),
         hops=row["hops"],
     )
-
-
-def _fields(chain: Chain) -> dict[str, Any]:
-    return {name: getattr(chain, name) for name in chain.__dataclass_fields__}

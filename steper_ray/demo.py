@@ -45,11 +45,11 @@ def demo(config: "RunConfig") -> None:
             continue
         seconds = _run(name, config)
         done = {key: value for key, value in done.items() if key != name}
-        done[name] = {"fingerprint": fingerprint, "seconds": round(seconds, 1)}
+        done[name] = {"fingerprint": fingerprint, "seconds": round(seconds, 3)}
         _write_json(ledger, done)
     served, seconds = _ask_served_student(config)
     stages = {name: {"seconds": done[name]["seconds"]} for name in STAGES}
-    stages["serve"] = {"seconds": round(seconds, 1)}
+    stages["serve"] = {"seconds": round(seconds, 3)}
     _finish(config, stages, served)
 
 

@@ -57,6 +57,25 @@ def redirect_output(log: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
+@contextmanager
+def stderr_to(log: Path) -> Iterator[None]:
+    """Send this process's standard error to a file while the block runs.
+
+    Ray's C++ core writes there past every Python setting.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(screen, 2)
+        os.close(screen)
+
+
 def quieten() -> None:
     """Leave the screen to the stages; Ray's own files keep what its libraries say.
 

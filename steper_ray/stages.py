@@ -13,7 +13,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.display import StageProgress, stage_done, stage_progress
-from steper_ray.session import ray_session
+from steper_ray.session import ray_session, stderr_to
 
 if TYPE_CHECKING:
     from steper_ray.config import RunConfig
@@ -99,7 +99,7 @@ def run_stage(name: str, config: "RunConfig") -> float:
     """Run one stage under a progress line; returns its seconds."""
     stage = STAGES[name]
     started = time.monotonic()
-    with stage_progress(name, stage.doing) as progress:
+    with stage_progress(name, stage.doing) as progress, stderr_to(config.log_file(name)):
         lines = stage.run(config, progress)
     seconds = time.monotonic() - started
     stage_done(name, seconds, lines)

@@ -57,7 +57,7 @@ def test_the_demo_writes_its_summary(run: RunConfig) -> None:
         assert all(0 <= value <= 1 for value in scores.values())
     assert list(summary["stages"]) == ["toy", "index", "build", "train", "eval", "serve"]
     assert all(stage["seconds"] > 0 for stage in summary["stages"].values())
-    assert summary["models"]["teacher"]["em"] > 0.1
+    assert summary["models"]["teacher"]["em"] >= 0.6
     assert summary["models"]["base"]["em"] < 0.15
 
 

@@ -1,8 +1,8 @@
-"""Trains the two bundled models from worlds made on the fly; nothing is remembered, since no name recurs.
+"""Trains the two bundled models from worlds made on the fly; nothing is remembered, since no fact recurs.
 
-One training row is a *trunk* of passages and several *branches*, each a question with its reasoning
-(section 4 of the design notes calls it shared-prefix packing): a branch sees its part of the trunk and
-itself, with the positions it would have had alone. All branches of a row share the passages' cost.
+One training row is a *trunk* of passages and several *branches*, each a question with its reasoning: a
+branch sees its part of the trunk and itself, with the positions it would have had alone. All branches
+of a row share the passages' cost.
 
 * The *teacher* sees chains of one to four hops, and every contiguous part of each.
 * The *base student* sees single look-ups only: it learns to read and to copy, never to chain.
@@ -10,7 +10,6 @@ itself, with the positions it would have had alone. All branches of a row share 
 
 import argparse
 import copy
-import json
 import random
 import time
 from collections.abc import Iterator
@@ -37,6 +36,10 @@ ROPE_THETA: Final = 1_000_000.0
 """Matching a name some hundred tokens away takes dimensions that hardly turn over that distance: of 16
 pairs with a base of 10,000 four do, of 32 pairs with this base seventeen."""
 
+EMBEDDING_STD: Final = 0.06
+"""Three times the usual: with tied embeddings a copied token then wins over the vocabulary at once,
+however seldom it was seen."""
+
 BLOCK: Final = 20
 """Batches made from one world."""
 
@@ -45,7 +48,11 @@ QUESTION_HEAD: Final = "Question:"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One bundled model and how it is trained."""
+    """One bundled model and how it is trained.
+
+    Rows begin with single look-ups; chains of two, three and four hops join at the shares of training
+    that `curriculum` names. Asked for whole chains at once, nothing is learned.
+    """
 
     hidden_size: int
     layers: int
@@ -53,12 +60,14 @@ class Recipe:
     tokens: int
     """Tokens a batch, padding included."""
     max_hops: int
-    lr: float
+    """Hops of the longest question that is asked."""
+    lr: float = 2e-3
+    curriculum: tuple[float, ...] = (0.3, 0.4, 0.5)
 
 
 RECIPES: Final = {
-    "teacher": Recipe(hidden_size=192, layers=4, steps=700, tokens=6000, max_hops=4, lr=2e-3),
-    "base": Recipe(hidden_size=128, layers=4, steps=350, tokens=6000, max_hops=1, lr=2e-3),
+    "teacher": Recipe(hidden_size=192, layers=4, steps=1600, tokens=6000, max_hops=4),
+    "base": Recipe(hidden_size=128, layers=4, steps=700, tokens=6000, max_hops=1),
 }
 
 
@@ -85,55 +94,80 @@ def rationales(world: World, chain: tuple[Fact, ...]) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def make_row(world: World, rng: random.Random, max_hops: int, longest: int) -> Row:
-    """Passages as searches would bring them, and single steps of questions about them.
+class Searches:
+    """What searches bring in one world, near enough: the entity, and another that shares its name."""
 
-    A step sees what its search brought, confusable passages included, and seldom more: were the next
-    passage of the chain in sight, its title would give the answer away, and were the passage of the fact
-    always the last, its place would; either way nothing would be looked up.
+    def __init__(self, world: World, rng: random.Random) -> None:
+        self.world, self.rng = world, rng
+        self._kinds: dict[str, list[int]] = {}
+        self._families: dict[str, list[int]] = {}
+        for number, entity in enumerate(world.entities):
+            self._kinds.setdefault(entity.kind, []).append(number)
+            self._families.setdefault(entity.name.split()[1], []).append(number)
 
-    longest: hops of the longest chain in the row (the curriculum raises it); 1 takes unrelated
-    passages; max_hops: hops of the longest question asked about the chain.
+    def peer(self, entity: int) -> int:
+        """Any entity of the same kind."""
+        return self.rng.choice(self._kinds[self.world.entities[entity].kind])
+
+    def namesake(self, entity: int) -> int:
+        """An entity with the same family part; the entity itself if there is no other."""
+        return self.rng.choice(self._families[self.world.entities[entity].name.split()[1]])
+
+
+def look_up_row(searches: Searches) -> Row:
+    """Passages in no order, each asked for its facts; others state the same kind of fact, or share a
+    name, so nothing but name and verb together tell which fact is meant.
     """
-    hops = rng.randint(2, longest) if longest > 1 else 0
-    chain = world.random_chain(rng, hops) if hops else ()
-    order = [] if hops else rng.sample(range(len(world.entities)), rng.randint(1, 4))
-    for hop, fact in enumerate(chain):
-        order.append(fact.subject)
-        if rng.random() < (0.9 if hop == 0 else 0.1):
-            order.append(confusable(world, rng, fact.subject))  # a search ranks it second
+    world, rng = searches.world, searches.rng
+    order: list[int] = []
+    for _ in range(rng.randint(1, 2)):
+        entity = rng.randrange(len(world.entities))
+        other = searches.peer(entity) if rng.random() < 0.75 else searches.namesake(entity)
+        order += [entity, other]
     order = list(dict.fromkeys(order))
-    starts = [order.index(fact.subject) for fact in chain[1:]] + [len(order)]
-    brought = {fact.subject: start for fact, start in zip(chain, starts, strict=True)}
-
-    def branch(part: tuple[Fact, ...], step: int, more: int) -> Branch:
-        visible = max(brought.get(part[step].subject, 0), order.index(part[step].subject) + 1)
-        visible = min(len(order), visible + more)
-        return Branch(world.question_text(part), rationales(world, part)[: step + 1], visible)
-
-    parts = [
-        chain[start:end]
-        for start in range(len(chain))
-        for end in range(start + 1, min(len(chain), start + max_hops) + 1)
-    ]
-    steps = [(part, step) for part in parts for step in range(len(part))]
-    branches = [
-        branch(part, step, int(rng.random() < 0.15))
-        for part, step in rng.sample(steps, min(len(steps), 8))
-    ]
-    for _ in range(4 if chain else 10):
-        fact = rng.choice(world.entities[rng.choice(order)].facts)
-        branches.append(branch((fact,), 0, 0 if chain else rng.randint(0, 3)))
+    rng.shuffle(order)
+    branches = []
+    for _ in range(10):
+        place = rng.randrange(len(order))
+        chain = (rng.choice(world.entities[order[place]].facts),)
+        visible = rng.randint(place + 1, len(order))
+        branches.append(Branch(world.question_text(chain), rationales(world, chain), visible))
     return Row(tuple(world.passage(entity) for entity in order), tuple(dict.fromkeys(branches)))
 
 
-def confusable(world: World, rng: random.Random, entity: int) -> int:
-    """An entity that shares a name part, as a search would bring it."""
-    parts = set(world.entities[entity].name.split())
-    while True:
-        other = rng.randrange(len(world.entities))
-        if other != entity and parts & set(world.entities[other].name.split()):
-            return other
+def chain_row(searches: Searches, hops: int, max_hops: int) -> Row:
+    """A chain's passages in the order in which the loop's searches bring them, and steps along it.
+
+    The question's search brings the first entity and one that shares its name, each later one the
+    next entity. A step sees what the searches before it brought and seldom more: were the next
+    passage in sight, its title would give the answer away. No question has more than `max_hops` hops.
+    """
+    world, rng = searches.world, searches.rng
+    chain = world.random_chain(rng, hops)
+    order = [chain[0].subject, searches.namesake(chain[0].subject)]
+    for fact in chain[1:]:
+        order.append(fact.subject)
+        if rng.random() < 0.1:
+            order.append(searches.peer(fact.subject))
+    order = list(dict.fromkeys(order))
+    if rng.random() < 0.15:
+        order[:2] = reversed(order[:2])
+    ends = [order.index(fact.subject) for fact in chain[1:]] + [len(order)]
+    visible = dict(zip(chain, ends, strict=True))
+
+    def branch(part: tuple[Fact, ...], step: int) -> Branch:
+        more = rng.random() < 0.1
+        seen = max(order.index(part[step].subject) + 1, min(len(order), visible[part[step]] + more))
+        return Branch(world.question_text(part), rationales(world, part)[: step + 1], seen)
+
+    parts = [
+        chain[start:end]
+        for start in range(hops)
+        for end in range(start + 1, min(hops, start + max_hops) + 1)
+    ]
+    steps = [(part, step) for part in parts for step in range(len(part))]
+    branches = [branch(part, step) for part, step in rng.sample(steps, min(len(steps), 12))]
+    return Row(tuple(world.passage(entity) for entity in order), tuple(dict.fromkeys(branches)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +184,8 @@ class TokenRow:
     """The token to predict next, −100 where nothing is learned."""
 
 
-def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerFast) -> TokenRow:
-    """Lay a row out: trunk first, then its branches."""
+def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerFast, names: frozenset[int]) -> TokenRow:
+    """Lay a row out: trunk first, then its branches; `names` are the tokens of name parts."""
 
     def encode(text: str) -> list[int]:
         ids: list[int] = tokenizer(text)["input_ids"]
@@ -164,7 +198,7 @@ def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerFast) -> TokenRow:
     trunk = encode(trunk_of(len(row.passages)))
     count = len(trunk)
     out = TokenRow(
-        list(trunk), list(range(count)), [0] * count, [0] * count, repeated_names(trunk, tokenizer)
+        list(trunk), list(range(count)), [0] * count, [0] * count, repeated_names(trunk, names)
     )
     for number, branch in enumerate(row.branches, 1):
         limit = len(encode(trunk_of(branch.visible)))
@@ -185,15 +219,12 @@ def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerFast) -> TokenRow:
     return out
 
 
-def repeated_names(trunk: list[int], tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def repeated_names(trunk: list[int], names: frozenset[int]) -> list[int]:
     """Labels for a trunk: the second part of each name that stood in it before, −100 elsewhere.
 
     Completing a name from its first part is the simplest copying there is; learned early, it is what
     looking facts up builds on.
     """
-    parts = {part for slots in name_parts().values() for slot in slots for part in slot}
-    vocabulary = tokenizer.get_vocab()
-    names = {vocabulary[f"Ġ{part}"] for part in parts}
     labels = [-100] * len(trunk)
     seen: set[tuple[int, int]] = set()
     for i, pair in enumerate(pairwise(trunk)):
@@ -202,6 +233,12 @@ def repeated_names(trunk: list[int], tokenizer: PreTrainedTokenizerFast) -> list
         elif names.issuperset(pair):
             seen.add(pair)
     return labels
+
+
+def name_tokens(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """The tokens that are parts of names."""
+    vocabulary = tokenizer.get_vocab()
+    return frozenset(vocabulary[f"Ġ{part}"] for part in name_parts().words())
 
 
 def collate(rows: list[TokenRow], pad: int) -> dict[str, torch.Tensor]:
@@ -221,6 +258,7 @@ def collate(rows: list[TokenRow], pad: int) -> dict[str, torch.Tensor]:
         "input_ids": stack("ids", pad),
         "position_ids": stack("positions", 0),
         "labels": stack("labels", -100),
+        "branch": branch,
         "attention_mask": (causal & (same | in_trunk))[:, None],
     }
 
@@ -230,12 +268,16 @@ def batches(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """`total` batches; each block of `BLOCK` comes from a new world and is cut by length."""
     rng = random.Random(f"pretrain {seed}")
+    names = name_tokens(tokenizer)
     for first in range(0, total, BLOCK):
         world = make_world(FIRST_TRAINING_SEED + 10_000 * seed + first // BLOCK)
-        longest = 1 + sum(first >= total * share for share in (0.4, 0.5, 0.6))
+        searches = Searches(world, rng)
+        longest = 1 + sum(first >= total * share for share in recipe.curriculum)
         rows: list[TokenRow] = []
         while sum(len(row.ids) for row in rows) < BLOCK * recipe.tokens:
-            rows.append(tokenize_row(make_row(world, rng, recipe.max_hops, longest), tokenizer))
+            hops = rng.randint(1, longest)
+            row = look_up_row(searches) if hops == 1 else chain_row(searches, hops, recipe.max_hops)
+            rows.append(tokenize_row(row, tokenizer, names))
         rows.sort(key=lambda row: len(row.ids))
         groups: list[list[TokenRow]] = [[]]
         for row in rows:
@@ -265,11 +307,13 @@ def make_model(recipe: Recipe, vocabulary: int, eos: int, pad: int) -> Qwen3ForC
         pad_token_id=pad,
         bos_token_id=None,
     )
-    return Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(config)
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_STD)
+    return model
 
 
-def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token-mean cross-entropy of the learned tokens, and the share of them predicted right."""
+def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
+    """Token-mean cross-entropy of the learned tokens, and the share of steps with every token right."""
     labels = batch["labels"]
     hidden = model.model(
         input_ids=batch["input_ids"],
@@ -279,23 +323,23 @@ def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, t
     ).last_hidden_state
     logits = model.lm_head(hidden[labels != -100]).float()
     wanted = labels[labels != -100]
-    return (
-        torch.nn.functional.cross_entropy(logits, wanted),
-        (logits.argmax(-1) == wanted).float().mean(),
-    )
+    rows, places = torch.nonzero(labels != -100, as_tuple=True)
+    branch = batch["branch"][rows, places]
+    step = (rows * (int(batch["branch"].max()) + 1) + branch)[branch > 0].unique(
+        return_inverse=True
+    )[1]
+    wrong = (logits.argmax(-1) != wanted)[branch > 0]
+    wrong_steps = torch.bincount(step, weights=wrong) > 0
+    return torch.nn.functional.cross_entropy(logits, wanted), 1 - wrong_steps.float().mean().item()
 
 
-def pretrain(
-    name: str, out: Path, *, seed: int = 0, steps: int | None = None, start: Path | None = None
-) -> None:
+def pretrain(name: str, out: Path, *, seed: int = 0, steps: int | None = None) -> None:
     """Train one bundled model and write it as a Hugging Face folder (bfloat16 safetensors)."""
     recipe = RECIPES[name]
     total = steps or recipe.steps
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
     model = make_model(recipe, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
-    if start is not None:
-        model = Qwen3ForCausalLM.from_pretrained(start, dtype=torch.float32)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01
     )
@@ -317,7 +361,7 @@ def pretrain(
     )
     for step, batch in enumerate(batches(recipe, tokenizer, total, seed), 1):
         with torch.autocast("cpu", torch.bfloat16):
-            loss, accuracy = loss_of(model, batch)
+            loss, right = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -328,15 +372,14 @@ def pretrain(
             seconds = time.monotonic() - started
             left = seconds / step * (total - step)
             print(
-                f"step {step:,}/{total:,}  loss {loss.item():.3f}  tokens right {accuracy.item():.3f}"
+                f"step {step:,}/{total:,}  loss {loss.item():.3f}  steps right {right:.3f}"
                 f"  {tokens / seconds:,.0f} tokens/s  {left / 60:.0f} min left",
                 flush=True,
             )
         if step % 100 == 0 or step == total:
             save(model, out)
-    (out / "pretraining.json").write_text(
-        json.dumps({"steps": total, "seed": seed, "minutes": (time.monotonic() - started) / 60})
-    )
+    minutes = (time.monotonic() - started) / 60
+    print(f"{name}: {minutes:.0f} minutes → {out}", flush=True)
 
 
 def save(model: Qwen3ForCausalLM, out: Path) -> None:
@@ -352,15 +395,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--start", type=Path, help="go on from these weights")
     arguments = parser.parse_args()
-    pretrain(
-        arguments.name,
-        arguments.out,
-        seed=arguments.seed,
-        steps=arguments.steps,
-        start=arguments.start,
-    )
+    pretrain(arguments.name, arguments.out, seed=arguments.seed, steps=arguments.steps)
 
 
 if __name__ == "__main__":

@@ -27,33 +27,34 @@ class Relation:
     subject: str
     object: str
     verb: str
+    """One word: what it joins then stands side by side, which a tiny model learns to look up in minutes."""
 
 
 RELATIONS: Final = (
-    Relation("producer", "show", "company", "was produced by"),
-    Relation("host", "show", "person", "was hosted by"),
-    Relation("headliner", "show", "band", "was headlined by"),
-    Relation("leader", "band", "person", "is led by"),
-    Relation("label", "band", "company", "is signed to"),
-    Relation("hometown", "band", "city", "was formed in"),
-    Relation("founder", "company", "person", "was founded by"),
-    Relation("headquarters", "company", "city", "is based in"),
-    Relation("birthplace", "person", "city", "was born in"),
-    Relation("employer", "person", "company", "works for"),
+    Relation("producer", "show", "company", "credits"),
+    Relation("host", "show", "person", "features"),
+    Relation("headliner", "show", "band", "presents"),
+    Relation("leader", "band", "person", "follows"),
+    Relation("label", "band", "company", "joined"),
+    Relation("hometown", "band", "city", "praises"),
+    Relation("founder", "company", "person", "honours"),
+    Relation("headquarters", "company", "city", "occupies"),
+    Relation("birthplace", "person", "city", "left"),
+    Relation("employer", "person", "company", "serves"),
     Relation("idol", "person", "band", "admires"),
-    Relation("mayor", "city", "person", "is governed by"),
-    Relation("river", "city", "river", "lies on"),
-    Relation("estuary", "river", "city", "flows out at"),
-    Relation("surveyor", "river", "person", "was mapped by"),
+    Relation("mayor", "city", "person", "elected"),
+    Relation("river", "city", "river", "spans"),
+    Relation("estuary", "river", "city", "reaches"),
+    Relation("surveyor", "river", "person", "remembers"),
 )
 
 COUNTS: Final = {
-    "person": 1700,
-    "company": 800,
-    "band": 800,
+    "person": 1000,
+    "company": 900,
+    "band": 900,
     "show": 900,
-    "city": 700,
-    "river": 400,
+    "city": 900,
+    "river": 700,
 }
 
 _ADJECTIVES: Final = ["old", "quiet", "famous", "northern", "narrow", "bright", "modern", "small"]
@@ -180,10 +181,9 @@ def make_world(seed: int, scale: float = 1.0) -> World:
     kinds: list[str] = []
     names: list[str] = []
     for kind, count in counts.items():
-        first, second = parts[kind]
         members[kind] = list(range(len(names), len(names) + count))
-        combinations = rng.sample(range(len(first) * len(second)), count)
-        names += [f"{first[c // len(second)]} {second[c % len(second)]}" for c in combinations]
+        given, families = rng.choices(parts.given[kind], k=count), rng.sample(parts.family, count)
+        names += [f"{first} {last}" for first, last in zip(given, families, strict=True)]
         kinds += [kind] * count
     entities = []
     for number, (kind, name) in enumerate(zip(kinds, names, strict=True)):
@@ -202,9 +202,9 @@ def make_world(seed: int, scale: float = 1.0) -> World:
 
 def vocabulary() -> list[str]:
     """Every word a world's text can contain, for the toy tokenizer; independent of the seed."""
-    words = [word for slots in name_parts().values() for slot in slots for word in slot]
+    words = name_parts().words()
     for relation in RELATIONS:
-        words += [relation.noun, *relation.verb.split()]
+        words += [relation.noun, relation.verb]
     for templates in _NOISE.values():
         for template in templates:
             words += template.replace("{}", "").strip(".").split()

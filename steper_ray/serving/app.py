@@ -11,7 +11,7 @@ is named in every answer under `overrides`.
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -140,7 +140,9 @@ def served(config: "RunConfig") -> Iterator[str]:
             ) from error
         yield f"http://{host}:{port}"
     finally:
-        serve.shutdown()
+        # Ray says on the screen that it killed Serve's controller while that was shutting down.
+        with config.log_file("serve").open("a") as log, redirect_stdout(log):
+            serve.shutdown()
 
 
 def check_port(host: str, port: int) -> None:

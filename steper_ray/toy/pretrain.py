@@ -274,16 +274,16 @@ def batches(
         searches = Searches(world, rng)
         longest = 1 + sum(first >= total * share for share in recipe.curriculum)
         rows: list[TokenRow] = []
-        while sum(len(row.ids) for row in rows) < BLOCK * recipe.tokens:
+        while sum(len(tokens.ids) for tokens in rows) < BLOCK * recipe.tokens:
             hops = rng.randint(1, longest)
             row = look_up_row(searches) if hops == 1 else chain_row(searches, hops, recipe.max_hops)
             rows.append(tokenize_row(row, tokenizer, names))
-        rows.sort(key=lambda row: len(row.ids))
+        rows.sort(key=lambda tokens: len(tokens.ids))
         groups: list[list[TokenRow]] = [[]]
-        for row in rows:
-            if (len(groups[-1]) + 1) * len(row.ids) > recipe.tokens:
+        for tokens in rows:
+            if (len(groups[-1]) + 1) * len(tokens.ids) > recipe.tokens:
                 groups.append([])
-            groups[-1].append(row)
+            groups[-1].append(tokens)
         groups = groups[:BLOCK]
         rng.shuffle(groups)
         for group in groups[: total - first]:
@@ -308,7 +308,7 @@ def make_model(recipe: Recipe, vocabulary: int, eos: int, pad: int) -> Qwen3ForC
         bos_token_id=None,
     )
     model = Qwen3ForCausalLM(config)
-    torch.nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_STD)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING_STD)
     return model
 
 

@@ -229,9 +229,9 @@ def _fingerprint(task: "WorkerTask") -> str:
     """Twelve hex digits that change with the settings, the examples and the base student's files."""
     digest = hashlib.sha256(repr(task).encode())
     model = Path(task.model)
-    for file in sorted(model.iterdir()) if model.is_dir() else ():
-        stat = file.stat()
-        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+    for weights in sorted(model.iterdir()) if model.is_dir() else ():
+        stat = weights.stat()
+        digest.update(f"{weights.name} {stat.st_size} {stat.st_mtime_ns}".encode())
     for file in task.stepwise_files:
         with Path(file).open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())

@@ -71,9 +71,9 @@ class TokenizedData:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Examples that go through the model together."""
+    """Units that go through the model together: chains where they are packed, else examples."""
 
-    examples: tuple[int, ...]
+    units: tuple[int, ...]
     counted: bool
     """False for a stand-in: its loss is multiplied by 0 and it only keeps its rank in step."""
 
@@ -170,51 +170,60 @@ def steps_per_epoch(chains: int, chains_per_batch: int) -> int:
     return -(-chains // chains_per_batch)
 
 
-def epoch_batches(
-    chains: Sequence[Sequence[int]], chains_per_batch: int, *, seed: int, epoch: int
-) -> list[list[int]]:
-    """The examples of each global batch of an epoch; every example occurs once."""
+def epoch_batches(chains: int, chains_per_batch: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """The chains of each global batch of an epoch; every chain occurs once.
+
+    chains: how many there are
+    """
     import numpy as np
 
-    order = np.random.default_rng((seed, epoch)).permutation(len(chains))
-    return [
-        [example for chain in order[first : first + chains_per_batch] for example in chains[chain]]
-        for first in range(0, len(order), chains_per_batch)
-    ]
+    order = np.random.default_rng((seed, epoch)).permutation(chains).tolist()
+    return [order[first : first + chains_per_batch] for first in range(0, chains, chains_per_batch)]
 
 
 def cut_micro_batches(
-    lengths: Sequence[int], micro_batch_tokens: int, ranks: int
+    lengths: Sequence[int], micro_batch_tokens: int, ranks: int, *, padded: bool
 ) -> list[list[MicroBatch]]:
     """Cut a global batch; every rank gets the same number of micro-batches, much alike in size.
 
-    lengths:            tokens of each example
-    micro_batch_tokens: most tokens of a micro-batch, padding included; a longer example is
-                        alone in one
-    Returns one list per rank, all equally long. Examples of similar length go together; ranks that
+    lengths:            tokens of each unit, each at least 1
+    micro_batch_tokens: most tokens of a micro-batch, padding included; a longer unit is alone in one
+    padded:             whether units stand below each other, filled up to the longest, or one after
+                        the other
+    Returns one list per rank, all equally long. Units of similar length go together; ranks that
     work at the same time have neighbours in length, since ZeRO makes them wait for each other.
     """
     longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    turns = -(-len(_groups(longest_first, lengths, micro_batch_tokens)) // ranks)
+
+    def groups(limit: int) -> list[list[int]]:
+        return _groups(longest_first, lengths, limit, padded)
+
+    turns = -(-len(groups(micro_batch_tokens)) // ranks)
     # The same number of turns with a smaller limit shares the work more evenly.
     low, high = 0, micro_batch_tokens
     while high - low > 1:
         middle = (low + high) // 2
-        if len(_groups(longest_first, lengths, middle)) <= turns * ranks:
+        if len(groups(middle)) <= turns * ranks:
             high = middle
         else:
             low = middle
-    batches = [MicroBatch(tuple(group), True) for group in _groups(longest_first, lengths, high)]
+    batches = [MicroBatch(tuple(group), True) for group in groups(high)]
     stand_in = MicroBatch((longest_first[-1],), False)
     batches += [stand_in] * (turns * ranks - len(batches))
     return [batches[rank::ranks] for rank in range(ranks)]
 
 
-def _groups(order: Sequence[int], lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Consecutive runs of `order` (longest first) whose padded size stays within the limit."""
+def _groups(
+    order: Sequence[int], lengths: Sequence[int], limit: int, padded: bool
+) -> list[list[int]]:
+    """Consecutive runs of `order` (longest first) whose size stays within the limit."""
     groups: list[list[int]] = []
+    size = 0
     for index in order:
-        if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > limit:
+        more = lengths[groups[-1][0]] if groups and padded else lengths[index]
+        if not groups or size + more > limit:
             groups.append([])
+            size, more = 0, lengths[index]
         groups[-1].append(index)
+        size += more
     return groups

@@ -80,20 +80,16 @@ def global_loss(
     return total
 
 
-def example_nll(
-    logits_PV: "Tensor", wanted_P: "Tensor", example_P: "Tensor", examples: int
-) -> "Tensor":
-    """Token-mean negative log-likelihood of each example's target, in nats.
+def example_means(value_P: "Tensor", example_P: "Tensor", examples: int) -> "Tensor":
+    """Each example's mean over its supervised tokens.
 
-    logits_PV: (supervised tokens, vocabulary), any float type; the loss is taken in fp32
-    wanted_P:  (supervised tokens,) int64, the token that should have been written
+    value_P:   (supervised tokens,) fp32, such as the tokens' negative log-likelihoods in nats
     example_P: (supervised tokens,) int64, which example the token belongs to
     Returns (examples,) fp32.
     """
     import torch
 
-    nll_P = torch.nn.functional.cross_entropy(logits_PV.float(), wanted_P, reduction="none")
-    sum_E = nll_P.new_zeros(examples).index_add(0, example_P, nll_P)
+    sum_E = value_P.new_zeros(examples).index_add(0, example_P, value_P)
     return sum_E / torch.bincount(example_P, minlength=examples)
 
 

@@ -1,14 +1,11 @@
 """The student model: loading it under ZeRO, its loss on a micro-batch, and writing it out whole.
 
-Logits exist only at supervised positions. Prompts have hundreds to thousands of tokens and targets
-some thirty, so the head and its memory shrink by more than ten times. The model's own forward pass
-is used, so whatever an architecture does around its head stays as it is; only the head's input is
-reduced.
+Logits exist only at supervised positions, and only some at a time. Prompts have hundreds to thousands
+of tokens and targets some thirty, so the head and its memory shrink by more than ten times.
 """
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,40 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.integrations.deepspeed import set_hf_deepspeed_config
 
 from steper_ray.models import SETTINGS_FILE
-from steper_ray.training.data import TokenExample
-from steper_ray.training.objective import example_nll
+from steper_ray.training.attention import ATTENTION
+from steper_ray.training.batch import Batch
+from steper_ray.training.linear_cross_entropy import linear_cross_entropy
+from steper_ray.training.objective import example_means
+
+
+class LossHead(nn.Module):
+    """A model's head together with the loss, in chunks of tokens.
+
+    It has the head's own parameters, so ZeRO-3 gathers them once for all chunks.
+    """
+
+    def __init__(self, head: nn.Linear, config: Any) -> None:
+        super().__init__()
+        self.weight, self.bias = head.weight, head.bias
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.scale: float = getattr(config, "logit_scale", None) or getattr(
+            config, "lm_head_multiplier", 1.0
+        )
+        self.scale /= getattr(config, "logits_scaling", None) or 1.0
+
+    def forward(
+        self, hidden_PH: Tensor, wanted_P: Tensor, weight_P: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `linear_cross_entropy`."""
+        return linear_cross_entropy(
+            hidden_PH,
+            self.weight,
+            self.bias,
+            wanted_P,
+            weight_P,
+            scale=self.scale,
+            softcap=self.softcap,
+        )
 
 
 class StudentLoss(nn.Module):
@@ -31,61 +60,23 @@ class StudentLoss(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self._supervised: Tensor | None = None
-        model.get_output_embeddings().register_forward_pre_hook(self._keep_supervised)
+        self.loss_head = LossHead(model.get_output_embeddings(), model.config.get_text_config())
 
-    def forward(
-        self,
-        ids_BT: Tensor,
-        supervised_BT: Tensor,
-        wanted_P: Tensor,
-        example_P: Tensor,
-        weight_B: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The weighted loss, and the token-mean NLL of each example in nats.
-
-        ids_BT:        (examples, tokens) int64, padded on the right. Under a causal mask no real
-                       token sees the padding, so nothing is masked and attention is fastest
-        supervised_BT: (examples, tokens) bool, positions whose next token is part of the target
-        wanted_P:      (supervised,) int64, those next tokens, row by row
-        example_P:     (supervised,) int64, their rows
-        weight_B:      (examples,) fp32, what each example's NLL counts in the loss
-        Returns a scalar with gradient and (examples,) fp32 without.
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The weighted loss with gradient; without: token-mean NLL of each example in nats, (E,) fp32,
+        and the share of its tokens that were the likeliest, (E,) fp32.
         """
-        self._supervised = supervised_BT
-        try:
-            logits_PV = self.model(input_ids=ids_BT, use_cache=False).logits
-        finally:
-            self._supervised = None
-        nll_B = example_nll(logits_PV, wanted_P, example_P, len(ids_BT))
-        return (nll_B * weight_B).sum(), nll_B.detach()
-
-    def _keep_supervised(self, _head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Hidden states (B, T, H) → (P, H), just before the head."""
-        if self._supervised is None:
-            return inputs
-        return (inputs[0][self._supervised], *inputs[1:])
-
-
-def collate(
-    examples: Sequence[TokenExample], weights: Sequence[float], pad: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The arguments of `StudentLoss.forward` for some examples.
-
-    weights: one per example; pad: any token id
-    """
-    length = max(len(example.ids) for example in examples)
-    ids_BT = torch.full((len(examples), length), pad, dtype=torch.int64)
-    supervised_BT = torch.zeros((len(examples), length), dtype=torch.bool)
-    for row, example in enumerate(examples):
-        tokens = len(example.ids)
-        ids_BT[row, :tokens] = torch.from_numpy(example.ids)
-        supervised_BT[row, tokens - example.target_tokens - 1 : tokens - 1] = True
-    wanted_P = ids_BT.roll(-1, dims=1)[supervised_BT]
-    example_P = supervised_BT.nonzero()[:, 0]
-    weight_B = torch.tensor(weights, dtype=torch.float32)
-    ids_BT, supervised_BT = ids_BT.to(device), supervised_BT.to(device)
-    return ids_BT, supervised_BT, wanted_P.to(device), example_P.to(device), weight_B.to(device)
+        packed = {} if batch.packed is None else {"packed": batch.packed}
+        hidden_BTH = self.model.base_model(
+            input_ids=batch.ids_BT, position_ids=batch.position_BT, use_cache=False, **packed
+        ).last_hidden_state
+        hidden_PH = hidden_BTH.flatten(0, 1)[batch.at_P]
+        loss, nll_P, right_P = self.loss_head(hidden_PH, batch.wanted_P, batch.weight_P)
+        nll_E, right_E = (
+            example_means(value_P, batch.example_P, batch.examples)
+            for value_P in (nll_P, right_P.float())
+        )
+        return loss, nll_E, right_E
 
 
 class ShardedLoading:
@@ -109,17 +100,21 @@ def load_student(
     *,
     dtype: torch.dtype,
     gradient_checkpointing: bool,
+    packed: bool,
     zero3: dict[str, Any] | None = None,
 ) -> StudentLoss:
     """The base student, ready for training.
 
-    name:  folder or hub name
-    dtype: the type to compute in
-    zero3: the DeepSpeed configuration if weights are to be sharded (torch.distributed must be up)
+    name:   folder or hub name
+    dtype:  the type to compute in
+    packed: whether it will be given packed rows
+    zero3:  the DeepSpeed configuration if weights are to be sharded (torch.distributed must be up)
     """
     sharded = ShardedLoading(zero3) if zero3 is not None else None
     model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     del sharded
+    if packed:
+        model.set_attn_implementation(ATTENTION)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable()
     model.train()

@@ -66,6 +66,9 @@ class TrainConfig(Section):
     """Most tokens, padding included, that a worker computes at a time; bounds memory only."""
     zero_stage: Literal[1, 2, 3] = 3
     """What ZeRO shards: optimizer state (1), also gradients (2), also weights (3)."""
+    packing: bool = True
+    """Compute the common prefixes of a chain's examples once; exact. Models that it does not fit train on
+    separate examples, and the run says why."""
     gradient_checkpointing: bool = True
     """Compute activations twice instead of keeping them: less memory, about a third more work."""
     workers: PositiveInt = 2
@@ -106,6 +109,8 @@ class TrainSummary:
     """Training examples of each stage."""
     dropped_passages: int
     """Passages left out of training prompts that would have outgrown the context."""
+    separate_because: str | None
+    """Why the examples of a chain did not share their prefixes; None if they did."""
     student_dir: Path
 
 
@@ -130,6 +135,7 @@ def train(config: "RunConfig") -> TrainSummary:
         sigma={"init": last.sigma_init, "exp": last.sigma_exp, "agg": last.sigma_agg},
         examples=outcome.examples,
         dropped_passages=outcome.dropped_passages,
+        separate_because=outcome.separate_because,
         student_dir=config.student_dir,
     )
 
@@ -217,6 +223,7 @@ def _task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
         chains_per_batch=section.chains_per_batch,
         micro_batch_tokens=section.micro_batch_tokens,
         zero_stage=section.zero_stage,
+        packing=section.packing,
         gradient_checkpointing=section.gradient_checkpointing,
         use_gpu=section.use_gpu,
         threads=section.cpus_per_worker,

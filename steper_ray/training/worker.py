@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from steper_ray.errors import StageError
 from steper_ray.session import redirect_output
 from steper_ray.training.data import (
-    MicroBatch,
+    TokenExample,
     TokenizedData,
     cut_micro_batches,
     epoch_batches,
@@ -40,6 +40,7 @@ from steper_ray.training.objective import (
     global_loss,
     stage_weights,
 )
+from steper_ray.training.packing import packed_length, prefix_tree
 
 if TYPE_CHECKING:
     from steper_ray.training.student import StudentLoss
@@ -76,6 +77,7 @@ class WorkerTask:
     micro_batch_tokens: int
     zero_stage: ZeroStage
     gradient_checkpointing: bool
+    packing: bool
     use_gpu: bool
     threads: int
     """CPU threads of torch in one worker."""
@@ -92,6 +94,8 @@ class WorkerOutcome:
     examples: dict[str, int]
     """Training examples of each stage."""
     dropped_passages: int
+    separate_because: str | None
+    """Why the examples of a chain did not share their prefixes; None if they did."""
 
 
 class StudentTraining:
@@ -100,13 +104,17 @@ class StudentTraining:
     def __init__(self, task: WorkerTask, rank: int, ranks: int, device: Any) -> None:
         import deepspeed
         import torch
-        from transformers import AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
 
+        from steper_ray.training.attention import packing_obstacle
         from steper_ray.training.student import load_student
 
         self.task, self.rank, self.ranks, self.device = task, rank, ranks, device
         tokenizer = AutoTokenizer.from_pretrained(task.model)
         self.pad = tokenizer.pad_token_id or 0
+        obstacle = packing_obstacle(AutoConfig.from_pretrained(task.model))
+        self.separate_because = obstacle if task.packing else "train.packing is false"
+        self.packed = self.separate_because is None
         self.data: TokenizedData = tokenize_examples(
             [Path(file) for file in task.stepwise_files],
             tokenizer,
@@ -127,6 +135,7 @@ class StudentTraining:
             task.model,
             dtype=torch.bfloat16 if task.use_gpu else torch.float32,
             gradient_checkpointing=task.gradient_checkpointing,
+            packed=self.packed,
             zero3=config if task.zero_stage == 3 else None,
         )
         self.engine, *_ = deepspeed.initialize(
@@ -146,20 +155,20 @@ class StudentTraining:
         task, engine = self.task, self.engine
         started = time.monotonic()
         epoch, position = divmod(self.step, self.steps_per_epoch)
-        batch = epoch_batches(self.data.chains, task.chains_per_batch, seed=task.seed, epoch=epoch)[
-            position
-        ]
-        examples = [self.data.examples[index] for index in batch]
+        batch = epoch_batches(
+            len(self.data.chains), task.chains_per_batch, seed=task.seed, epoch=epoch
+        )[position]
+        units = [unit for chain in batch for unit in self._units(chain)]
+        examples = [example for unit in units for example in unit]
         stage_E = [example.stage for example in examples]
         weight_3 = stage_weights(task.objective, self.sigma.value_3, task.fixed_weights)
-        weight_E = example_weights(stage_E, weight_3)
-        lengths = [len(example.ids) for example in examples]
-        micro_batches = cut_micro_batches(lengths, task.micro_batch_tokens, self.ranks)[self.rank]
+        weights = iter(example_weights(stage_E, weight_3))
+        weighted = [(unit, [next(weights) for _ in unit]) for unit in units]
 
         lr = learning_rate(self.step, self.steps, peak=task.lr, warmup_ratio=task.warmup_ratio)
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
-        sums = self._forward_backward(batch, micro_batches, weight_E)
+        sums = self._forward_backward(weighted)
         count_3 = count_stages(stage_E)
         loss_3 = self._stage_losses(sums, count_3)
         loss = global_loss(task.objective, loss_3, count_3, self.sigma.value_3, weight_3)
@@ -195,31 +204,50 @@ class StudentTraining:
             sigma_agg=sigma_agg,
             lr=lr,
             grad_norm=grad_norm,
-            tokens_per_second=sum(lengths) / seconds,
-            examples=len(batch),
+            tokens_per_second=sum(len(example.ids) for example in examples) / seconds,
+            examples=len(examples),
             seconds=seconds,
         )
         return self.last
 
-    def _forward_backward(
-        self, batch: Sequence[int], micro_batches: Sequence[MicroBatch], weight_E: Sequence[float]
-    ) -> Any:
-        """Gradients of this rank's micro-batches; (3,) fp32 sums of example NLLs by stage."""
+    def _units(self, chain: int) -> list[list[TokenExample]]:
+        """What is laid out together: a chain's examples where they are packed, else each alone."""
+        examples = [self.data.examples[index] for index in self.data.chains[chain]]
+        return [examples] if self.packed else [[example] for example in examples]
+
+    def _forward_backward(self, units: Sequence[tuple[list[TokenExample], list[float]]]) -> Any:
+        """Gradients of this rank's share; (3,) fp32 sums of example NLLs by stage.
+
+        units: of the global batch, with the weight of each example
+        """
         import torch
 
-        from steper_ray.training.student import collate
+        from steper_ray.training.batch import packed_batch, padded_batch
 
+        packed = self.packed
+        lengths = [
+            packed_length(prefix_tree([example.ids for example in unit])) for unit, _ in units
+        ]
+        micro_batches = cut_micro_batches(
+            lengths, self.task.micro_batch_tokens, self.ranks, padded=not packed
+        )[self.rank]
         sums = torch.zeros(3, device=self.device)
         for number, micro_batch in enumerate(micro_batches, 1):
-            examples = [self.data.examples[batch[i]] for i in micro_batch.examples]
+            chosen = [units[i] for i in micro_batch.units]
+            examples = [example for unit, _ in chosen for example in unit]
             counted = float(micro_batch.counted)
             # DeepSpeed averages gradients over the ranks; L is their sum.
-            weights = [self.ranks * counted * weight_E[i] for i in micro_batch.examples]
+            weights = [self.ranks * counted * weight for _, unit in chosen for weight in unit]
+            batch = (
+                packed_batch([unit for unit, _ in chosen], weights, self.pad, self.device)
+                if packed
+                else padded_batch(examples, weights, self.pad, self.device)
+            )
             self.engine.set_gradient_accumulation_boundary(number == len(micro_batches))
-            loss, nll_B = self.engine(*collate(examples, weights, self.pad, self.device))
+            loss, nll_E, _right_E = self.engine(batch)
             self.engine.backward(loss)
             stages = torch.tensor([example.stage for example in examples], device=self.device)
-            sums.index_add_(0, stages, nll_B * counted)
+            sums.index_add_(0, stages, nll_E * counted)
         return sums
 
     def _stage_losses(self, sums: Any, count_3: Sequence[int]) -> Triple:
@@ -316,7 +344,9 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
     training.export()
     assert training.last is not None
     data = training.data
-    return WorkerOutcome(training.last, data.stage_counts, data.dropped_passages)
+    return WorkerOutcome(
+        training.last, data.stage_counts, data.dropped_passages, training.separate_because
+    )
 
 
 def _report(training: StudentTraining, metrics: StepMetrics) -> None:

@@ -80,53 +80,50 @@ def test_an_unknown_stage_is_refused(tmp_path, write_stepwise):
 
 
 @given(
-    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=30),
+    chains=st.integers(1, 50),
     chains_per_batch=st.integers(1, 10),
     seed=st.integers(0, 3),
     epoch=st.integers(0, 3),
 )
-def test_an_epoch_has_every_example_once_and_keeps_chains_together(
-    sizes, chains_per_batch, seed, epoch
-):
-    chains, first = [], 0
-    for size in sizes:
-        chains.append(list(range(first, first + size)))
-        first += size
+def test_an_epoch_has_every_chain_once(chains, chains_per_batch, seed, epoch):
     batches = epoch_batches(chains, chains_per_batch, seed=seed, epoch=epoch)
-    assert len(batches) == steps_per_epoch(len(chains), chains_per_batch)
-    assert sorted(example for batch in batches for example in batch) == list(range(first))
-    for chain in chains:
-        assert sum(bool(set(chain) & set(batch)) for batch in batches) == 1
+    assert len(batches) == steps_per_epoch(chains, chains_per_batch)
+    assert sorted(chain for batch in batches for chain in batch) == list(range(chains))
+    assert all(len(batch) == chains_per_batch for batch in batches[:-1])
 
 
 def test_the_order_follows_seed_and_epoch():
-    chains = [[index] for index in range(50)]
     orders = {
-        tuple(epoch_batches(chains, 50, seed=seed, epoch=epoch)[0])
+        tuple(epoch_batches(50, 50, seed=seed, epoch=epoch)[0])
         for seed in (0, 1)
         for epoch in (0, 1)
     }
     assert len(orders) == 4
-    assert tuple(epoch_batches(chains, 50, seed=1, epoch=0)[0]) in orders
+    assert tuple(epoch_batches(50, 50, seed=1, epoch=0)[0]) in orders
 
 
 @given(
     lengths=st.lists(st.integers(2, 400), min_size=1, max_size=60),
     limit=st.integers(1, 2000),
     ranks=st.integers(1, 5),
+    padded=st.booleans(),
 )
-def test_every_example_counts_once_and_every_rank_has_as_many_micro_batches(lengths, limit, ranks):
-    dealt = cut_micro_batches(lengths, limit, ranks)
+def test_every_unit_counts_once_and_every_rank_has_as_many_micro_batches(
+    lengths, limit, ranks, padded
+):
+    dealt = cut_micro_batches(lengths, limit, ranks, padded=padded)
     assert len(dealt) == ranks
     assert len({len(micro_batches) for micro_batches in dealt}) == 1
-    counted = [i for rank in dealt for batch in rank if batch.counted for i in batch.examples]
+    counted = [i for rank in dealt for batch in rank if batch.counted for i in batch.units]
     assert sorted(counted) == list(range(len(lengths)))
     for batch in (batch for rank in dealt for batch in rank):
-        assert batch.examples
-        padded = len(batch.examples) * max(lengths[i] for i in batch.examples)
-        assert padded <= limit or len(batch.examples) == 1
+        assert batch.units
+        chosen = [lengths[i] for i in batch.units]
+        size = len(chosen) * max(chosen) if padded else sum(chosen)
+        assert size <= limit or len(chosen) == 1
 
 
 def test_work_is_shared_evenly():
     # A limit of 1,000 holds ten of these; two ranks share the twelve as six and six.
-    assert [len(rank[0].examples) for rank in cut_micro_batches([100] * 12, 1000, 2)] == [6, 6]
+    dealt = cut_micro_batches([100] * 12, 1000, 2, padded=True)
+    assert [len(rank[0].units) for rank in dealt] == [6, 6]

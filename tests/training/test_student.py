@@ -6,9 +6,11 @@ from transformers import AutoModelForCausalLM
 
 from steper_ray.reasoning.ircot import INSTRUCTION
 from steper_ray.toy.tokenizer import make_tokenizer
+from steper_ray.training.batch import packed_batch, padded_batch
 from steper_ray.training.data import cut_micro_batches, stepwise_files, tokenize_examples
 from steper_ray.training.objective import example_weights, stage_weights
-from steper_ray.training.student import collate, export_student, gather_weights, load_student
+from steper_ray.training.packing import packed_length, prefix_tree
+from steper_ray.training.student import export_student, gather_weights, load_student
 
 SIGMA = (0.7, 1.4, 0.9)
 
@@ -17,34 +19,52 @@ def load_examples(run_dir: Path):
     files = stepwise_files(run_dir / "stepwise")
     return tokenize_examples(
         files, make_tokenizer(), instruction=INSTRUCTION, max_prompt_tokens=1000
-    ).examples
+    )
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     ("micro_batch_tokens", "ranks", "checkpointing"),
     [(1, 1, False), (700, 1, True), (700, 3, False), (10**6, 1, False), (10**6, 20, False)],
 )
 def test_the_gradient_does_not_depend_on_the_cut(
-    tmp_path, write_stepwise, tiny_student, reference, micro_batch_tokens, ranks, checkpointing
+    tmp_path,
+    write_stepwise,
+    tiny_student,
+    reference,
+    micro_batch_tokens,
+    ranks,
+    checkpointing,
+    packed,
 ):
     written = write_stepwise(tmp_path, [3, 2, 4, 1])
-    examples = load_examples(tmp_path)
+    data = load_examples(tmp_path)
+    examples = data.examples
     expected = reference(AutoModelForCausalLM.from_pretrained(tiny_student), written, list(SIGMA))
 
     student = load_student(
-        str(tiny_student), dtype=torch.float32, gradient_checkpointing=checkpointing
+        str(tiny_student), dtype=torch.float32, gradient_checkpointing=checkpointing, packed=packed
     )
     stages = [example.stage for example in examples]
     weights = example_weights(stages, stage_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
     sums = torch.zeros(3)
-    for rank in cut_micro_batches([len(e.ids) for e in examples], micro_batch_tokens, ranks):
-        for batch in rank:
-            chosen = [examples[i] for i in batch.examples]
-            counted = float(batch.counted)
-            weight = [counted * weights[i] for i in batch.examples]
-            loss, nll = student(*collate(chosen, weight, 0, torch.device("cpu")))
+    units = data.chains if packed else [[i] for i in range(len(examples))]
+    lengths = [packed_length(prefix_tree([examples[i].ids for i in unit])) for unit in units]
+    for rank in cut_micro_batches(lengths, micro_batch_tokens, ranks, padded=not packed):
+        for micro_batch in rank:
+            chosen = [[examples[i] for i in units[u]] for u in micro_batch.units]
+            flat = [example for unit in chosen for example in unit]
+            counted = float(micro_batch.counted)
+            weight = [counted * weights[i] for u in micro_batch.units for i in units[u]]
+            device = torch.device("cpu")
+            batch = (
+                packed_batch(chosen, weight, 0, device)
+                if packed
+                else padded_batch(flat, weight, 0, device)
+            )
+            loss, nll, _ = student(batch)
             loss.backward()
-            sums.index_add_(0, torch.tensor([e.stage for e in chosen]), nll * counted)
+            sums.index_add_(0, torch.tensor([e.stage for e in flat]), nll * counted)
 
     counts = torch.tensor([stages.count(stage) for stage in range(3)])
     assert (sums / counts).tolist() == pytest.approx(expected.loss_3, abs=1e-5)
@@ -60,7 +80,9 @@ def test_the_export_replaces_what_was_there_and_keeps_the_base_dtype(tmp_path, t
     folder = tmp_path / "student"
     folder.mkdir()
     (folder / "old.txt").write_text("old")
-    student = load_student(str(base), dtype=torch.float32, gradient_checkpointing=False)
+    student = load_student(
+        str(base), dtype=torch.float32, gradient_checkpointing=False, packed=True
+    )
     weights = gather_weights(student.model, keep=True)
     export_student(weights, student.model.generation_config, str(base), folder, {"max_steps": 5})
 

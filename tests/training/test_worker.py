@@ -59,6 +59,7 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
         chains_per_batch=3,
         micro_batch_tokens=600,
         zero_stage=3,
+        packing=True,
         gradient_checkpointing=False,
         use_gpu=False,
         threads=1,
@@ -74,13 +75,13 @@ def start(task: WorkerTask) -> StudentTraining:
 
 
 @pytest.mark.usefixtures("only_rank")
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.parametrize(("zero_stage", "packing"), [(1, True), (2, True), (3, True), (3, False)])
 def test_every_zero_stage_trains_as_plain_torch_does(
-    tmp_path, write_stepwise, task, plain_training, zero_stage
+    tmp_path, write_stepwise, task, plain_training, zero_stage, packing
 ):
     examples = write_stepwise(tmp_path, [3, 2, 4])
     steps, _ = plain_training(task.model, examples, 3, lr=LR, sigma_lr=SIGMA_LR)
-    training = start(replace(task, zero_stage=zero_stage))
+    training = start(replace(task, zero_stage=zero_stage, packing=packing))
     for expected in steps:
         done = training.train_step()
         assert done.loss == pytest.approx(expected.loss, rel=1e-4)

@@ -31,6 +31,25 @@ def check_model(model: str, what: str) -> str:
     return model
 
 
+def model_size(model: str) -> tuple[int | None, int | None]:
+    """(parameters, bytes on disk) of a model folder's safetensors; (None, None) for a Hub name."""
+    from math import prod
+
+    from safetensors import safe_open
+
+    files = sorted(Path(model).expanduser().glob("*.safetensors"))
+    if not files:
+        return None, None
+    parameters = 0
+    for file in files:
+        with safe_open(file, framework="numpy") as weights:
+            parameters += sum(
+                prod(weights.get_slice(key).get_shape())
+                for key in weights.keys()  # noqa: SIM118
+            )
+    return parameters, sum(file.stat().st_size for file in files)
+
+
 def student_settings(reasoning: ReasoningConfig, corpus_version: str) -> dict[str, Any]:
     """What a trained student's folder carries so that it is asked as it was trained."""
     return {**reasoning.model_dump(), "corpus_version": corpus_version}

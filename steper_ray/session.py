@@ -22,7 +22,9 @@ def ray_session() -> Iterator[None]:
     bin_folder = str(Path(sys.executable).parent)
     if bin_folder not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", "")])
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS") or None
+    if address is None:
+        os.environ.pop("RAY_ADDRESS", None)  # Ray would take an empty one for an address
     if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         # A cluster for this command alone: its token lives and dies with the process. Ray reads the
         # variables when it is imported.

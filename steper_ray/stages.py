@@ -72,9 +72,12 @@ def run_train(config: "RunConfig", progress: StageProgress) -> list[str]:
     losses = " · ".join(
         f"{stage} {value:.4f}" for stage, value in summary.stage_losses.items() if value is not None
     )
+    layout = "chains packed by their common prefixes"
+    if summary.separate_because is not None:
+        layout = f"separate examples, not packed: {summary.separate_because}"
     return [
         f"{summary.steps:,} steps → {summary.student_dir}",
-        f"last losses: {losses}; σ: {sigma}",
+        f"last losses: {losses or f'{summary.loss:.4f}'}; σ: {sigma}; {layout}",
     ]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import Field, PositiveInt
 
-from steper_ray.models import carried_settings, check_model
+from steper_ray.models import carried_settings, check_model, model_size
 from steper_ray.questions import read_questions
 from steper_ray.retrieval import Retriever
 from steper_ray.section import Section
@@ -78,7 +78,7 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
         config.evaluation_dir / "report.html",
         title=f"steper_ray: {config.dir.name}",
         models={
-            name: ModelReport(_role(name), summary, *_size(models[name]))
+            name: ModelReport(_role(name), summary, *model_size(models[name]))
             for name, summary in summaries.items()
         },
         metrics_file=config.metrics_file,
@@ -115,22 +115,3 @@ def _write_summary(path: Path, summaries: "dict[str, Summary]") -> None:
 
 def _role(name: str) -> "Role":
     return name if name in ("student", "base", "teacher") else "other"  # type: ignore[return-value]
-
-
-def _size(model: str) -> tuple[int | None, int | None]:
-    """(parameters, bytes on disk) of a model folder's safetensors; (None, None) for a Hub name."""
-    from math import prod
-
-    from safetensors import safe_open
-
-    files = sorted(Path(model).expanduser().glob("*.safetensors"))
-    if not files:
-        return None, None
-    parameters = 0
-    for file in files:
-        with safe_open(file, framework="numpy") as weights:
-            parameters += sum(
-                prod(weights.get_slice(key).get_shape())
-                for key in weights.keys()  # noqa: SIM118
-            )
-    return parameters, sum(file.stat().st_size for file in files)

@@ -70,6 +70,16 @@ def render_target(rationale: str, *, forced: bool) -> str:
     return written + STEP_TERMINATOR
 
 
+def render_path(rationales: Sequence[str]) -> str:
+    """What a model that writes the whole reasoning at once should write after the first step's prompt.
+
+    rationales: r_1 … r_S. Cut at its first terminator it reads like the target of a single step.
+    """
+    first, *others = rationales
+    lines = [f" {first}", *(f"Step {s}: {r}" for s, r in enumerate(others, 2)), ""]
+    return STEP_TERMINATOR.join(lines)
+
+
 def fit_prompt(
     question: str,
     passages: Sequence[Passage],

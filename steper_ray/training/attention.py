@@ -43,7 +43,10 @@ class Split:
 def split_row(row: PackedRow) -> Split:
     """Cut a row so that every block sees whole segments."""
     limits = row.limit_BB
-    blocks, segments, paths, masks = [], [], [], []
+    blocks: list[int] = []
+    segments: list[int] = []
+    paths: list[list[int]] = []
+    masks: list[Tensor | None] = []
     first_segment: list[int] = []
     cuts_of: list[list[int]] = []
     for block in range(len(limits)):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.ircot import fit_prompt
+from steper_ray.reasoning.ircot import ANSWER_FLAG, fit_prompt, render_path
 from steper_ray.schema import STAGES, STEP_EXAMPLE_SCHEMA, Passage
 
 if TYPE_CHECKING:
@@ -128,12 +128,18 @@ def tokenize_examples(
     *,
     instruction: str,
     max_prompt_tokens: int,
+    stages: Sequence[str] = STAGES,
+    whole_path: bool = False,
 ) -> TokenizedData:
     """Render, fit and tokenize every example, with the prompt code the engines use.
 
     files:             from `stepwise_files`
     tokenizer:         the student's
     max_prompt_tokens: longer prompts lose whole passages, oldest first; the target is never cut
+    stages:            examples of other stages are left out
+    whole_path:        one example a chain instead, for `vanilla-kd`: all passages, then the whole path
+
+    Raises InputError if a stage that is asked for has no example.
     """
     import numpy as np
 
@@ -144,25 +150,57 @@ def tokenize_examples(
     examples: list[TokenExample] = []
     dropped = 0
     for row in _read(files):
+        if row["stage"] not in (("agg",) if whole_path else stages):
+            continue
+        reasoning, target, forced = row["reasoning"], row["target"], row["forced"]
+        if whole_path:
+            last = f"{ANSWER_FLAG if forced else ''}{target}".strip()
+            reasoning, target, forced = [], render_path([*reasoning, last]), False
         prompt = fit_prompt(
             row["question"],
             [Passage(**passage) for passage in row["passages"]],
-            row["reasoning"],
-            forced=row["forced"],
+            reasoning,
+            forced=forced,
             instruction=instruction,
             max_tokens=max_prompt_tokens,
             count_tokens=lambda text: len(encode(text)),
         )
         dropped += prompt.dropped_passages
-        target = tokenizer(row["target"], add_special_tokens=False)["input_ids"]
-        ids = np.array([*encode(prompt.text), *target], dtype=np.int32)
+        wanted = tokenizer(target, add_special_tokens=False)["input_ids"]
+        ids = np.array([*encode(prompt.text), *wanted], dtype=np.int32)
         stage = STAGES.index(row["stage"])
-        examples.append(TokenExample(row["chain_id"], row["step"], stage, ids, len(target)))
+        examples.append(TokenExample(row["chain_id"], row["step"], stage, ids, len(wanted)))
+    present = {STAGES[example.stage] for example in examples}
+    for name in ("agg",) if whole_path else stages:
+        if name not in present:
+            raise InputError(
+                f"{files[0].parent}: no example of stage {name!r} among the step-wise examples; leave it "
+                "out of train.stages, or build from questions that need more steps"
+            )
     examples.sort(key=lambda example: (example.chain_id, example.step))
     chains: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
         chains.setdefault(example.chain_id, []).append(index)
     return TokenizedData(examples, list(chains.values()), dropped)
+
+
+def check_examples(examples: Sequence[TokenExample], *, vocabulary: int, positions: int) -> None:
+    """Raises InputError for an example that the model cannot take.
+
+    vocabulary: rows of its embedding; positions: most tokens it was made for
+    """
+    for example in examples:
+        where = f"chain {example.chain_id}, step {example.step}"
+        if len(example.ids) > positions:
+            raise InputError(
+                f"train.model: {where} has {len(example.ids):,} tokens, {example.target_tokens:,} of them "
+                f"its target, but the model takes {positions:,}; lower reasoning.max_prompt_tokens"
+            )
+        if int(example.ids.max()) >= vocabulary:
+            raise InputError(
+                f"train.model: {where} has token {int(example.ids.max())}, but the model knows only "
+                f"{vocabulary:,}; the folder's tokenizer belongs to another model"
+            )
 
 
 def steps_per_epoch(chains: int, chains_per_batch: int) -> int:

@@ -45,7 +45,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part = slice(start, start + chunk)
             hidden, wanted = hidden_PH[part], wanted_P[part, None]
             logits = linear(hidden, head_VH, bias_V).float().mul_(scale)
-            slope = scale
+            slope: Tensor | float = scale
             if softcap is not None:
                 capped = logits.div_(softcap).tanh_()
                 slope = (1 - capped.square()) * scale
@@ -109,7 +109,7 @@ def linear_cross_entropy(
     wanted token was the likeliest, both without.
     """
     rows = chunk or max(1, CHUNK_LOGITS // len(head_VH))
-    loss, nll_P, right_P = _LinearCrossEntropy.apply(
+    loss, nll_P, right_P = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden_PH, head_VH, bias_V, wanted_P, weight_P, scale, softcap, rows
     )
     return loss, nll_P, right_P

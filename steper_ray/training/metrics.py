@@ -24,6 +24,10 @@ class StepMetrics:
     L_init: float | None
     L_exp: float | None
     L_agg: float | None
+    accuracy_init: float | None
+    """Share of the target tokens that were the likeliest, teacher-forced; mean over the examples."""
+    accuracy_exp: float | None
+    accuracy_agg: float | None
     sigma_init: float
     """σ after this step's update."""
     sigma_exp: float

@@ -1,11 +1,13 @@
 """What is minimised: one loss per stage, and how the three become one (StepER, section 3.3).
 
 L_j is the mean, over the examples of stage j in the global batch, of each example's token-mean
-negative log-likelihood, in nats. The three modes:
+negative log-likelihood, in nats. The modes:
 
     difficulty   L = Σ_j [ L_j / (2σ_j²) + log σ_j ], σ learned (Kendall et al. 2018, equation 7)
     uniform      L = ⅓ Σ_j L_j
     fixed        L = Σ_j λ_j L_j, λ normalised to sum 1
+    vanilla-kd   the baseline: one example a chain, its whole path from all its passages; L is the mean
+                 of the examples' token-mean losses. It has no stages; here all are counted as the last
 
 A stage that no example of the global batch belongs to contributes nothing, log σ_j included.
 
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-Mode = Literal["difficulty", "uniform", "fixed"]
+Mode = Literal["difficulty", "uniform", "fixed", "vanilla-kd"]
 Triple = tuple[float, float, float]
 
 ADAM_BETAS: Final = (0.9, 0.999)
@@ -40,6 +42,8 @@ def stage_weights(mode: Mode, sigma_3: Triple, lambda_3: Triple) -> Triple:
     """
     if mode == "uniform":
         return (1 / 3, 1 / 3, 1 / 3)
+    if mode == "vanilla-kd":
+        return (0.0, 0.0, 1.0)
     if mode == "fixed":
         init, exp, agg = lambda_3
         total = init + exp + agg

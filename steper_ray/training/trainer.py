@@ -6,6 +6,8 @@ which Ray Train keeps its checkpoints.
 """
 
 import hashlib
+import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +24,9 @@ from pydantic import (
     model_validator,
 )
 
-from steper_ray.errors import StageError, find_steper_error
-from steper_ray.models import check_model, student_settings
+from steper_ray.errors import InputError, StageError, find_steper_error
+from steper_ray.models import check_model, model_size, student_settings
+from steper_ray.schema import STAGES, Stage
 from steper_ray.section import Section
 
 if TYPE_CHECKING:
@@ -38,8 +41,11 @@ class TrainConfig(Section):
 
     model: str = ""
     """The base student: a Hugging Face folder, or a name on the Hub."""
-    objective: Literal["difficulty", "uniform", "fixed"] = "difficulty"
-    """How the three stage losses become one: learned σ, one third each, or `fixed_weights`."""
+    objective: Literal["difficulty", "uniform", "fixed", "vanilla-kd"] = "difficulty"
+    """How the three stage losses become one: learned σ, one third each, or `fixed_weights`. `vanilla-kd`
+    is the baseline: each chain's whole path at once, no stages."""
+    stages: tuple[Stage, ...] = STAGES
+    """Stages whose examples are trained on."""
     fixed_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (1.0, 1.0, 1.0)
     """λ of init, exp and agg for `fixed`; scaled to sum 1."""
     sigma_init: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
@@ -90,6 +96,8 @@ class TrainConfig(Section):
             raise ValueError("fixed_weights are all 0; give at least one stage some weight")
         if not all(self.sigma_min <= sigma <= self.sigma_max for sigma in self.sigma_init):
             raise ValueError("sigma_init must lie between sigma_min and sigma_max")
+        if not self.stages or len(set(self.stages)) < len(self.stages):
+            raise ValueError("stages must name at least one stage, and none twice")
         return self
 
 
@@ -124,6 +132,7 @@ def train(config: "RunConfig") -> TrainSummary:
 
     check_model(config.train.model, "train.model")
     files = stepwise_files(config.stepwise_dir)
+    check_storage(config)
     started = time.monotonic()
     outcome = _run(config, files)
     last = outcome.last
@@ -138,6 +147,32 @@ def train(config: "RunConfig") -> TrainSummary:
         separate_because=outcome.separate_because,
         student_dir=config.student_dir,
     )
+
+
+def check_storage(config: "RunConfig") -> None:
+    """Raises InputError if the run folder cannot hold the checkpoints and the student.
+
+    A checkpoint has up to four fp32 numbers for each parameter (weight, master, Adam's two moments), and
+    one more is being written while the oldest still stands. A model on the Hub is not looked at.
+    """
+    folder = config.dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"run.dir: cannot write to {folder}: {error.strerror}") from None
+    parameters, size = model_size(config.train.model)
+    if parameters is None or size is None:
+        return
+    needed = 16 * parameters * (config.train.num_to_keep + 1) + size
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"run.dir: {folder} has {free / 1e9:,.1f} GB free, training takes up to {needed / 1e9:,.1f} GB "
+            f"for {config.train.num_to_keep + 1} checkpoints and the student; make room or lower "
+            "train.num_to_keep"
+        )
 
 
 def read_corpus_version(chains_dir: Path) -> str:
@@ -158,7 +193,7 @@ def _run(config: "RunConfig", files: Sequence[Path]) -> "WorkerOutcome":
     from steper_ray.training.worker import run_worker
 
     section = config.train
-    task = _task(config, files)
+    task = worker_task(config, files)
     # Loosely typed: Ray annotates neither loops without an argument nor results of loops.
     loop: Any = partial(run_worker, task)
     trainer = TorchTrainer(
@@ -195,7 +230,7 @@ def _run(config: "RunConfig", files: Sequence[Path]) -> "WorkerOutcome":
     return outcome
 
 
-def _task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
+def worker_task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
     from steper_ray.training.worker import WorkerTask
 
     section = config.train
@@ -210,6 +245,7 @@ def _task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
         max_prompt_tokens=config.reasoning.max_prompt_tokens,
         student_settings=student_settings(config.reasoning, read_corpus_version(config.chains_dir)),
         objective=section.objective,
+        stages=section.stages,
         fixed_weights=section.fixed_weights,
         sigma_init=section.sigma_init,
         sigma_lr=section.sigma_lr,

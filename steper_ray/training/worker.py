@@ -14,23 +14,25 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import StageError
+from steper_ray.schema import Stage
 from steper_ray.session import redirect_output
 from steper_ray.training.data import (
     TokenExample,
     TokenizedData,
+    check_examples,
     cut_micro_batches,
     epoch_batches,
     steps_per_epoch,
     tokenize_examples,
 )
 from steper_ray.training.deepspeed_config import ZeroStage, deepspeed_config, learning_rate
-from steper_ray.training.metrics import METRICS_FILE, MetricsWriter, StepMetrics
+from steper_ray.training.metrics import MetricsWriter, StepMetrics
 from steper_ray.training.objective import (
     Mode,
     Sigma,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from steper_ray.training.student import StudentLoss
 
 STATE_FILE: Final = "state.json"
+BAD_BATCH_FILE: Final = "bad_batch.json"
 SHARDS_TAG: Final = "zero"
 
 
@@ -63,6 +66,7 @@ class WorkerTask:
     student_settings: dict[str, Any]
     """What is written beside the student as `steper.json`."""
     objective: Mode
+    stages: tuple[Stage, ...]
     fixed_weights: Triple
     sigma_init: Triple
     sigma_lr: float
@@ -112,7 +116,8 @@ class StudentTraining:
         self.task, self.rank, self.ranks, self.device = task, rank, ranks, device
         tokenizer = AutoTokenizer.from_pretrained(task.model)
         self.pad = tokenizer.pad_token_id or 0
-        obstacle = packing_obstacle(AutoConfig.from_pretrained(task.model))
+        config = AutoConfig.from_pretrained(task.model).get_text_config()
+        obstacle = packing_obstacle(config)
         self.separate_because = obstacle if task.packing else "train.packing is false"
         self.packed = self.separate_because is None
         self.data: TokenizedData = tokenize_examples(
@@ -120,10 +125,17 @@ class StudentTraining:
             tokenizer,
             instruction=task.instruction,
             max_prompt_tokens=task.max_prompt_tokens,
+            stages=task.stages,
+            whole_path=task.objective == "vanilla-kd",
+        )
+        check_examples(
+            self.data.examples,
+            vocabulary=config.vocab_size,
+            positions=config.max_position_embeddings,
         )
         self.steps_per_epoch = steps_per_epoch(len(self.data.chains), task.chains_per_batch)
         self.steps = self.steps_per_epoch * task.epochs
-        config = deepspeed_config(
+        ds_config = deepspeed_config(
             zero_stage=task.zero_stage,
             bf16=task.use_gpu,
             lr=task.lr,
@@ -136,10 +148,10 @@ class StudentTraining:
             dtype=torch.bfloat16 if task.use_gpu else torch.float32,
             gradient_checkpointing=task.gradient_checkpointing,
             packed=self.packed,
-            zero3=config if task.zero_stage == 3 else None,
+            zero3=ds_config if task.zero_stage == 3 else None,
         )
         self.engine, *_ = deepspeed.initialize(
-            model=student, model_parameters=student.parameters(), config=config
+            model=student, model_parameters=student.parameters(), config=ds_config
         )
         self.sigma = Sigma(
             task.sigma_init, lr=task.sigma_lr, lowest=task.sigma_min, highest=task.sigma_max
@@ -170,26 +182,27 @@ class StudentTraining:
             group["lr"] = lr
         sums = self._forward_backward(weighted)
         count_3 = count_stages(stage_E)
-        loss_3 = self._stage_losses(sums, count_3)
+        loss_3, accuracy_3 = self._stage_means(sums, count_3)
         loss = global_loss(task.objective, loss_3, count_3, self.sigma.value_3, weight_3)
         if not math.isfinite(loss):
             raise StageError(
-                f"train: the loss of step {self.step + 1} is {loss}; lower train.lr, and see "
-                f"{Path(task.training_dir) / METRICS_FILE} for the steps before"
+                f"train: the loss of step {self.step + 1} is {loss}; lower train.lr; "
+                f"{self._write_bad_batch(examples)} has the examples, and the last checkpoint is kept"
             )
         engine.step()
         grad_norm = float(engine.get_global_grad_norm())
         if not math.isfinite(grad_norm):
             raise StageError(
-                f"train: the gradient of step {self.step + 1} is not finite; lower train.lr"
+                f"train: the gradient of step {self.step + 1} is not finite; lower train.lr; "
+                f"{self._write_bad_batch(examples)} has the examples, and the last checkpoint is kept"
             )
         if task.objective == "difficulty":
             self.sigma.update(loss_3, [count > 0 for count in count_3])
         self.step += 1
         seconds = time.monotonic() - started
-        L_init, L_exp, L_agg = (
-            stage_loss if count else None for stage_loss, count in zip(loss_3, count_3, strict=True)
-        )
+        shown_3 = [count > 0 and task.objective != "vanilla-kd" for count in count_3]
+        L_init, L_exp, L_agg = _where(shown_3, loss_3)
+        accuracy_init, accuracy_exp, accuracy_agg = _where(shown_3, accuracy_3)
         sigma_init, sigma_exp, sigma_agg = self.sigma.value_3
         self.last = StepMetrics(
             step=self.step,
@@ -199,6 +212,9 @@ class StudentTraining:
             L_init=L_init,
             L_exp=L_exp,
             L_agg=L_agg,
+            accuracy_init=accuracy_init,
+            accuracy_exp=accuracy_exp,
+            accuracy_agg=accuracy_agg,
             sigma_init=sigma_init,
             sigma_exp=sigma_exp,
             sigma_agg=sigma_agg,
@@ -216,7 +232,7 @@ class StudentTraining:
         return [examples] if self.packed else [[example] for example in examples]
 
     def _forward_backward(self, units: Sequence[tuple[list[TokenExample], list[float]]]) -> Any:
-        """Gradients of this rank's share; (3,) fp32 sums of example NLLs by stage.
+        """Gradients of this rank's share; (2, 3) fp32 sums of NLL and accuracy of examples by stage.
 
         units: of the global batch, with the weight of each example
         """
@@ -231,7 +247,7 @@ class StudentTraining:
         micro_batches = cut_micro_batches(
             lengths, self.task.micro_batch_tokens, self.ranks, padded=not packed
         )[self.rank]
-        sums = torch.zeros(3, device=self.device)
+        sums = torch.zeros(2, 3, device=self.device)
         for number, micro_batch in enumerate(micro_batches, 1):
             chosen = [units[i] for i in micro_batch.units]
             examples = [example for unit, _ in chosen for example in unit]
@@ -244,21 +260,31 @@ class StudentTraining:
                 else padded_batch(examples, weights, self.pad, self.device)
             )
             self.engine.set_gradient_accumulation_boundary(number == len(micro_batches))
-            loss, nll_E, _right_E = self.engine(batch)
+            loss, nll_E, right_E = self.engine(batch)
             self.engine.backward(loss)
             stages = torch.tensor([example.stage for example in examples], device=self.device)
-            sums.index_add_(0, stages, nll_E * counted)
+            sums.index_add_(1, stages, torch.stack([nll_E, right_E]) * counted)
         return sums
 
-    def _stage_losses(self, sums: Any, count_3: Sequence[int]) -> Triple:
-        """L_j of the global batch, 0 for an absent stage, the same on every rank."""
+    def _write_bad_batch(self, examples: Sequence[TokenExample]) -> Path:
+        """Name the examples of a global batch whose loss is no number."""
+        file = Path(self.task.training_dir) / BAD_BATCH_FILE
+        if self.rank == 0:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            ids = [f"{example.chain_id}/{example.step}" for example in examples]
+            content = json.dumps({"step": self.step + 1, "examples": ids}, indent=2)
+            file.write_text(content + "\n", encoding="utf-8")
+        return file
+
+    def _stage_means(self, sums: Any, count_3: Sequence[int]) -> tuple[Triple, Triple]:
+        """L_j and accuracy of the global batch, 0 for an absent stage, the same on every rank."""
+        import torch
         import torch.distributed as dist
 
         dist.all_reduce(sums)
-        init, exp, agg = (
-            total / max(1, count) for total, count in zip(sums.tolist(), count_3, strict=True)
-        )
-        return (init, exp, agg)
+        counts = torch.tensor(count_3, device=sums.device).clamp(min=1)
+        (init, exp, agg), (right_init, right_exp, right_agg) = (sums / counts).tolist()
+        return (init, exp, agg), (right_init, right_exp, right_agg)
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint."""
@@ -297,6 +323,10 @@ class StudentTraining:
             export_student(
                 weights, model.generation_config, task.model, folder, task.student_settings
             )
+
+
+def _where(shown_3: Sequence[bool], value_3: Triple) -> Iterator[float | None]:
+    return (value if shown else None for value, shown in zip(value_3, shown_3, strict=True))
 
 
 def prepare_process(task: WorkerTask) -> None:

@@ -42,8 +42,10 @@ def row():
 def attend(row, packed, groups):
     torch.manual_seed(0)
     tokens = len(row.ids_T)
-    query = torch.randn(1, 4, tokens, 16, requires_grad=True)
-    key, value = (torch.randn(1, 4 // groups, tokens, 16, requires_grad=True) for _ in "kv")
+    heads = (4, 4 // groups, 4 // groups)
+    query, key, value = (torch.randn(1, count, tokens, 16) for count in heads)
+    for tensor in (query, key, value):
+        tensor.requires_grad = torch.is_grad_enabled()
     if packed is None:
         output = torch.nn.functional.scaled_dot_product_attention(
             query,

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.ircot import INSTRUCTION
+from steper_ray.reasoning.ircot import INSTRUCTION, render_prompt
 from steper_ray.schema import STEP_EXAMPLE_SCHEMA
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.data import (
+    check_examples,
     cut_micro_batches,
     epoch_batches,
     steps_per_epoch,
@@ -19,12 +20,13 @@ from steper_ray.training.data import (
 )
 
 
-def tokenize(folder: Path, max_prompt_tokens: int = 1000):
+def tokenize(folder: Path, max_prompt_tokens: int = 1000, **choice):
     return tokenize_examples(
         stepwise_files(folder),
         make_tokenizer(),
         instruction=INSTRUCTION,
         max_prompt_tokens=max_prompt_tokens,
+        **choice,
     )
 
 
@@ -52,6 +54,42 @@ def test_too_long_a_prompt_loses_its_oldest_passages(tmp_path, write_stepwise):
     assert source.passages[0].text not in text
     assert all(passage.text in text for passage in source.passages[1:])
     assert text.endswith(source.target)
+
+
+def test_a_whole_path_is_one_example_a_chain_and_begins_like_its_first_step(
+    tmp_path, write_stepwise
+):
+    written = write_stepwise(tmp_path, [3, 1])
+    data = tokenize(tmp_path / "stepwise", whole_path=True)
+    first, second = (make_tokenizer().decode(example.ids) for example in data.examples)
+    r_1, r_2, r_3 = (example.target.strip() for example in written[:3])
+    assert first == (
+        render_prompt(written[2].question, written[2].passages)
+        + f" {r_1}\nStep 2: {r_2}\nStep 3: {r_3}\n"
+    )
+    assert second == written[3].prompt + written[3].target
+    assert data.chains == [[0], [1]]
+
+
+def test_only_the_stages_asked_for_are_read(tmp_path, write_stepwise):
+    write_stepwise(tmp_path, [3, 1, 4])
+    data = tokenize(tmp_path / "stepwise", stages=("init", "exp"))
+    assert data.stage_counts == {"init": 2, "exp": 3, "agg": 0}
+    write_stepwise(tmp_path, [2, 2])
+    assert tokenize(tmp_path / "stepwise", stages=("init",)).stage_counts["init"] == 2
+    with pytest.raises(InputError, match="no example of stage 'exp'"):
+        tokenize(tmp_path / "stepwise")
+
+
+def test_what_the_model_cannot_take_is_refused(tmp_path, write_stepwise):
+    write_stepwise(tmp_path, [3])
+    examples = tokenize(tmp_path / "stepwise").examples
+    longest = max(len(example.ids) for example in examples)
+    check_examples(examples, vocabulary=100_000, positions=longest)
+    with pytest.raises(InputError, match=f"chain c0000, step 3 has {longest} tokens"):
+        check_examples(examples, vocabulary=100_000, positions=longest - 1)
+    with pytest.raises(InputError, match="the model knows only 300"):
+        check_examples(examples, vocabulary=300, positions=longest)
 
 
 def test_a_missing_column_names_the_file_and_the_column(tmp_path):

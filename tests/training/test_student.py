@@ -1,16 +1,33 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+)
 
 from steper_ray.reasoning.ircot import INSTRUCTION
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.batch import packed_batch, padded_batch
-from steper_ray.training.data import cut_micro_batches, stepwise_files, tokenize_examples
+from steper_ray.training.data import (
+    TokenExample,
+    cut_micro_batches,
+    stepwise_files,
+    tokenize_examples,
+)
 from steper_ray.training.objective import example_weights, stage_weights
 from steper_ray.training.packing import packed_length, prefix_tree
-from steper_ray.training.student import export_student, gather_weights, load_student
+from steper_ray.training.student import (
+    StudentLoss,
+    export_student,
+    gather_weights,
+    load_student,
+)
 
 SIGMA = (0.7, 1.4, 0.9)
 
@@ -71,6 +88,33 @@ def test_the_gradient_does_not_depend_on_the_cut(
     for name, parameter in student.model.named_parameters():
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, expected.gradients[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(tie_word_embeddings=False),
+        Gemma2Config(head_dim=16, final_logit_softcapping=2.0, query_pre_attn_scalar=16),
+        CohereConfig(logit_scale=0.25),
+        GraniteConfig(logits_scaling=4.0),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_whatever_a_model_does_behind_its_head_is_in_the_loss(config):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    for name, value in (sizes | {"num_attention_heads": 2, "num_key_value_heads": 1}).items():
+        setattr(config, name, value)
+    config.pad_token_id, config.layer_types = 0, ["full_attention"] * 2
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(20)  # so that caps and scales matter
+    ids = np.arange(3, 20, dtype=np.int32)
+    batch = padded_batch([TokenExample("c", 1, 0, ids, 6)], [1.0], 0, torch.device("cpu"))
+    logits = model(torch.from_numpy(ids)[None].long()).logits[0, -7:-1]
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids[-6:]).long())
+    loss, _, _ = StudentLoss(model)(batch)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_export_replaces_what_was_there_and_keeps_the_base_dtype(tmp_path, tiny_student):

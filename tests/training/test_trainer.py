@@ -1,19 +1,30 @@
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import RunConfig
 from steper_ray.errors import InputError
 from steper_ray.models import carried_settings
-from steper_ray.training.trainer import TrainConfig, read_corpus_version, train
+from steper_ray.training.trainer import (
+    TrainConfig,
+    check_storage,
+    read_corpus_version,
+    train,
+)
 
 LR, SIGMA_LR, STEPS = 2e-3, 0.1, 3
 
@@ -59,6 +70,22 @@ def test_input_is_checked_before_any_worker_starts(tmp_path, tiny_student):
         train(run_config(tmp_path, model=str(tmp_path)))
     with pytest.raises(InputError, match="stepwise: no Parquet files"):
         train(run_config(tmp_path, model=str(tiny_student)))
+
+
+def test_a_full_disk_is_noticed_before_any_worker_starts(
+    tmp_path, tiny_student, write_stepwise, monkeypatch
+):
+    write_stepwise(tmp_path, [2, 3])
+    full = SimpleNamespace(total=10**9, used=10**9, free=10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: full)
+    with pytest.raises(InputError, match=r"has 0\.0 GB free, training takes up to"):
+        train(run_config(tmp_path, model=str(tiny_student)))
+
+
+def test_a_folder_that_cannot_be_written_is_noticed(tmp_path, tiny_student):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"run\.dir: cannot write to .*file/run"):
+        check_storage(run_config(tmp_path / "file" / "run", model=str(tiny_student)))
 
 
 def test_corpus_version_comes_with_the_chains(tmp_path, write_stepwise):
@@ -111,19 +138,62 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     torch.testing.assert_close(student(ids).logits, model(ids).logits, atol=2e-2, rtol=0)
 
 
-def kill_a_worker_after_a_checkpoint(config: RunConfig, killed: list[int]) -> None:
-    """Kills one training worker as soon as Ray Train has taken note of a checkpoint."""
+@pytest.mark.engine
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_job_goes_on_when_the_same_command_is_given_again(
+    tmp_path, write_stepwise, tiny_student, plain_training
+):
+    examples = write_stepwise(tmp_path, [2, 3, 4, 1, 2, 3])
+    expected, _ = plain_training(tiny_student, examples, STEPS, lr=LR, sigma_lr=SIGMA_LR)
+    config = small_run(tmp_path, tiny_student, checkpoint_every_steps=1, num_to_keep=9)
+    file = tmp_path / "run.yaml"
+    sections = {"run": {"dir": str(tmp_path)}, "train": config.train.model_dump(mode="json")}
+    file.write_text(yaml.safe_dump(sections))
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as ray:
+        job = subprocess.Popen(
+            [sys.executable, "-m", "steper_ray.cli", "train", "--config", str(file)],
+            env={**os.environ, "RAY_TMPDIR": ray, "RAY_ADDRESS": ""},
+            stdout=subprocess.DEVNULL,
+        )
+        await_checkpoint(config)
+        family = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
+        for process in family:
+            process.kill()
+        job.wait()
+        psutil.wait_procs(family, timeout=20)
+    assert not config.student_dir.exists()
+
+    train(config)
+    states = config.dir.glob("checkpoints/*/checkpoint_*/state.json")
+    saved = [json.loads(state.read_text())["last"]["step"] for state in states]
+    assert saved.count(1) == 1, "the job began again instead of going on"
+    assert len(list(config.dir.glob("checkpoints/train-*"))) == 1
+    lines = metrics_of(config)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert [line["loss"] for line in lines] == pytest.approx([s.loss for s in expected], rel=1e-4)
+    assert config.student_dir.is_dir()
+
+
+def await_checkpoint(config: RunConfig) -> None:
+    """Returns as soon as Ray Train has taken note of a checkpoint."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         notes = config.dir.glob("checkpoints/*/checkpoint_manager_snapshot.json")
         # A folder is named after its date, so after a year.
         if any("checkpoint_2" in note.read_text() for note in notes):
-            for process in psutil.Process().children(recursive=True):
-                if "RayTrainWorker" in " ".join(process.cmdline()):
-                    process.kill()
-                    killed.append(process.pid)
-                    return
+            return
         time.sleep(0.05)
+    raise TimeoutError("no checkpoint")
+
+
+def kill_a_worker_after_a_checkpoint(config: RunConfig, killed: list[int]) -> None:
+    """Kills one training worker as soon as there is something to go on from."""
+    await_checkpoint(config)
+    for process in psutil.Process().children(recursive=True):
+        if "RayTrainWorker" in " ".join(process.cmdline()):
+            process.kill()
+            killed.append(process.pid)
+            return
 
 
 def metrics_of(config: RunConfig) -> list[dict[str, Any]]:

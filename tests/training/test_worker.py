@@ -1,15 +1,20 @@
 """DeepSpeed in this process, as the only rank; several ranks are tested in test_trainer.py."""
 
+import json
 import os
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from steper_ray.errors import StageError
-from steper_ray.reasoning.ircot import INSTRUCTION
+from steper_ray.reasoning.ircot import INSTRUCTION, render_prompt
+from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.data import stepwise_files
+from steper_ray.training.student import gather_weights
 from steper_ray.training.worker import StudentTraining, WorkerTask, prepare_process
 
 pytestmark = pytest.mark.engine
@@ -46,6 +51,7 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
         max_prompt_tokens=1000,
         student_settings={},
         objective="difficulty",
+        stages=("init", "exp", "agg"),
         fixed_weights=(1.0, 1.0, 1.0),
         sigma_init=(1.0, 1.0, 1.0),
         sigma_lr=SIGMA_LR,
@@ -72,6 +78,12 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
 
 def start(task: WorkerTask) -> StudentTraining:
     return StudentTraining(task, 0, 1, torch.device("cpu"))
+
+
+def gather_and_save(training: StudentTraining, folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(training.task.model)
+    model.load_state_dict(gather_weights(training.engine.module.model, keep=True), strict=False)
+    model.save_pretrained(folder)
 
 
 @pytest.mark.usefixtures("only_rank")
@@ -124,18 +136,73 @@ def test_uniform_leaves_sigma_alone(task):
 
 
 @pytest.mark.usefixtures("only_rank")
+def test_accuracy_is_the_share_of_target_tokens_that_were_the_likeliest(
+    tmp_path, task, write_stepwise
+):
+    written = write_stepwise(tmp_path, [3, 2, 4])
+    first = start(replace(task, epochs=60))
+    for _ in range(3):  # until some tokens are right and some are not
+        first.train_step()
+    gather_and_save(first, tmp_path / "trained")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "trained")
+    tokenizer = make_tokenizer()
+    shares: dict[str, list[float]] = {}
+    for example in written:
+        prompt = tokenizer(example.prompt)["input_ids"]
+        target = tokenizer(example.target)["input_ids"]
+        with torch.no_grad():
+            likeliest = model(torch.tensor([prompt + target])).logits[0].argmax(-1)
+        right = likeliest[len(prompt) - 1 : -1] == torch.tensor(target)
+        shares.setdefault(example.stage, []).append(right.float().mean().item())
+    done = first.train_step()
+    expected = [sum(shares[stage]) / len(shares[stage]) for stage in ("init", "exp", "agg")]
+    assert all(0 < share < 1 for share in expected)
+    found = [done.accuracy_init, done.accuracy_exp, done.accuracy_agg]
+    assert found == pytest.approx(expected, abs=0.03)  # a tie may fall either way
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_vanilla_kd_is_the_mean_over_whole_paths(tmp_path, task, write_stepwise):
+    written = write_stepwise(tmp_path, [3, 2, 4])
+    model = AutoModelForCausalLM.from_pretrained(task.model)
+    tokenizer = make_tokenizer()
+    losses = []
+    for last, steps in ((written[2], 3), (written[4], 2), (written[8], 4)):
+        lines = [*last.reasoning, last.target.strip()]
+        assert len(lines) == steps
+        path = f" {lines[0]}\n" + "".join(f"Step {s}: {r}\n" for s, r in enumerate(lines[1:], 2))
+        prompt = tokenizer(render_prompt(last.question, last.passages))["input_ids"]
+        target = tokenizer(path)["input_ids"]
+        logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(target)))
+    expected = torch.stack(losses).mean()
+    expected.backward()
+    squares = sum(float(p.grad.double().square().sum()) for p in model.parameters())
+    done = start(replace(task, objective="vanilla-kd")).train_step()
+    assert done.loss == pytest.approx(expected.item(), rel=1e-5)
+    assert done.grad_norm == pytest.approx(squares**0.5, rel=1e-3)
+    assert (done.L_init, done.L_exp, done.L_agg) == (None, None, None)
+    assert done.examples == 3
+    assert done.sigma_agg == 1.0
+
+
+@pytest.mark.usefixtures("only_rank")
 def test_an_absent_stage_is_null_and_its_sigma_stays(tmp_path, task, write_stepwise):
     write_stepwise(tmp_path, [2, 2])
-    done = start(task).train_step()
+    done = start(replace(task, stages=("init", "agg"))).train_step()
     assert done.L_exp is None
     assert done.sigma_exp == 1.0
     assert done.sigma_init != 1.0
 
 
 @pytest.mark.usefixtures("only_rank")
-def test_a_loss_that_is_no_number_ends_the_run(task):
+def test_a_loss_that_is_no_number_ends_the_run_and_names_its_examples(tmp_path, task):
     training = start(replace(task, zero_stage=1))
     with torch.no_grad():
         next(training.engine.module.parameters()).fill_(float("nan"))
-    with pytest.raises(StageError, match="loss of step 1 is nan"):
+    with pytest.raises(StageError, match=r"loss of step 1 is nan.*bad_batch\.json"):
         training.train_step()
+    bad = json.loads((tmp_path / "training" / "bad_batch.json").read_text())
+    assert bad["step"] == 1
+    assert len(bad["examples"]) == 9
+    assert {"c0000/1", "c0002/4"} <= set(bad["examples"])

@@ -31,8 +31,10 @@ class LossHead(nn.Module):
         super().__init__()
         self.weight, self.bias = head.weight, head.bias
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        factor = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", 1.0)
-        divisor = getattr(config, "logits_scaling", None) or 1.0
+        factor: Any = getattr(config, "logit_scale", None) or getattr(
+            config, "lm_head_multiplier", 1.0
+        )
+        divisor: Any = getattr(config, "logits_scaling", None) or 1.0
         self.scale = float(factor) / float(divisor)
 
     def forward(

@@ -131,7 +131,7 @@ class StudentTraining:
         check_examples(
             self.data.examples,
             vocabulary=config.vocab_size,
-            positions=config.max_position_embeddings,
+            positions=getattr(config, "max_position_embeddings", sys.maxsize),
         )
         self.steps_per_epoch = steps_per_epoch(len(self.data.chains), task.chains_per_batch)
         self.steps = self.steps_per_epoch * task.epochs

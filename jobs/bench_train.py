@@ -100,6 +100,7 @@ def run_ours(packed: bool, steps: int = 6) -> dict[str, Any]:
     from steper_ray.training.attention import ATTENTION
     from steper_ray.training.batch import packed_batch, padded_batch
     from steper_ray.training.data import TokenExample
+    from steper_ray.training.packing import prefix_tree
     from steper_ray.training.student import StudentLoss
 
     model = make_model()
@@ -118,7 +119,8 @@ def run_ours(packed: bool, steps: int = 6) -> dict[str, Any]:
         started = time.monotonic()
         for chain in chains:
             if packed:
-                parts = [packed_batch([chain], weights, 0, device)]
+                tree = prefix_tree([example.ids for example in chain])
+                parts = [packed_batch([chain], [tree], weights, 0, device)]
             else:
                 parts = [
                     padded_batch([e], [w], 0, device) for e, w in zip(chain, weights, strict=True)

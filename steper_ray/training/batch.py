@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steper_ray.training.attention import FLEX_TILE, split_row, tile_mask
 from steper_ray.training.data import TokenExample
-from steper_ray.training.packing import pack_row, prefix_tree
+from steper_ray.training.packing import Block, pack_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +64,18 @@ def padded_batch(
 
 def packed_batch(
     chains: Sequence[Sequence[TokenExample]],
+    trees: Sequence[Sequence[Block]],
     weights: Sequence[float],
     pad: int,
     device: torch.device,
 ) -> Batch:
     """All chains in one row, each with its common prefixes once.
 
+    trees:   from `prefix_tree`, one for each chain
     weights: one for each example of each chain, in order; pad: any token id
     """
     sequences = [[example.ids for example in chain] for chain in chains]
     targets = [[example.target_tokens for example in chain] for chain in chains]
-    trees = [prefix_tree(ids) for ids in sequences]
     row = pack_row(trees, sequences, targets)
     packed: Any
     if device.type == "cpu":

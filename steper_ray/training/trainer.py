@@ -231,6 +231,7 @@ def _run(config: "RunConfig", files: Sequence[Path]) -> "WorkerOutcome":
 
 
 def worker_task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
+    """What the workers of a run are told; `files` are from `stepwise_files`."""
     from steper_ray.training.worker import WorkerTask
 
     section = config.train

@@ -241,9 +241,8 @@ class StudentTraining:
         from steper_ray.training.batch import packed_batch, padded_batch
 
         packed = self.packed
-        lengths = [
-            packed_length(prefix_tree([example.ids for example in unit])) for unit, _ in units
-        ]
+        trees = [prefix_tree([example.ids for example in unit]) for unit, _ in units]
+        lengths = [packed_length(tree) for tree in trees]
         micro_batches = cut_micro_batches(
             lengths, self.task.micro_batch_tokens, self.ranks, padded=not packed
         )[self.rank]
@@ -255,7 +254,13 @@ class StudentTraining:
             # DeepSpeed averages gradients over the ranks; L is their sum.
             weights = [self.ranks * counted * weight for _, unit in chosen for weight in unit]
             batch = (
-                packed_batch([unit for unit, _ in chosen], weights, self.pad, self.device)
+                packed_batch(
+                    [unit for unit, _ in chosen],
+                    [trees[i] for i in micro_batch.units],
+                    weights,
+                    self.pad,
+                    self.device,
+                )
                 if packed
                 else padded_batch(examples, weights, self.pad, self.device)
             )

@@ -66,7 +66,8 @@ def test_the_gradient_does_not_depend_on_the_cut(
     weights = example_weights(stages, stage_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
     sums = torch.zeros(3)
     units = data.chains if packed else [[i] for i in range(len(examples))]
-    lengths = [packed_length(prefix_tree([examples[i].ids for i in unit])) for unit in units]
+    trees = [prefix_tree([examples[i].ids for i in unit]) for unit in units]
+    lengths = [packed_length(tree) for tree in trees]
     for rank in cut_micro_batches(lengths, micro_batch_tokens, ranks, padded=not packed):
         for micro_batch in rank:
             chosen = [[examples[i] for i in units[u]] for u in micro_batch.units]
@@ -75,7 +76,7 @@ def test_the_gradient_does_not_depend_on_the_cut(
             weight = [counted * weights[i] for u in micro_batch.units for i in units[u]]
             device = torch.device("cpu")
             batch = (
-                packed_batch(chosen, weight, 0, device)
+                packed_batch(chosen, [trees[u] for u in micro_batch.units], weight, 0, device)
                 if packed
                 else padded_batch(flat, weight, 0, device)
             )

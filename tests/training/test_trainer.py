@@ -111,11 +111,7 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     summary = train(config)
 
     assert killed
-    states = config.dir.glob("checkpoints/*/checkpoint_*/state.json")
-    saved = [json.loads(state.read_text())["last"]["step"] for state in states]
-    assert saved.count(1) == 1, "the run began again instead of going on"
-    lines = metrics_of(config)
-    assert [line["step"] for line in lines] == [1, 2, 3]
+    lines = metrics_of_one_run(config)
     for line, step in zip(lines, expected, strict=True):
         assert line["loss"] == pytest.approx(step.loss, rel=1e-4)
         losses = [line["L_init"], line["L_exp"], line["L_agg"]]
@@ -164,12 +160,7 @@ def test_a_killed_job_goes_on_when_the_same_command_is_given_again(
     assert not config.student_dir.exists()
 
     train(config)
-    states = config.dir.glob("checkpoints/*/checkpoint_*/state.json")
-    saved = [json.loads(state.read_text())["last"]["step"] for state in states]
-    assert saved.count(1) == 1, "the job began again instead of going on"
-    assert len(list(config.dir.glob("checkpoints/train-*"))) == 1
-    lines = metrics_of(config)
-    assert [line["step"] for line in lines] == [1, 2, 3]
+    lines = metrics_of_one_run(config)
     assert [line["loss"] for line in lines] == pytest.approx([s.loss for s in expected], rel=1e-4)
     assert config.student_dir.is_dir()
 
@@ -194,6 +185,17 @@ def kill_a_worker_after_a_checkpoint(config: RunConfig, killed: list[int]) -> No
             process.kill()
             killed.append(process.pid)
             return
+
+
+def metrics_of_one_run(config: RunConfig) -> list[dict[str, Any]]:
+    """The metrics of a run that was interrupted and went on, each step once."""
+    assert len(list(config.dir.glob("checkpoints/train-*"))) == 1
+    states = config.dir.glob("checkpoints/*/checkpoint_*/state.json")
+    saved = [json.loads(state.read_text())["last"]["step"] for state in states]
+    assert saved.count(1) == 1, "the run began again instead of going on"
+    lines = metrics_of(config)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    return lines
 
 
 def metrics_of(config: RunConfig) -> list[dict[str, Any]]:

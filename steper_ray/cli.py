@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "build": "questions → the teacher's chains → step-wise examples",
     "train": "step-wise examples → a trained student",
     "eval": "compare models on held-out questions, write report.html",
+    "compare": "train the student in several ways and test which learns best",
     "serve": "serve the student over HTTP until Ctrl-C",
     "demo": "all of it on the toy world",
 }
@@ -47,6 +48,12 @@ def parser() -> argparse.ArgumentParser:
             metavar="section.key=value",
             help="override one value of the run file; may be given several times",
         )
+        if name == "train":
+            command.add_argument(
+                "--push-to-hub",
+                metavar="OWNER/NAME",
+                help="upload the student to the Hugging Face Hub (train.push_to_hub)",
+            )
     return root
 
 
@@ -58,8 +65,11 @@ def main(argv: list[str] | None = None) -> int:
     from steper_ray.errors import InputError, find_steper_error
     from steper_ray.stages import run_command
 
+    overrides = list(arguments.set)
+    if getattr(arguments, "push_to_hub", None):
+        overrides.append(f"train.push_to_hub={arguments.push_to_hub}")
     try:
-        run_command(arguments.command, load_config(arguments.config, arguments.set))
+        run_command(arguments.command, load_config(arguments.config, overrides))
     except KeyboardInterrupt:
         print("steper: interrupted", file=sys.stderr)
         return 130

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from steper_ray.corpus import CorpusConfig
 from steper_ray.errors import ConfigError
+from steper_ray.evaluation.compare import CompareConfig
 from steper_ray.evaluation.evaluate import EvalConfig
 from steper_ray.questions import QuestionsConfig
 from steper_ray.reasoning.engine import EngineConfig
@@ -33,6 +34,8 @@ class RunSection(Section):
 
     dir: str = "runs/steper"
     """Folder of everything the run writes; on a cluster, storage that every node sees."""
+    data: str | None = None
+    """Folder of another run whose corpus, chains and examples this one uses; null uses its own."""
     seed: int = 0
     """Seed of everything that is drawn at random (data order, initialization)."""
 
@@ -50,6 +53,7 @@ class RunConfig(Section):
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    compare: CompareConfig = CompareConfig()
     serve: ServeConfig = ServeConfig()
 
     @property
@@ -58,19 +62,24 @@ class RunConfig(Section):
         return Path(self.run.dir)
 
     @property
+    def data_dir(self) -> Path:
+        """The folder of corpus, chains and examples."""
+        return Path(self.run.data) if self.run.data else self.dir
+
+    @property
     def corpus_dir(self) -> Path:
         """The Lance dataset with its index."""
-        return self.dir / "corpus.lance"
+        return self.data_dir / "corpus.lance"
 
     @property
     def chains_dir(self) -> Path:
         """Parquet files with every chain, kept or rejected."""
-        return self.dir / "chains"
+        return self.data_dir / "chains"
 
     @property
     def stepwise_dir(self) -> Path:
         """Parquet files with one row per training example."""
-        return self.dir / "stepwise"
+        return self.data_dir / "stepwise"
 
     @property
     def student_dir(self) -> Path:
@@ -81,6 +90,11 @@ class RunConfig(Section):
     def evaluation_dir(self) -> Path:
         """One folder per evaluated model, and the comparison."""
         return self.dir / "evaluation"
+
+    @property
+    def compare_dir(self) -> Path:
+        """One folder per variant and model, and the comparison."""
+        return self.dir / "compare"
 
     @property
     def metrics_file(self) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.display import stage_done, stage_progress
 from steper_ray.errors import InputError, StageError, find_steper_error
-from steper_ray.stages import STAGES, run_stage
+from steper_ray.stages import run_stage
 
 if TYPE_CHECKING:
     from steper_ray.config import RunConfig
@@ -24,7 +24,7 @@ SECTIONS: Final = {
     "train": ("train",),
     "eval": ("eval",),
 }
-"""The sections of the run file that a stage depends on, beyond those of the stages before it."""
+"""The stages in order, and the sections of the run file that each depends on beyond those before it."""
 
 
 def demo(config: "RunConfig") -> None:
@@ -37,7 +37,7 @@ def demo(config: "RunConfig") -> None:
     ledger = config.dir / "stages.json"
     done: dict[str, Any] = json.loads(ledger.read_text()) if ledger.exists() else {}
     fingerprint = str(config.run.seed)
-    for name in STAGES:
+    for name in SECTIONS:
         sections = {section: getattr(config, section).model_dump() for section in SECTIONS[name]}
         fingerprint = hashlib.sha256(f"{fingerprint} {sections}".encode()).hexdigest()[:16]
         if done.get(name, {}).get("fingerprint") == fingerprint:
@@ -48,7 +48,7 @@ def demo(config: "RunConfig") -> None:
         done[name] = {"fingerprint": fingerprint, "seconds": round(seconds, 3)}
         _write_json(ledger, done)
     served, seconds = _ask_served_student(config)
-    stages = {name: {"seconds": done[name]["seconds"]} for name in STAGES}
+    stages = {name: {"seconds": done[name]["seconds"]} for name in SECTIONS}
     stages["serve"] = {"seconds": round(seconds, 3)}
     _finish(config, stages, served)
 

@@ -28,11 +28,14 @@ class StageProgress:
         self._name, self._progress, self._task = name, progress, task
         self._printed = time.monotonic()
 
-    def update(self, done: float, total: float, detail: str = "") -> None:
-        """Show `done` of `total`, and a few words."""
+    def update(self, done: float, total: float, detail: str = "", *, at_once: bool = False) -> None:
+        """Show `done` of `total`, and a few words.
+
+        at_once: where the output is no terminal, print it although little time has passed
+        """
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=total, detail=detail)
-        elif time.monotonic() - self._printed > PLAIN_INTERVAL:
+        elif at_once or time.monotonic() - self._printed > PLAIN_INTERVAL:
             self._printed = time.monotonic()
             print(f"{self._name:>6}  {detail}", flush=True)
 

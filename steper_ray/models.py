@@ -1,5 +1,6 @@
 """Model folders: whether one is usable, and the reasoning settings a student carries."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -48,6 +49,18 @@ def model_size(model: str) -> tuple[int | None, int | None]:
                 for key in weights.keys()  # noqa: SIM118
             )
     return parameters, sum(file.stat().st_size for file in files)
+
+
+def files_digest(model: str) -> str:
+    """Changes with any file of a model folder; for a Hub name, the name."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        stat = file.stat()
+        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()
 
 
 def student_settings(reasoning: ReasoningConfig, corpus_version: str) -> dict[str, Any]:

@@ -18,7 +18,9 @@ class QuestionsConfig(Section):
     train: str = ""
     """Questions the teacher answers to make training data."""
     dev: str = ""
-    """Held-out questions for evaluation."""
+    """Held-out questions for evaluation; settings may be chosen on them."""
+    test: str = ""
+    """Held-out questions that nothing is chosen on, for `steper compare`."""
 
 
 def read_questions(path: str, what: str) -> list[Question]:

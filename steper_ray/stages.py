@@ -13,6 +13,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.display import StageProgress, stage_done, stage_progress
+from steper_ray.errors import InputError
 from steper_ray.session import ray_session, stderr_to
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def run_index(config: "RunConfig", _progress: StageProgress) -> list[str]:
     """Index the corpus."""
     from steper_ray.corpus import build_corpus
 
+    _check_own_data(config)
     info = build_corpus(config)
     return [f"{info.passages:,} passages, version {info.version} → {info.folder}"]
 
@@ -49,6 +51,7 @@ def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
     """Let the teacher make the data."""
     from steper_ray.stepwise.build import build
 
+    _check_own_data(config)
     summary = build(config, progress.count)
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in summary.rejected.items())
     examples = " · ".join(f"{stage} {count:,}" for stage, count in summary.examples.items())
@@ -75,8 +78,12 @@ def run_train(config: "RunConfig", progress: StageProgress) -> list[str]:
     layout = "chains packed by their common prefixes"
     if summary.separate_because is not None:
         layout = f"separate examples, not packed: {summary.separate_because}"
+    of = f" of {summary.planned_steps:,}" if summary.steps < summary.planned_steps else ""
+    validation = ""
+    if summary.validation_loss is not None:
+        validation = f", validation loss {summary.validation_loss:.4f}"
     return [
-        f"{summary.steps:,} steps → {summary.student_dir}",
+        f"{summary.steps:,}{of} steps{validation} → {config.student_dir}",
         f"last losses: {losses or f'{summary.loss:.4f}'}; σ: {sigma}; {layout}",
     ]
 
@@ -89,12 +96,22 @@ def run_eval(config: "RunConfig", progress: StageProgress) -> list[str]:
     return [f"report → {config.evaluation_dir / 'report.html'}", *comparison_lines(summaries)]
 
 
+def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
+    """Compare ways of learning."""
+    from steper_ray.evaluation.compare import compare
+    from steper_ray.evaluation.comparison_page import text_lines
+
+    result = compare(config, progress)
+    return [f"page → {config.compare_dir / 'comparison.html'}", *text_lines(result)]
+
+
 STAGES: Final = {
     "toy": Stage("inventing a world", run_toy),
     "index": Stage("indexing passages", run_index),
     "build": Stage("starting the teacher", run_build),
     "train": Stage("starting the workers", run_train),
     "eval": Stage("starting the engine", run_eval),
+    "compare": Stage("starting the workers", run_compare),
 }
 
 
@@ -125,6 +142,14 @@ def run_command(name: str, config: "RunConfig") -> None:
             serve_until_interrupted(config)
         else:
             run_stage(name, config)
+
+
+def _check_own_data(config: "RunConfig") -> None:
+    """Raises InputError where the data are another run's, which no stage of this one may change."""
+    if config.run.data is not None:
+        raise InputError(
+            f"run.data: this run uses the data of {config.run.data}; leave run.data out to make its own"
+        )
 
 
 @contextmanager

@@ -1,8 +1,9 @@
-"""The report's charts, as SVG markup.
+"""The report's charts, as SVG markup, and the training's as pictures.
 
-matplotlib draws with stand-in colours, and each is then replaced by a CSS variable: one drawing
-serves light and dark, in the page's own fonts. Text stays text. Charts are 460 points wide, so that
-on a phone their letters can still be read.
+For the page matplotlib draws with stand-in colours, and each is then replaced by a CSS variable: one
+drawing serves light and dark, in the page's own fonts. Text stays text. Charts are 460 points wide,
+so that on a phone their letters can still be read. A picture stands alone, in a README or a model
+card: it is drawn in the page's light colours, with a title and named axes.
 """
 
 import io
@@ -10,7 +11,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.evaluation.summary import wilson_interval
 from steper_ray.schema import STAGES
@@ -40,7 +43,7 @@ _PAINTS: Final = (
     "other-1",
     "other-2",
 )
-_PAINT: Final = {name: f"#0a0b{number:02x}" for number, name in enumerate((*_PAINTS, *STAGES))}
+_STAND_INS: Final = {name: f"#0a0b{number:02x}" for number, name in enumerate((*_PAINTS, *STAGES))}
 """The stand-in colour of each CSS variable."""
 
 
@@ -97,7 +100,8 @@ def exact_match_chart(groups: Mapping[str, Sequence[Bar]]) -> "Markup":
 
     groups: a bar a model, by the label of the group; without questions its place stays empty
     """
-    figure, axes = _axes(height=290)
+    paint = _STAND_INS
+    figure, axes = _axes(paint, height=290)
     models = max(len(bars) for bars in groups.values())
     width = 0.82 / models
     roomy = len(groups) * models <= 18
@@ -107,9 +111,9 @@ def exact_match_chart(groups: Mapping[str, Sequence[Bar]]) -> "Markup":
                 continue
             x = place + (index - (models - 1) / 2) * width
             low, high = (100 * end for end in wilson_interval(bar.share, bar.questions))
-            axes.bar(x, 100 * bar.share, width * 0.88, color=_PAINT[bar.paint])
-            axes.vlines(x, low, 100 * bar.share, color=_PAINT["paper"], linewidth=1, alpha=0.7)
-            axes.vlines(x, 100 * bar.share, high, color=_PAINT["muted"], linewidth=1)
+            axes.bar(x, 100 * bar.share, width * 0.88, color=paint[bar.paint])
+            axes.vlines(x, low, 100 * bar.share, color=paint["paper"], linewidth=1, alpha=0.7)
+            axes.vlines(x, 100 * bar.share, high, color=paint["muted"], linewidth=1)
             if roomy:
                 axes.annotate(
                     f"{100 * bar.share:.0f}",
@@ -118,7 +122,7 @@ def exact_match_chart(groups: Mapping[str, Sequence[Bar]]) -> "Markup":
                     textcoords="offset points",
                     ha="center",
                     fontsize=11,
-                    color=_PAINT["ink"],
+                    color=paint["ink"],
                 )
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.set_ylim(0, 108)
@@ -129,31 +133,56 @@ def exact_match_chart(groups: Mapping[str, Sequence[Bar]]) -> "Markup":
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A model's score with its interval, as shares."""
+
+    name: str
+    paint: str
+    share: float
+    low: float
+    high: float
+
+
+def interval_chart(marks: Sequence[Mark]) -> "Markup":
+    """A dot and a line for each model, one below the other, in percent."""
+    longest = max(len(mark.name) for mark in marks)
+    figure, axes = _axes(_STAND_INS, height=24 * len(marks) + 42, left=8 + 7 * longest, right=44)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=_STAND_INS["rule"], linewidth=1)
+    for row, mark in enumerate(marks):
+        color = _STAND_INS[mark.paint]
+        axes.hlines(row, 100 * mark.low, 100 * mark.high, color=color, linewidth=2)
+        axes.plot(100 * mark.share, row, marker="o", markersize=7, color=color)
+        axes.annotate(
+            f"{100 * mark.share:.1f}",
+            (1, row),
+            xycoords=("axes fraction", "data"),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=12,
+            color=_STAND_INS["ink"],
+        )
+    axes.set_ylim(len(marks) - 0.5, -0.5)
+    axes.set_yticks(range(len(marks)), [mark.name for mark in marks])
+    axes.set_xlim(0, 100)
+    axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100%"])
+    named = ", ".join(f"{mark.name} {100 * mark.share:.1f}" for mark in marks)
+    return _markup(figure, f"Exact match in percent with 95 % intervals: {named}")
+
+
 def loss_chart(losses: Sequence[Curve]) -> "Markup":
     """Loss curves: the running mean, with the losses themselves faint behind it."""
-    figure, axes = _axes(height=280, right=46)
-    short = [loss.shortened() for loss in losses]
-    for curve in short:
-        if len(curve.values) >= 40:
-            _draw(axes, curve, linewidth=1, alpha=0.28)
-    smooth = [curve.smoothed() for curve in short]
-    for curve in smooth:
-        _draw(axes, curve)
-    _scale(axes, [value for curve in short for value in curve.values])
-    _name_ends(axes, smooth)
+    figure, axes = _axes(_STAND_INS, height=280, right=46)
+    smooth = _draw_losses(axes, _STAND_INS, losses)
     return _markup(figure, f"Training loss over the optimizer steps; at the end {_ends(smooth)}")
 
 
 def sigma_chart(sigmas: Sequence[Curve], rests: Sequence[Curve]) -> "Markup":
     """σ of each stage, and dashed the √L where it comes to rest."""
-    figure, axes = _axes(height=280, right=46)
-    solid, dashed = [c.shortened() for c in sigmas], [c.shortened() for c in rests]
-    for curve in dashed:
-        _draw(axes, curve, linewidth=1.4, dashed=True)
-    for curve in solid:
-        _draw(axes, curve)
-    _scale(axes, [value for curve in (*solid, *dashed) for value in curve.values])
-    _name_ends(axes, solid)
+    figure, axes = _axes(_STAND_INS, height=280, right=46)
+    solid, dashed = _draw_sigmas(axes, _STAND_INS, sigmas, rests)
     return _markup(
         figure,
         f"Sigma of each stage, at the end {_ends(solid)}; "
@@ -161,12 +190,71 @@ def sigma_chart(sigmas: Sequence[Curve], rests: Sequence[Curve]) -> "Markup":
     )
 
 
-def _axes(*, height: int, right: int = 8) -> "tuple[Figure, Axes]":
-    """A bare chart: no frame, faint horizontal lines."""
+def write_training_plots(
+    losses: Sequence[Curve], sigmas: Sequence[Curve], rests: Sequence[Curve], folder: Path
+) -> list[Path]:
+    """Write `losses.png` and `sigma.png` to `folder`: the charts of a training, to share.
+
+    losses: in nats; sigmas, rests: σ of each stage and √L, where it comes to rest
+    Without losses, or without sigmas, that picture is left out. Returns the files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paint = _light_paint()
+    written = []
+    if losses:
+        note = "Cross-entropy of the target tokens, running mean"
+        figure, axes = _titled_axes(paint, losses, "Training loss", note, "nats")
+        _draw_losses(axes, paint, losses)
+        written.append(_picture(figure, paint, folder / "losses.png"))
+    if sigmas:
+        note = "Dashed: the square root of its loss, where it comes to rest"
+        figure, axes = _titled_axes(paint, sigmas, "σ of each stage", note, "σ")
+        _draw_sigmas(axes, paint, sigmas, rests)
+        written.append(_picture(figure, paint, folder / "sigma.png"))
+    return written
+
+
+def _draw_losses(axes: "Axes", paint: Mapping[str, str], losses: Sequence[Curve]) -> list[Curve]:
+    """Draw them; returns the running means."""
+    short = [loss.shortened() for loss in losses]
+    for curve in short:
+        if len(curve.values) >= 40:
+            _draw(axes, paint, curve, linewidth=1, alpha=0.28)
+    smooth = [curve.smoothed() for curve in short]
+    for curve in smooth:
+        _draw(axes, paint, curve)
+    _scale(axes, [value for curve in short for value in curve.values])
+    _name_ends(axes, paint, smooth)
+    return smooth
+
+
+def _draw_sigmas(
+    axes: "Axes", paint: Mapping[str, str], sigmas: Sequence[Curve], rests: Sequence[Curve]
+) -> tuple[list[Curve], list[Curve]]:
+    """Draw them; returns the curves as drawn, solid and dashed."""
+    solid, dashed = [c.shortened() for c in sigmas], [c.shortened() for c in rests]
+    for curve in dashed:
+        _draw(axes, paint, curve, linewidth=1.4, dashed=True)
+    for curve in solid:
+        _draw(axes, paint, curve)
+    _scale(axes, [value for curve in (*solid, *dashed) for value in curve.values])
+    _name_ends(axes, paint, solid)
+    return solid, dashed
+
+
+def _axes(
+    paint: Mapping[str, str],
+    *,
+    height: int,
+    left: int = 44,
+    right: int = 8,
+    bottom: int = 30,
+    top: int = 12,
+) -> "tuple[Figure, Axes]":
+    """A bare chart: no frame, faint horizontal lines. Height and margins are in points."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
-    left, bottom, top = 44, 30, 12
     box = (
         left / WIDTH,
         bottom / height,
@@ -176,19 +264,47 @@ def _axes(*, height: int, right: int = 8) -> "tuple[Figure, Axes]":
     axes = figure.add_axes(box)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.tick_params(which="both", length=0, pad=6, labelsize=12, labelcolor=_PAINT["muted"])
-    axes.grid(axis="y", color=_PAINT["rule"], linewidth=1)
+    axes.tick_params(which="both", length=0, pad=6, labelsize=12, labelcolor=paint["muted"])
+    axes.grid(axis="y", color=paint["rule"], linewidth=1)
     axes.set_axisbelow(True)
     return figure, axes
 
 
+def _titled_axes(
+    paint: Mapping[str, str], curves: Sequence[Curve], title: str, note: str, unit: str
+) -> "tuple[Figure, Axes]":
+    """A chart that stands alone, with room at the right for the names of its curves."""
+    from matplotlib.transforms import blended_transform_factory
+
+    height, edge = 340, 16
+    names = 14 + 9 * max(len(curve.name) for curve in curves)
+    figure, axes = _axes(paint, height=height, left=72, right=max(46, names), bottom=50, top=58)
+    axes.patch.set_visible(False)
+    big: dict[str, Any] = {"fontsize": 15, "fontweight": "bold", "color": paint["ink"]}
+    small: dict[str, Any] = {"fontsize": 12, "color": paint["muted"]}
+    figure.text(edge / WIDTH, 1 - 23 / height, title, **big)
+    figure.text(edge / WIDTH, 1 - 42 / height, note, **small)
+    axes.set_xlabel("optimizer step", labelpad=6, **small)
+    axes.set_ylabel(unit, **small)
+    # At the edge, however wide the numbers are.
+    place = blended_transform_factory(figure.transFigure, axes.transAxes)
+    axes.yaxis.set_label_coords((edge + 10) / WIDTH, 0.5, transform=place)
+    return figure, axes
+
+
 def _draw(
-    axes: "Axes", curve: Curve, *, linewidth: float = 2, alpha: float = 1, dashed: bool = False
+    axes: "Axes",
+    paint: Mapping[str, str],
+    curve: Curve,
+    *,
+    linewidth: float = 2,
+    alpha: float = 1,
+    dashed: bool = False,
 ) -> None:
     axes.plot(
         curve.steps,
         curve.values,
-        color=_PAINT[curve.paint],
+        color=paint[curve.paint],
         linewidth=linewidth,
         alpha=alpha,
         linestyle=(0, (4, 3)) if dashed else "-",
@@ -215,7 +331,7 @@ def _scale(axes: "Axes", values: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
-def _name_ends(axes: "Axes", curves: Sequence[Curve]) -> None:
+def _name_ends(axes: "Axes", paint: Mapping[str, str], curves: Sequence[Curve]) -> None:
     """Names at the right ends of the curves, 16 points apart at least."""
     floor = -math.inf
     for curve in sorted(curves, key=lambda curve: curve.last):
@@ -224,14 +340,27 @@ def _name_ends(axes: "Axes", curves: Sequence[Curve]) -> None:
         axes.annotate(
             curve.name,
             (1, height),
-            xycoords=("axes fraction", "figure pixels"),
+            xycoords=("axes fraction", "figure points"),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
             fontsize=12,
             fontweight="bold",
-            color=_PAINT[curve.paint],
+            color=paint[curve.paint],
         )
+
+
+def _picture(figure: "Figure", paint: Mapping[str, str], file: Path) -> Path:
+    """The drawing as a PNG, two pixels a point."""
+    figure.savefig(file, dpi=144, facecolor=paint["paper"], metadata={"Software": None})
+    return file
+
+
+def _light_paint() -> dict[str, str]:
+    """The page's colours where it is light: the first block of its style sheet."""
+    style = resources.files(__package__).joinpath("style.css.j2").read_text(encoding="utf-8")
+    light = style[: style.index("}")]
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", light))
 
 
 def _ends(curves: Sequence[Curve]) -> str:
@@ -254,7 +383,7 @@ def _markup(figure: "Figure", label: str) -> "Markup":
     view = re.search(r'<svg[^>]*viewBox="([\d. ]+)"[^>]*>', drawn)
     assert view is not None
     body = re.sub(r'<g id="[^"]*"', "<g", drawn[view.end() :]).replace("xlink:href", "href")
-    for name, color in _PAINT.items():
+    for name, color in _STAND_INS.items():
         body = body.replace(color, f"var(--{name})")
     opening = Markup('<svg viewBox="{}" role="img" aria-label="{}">').format(view[1], label)
     return opening + Markup(body)

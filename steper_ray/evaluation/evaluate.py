@@ -1,9 +1,10 @@
 """Any model folder over the held-out questions, through the same loop as everything else."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, PositiveInt
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from steper_ray.display import StageProgress
     from steper_ray.evaluation.report import Role
     from steper_ray.evaluation.summary import Summary
+    from steper_ray.schema import Question
+    from steper_ray.stepwise.chains import Progress
 
 STUDENT: Final = "student"
 
@@ -34,22 +37,20 @@ class EvalConfig(Section):
 def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> dict[str, "Summary"]:
     """Answer the held-out questions with each model; write its chains, `summary.json`, `report.html`.
 
-    A model folder that carries reasoning settings is asked by them, any other by the run file's.
     Needs a running Ray and an indexed corpus. Raises InputError for unusable input.
     """
     from steper_ray.evaluation.report import ModelReport, write_report
     from steper_ray.evaluation.summary import summarize
-    from steper_ray.stepwise.chains import read_chains, write_chains
+    from steper_ray.training.card import add_scores
 
     named = config.eval.models or {STUDENT: str(config.student_dir)}
     models = {name: check_model(path, f"eval.models.{name}") for name, path in named.items()}
     questions = read_questions(config.questions.dev, "questions.dev")[: config.eval.limit]
     version = Retriever(config.corpus_dir).corpus_version
     summaries: dict[str, Summary] = {}
-    rows: dict[str, list[dict[str, object]]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for number, (name, model) in enumerate(models.items()):
         carried = carried_settings(model)
-        reasoning = carried[0] if carried else config.reasoning
         if carried and carried[1] != version:
             print(f"  eval  {name} was trained on corpus {carried[1]}, asked on {version}")
 
@@ -60,19 +61,16 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
                 )
 
         out = config.evaluation_dir / name
-        write_chains(
-            questions,
-            out,
-            model=model,
-            corpus=config.corpus_dir,
-            reasoning=reasoning,
-            engine=config.engine,
-            log=config.log_file("eval"),
-            on_progress=show,
-        )
-        rows[name] = [asdict(chain) for chain in read_chains(out)]
+        rows[name] = answer(config, model, questions, out, on_progress=show)
         summaries[name] = summarize(rows[name])
     _write_summary(config.evaluation_dir / "summary.json", summaries)
+    scores = {
+        name: {"em": s.overall.em, "f1": s.overall.f1, "acc": s.overall.acc}
+        for name, s in summaries.items()
+    }
+    for name, model in models.items():
+        if Path(model).resolve() == config.student_dir.resolve():
+            add_scores(config.student_dir, name, scores, len(questions))
     read = STUDENT if STUDENT in rows else next(iter(rows))
     write_report(
         config.evaluation_dir / "report.html",
@@ -85,6 +83,33 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
         chains=rows[read],
     )
     return summaries
+
+
+def answer(
+    config: "RunConfig",
+    model: str,
+    questions: Sequence["Question"],
+    out: Path,
+    on_progress: "Progress | None" = None,
+) -> list[dict[str, Any]]:
+    """Answer questions with a model into `out`; returns its chains as rows, ordered by id.
+
+    A model folder that carries reasoning settings is asked by them, any other by the run file's.
+    """
+    from steper_ray.stepwise.chains import read_chains, write_chains
+
+    carried = carried_settings(model)
+    write_chains(
+        list(questions),
+        out,
+        model=model,
+        corpus=config.corpus_dir,
+        reasoning=carried[0] if carried else config.reasoning,
+        engine=config.engine,
+        log=config.log_file("eval"),
+        on_progress=on_progress,
+    )
+    return [asdict(chain) for chain in read_chains(out)]
 
 
 def comparison_lines(summaries: "dict[str, Summary]") -> list[str]:

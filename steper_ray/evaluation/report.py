@@ -12,12 +12,18 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from steper_ray.evaluation.charts import Bar, Curve, exact_match_chart, loss_chart, sigma_chart
+from steper_ray.evaluation.charts import (
+    Bar,
+    Curve,
+    exact_match_chart,
+    loss_chart,
+    sigma_chart,
+    write_training_plots,
+)
 from steper_ray.evaluation.summary import UNKNOWN_HOPS, Row, Scores, Summary
 from steper_ray.schema import STAGES
 
@@ -73,15 +79,10 @@ def write_report(
     metrics_file: the training's `metrics.jsonl`; where it is missing, the page says so
     chains: the student's rows of `schema.CHAIN_SCHEMA`, of which a few are printed to read
     """
-    import jinja2
-
     assert models, "a report compares at least one model"
-    template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     training = read_training(metrics_file) if metrics_file and metrics_file.is_file() else None
-    page = environment.from_string(template).render(
+    page = render_page(
+        "report.html.j2",
         title=title,
         headline=headline(models),
         cost_line=cost_line(models),
@@ -93,11 +94,30 @@ def write_report(
         examples=_examples(chains),
         errors=[chain["error"] for chain in chains if chain["error"] is not None],
     )
+    write_whole(path, page)
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page of this package with everything it needs inside; every value is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("steper_ray.evaluation", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(values)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         # A model can write half a surrogate pair, which UTF-8 has no bytes for.
-        partial.write_text(page, encoding="utf-8", errors="replace")
+        partial.write_text(text, encoding="utf-8", errors="replace")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -263,11 +283,23 @@ def _exact_match_chart(models: Mapping[str, ModelReport]) -> "Markup":
     return exact_match_chart(groups)
 
 
-def _training_part(training: Training) -> dict[str, Any]:
-    """What the template shows of the training."""
+@dataclass(frozen=True, slots=True)
+class _Curves:
+    """What is drawn of a training."""
+
+    losses: list[Curve]
+    """One a stage; of a training without stages the loss alone."""
+    staged: bool
+    smooth: dict[str, Curve]
+    """Running mean of each stage's loss."""
+    sigmas: list[Curve]
+    rests: dict[str, Curve]
+    """The root of the running mean, where σ comes to rest."""
+
+
+def _curves(training: Training) -> _Curves:
     import numpy as np
 
-    # σ rests at the root of the loss it has seen lately, which the running mean stands for.
     losses = [curve for s in STAGES if (curve := training.curve(f"L_{s}", s, s))]
     sigmas = [curve for s in STAGES if (curve := training.curve(f"sigma_{s}", s, s))]
     smooth = {loss.name: loss.shortened().smoothed() for loss in losses}
@@ -275,10 +307,35 @@ def _training_part(training: Training) -> dict[str, Any]:
         name: Curve(name, loss.paint, loss.steps, np.sqrt(np.maximum(loss.values, 0.0)))
         for name, loss in smooth.items()
     }
-    sigmas = [sigma for sigma in sigmas if sigma.name in rests]
-    at_end = {sigma.name: sigma.last for sigma in sigmas}
     total = training.curve("loss", "loss", "student")
-    drawn = losses or [curve for curve in (total,) if curve]
+    return _Curves(
+        losses=losses or [curve for curve in (total,) if curve],
+        staged=bool(losses),
+        smooth=smooth,
+        sigmas=[sigma for sigma in sigmas if sigma.name in rests],
+        rests=rests,
+    )
+
+
+def write_training_pictures(metrics_file: Path, folder: Path) -> list[Path]:
+    """Draw a training's losses and its σ; returns the PNG files, none if there is nothing to draw."""
+    curves = _curves(read_training(metrics_file))
+    if not curves.losses:
+        return []
+    return write_training_plots(curves.losses, curves.sigmas, list(curves.rests.values()), folder)
+
+
+def sigma_chart_of(metrics_file: Path) -> "Markup | None":
+    """σ of a training beside where it comes to rest; None if it learned none."""
+    curves = _curves(read_training(metrics_file))
+    moved = any(len(set(sigma.values)) > 1 for sigma in curves.sigmas)
+    return sigma_chart(curves.sigmas, list(curves.rests.values())) if moved else None
+
+
+def _training_part(training: Training) -> dict[str, Any]:
+    """What the template shows of the training."""
+    curves = _curves(training)
+    at_end = {sigma.name: sigma.last for sigma in curves.sigmas}
     rates = [
         r["tokens_per_second"] for r in training.rows if _is_number(r.get("tokens_per_second"))
     ]
@@ -288,18 +345,20 @@ def _training_part(training: Training) -> dict[str, Any]:
         "epoch": epoch if _is_number(epoch) else None,
         "tokens_per_second": median(rates) if rates else None,
         "unreadable": training.unreadable,
-        "staged": bool(losses),
-        "loss_chart": loss_chart(drawn) if drawn else None,
-        "sigma_chart": sigma_chart(sigmas, list(rests.values())) if sigmas else None,
+        "staged": curves.staged,
+        "loss_chart": loss_chart(curves.losses) if curves.losses else None,
+        "sigma_chart": sigma_chart(curves.sigmas, list(curves.rests.values()))
+        if curves.sigmas
+        else None,
         "ends": [
             {
                 "stage": name,
                 "loss": f"{loss.last:.3f}",
                 "sigma": f"{at_end[name]:.3f}" if name in at_end else UNKNOWN,
-                "rest": f"{rests[name].last:.3f}",
+                "rest": f"{curves.rests[name].last:.3f}",
                 "weight": f"{1 / (2 * at_end[name] ** 2):.2f}" if at_end.get(name) else UNKNOWN,
             }
-            for name, loss in smooth.items()
+            for name, loss in curves.smooth.items()
         ],
     }
 

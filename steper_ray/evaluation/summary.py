@@ -16,6 +16,9 @@ Row = Mapping[str, Any]
 """A row with the columns of `schema.CHAIN_SCHEMA`."""
 
 COLUMNS: Final = ("hops", "steps", "stop_reason", "em", "f1", "acc", "error")
+BASE: Final = "base"
+TEACHER: Final = "teacher"
+"""Names by which the base student and the teacher are known among other models."""
 UNKNOWN_HOPS: Final = "unknown"
 
 

@@ -31,7 +31,7 @@ class ToyConfig(Section):
     """Questions of the train split."""
     dev: PositiveInt = 300
     """Questions of the dev split."""
-    test: PositiveInt = 300
+    test: PositiveInt = 600
     """Questions of the test split."""
 
 

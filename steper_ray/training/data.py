@@ -8,6 +8,7 @@ before (see `steper_ray.training.objective`).
 Cost: every rank tokenizes all examples once, before the first step.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -59,14 +60,6 @@ class TokenizedData:
     """Per chain, its examples' indices."""
     dropped_passages: int
     """Passages left out of prompts that would have outgrown the context, over all examples."""
-
-    @property
-    def stage_counts(self) -> dict[str, int]:
-        """Examples of each stage."""
-        return {
-            name: sum(example.stage == stage for example in self.examples)
-            for stage, name in enumerate(STAGES)
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +196,34 @@ def check_examples(examples: Sequence[TokenExample], *, vocabulary: int, positio
             )
 
 
+def hold_out(data: TokenizedData, count: int) -> tuple[list[list[int]], list[list[int]]]:
+    """The chains to train on, and `count` chains that are not.
+
+    Which ones depends on their ids alone, so that runs on the same data are validated on the same chains.
+    Raises InputError if too few chains would be left, or a stage would be missing on either side.
+    """
+
+    def rank(chain: list[int]) -> str:
+        return hashlib.sha256(data.examples[chain[0]].chain_id.encode()).hexdigest()
+
+    if count >= len(data.chains):
+        raise InputError(
+            f"train.validation_chains: {count:,} of {len(data.chains):,} chains leave none to train on"
+        )
+    chosen = {chain[0] for chain in sorted(data.chains, key=rank)[:count]}
+    train = [chain for chain in data.chains if chain[0] not in chosen]
+    held_out = [chain for chain in data.chains if chain[0] in chosen]
+    wanted = {example.stage for example in data.examples}
+    for part, what in ((train, "left to train on"), (held_out, "held out")):
+        present = {data.examples[index].stage for chain in part for index in chain}
+        for stage in sorted(wanted - present) if part else ():
+            raise InputError(
+                f"train.validation_chains: no example of stage {STAGES[stage]!r} is {what}; "
+                f"hold out {'fewer' if part is train else 'more'} than {count:,} chains"
+            )
+    return train, held_out
+
+
 def steps_per_epoch(chains: int, chains_per_batch: int) -> int:
     """Global batches in one epoch; the last one may be smaller."""
     return -(-chains // chains_per_batch)
@@ -254,12 +275,17 @@ def cut_micro_batches(
 def _groups(
     order: Sequence[int], lengths: Sequence[int], limit: int, padded: bool
 ) -> list[list[int]]:
-    """Consecutive runs of `order` (longest first) whose size stays within the limit."""
+    """Consecutive runs of `order` (longest first) whose size stays within the limit.
+
+    What is padded also keeps to lengths so much alike that a row is at most a tenth filling.
+    """
     groups: list[list[int]] = []
     size = 0
     for index in order:
-        more = lengths[groups[-1][0]] if groups and padded else lengths[index]
-        if not groups or size + more > limit:
+        longest = lengths[groups[-1][0]] if groups else 0
+        more = longest if padded else lengths[index]
+        unlike = padded and 10 * lengths[index] < 9 * longest
+        if not groups or size + more > limit or unlike:
             groups.append([])
             size, more = 0, lengths[index]
         groups[-1].append(index)

@@ -3,18 +3,21 @@
 The number of micro-batches differs from one global batch to the next. So
 `gradient_accumulation_steps` is 1 (nothing is divided by it) and the boundary is set by hand before
 each forward pass, with `engine.set_gradient_accumulation_boundary`. In DeepSpeed 0.19.8, ZeRO-2 and
--3 reduce and add into their partition after every backward pass whatever the boundary, ZeRO-1
-reduces at the boundary; all three divide by the number of ranks, which the worker undoes by
-multiplying its loss by it.
+-3 reduce and add into their partition after every backward pass whatever the boundary, ZeRO-0 and -1
+reduce at the boundary; all divide by the number of ranks, which the worker undoes by multiplying its
+loss by it.
 
-ZeRO stage 0 is left out: with bf16 weights it has no fp32 master copy, and at a learning rate of
-5e-6 the weights would not move.
+With bf16 weights masters, moments and the sum of the gradients are fp32. Stage 0 is for fp32 only: in
+DeepSpeed it would add gradients up in bf16, and its losses were seen to leave those of fp32 by 3 % after
+one step where the other stages stay within 0.2 %.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
-ZeroStage = Literal[1, 2, 3]
+ZeroStage = Literal[0, 1, 2, 3]
+Offload = Literal["none", "cpu", "nvme"]
 
 
 def deepspeed_config(
@@ -24,33 +27,60 @@ def deepspeed_config(
     lr: float,
     weight_decay: float,
     max_grad_norm: float,
+    gpu: bool = False,
+    offload_optimizer: Offload = "none",
+    offload_weights: Offload = "none",
+    offload_dir: str | None = None,
+    universal: bool = False,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The dictionary for `deepspeed.initialize`.
 
-    bf16: weights and activations in bf16, fp32 masters, fp32 accumulation; otherwise all fp32
+    bf16:      weights and activations in bf16, fp32 masters; otherwise all fp32
+    universal: a universal checkpoint will be loaded
+    overrides: laid over the result, section by section
     """
+    # Nothing to compile: torch's fused AdamW. Moments in main memory take DeepSpeed's CPU Adam, which is
+    # made for them and is compiled at first use.
+    adam = {"torch_adam": True, "fused": True} if offload_optimizer == "none" else {}
+    zero: dict[str, Any] = {
+        "stage": zero_stage,
+        "overlap_comm": gpu and zero_stage > 1,
+        "contiguous_gradients": True,
+        "stage3_gather_16bit_weights_on_model_save": True,
+    }
+    for part, device in (("optimizer", offload_optimizer), ("param", offload_weights)):
+        if device != "none":
+            place = {"nvme_path": offload_dir} if device == "nvme" else {}
+            zero[f"offload_{part}"] = {"device": device, "pin_memory": gpu, **place}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,
         "optimizer": {
             "type": "AdamW",
-            # torch's own AdamW: DeepSpeed's CPU Adam is compiled at first use.
-            "params": {"lr": lr, "weight_decay": weight_decay, "torch_adam": True},
+            "params": {"lr": lr, "weight_decay": weight_decay, **adam},
         },
         "bf16": {"enabled": bf16},
-        "zero_optimization": {
-            "stage": zero_stage,
-            "overlap_comm": bf16 and zero_stage > 1,
-            "contiguous_gradients": True,
-            "stage3_gather_16bit_weights_on_model_save": True,
-        },
+        "zero_optimization": zero,
+        "checkpoint": {"load_universal": universal},
         "steps_per_print": None,
         "wall_clock_breakdown": False,
     }
     if bf16:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
-    return config
+    return merged(config, overrides or {})
+
+
+def merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with the values of `overrides`; where both have a section, inside that section."""
+    result = dict(config)
+    for key, value in overrides.items():
+        inner = result.get(key)
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            value = merged(inner, value)
+        result[key] = value
+    return result
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup_ratio: float) -> float:

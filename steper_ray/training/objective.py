@@ -22,16 +22,15 @@ Suffixes: _3 per stage, in the order init, exp, agg; _E per example; _P per supe
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Mode = Literal["difficulty", "uniform", "fixed", "vanilla-kd"]
+SigmaOptimizer = Literal["adam", "sgd"]
 Triple = tuple[float, float, float]
-
-ADAM_BETAS: Final = (0.9, 0.999)
-ADAM_EPSILON: Final = 1e-8
 
 
 def stage_weights(mode: Mode, sigma_3: Triple, lambda_3: Triple) -> Triple:
@@ -98,57 +97,50 @@ def example_means(value_P: "Tensor", example_P: "Tensor", examples: int) -> "Ten
 
 
 class Sigma:
-    """The three σ: learned in log space by Adam at a constant learning rate, without weight decay.
+    """The three σ: learned in log space, fp32, at a constant learning rate, without weight decay.
 
     Frozen inside a global batch; `update` is called once after it, on every rank alike.
     """
 
-    def __init__(self, initial_3: Triple, *, lr: float, lowest: float, highest: float) -> None:
-        self.lr = lr
-        self.bounds = (math.log(lowest), math.log(highest))
-        self._log_3 = [self._clamp(math.log(sigma)) for sigma in initial_3]
-        self._mean_3 = [0.0, 0.0, 0.0]
-        self._square_3 = [0.0, 0.0, 0.0]
-        self._steps_3 = [0, 0, 0]
+    def __init__(
+        self,
+        initial_3: Triple,
+        *,
+        lr: float,
+        lowest: float,
+        highest: float,
+        optimizer: SigmaOptimizer = "adam",
+    ) -> None:
+        import torch
+
+        self._bounds = (math.log(lowest), math.log(highest))
+        self._log_3 = [torch.tensor(math.log(sigma)).clamp_(*self._bounds) for sigma in initial_3]
+        kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+        self._optimizer: torch.optim.Optimizer = kinds[optimizer](self._log_3, lr=lr)
 
     @property
     def value_3(self) -> Triple:
         """σ of each stage."""
-        init, exp, agg = (math.exp(log) for log in self._log_3)
+        init, exp, agg = (math.exp(log.item()) for log in self._log_3)
         return (init, exp, agg)
 
     def update(self, loss_3: Triple, present_3: Sequence[bool]) -> None:
-        """One Adam step along 1 − L_j/σ_j²; an absent stage keeps its σ and its moments.
+        """One optimizer step along 1 − L_j/σ_j²; an absent stage keeps its σ and its moments.
 
         loss_3: L_j of the global batch, in nats
         """
-        for j in range(3):
-            if not present_3[j]:
-                continue
-            gradient = 1.0 - loss_3[j] * math.exp(-2.0 * self._log_3[j])
-            self._steps_3[j] += 1
-            self._mean_3[j] += (1 - ADAM_BETAS[0]) * (gradient - self._mean_3[j])
-            self._square_3[j] += (1 - ADAM_BETAS[1]) * (gradient**2 - self._square_3[j])
-            mean = self._mean_3[j] / (1 - ADAM_BETAS[0] ** self._steps_3[j])
-            square = self._square_3[j] / (1 - ADAM_BETAS[1] ** self._steps_3[j])
-            move = self.lr * mean / (math.sqrt(square) + ADAM_EPSILON)
-            self._log_3[j] = self._clamp(self._log_3[j] - move)
+        for log, loss, present in zip(self._log_3, loss_3, present_3, strict=True):
+            log.grad = 1.0 - loss * (-2.0 * log).exp() if present else None
+        self._optimizer.step()
+        for log in self._log_3:
+            log.clamp_(*self._bounds)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, as plain JSON values."""
-        return {
-            "log": list(self._log_3),
-            "mean": list(self._mean_3),
-            "square": list(self._square_3),
-            "steps": list(self._steps_3),
-        }
+        """Everything needed to go on; for `torch.save`."""
+        return deepcopy({"log": self._log_3, "optimizer": self._optimizer.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-        self._log_3 = [float(value) for value in state["log"]]
-        self._mean_3 = [float(value) for value in state["mean"]]
-        self._square_3 = [float(value) for value in state["square"]]
-        self._steps_3 = [int(value) for value in state["steps"]]
-
-    def _clamp(self, log: float) -> float:
-        return min(max(log, self.bounds[0]), self.bounds[1])
+        for log, value in zip(self._log_3, state["log"], strict=True):
+            log.copy_(value)
+        self._optimizer.load_state_dict(state["optimizer"])

@@ -70,6 +70,15 @@ def packed_length(blocks: Sequence[Block]) -> int:
     return sum(block.runs[-1][1] for block in blocks)
 
 
+def visible_pairs(blocks: Sequence[Block]) -> int:
+    """(token, token it sees) pairs of a tree: what attention costs."""
+    own = [block.runs[-1][1] for block in blocks]
+    return sum(
+        tokens * block.start + tokens * (tokens + 1) // 2
+        for block, tokens in zip(blocks, own, strict=True)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class PackedRow:
     """Several trees one after the other in one row; no tree sees another.

@@ -18,6 +18,7 @@ from steper_ray.models import SETTINGS_FILE
 from steper_ray.training.attention import ATTENTION
 from steper_ray.training.batch import Batch
 from steper_ray.training.linear_cross_entropy import linear_cross_entropy
+from steper_ray.training.lora import LoraConfig, add_adapters
 from steper_ray.training.objective import example_means
 
 
@@ -102,6 +103,8 @@ def load_student(
     dtype: torch.dtype,
     gradient_checkpointing: bool,
     packed: bool,
+    lora: LoraConfig | None = None,
+    liger: bool = False,
     zero3: dict[str, Any] | None = None,
 ) -> StudentLoss:
     """The base student, ready for training.
@@ -109,11 +112,21 @@ def load_student(
     name:   folder or hub name
     dtype:  the type to compute in
     packed: whether it will be given packed rows
+    liger:  use Liger's Triton kernels for norms, rotary embeddings and feed-forward layers
     zero3:  the DeepSpeed configuration if weights are to be sharded (torch.distributed must be up)
     """
     sharded = ShardedLoading(zero3) if zero3 is not None else None
     model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     del sharded
+    if lora is not None:
+        add_adapters(model, lora, dtype)
+    if liger:
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
+        # The loss stays ours: it weighs tokens.
+        _apply_liger_kernel_to_instance(
+            model, cross_entropy=False, fused_linear_cross_entropy=False
+        )
     if packed:
         model.set_attn_implementation(ATTENTION)
     if gradient_checkpointing:

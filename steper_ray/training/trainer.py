@@ -6,14 +6,17 @@ which Ray Train keeps its checkpoints.
 """
 
 import hashlib
+import json
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import (
     Field,
@@ -25,12 +28,17 @@ from pydantic import (
 )
 
 from steper_ray.errors import InputError, StageError, find_steper_error
-from steper_ray.models import check_model, model_size, student_settings
+from steper_ray.models import check_model, files_digest, model_size, student_settings
 from steper_ray.schema import STAGES, Stage
 from steper_ray.section import Section
+from steper_ray.training.deepspeed_config import Offload, ZeroStage
+from steper_ray.training.lora import LoraConfig
+from steper_ray.training.metrics import Tracker
+from steper_ray.training.objective import Mode, SigmaOptimizer
 
 if TYPE_CHECKING:
     from steper_ray.config import RunConfig
+    from steper_ray.training.card import Card
     from steper_ray.training.worker import WorkerOutcome, WorkerTask
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -41,7 +49,7 @@ class TrainConfig(Section):
 
     model: str = ""
     """The base student: a Hugging Face folder, or a name on the Hub."""
-    objective: Literal["difficulty", "uniform", "fixed", "vanilla-kd"] = "difficulty"
+    objective: Mode = "difficulty"
     """How the three stage losses become one: learned σ, one third each, or `fixed_weights`. `vanilla-kd`
     is the baseline: each chain's whole path at once, no stages."""
     stages: tuple[Stage, ...] = STAGES
@@ -50,6 +58,8 @@ class TrainConfig(Section):
     """λ of init, exp and agg for `fixed`; scaled to sum 1."""
     sigma_init: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
     """σ of init, exp and agg at the start."""
+    sigma_optimizer: SigmaOptimizer = "adam"
+    """What moves log σ: Adam, or plain gradient descent."""
     sigma_lr: PositiveFloat = 0.02
     """Learning rate of log σ, constant."""
     sigma_min: PositiveFloat = 0.05
@@ -70,8 +80,20 @@ class TrainConfig(Section):
     """Chains in one optimizer step, each with all its examples."""
     micro_batch_tokens: PositiveInt = 16384
     """Most tokens, padding included, that a worker computes at a time; bounds memory only."""
-    zero_stage: Literal[1, 2, 3] = 3
-    """What ZeRO shards: optimizer state (1), also gradients (2), also weights (3)."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of all weights; the exported student has them merged."""
+    zero_stage: ZeroStage = 3
+    """What ZeRO shards: nothing (0, fp32 only), optimizer state (1), gradients too (2), weights too (3)."""
+    offload_optimizer: Offload = "none"
+    """Where the optimizer's state lives if not with the weights: `cpu` memory, or `nvme` in offload_dir."""
+    offload_weights: Offload = "none"
+    """Where weights wait until they are needed; ZeRO-3 only."""
+    offload_dir: str | None = None
+    """Folder on a fast local disk of every node, for `nvme`."""
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Laid over the DeepSpeed configuration, section by section."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """What is computed in; `auto` is bf16 on GPUs and fp32 on CPUs. Optimizer states are fp32."""
     packing: bool = True
     """Compute the common prefixes of a chain's examples once; exact. Models that it does not fit train on
     separate examples, and the run says why."""
@@ -82,13 +104,28 @@ class TrainConfig(Section):
     cpus_per_worker: PositiveInt = 1
     """CPUs reserved for each worker; also its number of torch threads."""
     use_gpu: bool = False
-    """One GPU for each worker, bf16; otherwise CPU, fp32."""
+    """One GPU for each worker; otherwise CPU."""
     checkpoint_every_steps: NonNegativeInt = 0
-    """Optimizer steps between checkpoints; 0 writes one at the end only."""
+    """Optimizer steps between checkpoints; 0 does not count steps. One is always written at the end."""
+    checkpoint_every_minutes: NonNegativeFloat = 0.0
+    """Minutes between checkpoints; 0 does not look at the clock."""
     num_to_keep: PositiveInt = 2
-    """Checkpoints kept; older ones are deleted."""
+    """Newest checkpoints kept, older ones are deleted; also how many students `best_by: em` compares."""
     max_failures: NonNegativeInt = 2
     """Times the run goes on from its last checkpoint after a worker died."""
+    validation_chains: NonNegativeInt = 0
+    """Chains held out of training to validate on; the best student is then exported instead of the last."""
+    validate_every_steps: NonNegativeInt = 0
+    """Optimizer steps between validations; 0 validates at the end of each epoch."""
+    patience: NonNegativeInt = 0
+    """Validations without a new best loss before training stops early; 0 never stops it."""
+    best_by: Literal["loss", "em"] = "loss"
+    """What makes a student the best: its validation loss, or, of the `num_to_keep` best by that, its exact
+    match on `questions.dev` in the reasoning loop."""
+    trackers: tuple[Tracker, ...] = ("tensorboard",)
+    """Where metrics are sent beside `training/metrics.jsonl`; mlflow and wandb are extras to install."""
+    push_to_hub: str | None = None
+    """Repository (owner/name) on the Hugging Face Hub that the student is uploaded to, privately if new."""
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
@@ -98,7 +135,41 @@ class TrainConfig(Section):
             raise ValueError("sigma_init must lie between sigma_min and sigma_max")
         if not self.stages or len(set(self.stages)) < len(self.stages):
             raise ValueError("stages must name at least one stage, and none twice")
+        if self.zero_stage == 0 and (
+            self.precision == "bf16" or (self.use_gpu and self.precision == "auto")
+        ):
+            raise ValueError("zero_stage 0 computes in fp32; set precision: fp32, or take stage 1")
+        if self.offload_weights != "none" and self.zero_stage != 3:
+            raise ValueError("offload_weights needs zero_stage 3")
+        if self.offload_optimizer != "none" and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        if "nvme" in (self.offload_weights, self.offload_optimizer) and not self.offload_dir:
+            raise ValueError("offload_dir must name a folder for nvme")
+        if not self.validation_chains and (self.patience or self.best_by == "em"):
+            raise ValueError(
+                "validation_chains is 0; patience and best_by: em need chains to validate on"
+            )
         return self
+
+
+NOT_OF_THE_RESULT: Final = {
+    "cpus_per_worker",
+    "checkpoint_every_minutes",
+    "checkpoint_every_steps",
+    "gradient_checkpointing",
+    "max_failures",
+    "micro_batch_tokens",
+    "num_to_keep",
+    "offload_dir",
+    "packing",
+    "push_to_hub",
+    "trackers",
+    "workers",
+}
+"""Settings that a run may be taken up with other values of: what is learned does not depend on them."""
+
+DONE_FILE: Final = "done.json"
+CARD_PACKAGES: Final = ("steper_ray", "ray", "torch", "transformers", "deepspeed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,46 +177,157 @@ class TrainSummary:
     """What a finished training came to."""
 
     steps: int
+    """Of the exported student."""
+    planned_steps: int
+    """More than `steps` where an earlier student was the best, or training stopped early."""
     seconds: float
     """Wall clock, start of the workers included."""
     loss: float
     """L of the last global batch, in nats."""
     stage_losses: dict[str, float | None]
     """L_j of the last global batch; null for a stage it had no example of."""
+    validation_loss: float | None
+    """⅓ Σ L_j of the exported student over the held-out chains; null where none were."""
     sigma: dict[str, float]
+    chains: int
     examples: dict[str, int]
     """Training examples of each stage."""
+    input_tokens: int
+    """Prompt and target tokens of all examples, every epoch counted."""
+    supervised_tokens: int
+    """Those of them that are targets."""
     dropped_passages: int
     """Passages left out of training prompts that would have outgrown the context."""
     separate_because: str | None
     """Why the examples of a chain did not share their prefixes; None if they did."""
-    student_dir: Path
 
 
 def train(config: "RunConfig") -> TrainSummary:
     """Train the student on the step-wise examples; Ray must be running.
 
+    A run that is done with the same settings and examples is not repeated.
     Raises InputError before any worker starts if the model or the examples cannot be used, and
     StageError if training fails.
     """
+    from steper_ray.hub import check_repo_name, push_folder
     from steper_ray.training.data import stepwise_files
+    from steper_ray.training.metrics import check_trackers
 
-    check_model(config.train.model, "train.model")
-    files = stepwise_files(config.stepwise_dir)
-    check_storage(config)
-    started = time.monotonic()
-    outcome = _run(config, files)
+    section = config.train
+    check_model(section.model, "train.model")
+    check_trackers(section.trackers)
+    if section.lora is not None and find_spec("peft") is None:
+        raise InputError("train.lora: peft is not installed; pip install 'steper_ray[lora]'")
+    if section.push_to_hub is not None:
+        check_repo_name(section.push_to_hub, "train.push_to_hub")
+    task = worker_task(config, stepwise_files(config.stepwise_dir))
+    fingerprint = run_fingerprint(task)
+    done = config.metrics_file.with_name(DONE_FILE)
+    summary = _done(done, fingerprint) if config.student_dir.is_dir() else None
+    if summary is None:
+        check_storage(config)
+        started = time.monotonic()
+        outcome = _run(config, task, f"train-{fingerprint}")
+        summary = _finish(config, outcome, time.monotonic() - started)
+        values = {"fingerprint": fingerprint, "summary": asdict(summary)}
+        done.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    if section.push_to_hub is not None:
+        push_folder(config.student_dir, section.push_to_hub, kind="model")
+    return summary
+
+
+def _done(file: Path, fingerprint: str) -> TrainSummary | None:
+    if not file.is_file():
+        return None
+    values = json.loads(file.read_text(encoding="utf-8"))
+    return TrainSummary(**values["summary"]) if values["fingerprint"] == fingerprint else None
+
+
+def _finish(config: "RunConfig", outcome: "WorkerOutcome", seconds: float) -> TrainSummary:
+    """Choose among the candidates, and put the best in place with its card and its pictures."""
+    from steper_ray.evaluation.report import write_training_pictures
+    from steper_ray.training.card import write_card
+    from steper_ray.training.worker import CANDIDATES, candidate_dir
+
+    training_dir = config.metrics_file.parent
+    loss, step = _best(config, outcome)
     last = outcome.last
-    return TrainSummary(
-        steps=last.steps,
-        seconds=time.monotonic() - started,
+    summary = TrainSummary(
+        steps=step,
+        planned_steps=last.steps,
+        seconds=seconds,
         loss=last.loss,
         stage_losses={"init": last.L_init, "exp": last.L_exp, "agg": last.L_agg},
+        validation_loss=loss if outcome.validated else None,
         sigma={"init": last.sigma_init, "exp": last.sigma_exp, "agg": last.sigma_agg},
+        chains=outcome.chains,
         examples=outcome.examples,
+        input_tokens=outcome.input_tokens,
+        supervised_tokens=outcome.supervised_tokens,
         dropped_passages=outcome.dropped_passages,
         separate_because=outcome.separate_because,
-        student_dir=config.student_dir,
+    )
+    partial = config.student_dir.with_name("student.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(candidate_dir(str(training_dir), step), partial)
+    for picture in write_training_pictures(config.metrics_file, training_dir):
+        shutil.copy(picture, partial)
+    write_card(partial, _card(config, summary))
+    shutil.rmtree(config.student_dir, ignore_errors=True)
+    partial.rename(config.student_dir)
+    shutil.rmtree(training_dir / CANDIDATES)
+    return summary
+
+
+def _best(config: "RunConfig", outcome: "WorkerOutcome") -> tuple[float, int]:
+    """(validation loss, step) of the student to export."""
+    from steper_ray.evaluation.evaluate import answer
+    from steper_ray.evaluation.summary import summarize
+    from steper_ray.questions import read_questions
+    from steper_ray.training.worker import candidate_dir
+
+    if config.train.best_by == "loss" or len(outcome.candidates) == 1:
+        return outcome.candidates[0]
+    questions = read_questions(config.questions.dev, "questions.dev")[: config.eval.limit]
+    training_dir = config.metrics_file.parent
+    em_of = {}
+    for loss, step in outcome.candidates:
+        folder = candidate_dir(str(training_dir), step)
+        rows = answer(config, str(folder), questions, folder.with_name(f"{folder.name}-answers"))
+        em_of[loss, step] = summarize(rows).overall.em
+    # Of equal ones the first, which has the lower loss.
+    return max(outcome.candidates, key=lambda candidate: em_of[candidate])
+
+
+def _card(config: "RunConfig", summary: TrainSummary) -> "Card":
+    from steper_ray.training.card import Card
+
+    reasoning, section = config.reasoning, config.train
+    return Card(
+        base_model=section.model,
+        teacher=config.build.teacher,
+        objective=section.objective,
+        stages=section.stages,
+        settings=section.model_dump(mode="json"),
+        framework=reasoning.framework,
+        passages_per_step=reasoning.passages_per_step,
+        max_steps=reasoning.max_steps,
+        max_prompt_tokens=reasoning.max_prompt_tokens,
+        corpus_version=read_corpus_version(config.chains_dir),
+        chains=summary.chains,
+        examples=summary.examples,
+        dropped_passages=summary.dropped_passages,
+        steps=summary.steps,
+        epochs=section.epochs,
+        input_tokens=summary.input_tokens,
+        supervised_tokens=summary.supervised_tokens,
+        losses=summary.stage_losses,
+        validation_loss=summary.validation_loss,
+        validation_step=None if summary.validation_loss is None else summary.steps,
+        sigma=summary.sigma,
+        workers=section.workers,
+        seconds=summary.seconds,
+        versions={name: version(name) for name in CARD_PACKAGES},
     )
 
 
@@ -186,14 +368,13 @@ def read_corpus_version(chains_dir: Path) -> str:
     return ""
 
 
-def _run(config: "RunConfig", files: Sequence[Path]) -> "WorkerOutcome":
+def _run(config: "RunConfig", task: "WorkerTask", name: str) -> "WorkerOutcome":
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from steper_ray.training.worker import run_worker
 
     section = config.train
-    task = worker_task(config, files)
     # Loosely typed: Ray annotates neither loops without an argument nor results of loops.
     loop: Any = partial(run_worker, task)
     trainer = TorchTrainer(
@@ -208,7 +389,7 @@ def _run(config: "RunConfig", files: Sequence[Path]) -> "WorkerOutcome":
             },
         ),
         run_config=ray.train.RunConfig(
-            name=f"train-{_fingerprint(task)}",
+            name=name,
             storage_path=str(config.dir.absolute() / "checkpoints"),
             failure_config=ray.train.FailureConfig(max_failures=section.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=section.num_to_keep),
@@ -234,48 +415,27 @@ def worker_task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
     """What the workers of a run are told; `files` are from `stepwise_files`."""
     from steper_ray.training.worker import WorkerTask
 
-    section = config.train
-    folder = Path(section.model).expanduser()
+    folder = Path(config.train.model).expanduser()
+    model = str(folder.absolute()) if folder.is_dir() else config.train.model
     return WorkerTask(
+        train=config.train.model_copy(update={"model": model}),
         stepwise_files=tuple(str(file.absolute()) for file in files),
         training_dir=str(config.metrics_file.parent.absolute()),
-        student_dir=str(config.student_dir.absolute()),
-        model=str(folder.absolute()) if folder.is_dir() else section.model,
         seed=config.run.seed,
         instruction=config.reasoning.instruction,
         max_prompt_tokens=config.reasoning.max_prompt_tokens,
         student_settings=student_settings(config.reasoning, read_corpus_version(config.chains_dir)),
-        objective=section.objective,
-        stages=section.stages,
-        fixed_weights=section.fixed_weights,
-        sigma_init=section.sigma_init,
-        sigma_lr=section.sigma_lr,
-        sigma_min=section.sigma_min,
-        sigma_max=section.sigma_max,
-        lr=section.lr,
-        warmup_ratio=section.warmup_ratio,
-        weight_decay=section.weight_decay,
-        max_grad_norm=section.max_grad_norm,
-        epochs=section.epochs,
-        chains_per_batch=section.chains_per_batch,
-        micro_batch_tokens=section.micro_batch_tokens,
-        zero_stage=section.zero_stage,
-        packing=section.packing,
-        gradient_checkpointing=section.gradient_checkpointing,
-        use_gpu=section.use_gpu,
-        threads=section.cpus_per_worker,
-        checkpoint_every_steps=section.checkpoint_every_steps,
         log=str(config.log_file("train").absolute()),
     )
 
 
-def _fingerprint(task: "WorkerTask") -> str:
-    """Twelve hex digits that change with the settings, the examples and the base student's files."""
-    digest = hashlib.sha256(repr(task).encode())
-    model = Path(task.model)
-    for weights in sorted(model.iterdir()) if model.is_dir() else ():
-        stat = weights.stat()
-        digest.update(f"{weights.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+def run_fingerprint(task: "WorkerTask") -> str:
+    """Twelve hex digits that change with the examples, the base student's files, and every setting that
+    what is learned depends on."""
+    settings = task.train.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
+    described = replace(task, train=TrainConfig(), stepwise_files=(), training_dir="", log="")
+    digest = hashlib.sha256(f"{settings} {described}".encode())
+    digest.update(files_digest(task.train.model).encode())
     for file in task.stepwise_files:
         with Path(file).open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())

@@ -11,30 +11,36 @@ writes the metrics of every step (see `steper_ray.training.metrics`).
 import json
 import math
 import os
+import resource
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import StageError
-from steper_ray.schema import Stage
+from steper_ray.schema import STAGES
 from steper_ray.session import redirect_output
 from steper_ray.training.data import (
+    MicroBatch,
     TokenExample,
     TokenizedData,
     check_examples,
     cut_micro_batches,
     epoch_batches,
+    hold_out,
     steps_per_epoch,
     tokenize_examples,
 )
-from steper_ray.training.deepspeed_config import ZeroStage, deepspeed_config, learning_rate
+from steper_ray.training.deepspeed_config import deepspeed_config, learning_rate
+from steper_ray.training.flops import model_flops, peak_flops
 from steper_ray.training.metrics import MetricsWriter, StepMetrics
 from steper_ray.training.objective import (
-    Mode,
     Sigma,
     Triple,
     count_stages,
@@ -42,52 +48,38 @@ from steper_ray.training.objective import (
     global_loss,
     stage_weights,
 )
-from steper_ray.training.packing import packed_length, prefix_tree
+from steper_ray.training.packing import Block, packed_length, prefix_tree, visible_pairs
+from steper_ray.training.validation import Validations, validation_loss
 
 if TYPE_CHECKING:
+    from steper_ray.training.batch import Batch
     from steper_ray.training.student import StudentLoss
+    from steper_ray.training.trainer import TrainConfig
 
-STATE_FILE: Final = "state.json"
 BAD_BATCH_FILE: Final = "bad_batch.json"
-SHARDS_TAG: Final = "zero"
+CANDIDATES: Final = "candidates"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerTask:
-    """Everything a worker needs to know, in plain values."""
+    """Everything a worker needs to know."""
 
+    train: "TrainConfig"
     stepwise_files: tuple[str, ...]
     training_dir: str
-    student_dir: str
-    model: str
     seed: int
     instruction: str
     max_prompt_tokens: int
     student_settings: dict[str, Any]
     """What is written beside the student as `steper.json`."""
-    objective: Mode
-    stages: tuple[Stage, ...]
-    fixed_weights: Triple
-    sigma_init: Triple
-    sigma_lr: float
-    sigma_min: float
-    sigma_max: float
-    lr: float
-    warmup_ratio: float
-    weight_decay: float
-    max_grad_norm: float
-    epochs: int
-    chains_per_batch: int
-    micro_batch_tokens: int
-    zero_stage: ZeroStage
-    gradient_checkpointing: bool
-    packing: bool
-    use_gpu: bool
-    threads: int
-    """CPU threads of torch in one worker."""
-    checkpoint_every_steps: int
     log: str
     """File for what the workers print."""
+
+    @property
+    def bf16(self) -> bool:
+        """Whether weights and activations are bf16."""
+        precision = self.train.precision
+        return precision == "bf16" or (precision == "auto" and self.train.use_gpu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,114 +87,184 @@ class WorkerOutcome:
     """What rank 0 hands back to the driver."""
 
     last: StepMetrics
+    candidates: list[tuple[float, int]]
+    """(validation loss, step) of the students in `candidates/`, best first; without validation the last
+    step alone, and its training loss."""
+    validated: bool
+    chains: int
+    """Chains trained on."""
     examples: dict[str, int]
     """Training examples of each stage."""
+    input_tokens: int
+    """Prompt and target tokens of all examples, every epoch counted."""
+    supervised_tokens: int
     dropped_passages: int
     separate_because: str | None
     """Why the examples of a chain did not share their prefixes; None if they did."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is laid out together: a chain's examples where they are packed, else one example."""
+
+    examples: list[TokenExample]
+    tree: list[Block]
+
+
 class StudentTraining:
     """The training of one run, as one rank sees it."""
 
-    def __init__(self, task: WorkerTask, rank: int, ranks: int, device: Any) -> None:
+    def __init__(
+        self, task: WorkerTask, rank: int, ranks: int, device: Any, resume: Path | None = None
+    ) -> None:
+        """resume: a checkpoint to go on from, written by any number of workers"""
         import deepspeed
         import torch
+        from deepspeed.checkpoint.constants import (
+            UNIVERSAL_CHECKPOINT_INFO,
+            UNIVERSAL_CHECKPOINT_VERSION_KEY,
+            UNIVERSAL_CHECKPOINT_VERSION_VALUE,
+        )
         from transformers import AutoConfig, AutoTokenizer
 
         from steper_ray.training.attention import packing_obstacle
+        from steper_ray.training.checkpoints import load_state
         from steper_ray.training.student import load_student
 
         self.task, self.rank, self.ranks, self.device = task, rank, ranks, device
-        tokenizer = AutoTokenizer.from_pretrained(task.model)
+        train = task.train
+        tokenizer = AutoTokenizer.from_pretrained(train.model)
         self.pad = tokenizer.pad_token_id or 0
-        config = AutoConfig.from_pretrained(task.model).get_text_config()
-        obstacle = packing_obstacle(config)
-        self.separate_because = obstacle if task.packing else "train.packing is false"
+        self.model_config = AutoConfig.from_pretrained(train.model).get_text_config()
+        obstacle = packing_obstacle(self.model_config)
+        self.separate_because = obstacle if train.packing else "train.packing is false"
         self.packed = self.separate_because is None
         self.data: TokenizedData = tokenize_examples(
             [Path(file) for file in task.stepwise_files],
             tokenizer,
             instruction=task.instruction,
             max_prompt_tokens=task.max_prompt_tokens,
-            stages=task.stages,
-            whole_path=task.objective == "vanilla-kd",
+            stages=train.stages,
+            whole_path=train.objective == "vanilla-kd",
         )
         check_examples(
             self.data.examples,
-            vocabulary=config.vocab_size,
-            positions=getattr(config, "max_position_embeddings", sys.maxsize),
+            vocabulary=self.model_config.vocab_size,
+            positions=getattr(self.model_config, "max_position_embeddings", sys.maxsize),
         )
-        self.steps_per_epoch = steps_per_epoch(len(self.data.chains), task.chains_per_batch)
-        self.steps = self.steps_per_epoch * task.epochs
+        self.chains, self.held_out = hold_out(self.data, train.validation_chains)
+        self.steps_per_epoch = steps_per_epoch(len(self.chains), train.chains_per_batch)
+        self.steps = self.steps_per_epoch * train.epochs
+
+        state, sigma = load_state(resume) if resume else (None, None)
+        foreign = state is not None and state["workers"] != ranks
         ds_config = deepspeed_config(
-            zero_stage=task.zero_stage,
-            bf16=task.use_gpu,
-            lr=task.lr,
-            weight_decay=task.weight_decay,
-            max_grad_norm=task.max_grad_norm,
+            zero_stage=train.zero_stage,
+            bf16=task.bf16,
+            gpu=train.use_gpu,
+            lr=train.lr,
+            weight_decay=train.weight_decay,
+            max_grad_norm=train.max_grad_norm,
+            offload_optimizer=train.offload_optimizer,
+            offload_weights=train.offload_weights,
+            offload_dir=train.offload_dir,
+            universal=foreign and train.zero_stage > 0,
+            overrides=train.deepspeed,
         )
         torch.manual_seed(task.seed)
         student: StudentLoss = load_student(
-            task.model,
-            dtype=torch.bfloat16 if task.use_gpu else torch.float32,
-            gradient_checkpointing=task.gradient_checkpointing,
+            train.model,
+            dtype=torch.bfloat16 if task.bf16 else torch.float32,
+            gradient_checkpointing=train.gradient_checkpointing,
             packed=self.packed,
-            zero3=ds_config if task.zero_stage == 3 else None,
+            lora=train.lora,
+            liger=train.use_gpu and find_spec("liger_kernel") is not None,
+            zero3=ds_config if train.zero_stage == 3 else None,
         )
+        # DeepSpeed writes it into ZeRO-1 and -2 checkpoints, which only then can be made universal.
+        version = {UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE}
+        setattr(student, UNIVERSAL_CHECKPOINT_INFO, version)
         self.engine, *_ = deepspeed.initialize(
-            model=student, model_parameters=student.parameters(), config=ds_config
+            model=student,
+            model_parameters=[p for p in student.parameters() if p.requires_grad],
+            config=ds_config,
         )
         self.sigma = Sigma(
-            task.sigma_init, lr=task.sigma_lr, lowest=task.sigma_min, highest=task.sigma_max
+            train.sigma_init,
+            lr=train.sigma_lr,
+            lowest=train.sigma_min,
+            highest=train.sigma_max,
+            optimizer=train.sigma_optimizer,
         )
+        keep = train.num_to_keep if train.best_by == "em" else 1
+        self.validations = Validations(keep=keep, patience=train.patience)
         self.step = 0
         self.last: StepMetrics | None = None
+        self.saved = time.monotonic()
+        """When the newest checkpoint was written."""
+        self.save_due = False
+        """Whether a checkpoint is due by the clock of rank 0; the same on every rank."""
+        torch.manual_seed(task.seed + rank)
+        if resume is not None:
+            assert state is not None
+            assert sigma is not None
+            self._load_shards(resume, foreign=foreign)
+            self._take_up(resume, state, sigma)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or patience has run out."""
+        return self.step == self.steps or self.validations.exhausted
+
+    @property
+    def validation_due(self) -> bool:
+        """Whether the step just done is one to validate after."""
+        every = self.task.train.validate_every_steps or self.steps_per_epoch
+        return bool(self.held_out) and (self.step % every == 0 or self.step == self.steps)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the step just done is one to write a checkpoint after; the same on every rank."""
+        every = self.task.train.checkpoint_every_steps
+        return self.finished or self.save_due or (every > 0 and self.step % every == 0)
 
     def train_step(self) -> StepMetrics:
         """One global batch: forward, backward and update of the weights, then of σ.
 
-        Raises StageError if the loss or the gradient is not finite; no weight was changed then.
+        Raises StageError if the loss or the gradient is not finite; nothing was saved then.
         """
-        task, engine = self.task, self.engine
+        train, engine = self.task.train, self.engine
         started = time.monotonic()
         epoch, position = divmod(self.step, self.steps_per_epoch)
         batch = epoch_batches(
-            len(self.data.chains), task.chains_per_batch, seed=task.seed, epoch=epoch
+            len(self.chains), train.chains_per_batch, seed=self.task.seed, epoch=epoch
         )[position]
-        units = [unit for chain in batch for unit in self._units(chain)]
-        examples = [example for unit in units for example in unit]
+        units = self._units([self.chains[place] for place in batch])
+        examples = [example for unit in units for example in unit.examples]
         stage_E = [example.stage for example in examples]
-        weight_3 = stage_weights(task.objective, self.sigma.value_3, task.fixed_weights)
+        weight_3 = stage_weights(train.objective, self.sigma.value_3, train.fixed_weights)
         weights = iter(example_weights(stage_E, weight_3))
-        weighted = [(unit, [next(weights) for _ in unit]) for unit in units]
+        weights_of = [[next(weights) for _ in unit.examples] for unit in units]
 
-        lr = learning_rate(self.step, self.steps, peak=task.lr, warmup_ratio=task.warmup_ratio)
+        lr = learning_rate(self.step, self.steps, peak=train.lr, warmup_ratio=train.warmup_ratio)
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
-        sums = self._forward_backward(weighted)
         count_3 = count_stages(stage_E)
-        loss_3, accuracy_3 = self._stage_means(sums, count_3)
-        loss = global_loss(task.objective, loss_3, count_3, self.sigma.value_3, weight_3)
-        if not math.isfinite(loss):
-            raise StageError(
-                f"train: the loss of step {self.step + 1} is {loss}; lower train.lr; "
-                f"{self._write_bad_batch(examples)} has the examples, and the last checkpoint is kept"
-            )
-        engine.step()
-        grad_norm = float(engine.get_global_grad_norm())
-        if not math.isfinite(grad_norm):
-            raise StageError(
-                f"train: the gradient of step {self.step + 1} is not finite; lower train.lr; "
-                f"{self._write_bad_batch(examples)} has the examples, and the last checkpoint is kept"
-            )
-        if task.objective == "difficulty":
+        loss_3, accuracy_3 = self._stage_means(self._forward_backward(units, weights_of), count_3)
+        loss = global_loss(train.objective, loss_3, count_3, self.sigma.value_3, weight_3)
+        self._check_finite("loss", loss, examples)
+        grad_norm = self._update()
+        self._check_finite("gradient norm", grad_norm, examples)
+        if train.objective == "difficulty":
             self.sigma.update(loss_3, [count > 0 for count in count_3])
         self.step += 1
         seconds = time.monotonic() - started
-        shown_3 = [count > 0 and task.objective != "vanilla-kd" for count in count_3]
-        L_init, L_exp, L_agg = _where(shown_3, loss_3)
-        accuracy_init, accuracy_exp, accuracy_agg = _where(shown_3, accuracy_3)
+
+        staged = train.objective != "vanilla-kd"
+        L_init, L_exp, L_agg = _where(count_3 if staged else (0, 0, 0), loss_3)
+        accuracy_init, accuracy_exp, accuracy_agg = _where(
+            count_3 if staged else (0, 0, 0), accuracy_3
+        )
         sigma_init, sigma_exp, sigma_agg = self.sigma.value_3
         self.last = StepMetrics(
             step=self.step,
@@ -212,6 +274,9 @@ class StudentTraining:
             L_init=L_init,
             L_exp=L_exp,
             L_agg=L_agg,
+            perplexity_init=None if L_init is None else math.exp(L_init),
+            perplexity_exp=None if L_exp is None else math.exp(L_exp),
+            perplexity_agg=None if L_agg is None else math.exp(L_agg),
             accuracy_init=accuracy_init,
             accuracy_exp=accuracy_exp,
             accuracy_agg=accuracy_agg,
@@ -221,122 +286,268 @@ class StudentTraining:
             lr=lr,
             grad_norm=grad_norm,
             tokens_per_second=sum(len(example.ids) for example in examples) / seconds,
+            examples_per_second=len(examples) / seconds,
+            mfu=self._utilisation(units, seconds),
+            peak_memory_gib=self._peak_memory() / 2**30,
             examples=len(examples),
             seconds=seconds,
         )
         return self.last
 
-    def _units(self, chain: int) -> list[list[TokenExample]]:
-        """What is laid out together: a chain's examples where they are packed, else each alone."""
-        examples = [self.data.examples[index] for index in self.data.chains[chain]]
-        return [examples] if self.packed else [[example] for example in examples]
+    def validate(self) -> StepMetrics:
+        """L_j over the held-out chains; writes the student to `candidates/` if it is one of the best.
 
-    def _forward_backward(self, units: Sequence[tuple[list[TokenExample], list[float]]]) -> Any:
-        """Gradients of this rank's share; (2, 3) fp32 sums of NLL and accuracy of examples by stage.
-
-        units: of the global batch, with the weight of each example
+        Returns the metrics of the step just done, with the validation's.
         """
         import torch
 
+        assert self.last is not None
+        units = self._units(self.held_out)
+        sums = torch.zeros(2, 3, device=self.device)
+        self.engine.eval()
+        with torch.no_grad():
+            for micro_batch, batch in self._micro_batches(units, None):
+                _, nll_E, right_E = self.engine(batch)
+                self._add(sums, micro_batch, units, nll_E, right_E)
+        self.engine.train()
+        count_3 = count_stages([e.stage for unit in units for e in unit.examples])
+        loss_3, _ = self._stage_means(sums, count_3)
+        loss = validation_loss(loss_3, count_3)
+        kept, given_up = self.validations.add(loss, self.step)
+        if kept:
+            self.export()
+        for step in given_up:
+            self._remove_candidate(step)
+        staged = self.task.train.objective != "vanilla-kd"
+        init, exp, agg = _where(count_3 if staged else (0, 0, 0), loss_3)
+        self.last = replace(
+            self.last,
+            validation_loss=loss,
+            validation_init=init,
+            validation_exp=exp,
+            validation_agg=agg,
+        )
+        return self.last
+
+    def _units(self, chains: Sequence[list[int]]) -> list[Unit]:
+        units = []
+        for chain in chains:
+            examples = [self.data.examples[index] for index in chain]
+            parts = [examples] if self.packed else [[example] for example in examples]
+            units += [Unit(part, prefix_tree([e.ids for e in part])) for part in parts]
+        return units
+
+    def _micro_batches(
+        self, units: Sequence[Unit], weights_of: Sequence[Sequence[float]] | None
+    ) -> "Iterator[tuple[MicroBatch, Batch]]":
+        """This rank's share of the units, as tensors.
+
+        weights_of: the weight in the loss of each example of each unit; None: nothing will be learned
+        """
         from steper_ray.training.batch import packed_batch, padded_batch
 
-        packed = self.packed
-        trees = [prefix_tree([example.ids for example in unit]) for unit, _ in units]
-        lengths = [packed_length(tree) for tree in trees]
+        lengths = [packed_length(unit.tree) for unit in units]
         micro_batches = cut_micro_batches(
-            lengths, self.task.micro_batch_tokens, self.ranks, padded=not packed
+            lengths, self.task.train.micro_batch_tokens, self.ranks, padded=not self.packed
         )[self.rank]
-        sums = torch.zeros(2, 3, device=self.device)
         for number, micro_batch in enumerate(micro_batches, 1):
             chosen = [units[i] for i in micro_batch.units]
-            examples = [example for unit, _ in chosen for example in unit]
-            counted = float(micro_batch.counted)
             # DeepSpeed averages gradients over the ranks; L is their sum.
-            weights = [self.ranks * counted * weight for _, unit in chosen for weight in unit]
-            batch = (
-                packed_batch(
-                    [unit for unit, _ in chosen],
-                    [trees[i] for i in micro_batch.units],
-                    weights,
-                    self.pad,
-                    self.device,
-                )
-                if packed
-                else padded_batch(examples, weights, self.pad, self.device)
-            )
-            self.engine.set_gradient_accumulation_boundary(number == len(micro_batches))
+            factor = self.ranks * float(micro_batch.counted)
+            weights = [
+                factor * weight
+                for i in micro_batch.units
+                for weight in (weights_of[i] if weights_of else [0.0] * len(units[i].examples))
+            ]
+            last = number == len(micro_batches)
+            self.engine.set_gradient_accumulation_boundary(last)
+            if self.packed:
+                chains = [unit.examples for unit in chosen]
+                trees = [unit.tree for unit in chosen]
+                yield micro_batch, packed_batch(chains, trees, weights, self.pad, self.device)
+            else:
+                examples = [example for unit in chosen for example in unit.examples]
+                yield micro_batch, padded_batch(examples, weights, self.pad, self.device)
+
+    def _forward_backward(
+        self, units: Sequence[Unit], weights_of: Sequence[Sequence[float]]
+    ) -> Any:
+        """Gradients of this rank's share; (2, 3) fp32 sums of NLL and accuracy of examples by stage."""
+        import torch
+
+        sums = torch.zeros(2, 3, device=self.device)
+        for micro_batch, batch in self._micro_batches(units, weights_of):
             loss, nll_E, right_E = self.engine(batch)
             self.engine.backward(loss)
-            stages = torch.tensor([example.stage for example in examples], device=self.device)
-            sums.index_add_(1, stages, torch.stack([nll_E, right_E]) * counted)
+            self._add(sums, micro_batch, units, nll_E, right_E)
         return sums
 
-    def _write_bad_batch(self, examples: Sequence[TokenExample]) -> Path:
-        """Name the examples of a global batch whose loss is no number."""
-        file = Path(self.task.training_dir) / BAD_BATCH_FILE
-        if self.rank == 0:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            ids = [f"{example.chain_id}/{example.step}" for example in examples]
-            content = json.dumps({"step": self.step + 1, "examples": ids}, indent=2)
-            file.write_text(content + "\n", encoding="utf-8")
-        return file
+    def _update(self) -> float:
+        """Clip the gradient and move the weights; the norm that the gradient had."""
+        import torch
+
+        if self.task.train.zero_stage == 0 and not self.task.bf16:
+            # There DeepSpeed clips without keeping the norm.
+            gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+            self.engine.step()
+            return norm
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm())
+
+    def _add(
+        self, sums: Any, micro_batch: MicroBatch, units: Sequence[Unit], nll_E: Any, right_E: Any
+    ) -> None:
+        import torch
+
+        stages = [example.stage for i in micro_batch.units for example in units[i].examples]
+        values = torch.stack([nll_E, right_E]) * float(micro_batch.counted)
+        sums.index_add_(1, torch.tensor(stages, device=self.device), values)
 
     def _stage_means(self, sums: Any, count_3: Sequence[int]) -> tuple[Triple, Triple]:
         """L_j and accuracy of the global batch, 0 for an absent stage, the same on every rank."""
         import torch
         import torch.distributed as dist
 
-        dist.all_reduce(sums)
-        counts = torch.tensor(count_3, device=sums.device).clamp(min=1)
-        (init, exp, agg), (right_init, right_exp, right_agg) = (sums / counts).tolist()
+        minutes = self.task.train.checkpoint_every_minutes
+        late = self.rank == 0 and 0 < minutes < (time.monotonic() - self.saved) / 60
+        shared = torch.cat([sums.flatten(), sums.new_tensor([late])])
+        dist.all_reduce(shared)
+        *values, late_ranks = shared.tolist()
+        self.save_due = late_ranks > 0
+        means = [
+            value / max(1, count) for value, count in zip(values, (*count_3, *count_3), strict=True)
+        ]
+        init, exp, agg, right_init, right_exp, right_agg = means
         return (init, exp, agg), (right_init, right_exp, right_agg)
+
+    def _check_finite(self, what: str, value: float, examples: Sequence[TokenExample]) -> None:
+        """Raises StageError, and names the examples in a file, if a step came to no number."""
+        if math.isfinite(value):
+            return
+        file = Path(self.task.training_dir) / BAD_BATCH_FILE
+        if self.rank == 0:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            ids = [f"{example.chain_id}/{example.step}" for example in examples]
+            content = json.dumps({"step": self.step + 1, "examples": ids}, indent=2)
+            file.write_text(content + "\n", encoding="utf-8")
+        raise StageError(
+            f"train: the {what} of step {self.step + 1} is {value}; lower train.lr; "
+            f"{file} has the examples, and the last checkpoint is kept"
+        )
+
+    def _utilisation(self, units: Sequence[Unit], seconds: float) -> float | None:
+        """MFU; None on a CPU, on a GPU whose peak is not known, and for models with experts."""
+        import torch
+
+        if self.device.type != "cuda" or not self.task.bf16:
+            return None
+        peak = peak_flops(torch.cuda.get_device_name(self.device))
+        if peak is None or getattr(self.model_config, "num_experts", None):
+            return None
+        model = self.engine.module.model
+        tables = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+        flops = model_flops(
+            self.model_config,
+            weights=sum(
+                getattr(p, "ds_numel", p.numel()) for p in model.parameters() if id(p) not in tables
+            ),
+            tokens=sum(packed_length(unit.tree) for unit in units),
+            pairs=sum(visible_pairs(unit.tree) for unit in units),
+            supervised=sum(e.target_tokens for unit in units for e in unit.examples),
+        )
+        return flops / seconds / (peak * self.ranks)
+
+    def _peak_memory(self) -> int:
+        """Most bytes that this rank has held: of the GPU if it has one, else of the process."""
+        import torch
+
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint."""
+        from steper_ray.training.checkpoints import SHARDS_TAG, save_random_state, save_state
+
         assert self.last is not None
         self.engine.save_checkpoint(str(folder), tag=SHARDS_TAG)
+        save_random_state(folder, self.rank)
         if self.rank == 0:
             state = {
                 "workers": self.ranks,
-                "sigma": self.sigma.state_dict(),
+                "validations": self.validations.state_dict(),
                 "last": self.last.as_dict(),
             }
-            (folder / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+            save_state(folder, state, self.sigma.state_dict())
+        self.saved = time.monotonic()
 
-    def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint: weights, optimizer, σ, and the place in the data."""
-        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        if state["workers"] != self.ranks:
-            raise StageError(
-                f"train: the checkpoint was written by {state['workers']} workers and cannot be "
-                f"read by {self.ranks}; set train.workers to {state['workers']}"
-            )
-        self.engine.load_checkpoint(str(folder), tag=SHARDS_TAG)
-        self.sigma.load_state_dict(state["sigma"])
+    def _load_shards(self, folder: Path, *, foreign: bool) -> None:
+        """Weights and optimizer; `foreign` shards were written by another number of workers."""
+        import torch.distributed as dist
+
+        from steper_ray.training.checkpoints import SHARDS_TAG, UNIVERSAL_TAG, to_universal
+
+        if not foreign or self.task.train.zero_stage == 0:
+            self.engine.load_checkpoint(str(folder), tag=SHARDS_TAG)
+            return
+        between = Path(self.task.training_dir) / "universal"
+        if self.rank == 0:
+            shutil.rmtree(between, ignore_errors=True)
+            between.mkdir(parents=True)
+            to_universal(folder, between)
+        dist.barrier()
+        self.engine.load_checkpoint(str(between), tag=UNIVERSAL_TAG)
+        dist.barrier()
+        if self.rank == 0:
+            shutil.rmtree(between)
+
+    def _take_up(self, folder: Path, state: dict[str, Any], sigma: dict[str, Any]) -> None:
+        """σ, the place in the data, the record of validations, and the random states."""
+        from steper_ray.training.checkpoints import load_random_state
+
+        self.sigma.load_state_dict(sigma)
+        self.validations.load_state_dict(state["validations"])
         self.last = StepMetrics(**state["last"])
         self.step = self.last.step
+        load_random_state(folder, self.rank)
 
     def export(self) -> None:
-        """Write the student as a Hugging Face folder; every rank takes part."""
+        """Write the student to `candidates/` as a Hugging Face folder; every rank takes part."""
+        from steper_ray.training.lora import merge_adapters
         from steper_ray.training.student import export_student, gather_weights
 
-        model = self.engine.module.model
+        train, model = self.task.train, self.engine.module.model
         weights = gather_weights(model, keep=self.rank == 0)
         if self.rank == 0:
-            task = self.task
-            folder = Path(task.student_dir)
+            if train.lora is not None:
+                weights = merge_adapters(weights, train.lora)
             export_student(
-                weights, model.generation_config, task.model, folder, task.student_settings
+                weights,
+                model.generation_config,
+                train.model,
+                candidate_dir(self.task.training_dir, self.step),
+                self.task.student_settings,
             )
 
+    def _remove_candidate(self, step: int) -> None:
+        if self.rank == 0:
+            shutil.rmtree(candidate_dir(self.task.training_dir, step), ignore_errors=True)
 
-def _where(shown_3: Sequence[bool], value_3: Triple) -> Iterator[float | None]:
-    return (value if shown else None for value, shown in zip(value_3, shown_3, strict=True))
+
+def candidate_dir(training_dir: str, step: int) -> Path:
+    """Where the student of a step is written."""
+    return Path(training_dir) / CANDIDATES / f"step-{step:06d}"
+
+
+def _where(count_3: Sequence[int], value_3: Triple) -> Iterator[float | None]:
+    """Each value, None where there is nothing that it is a mean of."""
+    return (value if count else None for value, count in zip(value_3, count_3, strict=True))
 
 
 def prepare_process(task: WorkerTask) -> None:
     """Settings of this process that must precede the first use of torch or DeepSpeed."""
-    if not task.use_gpu:
+    if not task.train.use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     # Subprocesses of libraries that compile at first use look for ninja beside python.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -345,8 +556,8 @@ def prepare_process(task: WorkerTask) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    torch.set_num_threads(task.threads)
-    if not task.use_gpu:
+    torch.set_num_threads(task.train.cpus_per_worker)
+    if not task.train.use_gpu:
         # Asked only whether DeepSpeed's shared-memory collective, for inference, can be compiled.
         # The question itself runs compilers for seconds; gloo does the work.
         deepspeed.ops.__compatible_ops__ = {}
@@ -361,26 +572,52 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
 
     context = ray.train.get_context()
     rank, ranks = context.get_world_rank(), context.get_world_size()
-    training = StudentTraining(task, rank, ranks, ray.train.torch.get_device())
     checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            training.restore(Path(folder))
-    writer = MetricsWriter(Path(task.training_dir), training.step) if rank == 0 else None
-    while training.step < training.steps:
+    with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
+        training = StudentTraining(
+            task, rank, ranks, ray.train.torch.get_device(), Path(folder) if folder else None
+        )
+    writer = None
+    if rank == 0:
+        writer = MetricsWriter(
+            Path(task.training_dir),
+            training.step,
+            trackers=task.train.trackers,
+            run=Path(task.training_dir).parent.name,
+            settings=task.train.model_dump(mode="json"),
+        )
+    while not training.finished:
         metrics = training.train_step()
+        if training.validation_due:
+            metrics = training.validate()
         if writer is not None:
             writer.write(metrics)
-        every = task.checkpoint_every_steps
-        if training.step == training.steps or (every and training.step % every == 0):
+        if training.checkpoint_due:
             _report(training, metrics)
     if writer is not None:
         writer.close()
-    training.export()
-    assert training.last is not None
-    data = training.data
+    return _outcome(training)
+
+
+def _outcome(training: StudentTraining) -> WorkerOutcome:
+    """What a finished training came to; without validation its last student is written now."""
+    last, train, data = training.last, training.task.train, training.data
+    assert last is not None
+    candidates = training.validations.best
+    if not training.held_out:
+        training.export()
+        candidates = [(last.loss, last.step)]
+    examples = [data.examples[index] for chain in training.chains for index in chain]
     return WorkerOutcome(
-        training.last, data.stage_counts, data.dropped_passages, training.separate_because
+        last=last,
+        candidates=candidates,
+        validated=bool(training.held_out),
+        chains=len(training.chains),
+        examples=dict(zip(STAGES, count_stages([e.stage for e in examples]), strict=True)),
+        input_tokens=train.epochs * sum(len(example.ids) for example in examples),
+        supervised_tokens=train.epochs * sum(example.target_tokens for example in examples),
+        dropped_passages=data.dropped_passages,
+        separate_because=training.separate_because,
     )
 
 

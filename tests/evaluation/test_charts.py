@@ -1,7 +1,9 @@
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from steper_ray.evaluation.charts import (
     CURVE_POINTS,
@@ -10,6 +12,7 @@ from steper_ray.evaluation.charts import (
     exact_match_chart,
     loss_chart,
     sigma_chart,
+    write_training_plots,
 )
 
 
@@ -91,3 +94,59 @@ def test_only_css_colours_and_the_same_bytes_again() -> None:
     first = loss_chart([curve([1.0, 0.5, 0.2])])
     assert "#0a0b" not in first
     assert first == loss_chart([curve([1.0, 0.5, 0.2])])
+
+
+# As the page's style sheet has them where it is light.
+PAPER, INIT, EXP = (252, 252, 250), (36, 99, 180), (185, 106, 16)
+
+
+def pixels(file: Path) -> np.ndarray:
+    """(height, width, 3) numbers up to 255."""
+    return np.rint(imread(file)[:, :, :3] * 255).astype(int)
+
+
+def painted(picture: np.ndarray, color: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The rows and columns that have the colour."""
+    return np.nonzero((picture == color).all(axis=2))
+
+
+def test_pictures_are_drawn_in_the_light_colours_at_twice_the_size(tmp_path: Path) -> None:
+    losses = [curve([2.0, 1.0]), curve([2.0, 0.25], "exp", "exp")]
+    sigmas, rests = [curve([1.0, 0.9])], [curve([1.4, 1.0])]
+    files = write_training_plots(losses, sigmas, rests, tmp_path / "plots")
+    assert files == [tmp_path / "plots" / "losses.png", tmp_path / "plots" / "sigma.png"]
+    for file in files:
+        picture = pixels(file)
+        assert picture.shape == (680, 920, 3)
+        assert (picture == PAPER).all(axis=2).mean() > 0.8
+        # No text is cut off at an edge.
+        for edge in (picture[:8], picture[-8:], picture[:, :8], picture[:, -8:]):
+            assert (edge == PAPER).all()
+    assert len(painted(pixels(files[0]), EXP)[0]) > 1000
+    assert len(painted(pixels(files[1]), INIT)[0]) > 1000
+    assert len(painted(pixels(files[1]), EXP)[0]) == 0
+
+
+def test_names_stand_at_the_ends_of_the_curves_of_a_picture(tmp_path: Path) -> None:
+    losses = [curve([2.0, 1.0]), curve([2.0, 0.25], "exp", "exp")]
+    (file,) = write_training_plots(losses, [], [], tmp_path)
+    picture = pixels(file)
+    for color in (INIT, EXP):
+        rows, columns = painted(picture, color)
+        # The axes end 46 points before the right edge.
+        end = rows[columns < 2 * (460 - 46)][-1]
+        name = rows[columns > 2 * (460 - 46)]
+        assert abs(name.mean() - end) < 10
+
+
+def test_a_long_name_has_room(tmp_path: Path) -> None:
+    (file,) = write_training_plots([curve([1.0, 0.5], "a curve's long name")], [], [], tmp_path)
+    assert (pixels(file)[:, -8:] == PAPER).all()
+
+
+def test_pictures_without_curves_are_left_out_and_the_same_bytes_come_again(tmp_path: Path) -> None:
+    assert write_training_plots([], [], [], tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+    (first,) = write_training_plots([curve([1.0, 0.5])], [], [], tmp_path / "a")
+    (second,) = write_training_plots([curve([1.0, 0.5])], [], [], tmp_path / "b")
+    assert first.read_bytes() == second.read_bytes()

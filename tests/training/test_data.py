@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from steper_ray.training.data import (
     check_examples,
     cut_micro_batches,
     epoch_batches,
+    hold_out,
     steps_per_epoch,
     stepwise_files,
     tokenize_examples,
@@ -39,9 +41,31 @@ def test_examples_are_prompt_then_target(tmp_path, write_stepwise):
         assert tokenizer.decode(example.ids) == source.prompt + source.target
         assert tokenizer.decode(example.ids[-example.target_tokens :]) == source.target
     assert [example.stage for example in data.examples] == [0, 1, 2, 2, 0, 1, 1, 2]
-    assert data.stage_counts == {"init": 2, "exp": 3, "agg": 3}
     assert data.chains == [[0, 1, 2], [3], [4, 5, 6, 7]]
     assert data.dropped_passages == 0
+
+
+def test_held_out_chains_depend_on_their_ids_alone(tmp_path, write_stepwise):
+    write_stepwise(tmp_path, [3, 4, 3, 2, 3, 4, 3, 3])
+    data = tokenize(tmp_path / "stepwise")
+    train, held_out = hold_out(data, 3)
+    assert len(held_out) == 3
+    assert sorted([*train, *held_out]) == data.chains
+
+    def ids(chains):
+        return {data.examples[chain[0]].chain_id for chain in chains}
+
+    assert ids(hold_out(data, 2)[1]) < ids(held_out)
+    assert hold_out(data, 0) == (data.chains, [])
+
+
+def test_a_held_out_part_that_cannot_serve_is_refused(tmp_path, write_stepwise):
+    write_stepwise(tmp_path, [2, 2, 3])
+    data = tokenize(tmp_path / "stepwise")
+    with pytest.raises(InputError, match="3 of 3 chains leave none to train on"):
+        hold_out(data, 3)
+    with pytest.raises(InputError, match=r"no example of stage 'exp' is (held out|left)"):
+        hold_out(data, 1)
 
 
 def test_too_long_a_prompt_loses_its_oldest_passages(tmp_path, write_stepwise):
@@ -74,7 +98,7 @@ def test_a_whole_path_is_one_example_a_chain_and_begins_like_its_first_step(
 def test_only_the_stages_asked_for_are_read(tmp_path, write_stepwise):
     write_stepwise(tmp_path, [3, 1, 4])
     data = tokenize(tmp_path / "stepwise", stages=("init", "exp"))
-    assert data.stage_counts == {"init": 2, "exp": 3, "agg": 0}
+    assert sorted(example.stage for example in data.examples) == [0, 0, 1, 1, 1]
     write_stepwise(tmp_path, [2, 2])
     assert tokenize(tmp_path / "stepwise", stages=("init",)).stage_counts["init"] == 2
     with pytest.raises(InputError, match="no example of stage 'exp'"):
@@ -165,3 +189,18 @@ def test_work_is_shared_evenly():
     # A limit of 1,000 holds ten of these; two ranks share the twelve as six and six.
     dealt = cut_micro_batches([100] * 12, 1000, 2, padded=True)
     assert [len(rank[0].units) for rank in dealt] == [6, 6]
+
+
+def test_padding_of_separate_examples_stays_under_a_twentieth():
+    """Steps as in the paper: 4 passages of some 100 tokens a step, up to 5 steps, 32 chains a batch."""
+    rng = random.Random(0)
+    lengths = [
+        sum(rng.randint(80, 120) for _ in range(4 * step)) + 60
+        for _ in range(32)
+        for step in range(1, rng.randint(2, 5) + 1)
+    ]
+    dealt = cut_micro_batches(lengths, 16384, 2, padded=True)
+    batches = [batch.units for batches in dealt for batch in batches if batch.counted]
+    computed = sum(len(units) * max(lengths[i] for i in units) for units in batches)
+    assert sum(lengths) <= computed
+    assert 1 - sum(lengths) / computed < 0.05

@@ -1,6 +1,6 @@
 import pytest
 
-from steper_ray.training.deepspeed_config import deepspeed_config, learning_rate
+from steper_ray.training.deepspeed_config import deepspeed_config, learning_rate, merged
 
 
 def test_learning_rate_rises_then_falls():
@@ -22,4 +22,34 @@ def test_deepspeed_divides_by_nothing_of_its_own(bf16):
     assert config["gradient_accumulation_steps"] == 1
     assert config["gradient_clipping"] == 0.7
     assert config["bf16"]["enabled"] is bf16
-    assert config["optimizer"]["params"] == {"lr": 1e-3, "weight_decay": 0.1, "torch_adam": True}
+    params = {"lr": 1e-3, "weight_decay": 0.1, "torch_adam": True, "fused": True}
+    assert config["optimizer"]["params"] == params
+
+
+def test_offload_names_its_place_and_takes_the_adam_made_for_it():
+    config = deepspeed_config(
+        zero_stage=3,
+        bf16=True,
+        gpu=True,
+        lr=1e-3,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        offload_optimizer="cpu",
+        offload_weights="nvme",
+        offload_dir="/scratch",
+    )
+    zero = config["zero_optimization"]
+    assert zero["offload_optimizer"] == {"device": "cpu", "pin_memory": True}
+    expected = {"device": "nvme", "pin_memory": True, "nvme_path": "/scratch"}
+    assert zero["offload_param"] == expected
+    assert "torch_adam" not in config["optimizer"]["params"]
+
+
+def test_overrides_are_laid_over_section_by_section():
+    base = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert merged(base, {"a": {"c": {"d": 4}}, "f": {"g": 5}}) == {
+        "a": {"b": 1, "c": {"d": 4}},
+        "e": 3,
+        "f": {"g": 5},
+    }
+    assert base["a"]["c"]["d"] == 2

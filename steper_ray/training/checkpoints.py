@@ -1,0 +1,78 @@
+"""What a checkpoint holds beside the weights: σ, the record of validations, every random state.
+
+A checkpoint's shards fit the number of workers that wrote it. For another number they are first turned
+into DeepSpeed's universal layout, one folder a parameter, by `to_universal`.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+SHARDS_TAG: Final = "zero"
+UNIVERSAL_TAG: Final = "universal"
+STATE_FILE: Final = "state.json"
+SIGMA_FILE: Final = "sigma.pt"
+
+
+def save_state(folder: Path, state: dict[str, Any], sigma: dict[str, Any]) -> None:
+    """Write what all ranks have in common; called by one of them.
+
+    state: plain JSON values; sigma: from `Sigma.state_dict`
+    """
+    torch.save(sigma, folder / SIGMA_FILE)
+    (folder / STATE_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+
+def load_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `save_state` wrote."""
+    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    return state, torch.load(folder / SIGMA_FILE)
+
+
+def save_random_state(folder: Path, rank: int) -> None:
+    """Write this process's random states: Python, NumPy, torch, and CUDA where it is used."""
+    state = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+    torch.save(state, folder / f"random-{rank}.pt")
+
+
+def load_random_state(folder: Path, rank: int) -> None:
+    """Take up this rank's random states; a rank that the checkpoint does not know keeps its own."""
+    file = folder / f"random-{rank}.pt"
+    if not file.exists():
+        return
+    state = torch.load(file, weights_only=False)
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def to_universal(checkpoint: Path, folder: Path) -> None:
+    """Write the checkpoint's shards to `<folder>/universal` in DeepSpeed's universal layout.
+
+    Costs a read and two writes of the optimizer's state; done by one process.
+    """
+    from deepspeed.checkpoint import ds_to_universal
+
+    ds_to_universal.main(
+        argparse.Namespace(
+            input_folder=str(checkpoint / SHARDS_TAG),
+            output_folder=str(folder / UNIVERSAL_TAG),
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=False,
+        )
+    )

@@ -1,0 +1,193 @@
+"""DeepSpeed on one and on two ranks, in processes of their own, without Ray."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steper_ray.reasoning.ircot import INSTRUCTION
+from steper_ray.training.data import stepwise_files
+from steper_ray.training.trainer import TrainConfig
+from steper_ray.training.worker import StudentTraining, WorkerTask, prepare_process
+
+pytestmark = pytest.mark.engine
+
+STEPS, SAVED = 20, 10
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A training as one rank saw it."""
+
+    losses: list[float]
+    stage_losses: list[tuple[float, float, float]]
+    sigmas: list[tuple[float, float, float]]
+    gradients: list[torch.Tensor]
+    """Of each step, whole and before clipping; on rank 0 only."""
+    held: dict[str, int]
+    """Numbers that this rank holds between steps."""
+    parameters: int
+
+
+def whole_gradient(training: StudentTraining) -> torch.Tensor:
+    from deepspeed.utils import safe_get_full_grad
+
+    parameters = training.engine.module.parameters()
+    return torch.cat([safe_get_full_grad(p).flatten().clone() for p in parameters])
+
+
+def held_between_steps(training: StudentTraining) -> dict[str, int]:
+    optimizer = training.engine.optimizer
+    moments = optimizer.optimizer.state.values()
+    return {
+        "parameters": sum(p.ds_tensor.numel() for p in training.engine.module.parameters()),
+        "whole": sum(p.numel() for p in training.engine.module.parameters()),
+        "masters": sum(flat.numel() for flat in optimizer.fp32_partitioned_groups_flat),
+        "gradients": optimizer.grad_partitions_flat_buffer.numel(),
+        "moments": sum(state["exp_avg"].numel() + state["exp_avg_sq"].numel() for state in moments),
+    }
+
+
+def train_on_rank(
+    rank: int,
+    ranks: int,
+    port: int,
+    results: Any,
+    task: WorkerTask,
+    resume: Path | None,
+    save: Path | None,
+) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    prepare_process(task)
+    torch.distributed.init_process_group("gloo")
+    training = StudentTraining(task, rank, ranks, torch.device("cpu"), resume)
+    gradients = []
+    step = training.engine.step
+
+    def watched_step() -> None:
+        gradient = whole_gradient(training)
+        if rank == 0:
+            gradients.append(gradient)
+        step()
+
+    training.engine.step = watched_step
+    done = []
+    while training.step < STEPS:
+        done.append(training.train_step())
+        if save is not None and training.step == SAVED:
+            training.save(save)
+    trace = Trace(
+        losses=[m.loss for m in done],
+        stage_losses=[(m.L_init, m.L_exp, m.L_agg) for m in done],
+        sigmas=[(m.sigma_init, m.sigma_exp, m.sigma_agg) for m in done],
+        gradients=gradients,
+        held=held_between_steps(training) if task.train.zero_stage == 3 else {},
+        parameters=sum(
+            getattr(p, "ds_numel", p.numel()) for p in training.engine.module.parameters()
+        ),
+    )
+    file = Path(results) / f"{rank}.pt"
+    torch.save(trace, file)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def train(tmp_path) -> Callable[..., list[Trace]]:
+    """Trains on so many ranks; what each of them saw."""
+
+    def work(task: WorkerTask, ranks: int, resume: Path | None = None, save: Path | None = None):
+        folder = tmp_path / f"results-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        processes = [
+            multiprocessing.get_context("spawn").Process(
+                target=train_on_rank, args=(rank, ranks, port, folder, task, resume, save)
+            )
+            for rank in range(ranks)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(240)
+        assert [process.exitcode for process in processes] == [0] * ranks
+        return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
+
+    return work
+
+
+@pytest.fixture
+def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
+    write_stepwise(tmp_path, [3, 2, 4, 1, 3, 2, 4, 3])
+    return WorkerTask(
+        train=TrainConfig(
+            model=str(tiny_student),
+            lr=1e-4,
+            sigma_lr=0.05,
+            warmup_ratio=0.1,
+            epochs=10,
+            chains_per_batch=4,
+            micro_batch_tokens=600,
+            gradient_checkpointing=False,
+            deepspeed={"zero_optimization": {"stage3_param_persistence_threshold": 0}},
+        ),
+        stepwise_files=tuple(map(str, stepwise_files(tmp_path / "stepwise"))),
+        training_dir=str(tmp_path / "training"),
+        seed=0,
+        instruction=INSTRUCTION,
+        max_prompt_tokens=1000,
+        student_settings={},
+        log=str(tmp_path / "train.log"),
+    )
+
+
+def changed(task: WorkerTask, **values: Any) -> WorkerTask:
+    return replace(task, train=task.train.model_copy(update=values))
+
+
+def relative(found: Any, expected: Any) -> float:
+    found, expected = torch.as_tensor(found).double(), torch.as_tensor(expected).double()
+    return float((found - expected).norm() / expected.norm())
+
+
+def worst(found: Trace, expected: Trace, first: int = 0) -> float:
+    pairs = [
+        (getattr(found, what), getattr(expected, what)[first:])
+        for what in ("losses", "stage_losses", "sigmas", "gradients")
+    ]
+    return max(relative(f, e) for fs, es in pairs for f, e in zip(fs, es, strict=True))
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_one_and_two_ranks_train_alike_and_go_on_from_each_others_checkpoints(
+    tmp_path, task, train, zero_stage
+):
+    task = changed(task, zero_stage=zero_stage)
+    one, two = tmp_path / "one", tmp_path / "two"
+    (alone,) = train(task, 1, save=one)
+    first, second = train(task, 2, save=two)
+    assert len(alone.losses) == STEPS
+    assert worst(first, alone) <= 1e-5
+    assert second.losses == first.losses
+    assert second.sigmas == first.sigmas
+
+    (shrunk,) = train(task, 1, resume=two)
+    grown, _ = train(task, 2, resume=one)
+    assert worst(shrunk, first, SAVED) <= 1e-5
+    assert worst(grown, alone, SAVED) <= 1e-5
+
+    if zero_stage == 3:
+        for rank in (first, second):
+            # A matrix of odd size leaves one number more on each rank.
+            most = alone.parameters / 2 + 100
+            assert rank.held["whole"] == 0 or rank.held["whole"] <= 100
+            for what in ("parameters", "masters", "gradients"):
+                assert alone.parameters / 2 <= rank.held[what] <= most, what
+            assert alone.parameters <= rank.held["moments"] <= 2 * most

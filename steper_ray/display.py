@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Final
 
 from rich.console import Console
@@ -27,6 +28,8 @@ class StageProgress:
     def __init__(self, name: str, progress: Progress | None, task: TaskID | None) -> None:
         self._name, self._progress, self._task = name, progress, task
         self._printed = time.monotonic()
+        self._first: tuple[float, float] | None = None
+        """When the first update came, and how much was done by then."""
 
     def update(self, done: float, total: float, detail: str = "", *, at_once: bool = False) -> None:
         """Show `done` of `total`, and a few words.
@@ -37,7 +40,18 @@ class StageProgress:
             self._progress.update(self._task, completed=done, total=total, detail=detail)
         elif at_once or time.monotonic() - self._printed > PLAIN_INTERVAL:
             self._printed = time.monotonic()
-            print(f"{self._name:>6}  {detail}", flush=True)
+            print(f"{self._name:>6}  {detail}{self._left(done, total)}", flush=True)
+
+    def _left(self, done: float, total: float) -> str:
+        """How long the rest will take at the pace since the first update."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done)
+        started, before = self._first
+        if done <= before:
+            return ""
+        left = (now - started) * (total - done) / (done - before)
+        return f"  {timedelta(seconds=round(left))} left"
 
     def count(self, done: int, total: int) -> None:
         """`update` for a count of questions."""

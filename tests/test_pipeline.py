@@ -19,7 +19,9 @@ import pytest
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.config import RunConfig, load_config
 from steper_ray.demo import demo
+from steper_ray.display import StageProgress
 from steper_ray.errors import StageError
+from steper_ray.evaluation.compare import CompareConfig, compare
 from steper_ray.models import carried_settings
 from steper_ray.retrieval import Retriever
 from steper_ray.schema import STAGES
@@ -134,6 +136,32 @@ def test_the_report_stands_alone(run: RunConfig) -> None:
 
 def test_nothing_half_written_is_left(run: RunConfig) -> None:
     assert not list(run.dir.rglob("*.partial*"))
+
+
+def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig) -> None:
+    best = {"validation_chains": 20, "validate_every_steps": 1, "best_by": "em"}
+    section = CompareConfig(
+        variants={"vanilla-kd": {"objective": "vanilla-kd"}, "difficulty": best},
+        seeds=(0,),
+        repeated=(),
+    )
+    config = run.model_copy(update={"compare": section})
+    compared = compare(config, StageProgress("compare", None, None))
+    by_name = {contender.name: contender for contender in compared.contenders}
+    assert list(by_name) == ["base", "vanilla-kd", "difficulty", "teacher"]
+    assert all(contender.summary.overall.questions == 15 for contender in compared.contenders)
+    assert by_name["teacher"].summary.overall.em > by_name["base"].summary.overall.em
+    assert by_name["difficulty"].input_tokens > by_name["vanilla-kd"].input_tokens > 0
+    folder = config.compare_dir / "difficulty" / "lr-0.001-seed-0"
+    done = json.loads((folder / "training" / "done.json").read_text())["summary"]
+    assert done["chains"] == len([c for c in read_chains(run.chains_dir) if c.em == 1]) - 20
+    assert done["validation_loss"] > 0
+    assert not (folder / "training" / "candidates").exists()
+    assert (config.compare_dir / "comparison.html").is_file()
+
+    started = time.monotonic()
+    assert compare(config, StageProgress("compare", None, None)) == compared
+    assert time.monotonic() - started < 20
 
 
 def test_a_second_demo_takes_up_where_the_first_stopped(

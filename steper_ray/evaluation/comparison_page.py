@@ -91,7 +91,7 @@ def _mark(contender: "Contender", baseline: str) -> Mark:
 def table(comparison: "Comparison") -> tuple[list[str], list[list[str]]]:
     """Head and rows, as text."""
     hops = list(dict.fromkeys(hop for c in comparison.contenders for hop in c.summary.hops))
-    head = ["", "EM", "95 %", "F1", "Acc", *(f"{hop}-hop" for hop in hops)]
+    head = ["model", "EM", "95 %", "F1", "Acc", *(f"{hop}-hop" for hop in hops)]
     head += [f"EM − {comparison.baseline}", "p (Holm)", "lr", "tokens in", "supervised"]
     return head, [_row(contender, hops) for contender in comparison.contenders]
 

@@ -21,6 +21,10 @@ class ConfigError(InputError):
     """The run file (or a `--set`) has an unknown key, a wrong type or an impossible value."""
 
 
+class RowError(SteperError):
+    """One question could not be worked on; its row carries the message, and a later run tries again."""
+
+
 class StageError(SteperError):
     """A stage could not finish; the message names the stage and its log."""
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from openai.types import Completion
     from openai.types.chat import ChatCompletion
 
-NEXT_LINE: Final = "Continue the text below with its next line. Write that line only, without repeating anything.\n\n"
+NEXT_LINE: Final = "Continue the text below with its next line, and write that line only.\n\n"
 CHARACTERS_PER_TOKEN: Final = 3.0
 """For counting where no tokenizer is named; low, so that prompts are rather too short than refused."""
 
@@ -40,15 +40,15 @@ class EndpointConfig(Section):
     api: Literal["completions", "chat"] = "completions"
     """`completions` continues a prompt exactly; `chat` is for endpoints that have nothing else."""
     api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable with the key, read where the requests are made; the key is written nowhere."""
+    """Environment variable with the key, read where requests are made; the key is written nowhere."""
     tokenizer: str | None = None
-    """Model folder or Hub name whose tokenizer counts prompt tokens; null takes a token for 3 characters."""
+    """Model folder or Hub name whose tokenizer counts prompt tokens; null takes 3 characters for one."""
     concurrency: PositiveInt = 64
     """Requests at a time, of each actor."""
     requests_per_minute: PositiveFloat | None = None
     """Most requests a minute, of each actor; null does not limit them."""
     retries: NonNegativeInt = 5
-    """Times a request is made again after 408, 409, 429, 5xx, a lost connection, or an answer that is none."""
+    """Times a request is made again after 429, 5xx, a lost connection, or an answer that is none."""
     timeout_seconds: PositiveFloat = 120.0
     """Longest wait for one answer."""
 
@@ -113,10 +113,11 @@ class EndpointEngine:
 
         ask = self._complete if self._config.api == "completions" else self._chat
         for attempt in range(self._config.retries + 1):
+            wanted = self._logprobs
             try:
                 return await ask(prompt, stop, max_tokens)
             except openai.BadRequestError as error:
-                if not self._logprobs or "logprobs" not in str(error):
+                if not wanted or "logprobs" not in str(error):
                     raise
                 self._logprobs = False
             except (json.JSONDecodeError, openai.APIResponseValidationError, _NoAnswerError):

@@ -63,7 +63,7 @@ class EndpointEngine:
         key = os.environ.get(config.api_key_env)
         if not key:
             raise InputError(
-                f"{config.api_key_env} is not set where the requests are made; put the endpoint's key there "
+        """model: as the endpoint knows it. Raises InputError if no key is in the environment."""
                 "(any word, if it wants none)"
             )
         self._model, self._config = model, config

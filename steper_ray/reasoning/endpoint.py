@@ -63,7 +63,7 @@ class EndpointEngine:
         key = os.environ.get(config.api_key_env)
         if not key:
             raise InputError(
-        """model: as the endpoint knows it. Raises InputError if no key is in the environment."""
+                f"{config.api_key_env} is not set where requests are made; put the endpoint's key there "
                 "(any word, if it wants none)"
             )
         self._model, self._config = model, config

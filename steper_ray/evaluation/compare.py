@@ -21,7 +21,7 @@ from steper_ray.errors import ConfigError, InputError
 from steper_ray.evaluation.evaluate import answer
 from steper_ray.evaluation.significance import difference_interval, holm, interval, paired_p
 from steper_ray.evaluation.summary import BASE, TEACHER, Scores, Summary, summarize
-from steper_ray.models import check_model, files_digest
+from steper_ray.models import check_model, files_digest, reasoning_for
 from steper_ray.questions import read_questions
 from steper_ray.section import Section
 
@@ -324,7 +324,7 @@ def _answers_of(
     """A model's that was not trained here."""
     units.begin(f"{name}: test questions")
     folder = config.compare_dir / name
-    fingerprint = f"{files_digest(model)} {config.reasoning!r}"
+    fingerprint = f"{files_digest(model)} {reasoning_for(config, model)!r}"
     if not _is_done(folder / DONE_FILE, fingerprint):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -1,9 +1,9 @@
 """An OpenAI-compatible endpoint as the engine that writes: a hosted model, or vLLM served elsewhere.
 
-The text of a step is asked for as a completion, which continues the prompt exactly as a local engine does.
-Endpoints that only chat are given the prompt as a user's message and asked for its next line; that is the
-one place where a prompt reads differently, and a chain made that way has no confidence where the endpoint
-gives no log-probabilities.
+A step is asked for as a completion, which continues the prompt exactly as a local engine does with a base
+model. Endpoints that only chat cannot be relied on to continue an assistant's turn: they are given the
+whole prompt as a user's message and asked for what comes next. That is the one place where a prompt
+reads differently; a chain has no confidence where the endpoint gives no log-probabilities.
 
 Retries, backoff and `Retry-After` are the official client's. An answer that is no answer (broken JSON, no
 choices) is asked for again as often. What still fails then is the question's own failure: its chain
@@ -14,12 +14,13 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from steper_ray.errors import InputError, RowError
+from steper_ray.reasoning.framework import Prompt
 from steper_ray.reasoning.loop import Generation
 from steper_ray.section import Section
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from openai.types import Completion
     from openai.types.chat import ChatCompletion
 
-NEXT_LINE: Final = "Continue the text below with its next line, and write that line only.\n\n"
+NEXT_LINE: Final = (
+    "Continue the text below. Write only what comes next, up to the end of its line.\n\n"
+)
 CHARACTERS_PER_TOKEN: Final = 3.0
 """For counting where no tokenizer is named; low, so that prompts are rather too short than refused."""
 
@@ -79,12 +82,12 @@ class EndpointEngine:
         self._logprobs = True
         """Until the endpoint refuses to give them."""
 
-    def count_tokens(self, text: str) -> int:
+    def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt, by the named tokenizer or by its length."""
-        return self._count(text)
+        return self._count(prompt.text)
 
-    async def generate(self, prompt: str, *, stop: str, max_tokens: int) -> Generation:
-        """Continue a prompt greedily up to `stop`, the end of text, or `max_tokens`.
+    async def generate(self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int) -> Generation:
+        """Continue a prompt greedily up to a text of `stop`, the end of text, or `max_tokens`.
 
         Raises RowError if the endpoint refuses the prompt or keeps failing, InputError if it refuses the
         key or does not know the model.
@@ -94,7 +97,7 @@ class EndpointEngine:
         async with self._places:
             await self._wait_for_turn()
             try:
-                return await self._ask(prompt, stop, max_tokens)
+                return await self._ask(prompt.text, list(stop), max_tokens)
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise InputError(
                     f"{self._config.base_url}: refuses the key in {self._config.api_key_env} "
@@ -108,7 +111,7 @@ class EndpointEngine:
             except openai.APIError as error:
                 raise RowError(f"{self._config.base_url}: {_short(error)}") from None
 
-    async def _ask(self, prompt: str, stop: str, max_tokens: int) -> Generation:
+    async def _ask(self, prompt: str, stop: list[str], max_tokens: int) -> Generation:
         import openai
 
         ask = self._complete if self._config.api == "completions" else self._chat
@@ -124,28 +127,29 @@ class EndpointEngine:
                 await asyncio.sleep(min(8.0, 0.5 * 2**attempt))
         raise RowError(f"{self._config.base_url}: its answers are not those of an OpenAI endpoint")
 
-    async def _complete(self, prompt: str, stop: str, max_tokens: int) -> Generation:
+    async def _complete(self, prompt: str, stop: list[str], max_tokens: int) -> Generation:
         options: dict[str, Any] = {"logprobs": 1} if self._logprobs else {}
         answer: Completion = await self._client.completions.create(
             model=self._model,
             prompt=prompt,
             max_tokens=max_tokens,
             temperature=0.0,
-            stop=[stop],
+            stop=stop,
             **options,
         )
         choice = _only_choice(answer)
         given = choice.logprobs.token_logprobs if choice.logprobs else None
         return self._generation(prompt, choice.text, answer.usage, given)
 
-    async def _chat(self, prompt: str, stop: str, max_tokens: int) -> Generation:
+    async def _chat(self, prompt: str, stop: list[str], max_tokens: int) -> Generation:
+        options: dict[str, Any] = {"logprobs": True} if self._logprobs else {}
         answer: ChatCompletion = await self._client.chat.completions.create(
             model=self._model,
             messages=[{"role": "user", "content": NEXT_LINE + prompt}],
             max_tokens=max_tokens,
             temperature=0.0,
-            stop=[stop],
-            **({"logprobs": True} if self._logprobs else {}),
+            stop=stop,
+            **options,
         )
         choice = _only_choice(answer)
         written = (choice.message.content or "").lstrip("\n")

@@ -52,6 +52,7 @@ def make_chain(question: Question, reasoned: Reasoned, model: str, corpus_versio
         acc=accuracy(reasoned.answer, gold),
         model=model,
         corpus_version=corpus_version,
+        supporting_ids=question.supporting_ids,
     )
 
 
@@ -66,6 +67,7 @@ def chain_from_row(row: dict[str, Any]) -> Chain:
     """A row of `CHAIN_SCHEMA` as a Chain."""
     values = dict(row)
     values["gold_answers"] = tuple(row["gold_answers"])
+    values["supporting_ids"] = tuple(row.get("supporting_ids") or ())
     values["passages"] = tuple(Passage(**passage) for passage in row["passages"])
     values["steps"] = tuple(
         Step(**{**step, "passage_ids": tuple(step["passage_ids"])}) for step in row["steps"]

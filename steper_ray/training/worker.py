@@ -24,6 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import StageError
+from steper_ray.models import student_settings
+from steper_ray.reasoning.prompts import PromptEncoder
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import STAGES
 from steper_ray.session import redirect_output
 from steper_ray.training.data import (
@@ -68,10 +71,10 @@ class WorkerTask:
     stepwise_files: tuple[str, ...]
     training_dir: str
     seed: int
-    instruction: str
-    max_prompt_tokens: int
-    student_settings: dict[str, Any]
-    """What is written beside the student as `steper.json`."""
+    reasoning: ReasoningConfig
+    """How the student will be asked; written beside it as `steper.json`."""
+    corpus_version: str
+    """What the chains were retrieved from; written there too."""
     log: str
     """File for what the workers print."""
 
@@ -135,6 +138,11 @@ class StudentTraining:
         train = task.train
         tokenizer = AutoTokenizer.from_pretrained(train.model)
         self.pad = tokenizer.pad_token_id or 0
+        self.student_settings = student_settings(
+            task.reasoning,
+            task.corpus_version,
+            chat=PromptEncoder(tokenizer, task.reasoning.chat).chat,
+        )
         self.model_config = AutoConfig.from_pretrained(train.model).get_text_config()
         obstacle = packing_obstacle(self.model_config)
         self.separate_because = obstacle if train.packing else "train.packing is false"
@@ -142,8 +150,7 @@ class StudentTraining:
         self.data: TokenizedData = tokenize_examples(
             [Path(file) for file in task.stepwise_files],
             tokenizer,
-            instruction=task.instruction,
-            max_prompt_tokens=task.max_prompt_tokens,
+            reasoning=task.reasoning,
             stages=train.stages,
             whole_path=train.objective == "vanilla-kd",
         )
@@ -527,7 +534,7 @@ class StudentTraining:
                 model.generation_config,
                 train.model,
                 candidate_dir(self.task.training_dir, self.step),
-                self.task.student_settings,
+                self.student_settings,
             )
 
     def _remove_candidate(self, step: int) -> None:

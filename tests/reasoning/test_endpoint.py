@@ -12,6 +12,7 @@ import pytest
 
 from steper_ray.errors import InputError, RowError
 from steper_ray.reasoning.endpoint import NEXT_LINE, EndpointConfig, EndpointEngine
+from steper_ray.reasoning.framework import Prompt
 
 Reply = tuple[int, dict[str, str], str]
 
@@ -87,7 +88,9 @@ def ask(server: Server, *prompts: str, **settings: Any) -> list[Any]:
 
     async def work() -> list[Any]:
         engine = EndpointEngine("m", EndpointConfig(base_url=server.url, **settings))
-        asked = [engine.generate(prompt, stop="\n", max_tokens=20) for prompt in prompts]
+        asked = [
+            engine.generate(Prompt(prompt, ""), stop=("\n",), max_tokens=20) for prompt in prompts
+        ]
         done = await asyncio.gather(*asked, return_exceptions=True)
         await engine.close()
         return done
@@ -208,6 +211,8 @@ def test_no_more_requests_at_a_time_and_a_minute_than_allowed(server):
 
 def test_tokens_are_counted_with_room_to_spare_where_no_tokenizer_is_named(server):
     async def count() -> int:
-        return EndpointEngine("m", EndpointConfig(base_url=server.url)).count_tokens("x" * 300)
+        return EndpointEngine("m", EndpointConfig(base_url=server.url)).count_tokens(
+            Prompt("x" * 300, "")
+        )
 
     assert asyncio.run(count()) == 101

@@ -134,26 +134,25 @@ def run_ours(packed: bool, steps: int = 6) -> dict[str, Any]:
         seconds.append(time.monotonic() - started)
     outcome = {"seconds": statistics.median(seconds[1:]), "losses": losses, "peak": peak_memory()}
     if packed:
-        outcome |= utilisation(chains, seconds)
+        outcome |= utilisation(model, chains, seconds)
     return outcome
 
 
-def utilisation(chains: Any, seconds: list[float]) -> dict[str, Any]:
+def utilisation(model: Any, chains: Any, seconds: list[float]) -> dict[str, Any]:
     """Model FLOPs of the tokens computed, and the rate of plain matrix products in this process."""
     import torch
 
-    from steper_ray.training.packing import pack_row, prefix_tree
+    from steper_ray.training.flops import model_flops
+    from steper_ray.training.packing import packed_length, prefix_tree, visible_pairs
 
-    per_token = LAYERS * (4 * HIDDEN * HIDDEN + 3 * HIDDEN * INTERMEDIATE)
-    flops = 0.0
-    for chain in chains:
-        ids = [example.ids for example in chain]
-        row = pack_row([prefix_tree(ids)], [ids], [[TARGET_TOKENS] * STEPS])
-        pairs = int(row.visible().sum())
-        forward = 2 * per_token * len(row.ids_T)
-        forward += 4 * pairs * HIDDEN * LAYERS
-        forward += 2 * len(row.at_P) * HIDDEN * VOCABULARY
-        flops += 3 * forward
+    trees = [prefix_tree([example.ids for example in chain]) for chain in chains]
+    flops = model_flops(
+        model.config,
+        weights=LAYERS * (4 * HIDDEN * HIDDEN + 3 * HIDDEN * INTERMEDIATE),
+        tokens=sum(packed_length(tree) for tree in trees),
+        pairs=sum(visible_pairs(tree) for tree in trees),
+        supervised=len(chains) * STEPS * TARGET_TOKENS,
+    )
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     times = []
     for _ in range(20):
@@ -299,8 +298,9 @@ def write_run(folder: Path) -> Any:
 def run_loop_without_ray() -> dict[str, Any]:
     """The worker's loop under ZeRO-3, started by hand."""
     from steper_ray.training.data import stepwise_files
+    from steper_ray.training.run import StudentTraining
     from steper_ray.training.trainer import worker_task
-    from steper_ray.training.worker import StudentTraining, prepare_process
+    from steper_ray.training.worker import prepare_process
 
     with tempfile.TemporaryDirectory() as folder:
         config = write_run(Path(folder))

@@ -15,7 +15,6 @@ from steper_ray.corpus import SETTINGS_FILE
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage
 
-
 REMEMBERED_SEARCHES: Final = 10_000
 """Newest distinct searches whose passages are kept: some 20 MB with four passages of 500 bytes each."""
 

@@ -13,8 +13,9 @@ import torch
 
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.training.data import stepwise_files
+from steper_ray.training.run import StudentTraining
 from steper_ray.training.trainer import TrainConfig
-from steper_ray.training.worker import StudentTraining, WorkerTask, prepare_process
+from steper_ray.training.worker import WorkerTask, prepare_process
 
 pytestmark = pytest.mark.engine
 

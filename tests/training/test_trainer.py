@@ -19,11 +19,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from steper_ray.config import RunConfig
 from steper_ray.errors import InputError
 from steper_ray.models import carried_settings
+from steper_ray.training.data import stepwise_files
 from steper_ray.training.trainer import (
     TrainConfig,
     check_storage,
     read_corpus_version,
+    run_fingerprint,
     train,
+    worker_task,
 )
 
 LR, SIGMA_LR, STEPS = 2e-3, 0.1, 3
@@ -77,6 +80,27 @@ def test_input_is_checked_before_any_worker_starts(tmp_path, tiny_student):
         train(run_config(tmp_path, model=str(tmp_path)))
     with pytest.raises(InputError, match="stepwise: no Parquet files"):
         train(run_config(tmp_path, model=str(tiny_student)))
+
+
+@pytest.mark.parametrize(
+    ("values", "same"),
+    [
+        ({"workers": 5, "cpus_per_worker": 3, "micro_batch_tokens": 99}, True),
+        ({"checkpoint_every_minutes": 3.0, "num_to_keep": 7, "trackers": []}, True),
+        ({"lr": 2e-5}, False),
+        ({"objective": "uniform"}, False),
+        ({"validation_chains": 1}, False),
+        ({"lora": {"rank": 2}}, False),
+    ],
+)
+def test_a_run_is_taken_up_by_what_it_learns_from_and_not_by_how_it_is_cut(
+    tmp_path, tiny_student, write_stepwise, values, same
+):
+    write_stepwise(tmp_path, [2, 3])
+    files = stepwise_files(tmp_path / "stepwise")
+    before = run_fingerprint(worker_task(run_config(tmp_path, model=str(tiny_student)), files))
+    config = run_config(tmp_path, model=str(tiny_student), **values)
+    assert (run_fingerprint(worker_task(config, files)) == before) is same
 
 
 def test_a_full_disk_is_noticed_before_any_worker_starts(

@@ -22,9 +22,10 @@ from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.data import stepwise_files
 from steper_ray.training.lora import LoraConfig
 from steper_ray.training.metrics import StepMetrics
+from steper_ray.training.run import StudentTraining
 from steper_ray.training.student import gather_weights
 from steper_ray.training.trainer import TrainConfig
-from steper_ray.training.worker import StudentTraining, WorkerTask, prepare_process
+from steper_ray.training.worker import WorkerTask, prepare_process
 
 pytestmark = pytest.mark.engine
 

@@ -85,6 +85,12 @@ def parser() -> argparse.ArgumentParser:
                 metavar="OWNER/NAME",
                 help=f"upload the {what} to the Hugging Face Hub ({section}.push_to_hub)",
             )
+        if name == "build":
+            command.add_argument(
+                "--fresh",
+                action="store_true",
+                help="throw away the chains that are there and ask every question again",
+            )
     return root
 
 
@@ -99,6 +105,8 @@ def main(argv: list[str] | None = None) -> int:
     overrides = list(arguments.set)
     if getattr(arguments, "push_to_hub", None):
         overrides.append(f"{PUSHED[arguments.command][1]}.push_to_hub={arguments.push_to_hub}")
+    if getattr(arguments, "fresh", False):
+        overrides.append("build.fresh=true")
     try:
         config = load_config(arguments.config, overrides)
         if arguments.command == "prompt":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field, PositiveInt
 
 from steper_ray.models import carried_settings, check_model, model_size, reasoning_for
-from steper_ray.questions import read_questions
+from steper_ray.questions import load_questions
 from steper_ray.retrieval import Retriever
 from steper_ray.section import Section
 
@@ -45,7 +45,7 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
 
     named = config.eval.models or {STUDENT: str(config.student_dir)}
     models = {name: check_model(path, f"eval.models.{name}") for name, path in named.items()}
-    questions = read_questions(config.questions.dev, "questions.dev")[: config.eval.limit]
+    questions = load_questions(config, "dev")[: config.eval.limit]
     version = Retriever(config.corpus_dir).corpus_version
     summaries: dict[str, Summary] = {}
     rows: dict[str, list[dict[str, Any]]] = {}

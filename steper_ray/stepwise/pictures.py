@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from steper_ray.evaluation.charts import WIDTH, _axes, _light_paint, _picture
+from steper_ray.evaluation.charts import WIDTH, bare_axes, light_paint, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +30,8 @@ def _write(histogram: Mapping[str, Any], file: Path, title: str, note: str) -> P
     """Bars of examples over tokens, the stages stacked in their order, with a legend in words."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    paint = _light_paint()
-    figure, axes = _axes(paint, height=HEIGHT, left=72, right=30, bottom=50, top=82)
+    paint = light_paint()
+    figure, axes = bare_axes(paint, height=HEIGHT, left=72, right=30, bottom=50, top=82)
     axes.patch.set_visible(False)
     start, width = histogram["start"], histogram["width"]
     bottoms = [0] * len(next(iter(histogram["stages"].values()))["counts"])
@@ -61,7 +61,7 @@ def _write(histogram: Mapping[str, Any], file: Path, title: str, note: str) -> P
     axes.set_xlabel(f"tokens, in bins of {width:,}" if width > 1 else "tokens", labelpad=6, **small)
     axes.set_ylabel("examples", labelpad=8, **small)
     _legend(figure, paint, histogram["stages"])
-    return _picture(figure, paint, file)
+    return write_picture(figure, paint, file)
 
 
 def _legend(

@@ -102,18 +102,19 @@ def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
 
 def missing(out: Path, questions: Sequence[Question]) -> list[Question]:
     """The questions without a chain, or with one that carries an error, in their order."""
-    done = _ids_without_error(out) if out.is_dir() else set()
+    done = chain_ids(out, without_error=True)
     return [question for question in questions if question.id not in done]
 
 
-def _ids_without_error(out: Path) -> set[str]:
+def chain_ids(out: Path, *, without_error: bool = False) -> set[str]:
+    """The ids of the chains that are there."""
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
 
     if not list(out.glob("*.parquet")):
         return set()
-    table = pq.read_table(out, columns=["id"], filters=ds.field("error").is_null())
-    return set(table["id"].to_pylist())
+    chosen = ds.field("error").is_null() if without_error else None
+    return set(pq.read_table(out, columns=["id"], filters=chosen)["id"].to_pylist())
 
 
 def add(out: Path) -> None:

@@ -94,7 +94,7 @@ def stepwise_files(folder: Path) -> list[Path]:
         rows += metadata.num_rows
     if not rows:
         raise InputError(
-            f"{folder}: no rows: no chain was kept; loosen the select section and run `steper build`"
+            f"{folder}: no rows: no chain was kept; loosen the select section and run `steper select`"
         )
     return files
 

@@ -283,12 +283,12 @@ def _best(config: "RunConfig", outcome: "WorkerOutcome") -> tuple[float, int]:
     """(validation loss, step) of the student to export."""
     from steper_ray.evaluation.evaluate import answer
     from steper_ray.evaluation.summary import summarize
-    from steper_ray.questions import read_questions
+    from steper_ray.questions import load_questions
     from steper_ray.training.worker import candidate_dir
 
     if config.train.best_by == "loss" or len(outcome.candidates) == 1:
         return outcome.candidates[0]
-    questions = read_questions(config.questions.dev, "questions.dev")[: config.eval.limit]
+    questions = load_questions(config, "dev")[: config.eval.limit]
     training_dir = config.metrics_file.parent
     em_of = {}
     for loss, step in outcome.candidates:

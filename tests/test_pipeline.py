@@ -247,8 +247,9 @@ def test_the_server_answers_and_refuses(run: RunConfig) -> None:
 def test_a_failing_stage_is_named_with_its_log(run: RunConfig, tmp_path: Path) -> None:
     bad_engine = run.engine.model_copy(update={"args": {**run.engine.args, "dtype": "nonsense"}})
     questions = pq.read_table(run.questions.train)
-    another = questions.slice(0, 1).set_column(0, "id", pa.array(["one-more"]))
-    pq.write_table(pa.concat_tables([questions, another]), tmp_path / "more.parquet")
+    another = {**questions.slice(0, 1).to_pylist()[0], "id": "one-more"}
+    rows = [*questions.to_pylist(), another]
+    pq.write_table(pa.Table.from_pylist(rows, questions.schema), tmp_path / "more.parquet")
     more = run.questions.model_copy(update={"train": str(tmp_path / "more.parquet")})
     config = run.model_copy(update={"engine": bad_engine, "questions": more})
     chains = (run.chains_dir.stat().st_mtime_ns, sorted(run.chains_dir.iterdir()))

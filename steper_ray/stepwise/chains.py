@@ -185,6 +185,11 @@ class ChainMaker:
         questions = [_question_from_row(row) for row in batch.to_pylist()]
         for done in asyncio.as_completed([self._answer(q) for q in questions]):
             chain = await done
+            if self._failures >= MOST_FAILURES:
+                raise StageError(
+                    f"build: {MOST_FAILURES} questions in a row could not be worked on, the last "
+                    f"because: {chain.error}"
+                )
             if self._counter is not None:
                 self._counter.add.remote(1)
             yield pa.Table.from_pylist([asdict(chain)], schema=CHAIN_SCHEMA)
@@ -214,11 +219,6 @@ class ChainMaker:
             raise
         except (RowError, ValueError) as error:  # vLLM refuses a prompt with a ValueError
             self._failures += 1
-            if self._failures == MOST_FAILURES:
-                raise StageError(
-                    f"build: {MOST_FAILURES} questions in a row could not be worked on, the last "
-                    f"because: {error}"
-                ) from None
             return failed_chain(question, str(error), self._model, version)
         self._failures = 0
         return make_chain(question, reasoned, self._model, version)

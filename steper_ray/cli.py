@@ -15,13 +15,23 @@ TOY_RUN_FILE: Final = Path(__file__).parent / "toy" / "run.yaml"
 COMMANDS: Final = {
     "toy": "invent a toy world: passages, questions, tiny models",
     "index": "passages → a Lance dataset with its BM25 index",
+    "prompt": "print the exact prompt of each step of a question, with its tokens",
     "build": "questions → the teacher's chains → step-wise examples",
+    "select": "choose again among the teacher's chains, without the teacher",
+    "show": "print one chain so that a person can judge it",
     "train": "step-wise examples → a trained student",
     "eval": "compare models on held-out questions, write report.html",
     "compare": "train the student in several ways and test which learns best",
     "serve": "serve the student over HTTP until Ctrl-C",
     "demo": "all of it on the toy world",
 }
+
+PUSHED: Final = {
+    "build": ("examples with their card", "build"),
+    "select": ("examples with their card", "build"),
+    "train": ("student", "train"),
+}
+"""Commands that can push to the Hub: what, and the section that says where to."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,11 +58,38 @@ def parser() -> argparse.ArgumentParser:
             metavar="section.key=value",
             help="override one value of the run file; may be given several times",
         )
-        if name == "train":
+        if name == "prompt":
+            command.add_argument("--question", required=True, help="the question to ask")
+            command.add_argument(
+                "--rationale",
+                action="append",
+                default=[],
+                metavar="TEXT",
+                help="what the model is assumed to write at the next step; may be given several times",
+            )
+            whose = command.add_mutually_exclusive_group()
+            whose.add_argument(
+                "--model",
+                metavar="MODEL",
+                help="whose tokenizer and settings to use; default: the base student's (train.model)",
+            )
+            whose.add_argument(
+                "--teacher", action="store_true", help="the teacher's (build.teacher)"
+            )
+        if name == "show":
+            command.add_argument("id", metavar="ID", help="id of a chain or of a question")
+        if name in PUSHED:
+            what, section = PUSHED[name]
             command.add_argument(
                 "--push-to-hub",
                 metavar="OWNER/NAME",
-                help="upload the student to the Hugging Face Hub (train.push_to_hub)",
+                help=f"upload the {what} to the Hugging Face Hub ({section}.push_to_hub)",
+            )
+        if name == "build":
+            command.add_argument(
+                "--fresh",
+                action="store_true",
+                help="throw away the chains that are there and ask every question again",
             )
     return root
 
@@ -67,9 +104,28 @@ def main(argv: list[str] | None = None) -> int:
 
     overrides = list(arguments.set)
     if getattr(arguments, "push_to_hub", None):
-        overrides.append(f"train.push_to_hub={arguments.push_to_hub}")
+        overrides.append(f"{PUSHED[arguments.command][1]}.push_to_hub={arguments.push_to_hub}")
+    if getattr(arguments, "fresh", False):
+        overrides.append("build.fresh=true")
     try:
-        run_command(arguments.command, load_config(arguments.config, overrides))
+        config = load_config(arguments.config, overrides)
+        if arguments.command == "prompt":
+            from steper_ray.reasoning.preview import show_prompts
+
+            for line in show_prompts(
+                config,
+                arguments.question,
+                rationales=arguments.rationale,
+                model=arguments.model,
+                teacher=arguments.teacher,
+            ):
+                print(line)
+        elif arguments.command == "show":
+            from steper_ray.stepwise.show import show
+
+            show(config, arguments.id)
+        else:
+            run_command(arguments.command, config)
     except KeyboardInterrupt:
         print("steper: interrupted", file=sys.stderr)
         return 130

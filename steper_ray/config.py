@@ -77,9 +77,23 @@ class RunConfig(Section):
         return self.data_dir / "chains"
 
     @property
-    def stepwise_dir(self) -> Path:
-        """Parquet files with one row per training example."""
+    def dataset_dir(self) -> Path:
+        """The step-wise data set with its card, as `datasets` and the Hub take it."""
         return self.data_dir / "stepwise"
+
+    @property
+    def stepwise_dir(self) -> Path:
+        """Parquet files with one row per training example: the data set's, or some put into its place.
+
+        They have a folder of their own: pandas and pyarrow read a folder only if nothing else is in it.
+        """
+        own = self.dataset_dir / "data"
+        return own if own.is_dir() else self.dataset_dir
+
+    @property
+    def stats_file(self) -> Path:
+        """Counts of chains and examples, by stage, hops and reason."""
+        return self.data_dir / "stats.json"
 
     @property
     def student_dir(self) -> Path:

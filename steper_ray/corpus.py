@@ -1,28 +1,30 @@
 """Passages → a Lance dataset with its BM25 index, built on Ray.
 
-Each input file is read by a Ray task, written as Lance fragments, and indexed by Lance's distributed
-inverted-index build: one index over the titles and one over the texts. What the index was built with
-is stored in the dataset itself, so that a query can never run with other settings than the index.
+Ray tasks read the sources (`steper_ray.passages`), write them as Lance fragments, and Lance's distributed
+inverted-index build indexes them: one index over the titles and one over the texts. What the index was
+built with is stored in the dataset itself, so that a query can never run with other settings than the
+index.
 
-The corpus has a *version*: a hash of its passages (in any order) and its settings. Chains and students
-carry it.
+The corpus has a *version*: a hash of its passages (in any order) and of the index's settings. Chains and
+students carry it.
 """
 
+import functools
 import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import PositiveFloat
-
+from steper_ray.accounts import Account, SkippedRow, write_accounts
 from steper_ray.errors import InputError
-from steper_ray.rows import input_files, read_rows, text_of
-from steper_ray.schema import PASSAGE_SCHEMA, Passage
-from steper_ray.section import Section
+from steper_ray.passages import WHAT, Unit, find_passages, plan_units, read_unit
+from steper_ray.passages import CorpusConfig as CorpusConfig
+from steper_ray.rows import read_rows
+from steper_ray.schema import PASSAGE_SCHEMA
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,19 +33,9 @@ if TYPE_CHECKING:
 
 SETTINGS_FILE: Final = "steper_corpus.json"
 """Beside the data inside the Lance folder: version, number of passages, search settings."""
-
-
-class CorpusConfig(Section):
-    """The passages and how they are searched."""
-
-    passages: str = ""
-    """A .jsonl or .parquet file with columns id, title, text, or a folder of such files."""
-    stem: bool = True
-    """Reduce words to their stems (English Snowball)."""
-    remove_stop_words: bool = True
-    """Leave out words like `the` and `of`."""
-    title_boost: PositiveFloat = 2.0
-    """How much a match in the title counts against one in the text."""
+INDEX_SETTINGS: Final = ("stem", "remove_stop_words", "title_boost")
+"""The settings that decide what a search finds, given the passages."""
+ROWS_PER_TABLE: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +45,6 @@ class CorpusInfo:
     folder: Path
     version: str
     passages: int
-
-
-def read_passages(file: Path) -> Iterator[tuple[int, Passage]]:
-    """(row number, passage) for each row of a file; raises InputError at the first bad one."""
-    for number, row in read_rows(file):
-        yield (
-            number,
-            Passage(
-                id=text_of(file, number, row, "id"),
-                title=text_of(file, number, row, "title"),
-                text=text_of(file, number, row, "text"),
-            ),
-        )
 
 
 def build_corpus(config: "RunConfig") -> CorpusInfo:
@@ -78,24 +57,31 @@ def build_corpus(config: "RunConfig") -> CorpusInfo:
     import lance_ray
     import ray
 
-    files = input_files(config.corpus.passages, "corpus.passages")
-    if not any(True for file in files for _ in islice(read_passages(file), 1)):
-        raise InputError(f"corpus.passages: {config.corpus.passages}: no passage in it")
+    found = find_passages(config.corpus)
+    units = plan_units(found.sources, config.corpus)
+    accounts: list[Account] = []
+    if not any(True for unit in units for _ in islice(read_unit(unit, config.corpus, accounts), 1)):
+        write_accounts(config.dir, WHAT, accounts, found.left_out)
+        raise InputError(f"{WHAT}: {config.corpus.passages}: no passage in it")
     target = config.corpus_dir
     partial = target.with_suffix(".partial.lance")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    counted = target.with_suffix(".partial.accounts")
+    for folder in (partial, counted):
+        shutil.rmtree(folder, ignore_errors=True)
+    counted.mkdir(parents=True)
 
     rows = ray.data.from_items(
-        [{"file": str(file)} for file in files], override_num_blocks=len(files)
+        [{"unit": number} for number in range(len(units))], override_num_blocks=len(units)
     )
-    tables = rows.map_batches(_read_tables, batch_size=1, batch_format="pyarrow")
+    read = functools.partial(_read_tables, units=units, config=config.corpus, counted=counted)
+    tables = rows.map_batches(read, batch_size=1, batch_format="pyarrow")
     lance_ray.write_lance(tables, str(partial), schema=PASSAGE_SCHEMA, mode="overwrite")
     dataset = lance.dataset(str(partial))
     ids = dataset.to_table(columns=["id"])["id"]
     if len(ids.unique()) < len(ids):
         shutil.rmtree(partial)
-        raise _duplicate_error(files)
+        shutil.rmtree(counted)
+        raise _duplicate_error(units, config.corpus)
     workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), len(dataset.get_fragments())))
     for column in ("title", "text"):
         lance_ray.create_scalar_index(
@@ -114,6 +100,8 @@ def build_corpus(config: "RunConfig") -> CorpusInfo:
         "passages": info.passages,
         **config.corpus.model_dump(exclude={"passages"}),
     }
+    write_accounts(config.dir, WHAT, _read_accounts(counted, len(units)), found.left_out)
+    shutil.rmtree(counted)
     (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
@@ -121,39 +109,64 @@ def build_corpus(config: "RunConfig") -> CorpusInfo:
 
 
 def corpus_version(dataset: Any, config: CorpusConfig) -> str:
-    """Hash of the passages, whatever their order, and of the settings; 16 hexadecimal digits."""
+    """Hash of the passages, whatever their order, and of INDEX_SETTINGS; 16 hexadecimal digits.
+
+    How the passages came about (where they lay, how documents were cut) is no part of it.
+    """
     total = 0
     for batch in dataset.to_batches(columns=["id", "title", "text"]):
         for row in batch.to_pylist():
             content = json.dumps([row["id"], row["title"], row["text"]]).encode()
             total += int.from_bytes(hashlib.sha256(content).digest()[:16], "big")
-    settings = config.model_dump_json(exclude={"passages"})
+    settings = config.model_dump_json(include=set(INDEX_SETTINGS))
     return hashlib.sha256(f"{total % 2**128} {settings}".encode()).hexdigest()[:16]
 
 
-def _read_tables(batch: "pa.Table") -> Iterator["pa.Table"]:
+def _read_tables(
+    batch: "pa.Table", units: list[Unit], config: CorpusConfig, counted: Path
+) -> Iterator["pa.Table"]:
+    """The passages of a batch of units, and their accounts as files, which a repeated task overwrites."""
     import pyarrow as pa
 
-    for file in batch["file"].to_pylist():
-        rows: list[dict[str, str]] = []
-        for _, passage in read_passages(Path(file)):
-            rows.append({"id": passage.id, "title": passage.title, "text": passage.text})
-            if len(rows) == 50_000:
-                yield pa.Table.from_pylist(rows, schema=PASSAGE_SCHEMA)
-                rows = []
-        yield pa.Table.from_pylist(rows, schema=PASSAGE_SCHEMA)
+    for number in batch["unit"].to_pylist():
+        accounts: list[Account] = []
+        passages = read_unit(units[number], config, accounts)
+        while rows := [asdict(passage) for passage in islice(passages, ROWS_PER_TABLE)]:
+            yield pa.Table.from_pylist(rows, schema=PASSAGE_SCHEMA)
+        yield PASSAGE_SCHEMA.empty_table()
+        (counted / f"{number}.json").write_text(json.dumps([asdict(a) for a in accounts]))
 
 
-def _duplicate_error(files: list[Path]) -> InputError:
-    """Where the first duplicate id stands; reads the files once more, on the error path only."""
-    first_seen: dict[str, tuple[Path, int]] = {}
-    for file in files:
-        for number, passage in read_passages(file):
-            if passage.id in first_seen:
-                other, at = first_seen[passage.id]
-                return InputError(
-                    f"{file}: row {number}: column 'id': {passage.id!r} is already the id of "
-                    f"{other}: row {at}; make ids unique"
-                )
-            first_seen[passage.id] = (file, number)
-    raise AssertionError("the index saw a duplicate id that the files do not have")
+def _read_accounts(counted: Path, units: int) -> list[Account]:
+    """The accounts of all units, those of one name joined (documents of one folder and kind)."""
+    joined: dict[tuple[str, str], Account] = {}
+    for number in range(units):
+        for values in json.loads((counted / f"{number}.json").read_text()):
+            key = values["source"], values["format"]
+            account = joined.setdefault(key, Account(*key))
+            account.read += values["read"]
+            account.used += values["used"]
+            for what, count in values["notes"].items():
+                account.note(what, count)
+            account.skipped += [SkippedRow(**row) for row in values["skipped"]]
+    return list(joined.values())
+
+
+def _duplicate_error(units: list[Unit], config: CorpusConfig) -> InputError:
+    """Where the first duplicate id stands; reads the tables once more, on the error path only."""
+    column = config.columns.id
+    first_seen: dict[str, str] = {}
+    for unit in units:
+        for source in unit.sources if unit.kind == "table" else ():
+            for number, row in read_rows(source):
+                id = str(row.get(column)) if isinstance(row, dict) else None
+                if id is None:
+                    continue
+                where = f"{source}: row {number}"
+                if id in first_seen:
+                    return InputError(
+                        f"{where}: column {column!r}: {id!r} is already the id of {first_seen[id]}; "
+                        "make ids unique"
+                    )
+                first_seen[id] = where
+    return InputError(f"{WHAT}: a table has ids that contexts or documents have too; rename them")

@@ -73,10 +73,10 @@ def _ask_served_student(config: "RunConfig") -> tuple[dict[str, Any], float]:
     """Serve the student, ask it a held-out question it has not been trained on; (reply, seconds)."""
     import httpx
 
-    from steper_ray.questions import read_questions
+    from steper_ray.questions import load_questions
     from steper_ray.serving.app import served
 
-    questions = read_questions(config.questions.dev, "questions.dev")
+    questions = load_questions(config, "dev")
     asked = max(questions, key=lambda question: question.hops or 0)
     started = time.monotonic()
     with stage_progress("serve", "starting the server"), served(config) as url:

@@ -8,6 +8,8 @@
 A message is one line: what is wrong, where, what to do.
 """
 
+import re
+
 
 class SteperError(Exception):
     """Base of all of them."""
@@ -19,6 +21,10 @@ class InputError(SteperError, ValueError):
 
 class ConfigError(InputError):
     """The run file (or a `--set`) has an unknown key, a wrong type or an impossible value."""
+
+
+class RowError(SteperError):
+    """One question could not be worked on; its row carries the message, and a later run tries again."""
 
 
 class StageError(SteperError):
@@ -39,4 +45,13 @@ def find_steper_error(error: BaseException) -> SteperError | None:
         queue += [current.__cause__, current.__context__]
         if isinstance(current, SteperError) and cause is None:
             return current
+        if told := _told(str(current)):
+            return told
     return None
+
+
+def _told(traceback: str) -> SteperError | None:
+    """The error that a worker's traceback tells of; Ray Data hands on no more of it than that text."""
+    found = re.search(r"^steper_ray\.errors\.(\w+): (.+)$", traceback, re.MULTILINE)
+    kind = globals().get(found[1]) if found else None
+    return kind(found[2]) if found and kind else None

@@ -3,12 +3,15 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.loop import ReasoningConfig
+from steper_ray.reasoning.settings import ReasoningConfig, teacher_settings
+
+if TYPE_CHECKING:
+    from steper_ray.config import RunConfig
 
 SETTINGS_FILE: Final = "steper.json"
 
@@ -63,9 +66,14 @@ def files_digest(model: str) -> str:
     return digest.hexdigest()
 
 
-def student_settings(reasoning: ReasoningConfig, corpus_version: str) -> dict[str, Any]:
-    """What a trained student's folder carries so that it is asked as it was trained."""
-    return {**reasoning.model_dump(), "corpus_version": corpus_version}
+def student_settings(
+    reasoning: ReasoningConfig, corpus_version: str, *, chat: bool
+) -> dict[str, Any]:
+    """What a trained student's folder carries so that it is asked as it was trained.
+
+    chat: whether its examples were put into the chat template
+    """
+    return {**reasoning.model_dump(mode="json"), "chat": chat, "corpus_version": corpus_version}
 
 
 def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
@@ -81,3 +89,21 @@ def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
         raise InputError(
             f"{file}: not the settings of a student ({type(error).__name__}); export it again"
         ) from None
+
+
+def reasoning_for(config: "RunConfig", model: str) -> ReasoningConfig:
+    """How a model is asked: a student as its folder says, the teacher with what `build` adds to the
+    prompt, any other as the run file says.
+
+    Raises InputError for settings or demonstrations that cannot be used.
+    """
+    carried = carried_settings(model)
+    if carried is not None:
+        return carried[0]
+    if model == config.build.teacher:
+        return teacher_settings(
+            config.reasoning,
+            instruction=config.build.instruction,
+            demonstrations=config.build.demonstrations,
+        )
+    return config.reasoning

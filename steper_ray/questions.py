@@ -1,19 +1,51 @@
-"""Questions with their gold answers, from JSONL or Parquet.
+"""Questions with their gold answers, from the files people have, in one schema.
 
-Columns: `id`, `question`, `answer`; optional `answer_aliases` (list of text), `supporting_ids` (list
-of passage ids in chain order) and `hops` (integer).
+HotpotQA, 2WikiMultihopQA and MuSiQue are recognised by their columns (`steper_ray.formats`). Any other
+table (JSON Lines, JSON, CSV, Parquet, a Hub dataset) has the columns `id`, `question`, `answer`, and
+optionally `answer_aliases` (list of text), `supporting_ids` (list of passage ids in chain order) and `hops`
+(integer), under these names or those that `questions.columns` gives.
 """
 
-from pathlib import Path
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal
 
+from steper_ray.accounts import Account, BadRows, write_accounts
 from steper_ray.errors import InputError
-from steper_ray.rows import input_files, read_rows, text_of, texts_of
+from steper_ray.formats import Format, Unusable, recognise
+from steper_ray.rows import Row, first_row, read_rows, text_of, texts_of
 from steper_ray.schema import Question
 from steper_ray.section import Section
+from steper_ray.sources import Source, find_sources
+
+if TYPE_CHECKING:
+    from steper_ray.config import RunConfig
+
+Split = Literal["train", "dev", "test"]
+
+OWN_COLUMNS: Final = "table of questions"
+UNSUPPORTED: Final = "with supporting passages that are not among their own"
+
+
+class QuestionColumns(Section):
+    """What the columns of a file are called; naming any of them says that it is no published format."""
+
+    id: str | None = "id"
+    """null makes an id from question and answer, where a file has none."""
+    question: str = "question"
+    answer: str = "answer"
+    """A text, or a list of texts: the answer, then its aliases."""
+    answer_aliases: str = "answer_aliases"
+    supporting_ids: str = "supporting_ids"
+    hops: str = "hops"
 
 
 class QuestionsConfig(Section):
-    """The questions of each split: a .jsonl or .parquet file, or a folder of them."""
+    """The questions of each split: a file, a folder, a pattern, an s3:// or gs:// address, or
+    hf:owner/name:config:split."""
 
     train: str = ""
     """Questions the teacher answers to make training data."""
@@ -21,42 +53,167 @@ class QuestionsConfig(Section):
     """Held-out questions for evaluation; settings may be chosen on them."""
     test: str = ""
     """Held-out questions that nothing is chosen on, for `steper compare`."""
+    columns: QuestionColumns = QuestionColumns()
+    """Names of the columns, where they differ from ours."""
+    aliases: str = ""
+    """2WikiMultihopQA's id_aliases.json: other names of the answers that its rows give an `answer_id`."""
+    bad_rows: BadRows = "error"
+    """A broken row stops the stage (`error`), or is left out and written down (`skip`)."""
 
 
-def read_questions(path: str, what: str) -> list[Question]:
-    """All questions behind a path, in file order.
+DEFAULTS: Final = QuestionsConfig()
 
-    what: names the input in errors, as `questions.train`
-    Raises InputError with file, row and column for the first row that cannot be used.
+
+@dataclass(frozen=True, slots=True)
+class QuestionSet:
+    """What was read for one setting."""
+
+    questions: list[Question]
+    accounts: list[Account]
+    """A file each."""
+    left_out: list[str]
+    """Files that hold no questions."""
+
+
+def load_questions(config: "RunConfig", split: Split) -> list[Question]:
+    """The questions of a split, in file order; `<run.dir>/inputs/` says what became of each row.
+
+    Raises InputError as `gather_questions` does.
     """
-    questions: list[Question] = []
-    first_seen: dict[str, tuple[Path, int]] = {}
-    for file in input_files(path, what):
-        for number, row in read_rows(file):
-            question = Question(
-                id=text_of(file, number, row, "id"),
-                question=text_of(file, number, row, "question"),
-                answer=text_of(file, number, row, "answer"),
-                answer_aliases=texts_of(file, number, row, "answer_aliases"),
-                supporting_ids=texts_of(file, number, row, "supporting_ids"),
-                hops=_hops(file, number, row.get("hops")),
-            )
-            if question.id in first_seen:
-                other, at = first_seen[question.id]
+    what = f"questions.{split}"
+    found = gather_questions(getattr(config.questions, split), what, config.questions)
+    write_accounts(config.dir, what, found.accounts, found.left_out)
+    return _some(found, getattr(config.questions, split), what)
+
+
+def read_questions(address: str, what: str, settings: QuestionsConfig = DEFAULTS) -> list[Question]:
+    """`gather_questions` where nobody asks for the account."""
+    return _some(gather_questions(address, what, settings), address, what)
+
+
+def gather_questions(address: str, what: str, settings: QuestionsConfig = DEFAULTS) -> QuestionSet:
+    """All questions behind an address, in file order, and the account of every row.
+
+    what: names the setting in errors, as `questions.train`
+    Raises InputError with file, row and column for the first row that is broken (see
+    `steper_ray.accounts`) and for two questions of one id.
+    """
+    found = find_sources(address, what)
+    aliases = _read_aliases(settings.aliases) if settings.aliases else {}
+    result = QuestionSet([], [], found.left_out)
+    first_seen: dict[str, str] = {}
+    for source in found.sources:
+        first = first_row(source)
+        if first is not None and {"Q_id", "aliases"} <= first.keys():
+            result.left_out.append(f"{source.name} (see questions.aliases)")
+            continue
+        named = settings.columns != DEFAULTS.columns
+        format = None if named or first is None else recognise(first)
+        account = Account(str(source), format.name if format else OWN_COLUMNS)
+        for question in _usable(source, format, settings, aliases, first_seen, account):
+            result.questions.append(question)
+        result.accounts.append(account)
+    return result
+
+
+def _usable(
+    source: Source,
+    format: Format | None,
+    settings: QuestionsConfig,
+    aliases: Mapping[str, tuple[str, ...]],
+    first_seen: dict[str, str],
+    account: Account,
+) -> Iterator[Question]:
+    """The questions of a source; all other rows go into the account.
+
+    first_seen: id → file and row of every question so far
+    """
+    id_column = None if format else settings.columns.id
+    for number, row in read_rows(source):
+        account.read += 1
+        where = f"{source}: row {number}"
+        try:
+            if isinstance(row, InputError):
+                raise row
+            question = _question(where, row, format, settings.columns)
+            if not isinstance(question, str) and question.id in first_seen:
                 raise InputError(
-                    f"{file}: row {number}: column 'id': {question.id!r} is already the id of "
-                    f"{other}: row {at}; make ids unique"
+                    f"{where}: column {id_column or 'id'!r}: {question.id!r} is already the id of "
+                    f"{first_seen[question.id]}; make ids unique"
                 )
-            first_seen[question.id] = (file, number)
-            questions.append(question)
-    if not questions:
-        raise InputError(f"{what}: {path}: no question in it")
-    return questions
+        except InputError as error:
+            account.refuse(source, number, error, row, settings.bad_rows, "questions")
+            continue
+        if isinstance(question, str):
+            account.skip(source, number, question, row)
+            continue
+        first_seen[question.id] = where
+        if format and question.hops and not question.supporting_ids:
+            account.note(UNSUPPORTED)
+        account.used += 1
+        yield _with_aliases(question, aliases.get(str(row.get("answer_id")), ()))
 
 
-def _hops(file: Path, number: int, value: object) -> int | None:
+def _question(
+    where: str, row: Row, format: Format | None, columns: QuestionColumns
+) -> Question | Unusable:
+    if format is not None:
+        return format.question(where, row)
+    question = text_of(where, row, columns.question)
+    answers: tuple[str, ...] = ()
+    if isinstance(row.get(columns.answer), list):
+        answers = texts_of(where, row, columns.answer)
+        row = {**row, columns.answer: answers[0] if answers else ""}
+    answer = text_of(where, row, columns.answer)
+    if columns.id is None:
+        id = hashlib.sha256(json.dumps([question, answer]).encode()).hexdigest()[:16]
+    else:
+        id = text_of(where, row, columns.id, integers=True)
+    return Question(
+        id=id,
+        question=question,
+        answer=answer,
+        answer_aliases=(*answers[1:], *texts_of(where, row, columns.answer_aliases)),
+        supporting_ids=texts_of(where, row, columns.supporting_ids),
+        hops=_hops(where, row.get(columns.hops), columns.hops),
+    )
+
+
+def _hops(where: str, value: object, column: str) -> int | None:
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     raise InputError(
-        f"{file}: row {number}: column 'hops' must be a positive integer or absent, got {value!r}"
+        f"{where}: column {column!r} must be a positive integer or absent, got {value!r}"
     )
+
+
+def _with_aliases(question: Question, names: tuple[str, ...]) -> Question:
+    """The question with other names of its answer, each once."""
+    known = dict.fromkeys([*question.answer_aliases, *names])
+    known.pop(question.answer, None)
+    return replace(question, answer_aliases=tuple(known)) if names else question
+
+
+def _read_aliases(address: str) -> dict[str, tuple[str, ...]]:
+    """Wikidata id → other names: `aliases` and `demonyms`, as the official evaluation takes them."""
+    names: dict[str, tuple[str, ...]] = {}
+    for source in find_sources(address, "questions.aliases").sources:
+        for number, row in read_rows(source):
+            if isinstance(row, InputError):
+                raise row
+            where = f"{source}: row {number}"
+            names[text_of(where, row, "Q_id")] = (
+                *texts_of(where, row, "aliases"),
+                *texts_of(where, row, "demonyms"),
+            )
+    return names
+
+
+def _some(found: QuestionSet, address: str, what: str) -> list[Question]:
+    if not found.questions:
+        skipped = Counter(row.reason for account in found.accounts for row in account.skipped)
+        why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
+        raise InputError(f"{what}: {address}: no question in it{f' to use ({why})' if why else ''}")
+    return found.questions

@@ -7,12 +7,16 @@ it is matched word by word, and nothing in it is syntax.
 import asyncio
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from steper_ray.corpus import SETTINGS_FILE
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage
+
+REMEMBERED_SEARCHES: Final = 10_000
+"""Newest distinct searches whose passages are kept: some 20 MB with four passages of 500 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +40,27 @@ class Retriever:
         except FileNotFoundError:
             raise InputError(f"{folder}: not an indexed corpus; run `steper index` first") from None
         self._dataset = lance.dataset(str(folder))
+        self._remembered = lru_cache(maxsize=REMEMBERED_SEARCHES)(self._search)
 
     @property
     def corpus_version(self) -> str:
         """The version of the corpus that is searched."""
         return str(self.settings["version"])
 
+    @property
+    def searches(self) -> tuple[int, int]:
+        """How many searches there were, and how many of them were answered from memory."""
+        info = self._remembered.cache_info()
+        return info.hits + info.misses, info.hits
+
     def search(self, query: str, k: int) -> list[Hit]:
         """The k best passages, best first (ties by id); fewer if fewer match, none for no words."""
+        words = query.replace("\x00", " ").strip()
+        return list(self._remembered(words, k)) if words else []
+
+    def _search(self, words: str, k: int) -> tuple[Hit, ...]:
         from lance.query import MultiMatchQuery
 
-        words = query.replace("\x00", " ").strip()
-        if not words:
-            return []
         boosts = [float(self.settings["title_boost"]), 1.0]
         table = self._dataset.to_table(
             columns=["id", "title", "text", "_score"],
@@ -59,7 +71,7 @@ class Retriever:
             Hit(Passage(row["id"], row["title"], row["text"]), float(row["_score"]))
             for row in table.to_pylist()
         ]
-        return sorted(hits, key=lambda hit: (-hit.score, hit.passage.id))
+        return tuple(sorted(hits, key=lambda hit: (-hit.score, hit.passage.id)))
 
     async def search_async(self, query: str, k: int) -> list[Hit]:
         """`search` in a thread, so that other chains go on meanwhile."""

@@ -19,7 +19,9 @@ import pyarrow as pa
 Stage = Literal["init", "exp", "agg"]
 STAGES: Final[tuple[Stage, ...]] = ("init", "exp", "agg")
 
-StopReason = Literal["answered", "forced"]
+StopReason = Literal["answered", "forced", "no_query", "nothing_new"]
+"""Why a chain ended: it gave its answer, or was asked for it because the steps ran out, a step named
+nothing to search for, or searches brought nothing new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Chain:
     """Whether a gold answer is contained in the answer, on word boundaries, 0 or 1."""
     model: str
     corpus_version: str
+    supporting_ids: tuple[str, ...] = ()
+    """Ids of the gold passages; empty where the dataset names none."""
     error: str | None = None
     """Why no chain could be produced for this question; null when one was."""
     rejected: str | None = None
@@ -96,8 +100,8 @@ class Chain:
 
     @property
     def forced(self) -> bool:
-        """Whether the answer flag was put into the last prompt instead of written by the model."""
-        return self.stop_reason == "forced"
+        """Whether the last prompt itself began the answer, as the model had not given one."""
+        return self.stop_reason != "answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +119,13 @@ class StepExample:
     reasoning: tuple[str, ...]
     """R_<s, the rationales of the earlier steps."""
     forced: bool
-    """Whether the prompt ends with the answer flag (which is then no part of the target)."""
+    """Whether the prompt begins the answer (the answer flag is then no part of the target)."""
     prompt: str
     """The rendered prompt with every passage in it, for reading and for other trainers."""
     target: str
-    """What the model should write, step terminator included."""
+    """What the model should write, up to the end of the text that ends the step."""
+    found: tuple[int, ...] = ()
+    """How many of the passages each search brought; empty where all came with the first."""
 
 
 PASSAGE_SCHEMA: Final = pa.schema(
@@ -173,6 +179,7 @@ CHAIN_SCHEMA: Final = pa.schema(
         ("acc", pa.float64()),
         ("model", pa.string()),
         ("corpus_version", pa.string()),
+        ("supporting_ids", pa.list_(pa.string())),
         ("error", pa.string()),
         ("rejected", pa.string()),
     ]
@@ -190,5 +197,6 @@ STEP_EXAMPLE_SCHEMA: Final = pa.schema(
         ("forced", pa.bool_()),
         ("prompt", pa.string()),
         ("target", pa.string()),
+        ("found", pa.list_(pa.int32())),
     ]
 )

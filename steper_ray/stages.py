@@ -12,12 +12,16 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
+from steper_ray.accounts import account_lines
 from steper_ray.display import StageProgress, stage_done, stage_progress
 from steper_ray.errors import InputError
 from steper_ray.session import ray_session, stderr_to
 
 if TYPE_CHECKING:
     from steper_ray.config import RunConfig
+
+SMALL: Final = 8 * 2**20
+"""Bytes of chains that are chosen among in seconds without Ray; some thousand chains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,10 @@ def run_index(config: "RunConfig", _progress: StageProgress) -> list[str]:
 
     _check_own_data(config)
     info = build_corpus(config)
-    return [f"{info.passages:,} passages, version {info.version} → {info.folder}"]
+    return [
+        f"{info.passages:,} passages, version {info.version} → {info.folder}",
+        *account_lines(config.dir, "corpus.passages"),
+    ]
 
 
 def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
@@ -62,6 +69,30 @@ def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
         f"{asked} ({rejected or 'none'})",
         f"examples: {examples}; {summary.forced:,} forced, {summary.dropped_passages:,} dropped passages",
         f"{spent}, {summary.questions_per_second:.1f} questions/s with the engine's start",
+        *account_lines(config.dir, "questions.train"),
+        *_pushed(summary.pushed),
+    ]
+
+
+def run_select(config: "RunConfig", _progress: StageProgress) -> list[str]:
+    """Choose again among the chains there are."""
+    from steper_ray.stepwise.build import write_examples
+
+    _check_own_data(config)
+    selected = write_examples(config)
+    counts = selected.counts
+    rejected = ", ".join(f"{count:,} {reason}" for reason, count in counts.rejected.items())
+    left_out = counts.chains - counts.kept
+    examples = " · ".join(f"{stage} {count:,}" for stage, count in counts.stages.items())
+    changes = ", ".join(
+        f"{count:,} {before or 'kept'} → {now or 'kept'}"
+        for (before, now), count in selected.changes.most_common()
+    )
+    return [
+        f"{counts.chains:,} chains = {counts.kept:,} kept + {left_out:,} rejected ({rejected or 'none'})",
+        f"changed: {changes or 'nothing'}",
+        f"examples: {examples} → {config.dataset_dir}",
+        *_pushed(selected.pushed),
     ]
 
 
@@ -93,7 +124,11 @@ def run_eval(config: "RunConfig", progress: StageProgress) -> list[str]:
     from steper_ray.evaluation.evaluate import comparison_lines, evaluate
 
     summaries = evaluate(config, progress)
-    return [f"report → {config.evaluation_dir / 'report.html'}", *comparison_lines(summaries)]
+    return [
+        f"report → {config.evaluation_dir / 'report.html'}",
+        *comparison_lines(summaries),
+        *account_lines(config.dir, "questions.dev"),
+    ]
 
 
 def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
@@ -102,13 +137,18 @@ def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
     from steper_ray.evaluation.comparison_page import text_lines
 
     result = compare(config, progress)
-    return [f"page → {config.compare_dir / 'comparison.html'}", *text_lines(result)]
+    return [
+        f"page → {config.compare_dir / 'comparison.html'}",
+        *text_lines(result),
+        *account_lines(config.dir, "questions.dev", "questions.test"),
+    ]
 
 
 STAGES: Final = {
     "toy": Stage("inventing a world", run_toy),
     "index": Stage("indexing passages", run_index),
     "build": Stage("starting the teacher", run_build),
+    "select": Stage("choosing among the chains", run_select),
     "train": Stage("starting the workers", run_train),
     "eval": Stage("starting the engine", run_eval),
     "compare": Stage("starting the workers", run_compare),
@@ -128,7 +168,7 @@ def run_stage(name: str, config: "RunConfig") -> float:
 
 def run_command(name: str, config: "RunConfig") -> None:
     """Run a subcommand of `steper`."""
-    if name == "toy":
+    if name == "toy" or (name == "select" and _is_small(config.chains_dir)):
         run_stage(name, config)
         return
     with ray_session():
@@ -142,6 +182,15 @@ def run_command(name: str, config: "RunConfig") -> None:
             serve_until_interrupted(config)
         else:
             run_stage(name, config)
+
+
+def _pushed(address: str | None) -> list[str]:
+    return [] if address is None else [f"pushed → {address}"]
+
+
+def _is_small(chains: Path) -> bool:
+    """Whether choosing among the chains takes less time than starting Ray."""
+    return sum(file.stat().st_size for file in chains.glob("*.parquet")) < SMALL
 
 
 def _check_own_data(config: "RunConfig") -> None:

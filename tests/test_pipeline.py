@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pandas as pd
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,13 +21,13 @@ from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.config import RunConfig, load_config
 from steper_ray.demo import demo
 from steper_ray.display import StageProgress
-from steper_ray.errors import StageError
+from steper_ray.errors import InputError, StageError
 from steper_ray.evaluation.compare import CompareConfig, compare
 from steper_ray.models import carried_settings
 from steper_ray.retrieval import Retriever
-from steper_ray.schema import STAGES
+from steper_ray.schema import CHAIN_SCHEMA, STAGES
 from steper_ray.serving.app import served
-from steper_ray.stepwise.build import write_examples
+from steper_ray.stepwise.build import build, write_examples
 from steper_ray.stepwise.chains import read_chains
 from steper_ray.stepwise.select import REJECTIONS
 from steper_ray.toy.world import make_world
@@ -98,6 +99,38 @@ def test_the_teacher_searched_with_its_own_sentences(run: RunConfig) -> None:
         assert chain.corpus_version == retriever.corpus_version
 
 
+def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused(
+    run: RunConfig, tmp_path: Path
+) -> None:
+    """Ends as it began: the chains of the run are those of the demo."""
+    again = build(run)
+    assert (again.asked, again.questions) == (0, 90)
+
+    before = {chain.id: chain for chain in read_chains(run.chains_dir)}
+    failed = sorted(before)[:2]
+    rows = [row for row in pq.read_table(run.chains_dir).to_pylist() if row["id"] != failed[1]]
+    next(row for row in rows if row["id"] == failed[0])["error"] = "as if it had been refused"
+    shutil.copytree(run.chains_dir, tmp_path / "chains")
+    for file in run.chains_dir.glob("*.parquet"):
+        file.unlink()
+    table = pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
+    pq.write_table(table, run.chains_dir / "part.parquet")
+    again = build(run)
+    assert (again.asked, again.questions) == (2, 90)
+    after = {chain.id: chain for chain in read_chains(run.chains_dir)}
+    assert after.keys() == before.keys()
+    for name in failed:
+        assert after[name].answer == before[name].answer
+        assert after[name].error is None
+
+    other = run.reasoning.model_copy(update={"max_steps": 4})
+    with pytest.raises(InputError, match=r"reasoning\.max_steps: 5 → 4"):
+        build(run.model_copy(update={"reasoning": other}))
+    shutil.rmtree(run.chains_dir)
+    shutil.copytree(tmp_path / "chains", run.chains_dir)
+    write_examples(run)
+
+
 def test_choosing_again_needs_no_teacher_and_gives_the_same(run: RunConfig) -> None:
     before = pq.read_table(run.stepwise_dir).sort_by("id")
     write_examples(run)
@@ -106,7 +139,8 @@ def test_choosing_again_needs_no_teacher_and_gives_the_same(run: RunConfig) -> N
 
 def test_the_student_carries_how_it_was_trained(run: RunConfig) -> None:
     carried = carried_settings(str(run.student_dir))
-    assert carried == (run.reasoning, Retriever(run.corpus_dir).corpus_version)
+    trained = run.reasoning.model_copy(update={"chat": False})  # its tokenizer has no template
+    assert carried == (trained, Retriever(run.corpus_dir).corpus_version)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(run.student_dir)
@@ -154,7 +188,9 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
     assert by_name["difficulty"].input_tokens > by_name["vanilla-kd"].input_tokens > 0
     folder = config.compare_dir / "difficulty" / "lr-0.001-seed-0"
     done = json.loads((folder / "training" / "done.json").read_text())["summary"]
-    assert done["chains"] == len([c for c in read_chains(run.chains_dir) if c.em == 1]) - 20
+    assert (
+        done["chains"] == len([c for c in read_chains(run.chains_dir) if c.rejected is None]) - 20
+    )
     assert done["validation_loss"] > 0
     assert not (folder / "training" / "candidates").exists()
     assert (config.compare_dir / "comparison.html").is_file()
@@ -210,7 +246,12 @@ def test_the_server_answers_and_refuses(run: RunConfig) -> None:
 
 def test_a_failing_stage_is_named_with_its_log(run: RunConfig, tmp_path: Path) -> None:
     bad_engine = run.engine.model_copy(update={"args": {**run.engine.args, "dtype": "nonsense"}})
-    config = run.model_copy(update={"engine": bad_engine})
+    questions = pq.read_table(run.questions.train)
+    another = {**questions.slice(0, 1).to_pylist()[0], "id": "one-more"}
+    rows = [*questions.to_pylist(), another]
+    pq.write_table(pa.Table.from_pylist(rows, questions.schema), tmp_path / "more.parquet")
+    more = run.questions.model_copy(update={"train": str(tmp_path / "more.parquet")})
+    config = run.model_copy(update={"engine": bad_engine, "questions": more})
     chains = (run.chains_dir.stat().st_mtime_ns, sorted(run.chains_dir.iterdir()))
     with pytest.raises(StageError, match=r"stage build failed: .*logs/build\.log"):
         demo(config)

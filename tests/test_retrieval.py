@@ -138,3 +138,14 @@ def test_a_bad_corpus_is_refused_and_leaves_nothing(
 def test_a_folder_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `steper index` first"):
         Retriever(tmp_path)
+
+
+def test_a_search_is_made_once(retriever: Retriever) -> None:
+    before, remembered_before = retriever.searches
+    first = retriever.search("a search that nobody made before", 3)
+    first.clear()  # what one caller does with its list is nothing to the next
+    again = retriever.search("  a search that nobody made before", 3)
+    fewer = retriever.search("a search that nobody made before", 2)
+    assert again[:2] == fewer
+    asked, remembered = retriever.searches
+    assert (asked - before, remembered - remembered_before) == (3, 1)

@@ -1,20 +1,29 @@
-"""Every kind of bad row is refused with its file, row and column."""
+"""Rows of every kind of file, and every kind of bad row with its file, row and column."""
 
+import csv
+import gzip
+import io
 import json
-import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from steper_ray.corpus import read_passages
 from steper_ray.errors import InputError
-from steper_ray.questions import read_questions
-from steper_ray.rows import input_files
-from steper_ray.schema import Passage, Question
+from steper_ray.passages import CorpusConfig, Unit, read_unit
+from steper_ray.rows import _read_list, read_rows
+from steper_ray.schema import Passage
+from steper_ray.sources import Source
 
 GOOD = {"id": "1", "title": "T", "text": "x"}
+
+
+def source(file: Path) -> Source:
+    return Source(str(file), str(file), file.name)
 
 
 def jsonl(folder: Path, *rows: object, name: str = "rows.jsonl") -> Path:
@@ -23,16 +32,30 @@ def jsonl(folder: Path, *rows: object, name: str = "rows.jsonl") -> Path:
     return file
 
 
-def test_jsonl_and_parquet_give_the_same_passages(tmp_path: Path) -> None:
-    rows = [GOOD, {"id": 2, "title": "É 🙂", "text": 'a "quoted" line\nand another'}]
-    file = jsonl(tmp_path, *rows)
-    pq.write_table(
-        pa.Table.from_pylist([{**row, "id": str(row["id"])} for row in rows]),
-        tmp_path / "rows.parquet",
-    )
-    wanted = [(1, Passage("1", "T", "x")), (2, Passage("2", "É 🙂", rows[1]["text"]))]  # type: ignore[arg-type]
-    assert list(read_passages(file)) == wanted
-    assert list(read_passages(tmp_path / "rows.parquet")) == wanted
+def passages(file: Path) -> list[Passage]:
+    return list(read_unit(Unit("table", (source(file),)), CorpusConfig(), []))
+
+
+def test_every_kind_of_file_gives_the_same_passages(tmp_path: Path) -> None:
+    rows = [GOOD, {"id": "2", "title": "É 🙂", "text": 'a "quoted" line\nand another'}]
+    jsonl(tmp_path, *rows, name="a.jsonl")
+    jsonl(tmp_path, *rows, name="lines.json")
+    (tmp_path / "b.json").write_text(json.dumps(rows, indent=2))
+    (tmp_path / "bom.json").write_text(json.dumps(rows), encoding="utf-8-sig")
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part-00000")
+    for name, delimiter, encoding in [("e.csv", ",", "utf-8-sig"), ("f.tsv", "\t", "utf-8")]:
+        text = io.StringIO()
+        table = csv.DictWriter(text, ["id", "title", "text"], delimiter=delimiter)
+        table.writeheader()
+        table.writerows(rows)
+        (tmp_path / name).write_text(text.getvalue(), encoding=encoding)
+    wanted = [Passage("1", "T", "x"), Passage("2", "É 🙂", rows[1]["text"])]
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 9
+    for file in files:
+        assert passages(file) == wanted, file.name
 
 
 @pytest.mark.parametrize(
@@ -52,63 +75,78 @@ def test_a_bad_passage_is_named(tmp_path: Path, line: bytes, said: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(json.dumps(GOOD).encode() + b"\n" + line + b"\n")
     with pytest.raises(InputError) as caught:
-        list(read_passages(file))
+        passages(file)
     assert str(caught.value).startswith(f"{file}: {said}")
-
-
-def test_questions_with_and_without_the_optional_columns(tmp_path: Path) -> None:
-    file = jsonl(
-        tmp_path,
-        {"id": "a", "question": "q?", "answer": "x"},
-        {
-            "id": "b",
-            "question": "r?",
-            "answer": "y",
-            "answer_aliases": ["Y", "why"],
-            "supporting_ids": ["p1", "p2"],
-            "hops": 2,
-        },
-    )
-    assert read_questions(str(file), "questions.train") == [
-        Question("a", "q?", "x"),
-        Question("b", "r?", "y", ("Y", "why"), ("p1", "p2"), 2),
-    ]
+    assert str(caught.value).endswith("or set corpus.bad_rows: skip")
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("name", "content", "said"),
     [
-        ({"id": "b", "question": "q?"}, "row 2: no column 'answer'"),
-        ({"id": "b", "question": "q?", "answer": ""}, "row 2: column 'answer'"),
-        ({"id": "a", "question": "q?", "answer": "x"}, "row 2: column 'id': 'a' is already"),
-        ({"id": "b", "question": "q?", "answer": "x", "hops": 0}, "row 2: column 'hops'"),
-        ({"id": "b", "question": "q?", "answer": "x", "answer_aliases": "y"}, "must be a list"),
+        ("a.parquet", b"x", "not a Parquet file"),
+        ("a.xyz", b"x", "begins neither as JSON nor as Parquet"),
+        ("a.json", b'"x"', "begins neither as JSON nor as Parquet"),
+        ("a.json", b'[{"a": 1}, {"a": tru}]', "row 2: not valid JSON"),
+        ("a.json", b'[{"a": 1}, {"a": ', "row 2: not valid JSON"),
+        ("a.json", b'[{"a": 1}', "after row 1: expected ',' or ']', got the end of the file"),
+        ("a.json", b'[{"a": 1} {"a": 2}]', "after row 1: expected ',' or ']', got '{'"),
+        ("a.json", b'[{"a": 1},]', "row 2: not valid JSON"),
+        ("a.json", b'[{"a": 1}] x', "something stands after the end of the list"),
+        ("a.json", b'[{"a": "\xff"}]', "after row 0: invalid UTF-8"),
+        ("a.csv", b'a,b\n1,"2', "after row 1: not valid UTF-8 CSV"),
+        ("a.csv", b"a,b\n1,\xff\n", "not valid UTF-8 CSV"),
+        ("a.csv", b"a,a\n1,2\n", "row 1: column names must differ"),
+        ("a.jsonl.gz", b"not compressed", "cannot be read"),
     ],
 )
-def test_a_bad_question_is_named(tmp_path: Path, row: dict[str, object], said: str) -> None:
-    file = jsonl(tmp_path, {"id": "a", "question": "q?", "answer": "x"}, row)
+def test_a_file_that_cannot_be_read_on(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
     with pytest.raises(InputError) as caught:
-        read_questions(str(file), "questions.train")
+        list(read_rows(source(file)))
     assert str(caught.value).startswith(f"{file}: ")
     assert said in str(caught.value)
 
 
-def test_files_that_cannot_be_used(tmp_path: Path) -> None:
-    for path, said in [
-        ("", "corpus.passages is not set"),
-        (str(tmp_path / "none.jsonl"), "no such file"),
-        (str(tmp_path), "no .jsonl or .parquet file in this folder"),
+def test_rows_that_cannot_be_read_are_errors_among_the_others(tmp_path: Path) -> None:
+    for name, content, wanted in [
+        ("a.jsonl", '{"a": 1}\n\n{"a"\n{"a": 2}\n', [(1, "row"), (3, "error"), (4, "row")]),
+        ("a.json", '[{"a": 1}, 5, {"a": 2}]', [(1, "row"), (2, "error"), (3, "row")]),
+        ("a.csv", "a,b\n1,2\n\n3\n4,5\n", [(2, "row"), (4, "error"), (5, "row")]),
     ]:
-        with pytest.raises(InputError, match=re.escape(said)):
-            input_files(path, "corpus.passages")
-    text = tmp_path / "a.txt"
-    text.write_text("x")
-    with pytest.raises(InputError, match=r"expected a \.jsonl or \.parquet file"):
-        input_files(str(text), "corpus.passages")
-    fake = tmp_path / "fake.parquet"
-    fake.write_text("x")
-    with pytest.raises(InputError, match="not a Parquet file"):
-        list(read_passages(fake))
-    empty = jsonl(tmp_path, name="empty.jsonl")
-    with pytest.raises(InputError, match="no question in it"):
-        read_questions(str(empty), "questions.train")
+        (tmp_path / name).write_text(content)
+        found = list(read_rows(source(tmp_path / name)))
+        kinds = [(n, "error" if isinstance(row, InputError) else "row") for n, row in found]
+        assert kinds == wanted
+        for number, row in found:
+            if isinstance(row, InputError):
+                assert str(row).startswith(f"{tmp_path / name}: row {number}: ")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=8,
+)
+
+
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=4), JSON, max_size=3), max_size=5),
+    chunk=st.integers(1, 9),
+    indent=st.sampled_from([None, 1]),
+    ascii_only=st.booleans(),
+)
+def test_a_list_read_in_pieces_is_the_list(
+    rows: list[dict[str, Any]], chunk: int, indent: int | None, ascii_only: bool
+) -> None:
+    text = json.dumps(rows, indent=indent, ensure_ascii=ascii_only)
+    content = text.encode("utf-8", "surrogatepass")
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return  # half a character: no UTF-8
+    found = list(_read_list(Source("m", "m", "m"), io.BytesIO(content), chunk))
+    assert [number for number, _ in found] == list(range(1, len(rows) + 1))
+    assert [row for _, row in found] == rows

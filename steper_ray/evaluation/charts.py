@@ -101,7 +101,7 @@ def exact_match_chart(groups: Mapping[str, Sequence[Bar]]) -> "Markup":
     groups: a bar a model, by the label of the group; without questions its place stays empty
     """
     paint = _STAND_INS
-    figure, axes = _axes(paint, height=290)
+    figure, axes = bare_axes(paint, height=290)
     models = max(len(bars) for bars in groups.values())
     width = 0.82 / models
     roomy = len(groups) * models <= 18
@@ -147,7 +147,9 @@ class Mark:
 def interval_chart(marks: Sequence[Mark]) -> "Markup":
     """A dot and a line for each model, one below the other, in percent."""
     longest = max(len(mark.name) for mark in marks)
-    figure, axes = _axes(_STAND_INS, height=24 * len(marks) + 42, left=8 + 7 * longest, right=44)
+    figure, axes = bare_axes(
+        _STAND_INS, height=24 * len(marks) + 42, left=8 + 7 * longest, right=44
+    )
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=_STAND_INS["rule"], linewidth=1)
     for row, mark in enumerate(marks):
@@ -174,14 +176,14 @@ def interval_chart(marks: Sequence[Mark]) -> "Markup":
 
 def loss_chart(losses: Sequence[Curve]) -> "Markup":
     """Loss curves: the running mean, with the losses themselves faint behind it."""
-    figure, axes = _axes(_STAND_INS, height=280, right=46)
+    figure, axes = bare_axes(_STAND_INS, height=280, right=46)
     smooth = _draw_losses(axes, _STAND_INS, losses)
     return _markup(figure, f"Training loss over the optimizer steps; at the end {_ends(smooth)}")
 
 
 def sigma_chart(sigmas: Sequence[Curve], rests: Sequence[Curve]) -> "Markup":
     """σ of each stage, and dashed the √L where it comes to rest."""
-    figure, axes = _axes(_STAND_INS, height=280, right=46)
+    figure, axes = bare_axes(_STAND_INS, height=280, right=46)
     solid, dashed = _draw_sigmas(axes, _STAND_INS, sigmas, rests)
     return _markup(
         figure,
@@ -199,18 +201,18 @@ def write_training_plots(
     Without losses, or without sigmas, that picture is left out. Returns the files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paint = _light_paint()
+    paint = light_paint()
     written = []
     if losses:
         note = "Cross-entropy of the target tokens, running mean"
         figure, axes = _titled_axes(paint, losses, "Training loss", note, "nats")
         _draw_losses(axes, paint, losses)
-        written.append(_picture(figure, paint, folder / "losses.png"))
+        written.append(write_picture(figure, paint, folder / "losses.png"))
     if sigmas:
         note = "Dashed: the square root of its loss, where it comes to rest"
         figure, axes = _titled_axes(paint, sigmas, "σ of each stage", note, "σ")
         _draw_sigmas(axes, paint, sigmas, rests)
-        written.append(_picture(figure, paint, folder / "sigma.png"))
+        written.append(write_picture(figure, paint, folder / "sigma.png"))
     return written
 
 
@@ -242,7 +244,7 @@ def _draw_sigmas(
     return solid, dashed
 
 
-def _axes(
+def bare_axes(
     paint: Mapping[str, str],
     *,
     height: int,
@@ -278,7 +280,7 @@ def _titled_axes(
 
     height, edge = 340, 16
     names = 14 + 9 * max(len(curve.name) for curve in curves)
-    figure, axes = _axes(paint, height=height, left=72, right=max(46, names), bottom=50, top=58)
+    figure, axes = bare_axes(paint, height=height, left=72, right=max(46, names), bottom=50, top=58)
     axes.patch.set_visible(False)
     big: dict[str, Any] = {"fontsize": 15, "fontweight": "bold", "color": paint["ink"]}
     small: dict[str, Any] = {"fontsize": 12, "color": paint["muted"]}
@@ -350,13 +352,13 @@ def _name_ends(axes: "Axes", paint: Mapping[str, str], curves: Sequence[Curve]) 
         )
 
 
-def _picture(figure: "Figure", paint: Mapping[str, str], file: Path) -> Path:
+def write_picture(figure: "Figure", paint: Mapping[str, str], file: Path) -> Path:
     """The drawing as a PNG, two pixels a point."""
     figure.savefig(file, dpi=144, facecolor=paint["paper"], metadata={"Software": None})
     return file
 
 
-def _light_paint() -> dict[str, str]:
+def light_paint() -> dict[str, str]:
     """The page's colours where it is light: the first block of its style sheet."""
     style = resources.files(__package__).joinpath("style.css.j2").read_text(encoding="utf-8")
     light = style[: style.index("}")]

@@ -21,8 +21,8 @@ from steper_ray.errors import ConfigError, InputError
 from steper_ray.evaluation.evaluate import answer
 from steper_ray.evaluation.significance import difference_interval, holm, interval, paired_p
 from steper_ray.evaluation.summary import BASE, TEACHER, Scores, Summary, summarize
-from steper_ray.models import check_model, files_digest
-from steper_ray.questions import read_questions
+from steper_ray.models import check_model, files_digest, reasoning_for
+from steper_ray.questions import load_questions
 from steper_ray.section import Section
 
 if TYPE_CHECKING:
@@ -149,8 +149,8 @@ def compare(config: "RunConfig", progress: "StageProgress") -> Comparison:
     trains = check_variants(config)
     base = check_model(config.train.model, "train.model")
     teacher = check_model(config.build.teacher, "build.teacher")
-    dev = read_questions(config.questions.dev, "questions.dev")[: config.eval.limit]
-    test = read_questions(config.questions.test, "questions.test")
+    dev = load_questions(config, "dev")[: config.eval.limit]
+    test = load_questions(config, "test")
     if {question.id for question in dev} & {question.id for question in test}:
         raise InputError(
             "questions.test: shares ids with questions.dev; settings are chosen on dev"
@@ -324,7 +324,7 @@ def _answers_of(
     """A model's that was not trained here."""
     units.begin(f"{name}: test questions")
     folder = config.compare_dir / name
-    fingerprint = f"{files_digest(model)} {config.reasoning!r}"
+    fingerprint = f"{files_digest(model)} {reasoning_for(config, model)!r}"
     if not _is_done(folder / DONE_FILE, fingerprint):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, PositiveInt
 
-from steper_ray.models import carried_settings, check_model, model_size
-from steper_ray.questions import read_questions
+from steper_ray.models import carried_settings, check_model, model_size, reasoning_for
+from steper_ray.questions import load_questions
 from steper_ray.retrieval import Retriever
 from steper_ray.section import Section
 
@@ -45,7 +45,7 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
 
     named = config.eval.models or {STUDENT: str(config.student_dir)}
     models = {name: check_model(path, f"eval.models.{name}") for name, path in named.items()}
-    questions = read_questions(config.questions.dev, "questions.dev")[: config.eval.limit]
+    questions = load_questions(config, "dev")[: config.eval.limit]
     version = Retriever(config.corpus_dir).corpus_version
     summaries: dict[str, Summary] = {}
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -94,17 +94,16 @@ def answer(
 ) -> list[dict[str, Any]]:
     """Answer questions with a model into `out`; returns its chains as rows, ordered by id.
 
-    A model folder that carries reasoning settings is asked by them, any other by the run file's.
+    A student is asked as its folder says, the teacher and others as `reasoning_for` says.
     """
     from steper_ray.stepwise.chains import read_chains, write_chains
 
-    carried = carried_settings(model)
     write_chains(
         list(questions),
         out,
         model=model,
         corpus=config.corpus_dir,
-        reasoning=carried[0] if carried else config.reasoning,
+        reasoning=reasoning_for(config, model),
         engine=config.engine,
         log=config.log_file("eval"),
         on_progress=on_progress,

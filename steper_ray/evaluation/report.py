@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 Role = Literal["student", "base", "teacher", "other"]
 
 UNKNOWN: Final = "–"
+STOPPED: Final = {
+    "answered": "Stopped because the model gave its answer.",
+    "forced": "Stopped because the steps ran out: the prompt of the last step began the answer.",
+    "no_query": "Stopped because a step named nothing to search for: the next prompt began the answer.",
+    "nothing_new": "Stopped because searches brought nothing new: the last prompt began the answer.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,8 +375,8 @@ def _examples(chains: Sequence[Row]) -> list[dict[str, Any]]:
     right = next((chain for chain in produced if chain["em"] == 1), None)
     wrong = next((chain for chain in produced if chain["em"] != 1), None)
     examples = [chain for chain in (right, wrong) if chain is not None]
-    if not any(chain["stop_reason"] == "forced" for chain in examples):
-        forced = (chain for chain in produced if chain["stop_reason"] == "forced")
+    if not any(chain["stop_reason"] != "answered" for chain in examples):
+        forced = (chain for chain in produced if chain["stop_reason"] != "answered")
         examples += itertools.islice(forced, 1)
     return [_example(chain) for chain in examples]
 
@@ -385,7 +391,7 @@ def _example(chain: Row) -> dict[str, Any]:
         found = [passages[id_] for id_ in step["passage_ids"]]
         steps.append({**step, "origin": origins.get(step["query"]), "passages": found})
         written_before = step["rationale"]
-    return {**chain, "steps": steps}
+    return {**chain, "steps": steps, "stopped": STOPPED[chain["stop_reason"]]}
 
 
 def _of_role(models: Mapping[str, ModelReport], role: Role) -> ModelReport | None:

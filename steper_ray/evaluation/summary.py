@@ -103,7 +103,7 @@ def _scores(chains: Sequence[Row]) -> Scores:
         em=_mean((chain["em"] for chain in produced), asked),
         f1=_mean((chain["f1"] for chain in produced), asked),
         acc=_mean((chain["acc"] for chain in produced), asked),
-        forced=_mean((chain["stop_reason"] == "forced" for chain in produced), asked),
+        forced=_mean((chain["stop_reason"] != "answered" for chain in produced), asked),
         steps=_mean((1 for _ in steps), len(produced)),
         seconds=_mean(
             (step["search_seconds"] + step["generate_seconds"] for step in steps), len(produced)

@@ -6,12 +6,16 @@ cores, so that several can live on one host.
 
 import os
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.loop import Generation, ReasoningConfig
+from steper_ray.reasoning.framework import Prompt
+from steper_ray.reasoning.loop import Generation
+from steper_ray.reasoning.prompts import PromptEncoder
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.section import Section
 
 
@@ -38,7 +42,11 @@ class VLLMEngine:
     """One running vLLM engine; create it inside a running event loop."""
 
     def __init__(self, model: str, config: EngineConfig, reasoning: ReasoningConfig) -> None:
-        """Start the engine. Raises InputError if the model's context is too short for the prompts."""
+        """Start the engine.
+
+        Raises InputError if the model's context is too short for the prompts, or for `reasoning.chat`
+        without a chat template.
+        """
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         if not config.gpus:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gib))
@@ -57,7 +65,11 @@ class VLLMEngine:
             **config.args,
         }
         self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        self._tokenizer: Any = self._llm.get_tokenizer()
+        try:
+            self._encoder = PromptEncoder(self._llm.get_tokenizer(), reasoning.chat)
+        except InputError:
+            self.shutdown()
+            raise
         context = self._llm.model_config.max_model_len
         needed = reasoning.max_prompt_tokens + reasoning.max_step_tokens
         if context < needed:
@@ -67,19 +79,29 @@ class VLLMEngine:
                 f"reasoning.max_prompt_tokens + max_step_tokens = {needed}; lower them"
             )
 
-    def count_tokens(self, text: str) -> int:
+    def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt as the engine counts them."""
-        return len(self._tokenizer(text)["input_ids"])
+        return self._encoder.count_tokens(prompt)
 
-    async def generate(self, prompt: str, *, stop: str, max_tokens: int) -> Generation:
-        """Continue a prompt greedily up to `stop`, the end of text, or `max_tokens`.
+    async def generate(self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int) -> Generation:
+        """Continue a prompt greedily up to a text of `stop`, the end of text, or `max_tokens`.
 
         Raises vllm's EngineDeadError if the engine died, ValueError if it refuses the prompt.
         """
+        ids = self._encoder.encode(prompt)
+        return await self.generate_after(ids, stop=stop, max_tokens=max_tokens)
+
+    async def generate_after(
+        self, ids: list[int], *, stop: Sequence[str], max_tokens: int
+    ) -> Generation:
+        """`generate` for a prompt that is encoded already (by a `PromptEncoder` of the same model)."""
         from vllm import SamplingParams
 
-        parameters = SamplingParams(temperature=0.0, max_tokens=max_tokens, stop=[stop], logprobs=0)
+        parameters = SamplingParams(
+            temperature=0.0, max_tokens=max_tokens, stop=list(stop), logprobs=0
+        )
         final = None
+        prompt = {"prompt_token_ids": list(ids)}
         async for output in self._llm.generate(prompt, parameters, uuid.uuid4().hex):
             final = output
         assert final is not None

@@ -1,46 +1,22 @@
-"""The one reasoning loop: search, write a sentence, search with it, until the answer (IRCoT).
+"""The one reasoning loop: search, write a step, search with what it asks for, until the answer.
 
 Teacher, evaluation and server all run `reason`; they differ only in the engine and the searcher that
-they hand in. Nothing here knows Ray or vLLM.
+they hand in. What a step looks like is the framework's. Nothing here knows Ray or vLLM.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
-from pydantic import PositiveInt
-
-from steper_ray.reasoning.ircot import (
-    ANSWER_FLAG,
-    INSTRUCTION,
-    STEP_TERMINATOR,
-    find_answer,
-    fit_prompt,
-)
+from steper_ray.reasoning.framework import STEP_TERMINATOR, Prompt
+from steper_ray.reasoning.prompts import fit_prompt
+from steper_ray.reasoning.settings import ReasoningConfig as ReasoningConfig
 from steper_ray.retrieval import Hit
 from steper_ray.schema import Passage, Step, StopReason
-from steper_ray.section import Section
 
 THINK_START: Final = "<think>"
 THINK_END: Final = "</think>"
-
-
-class ReasoningConfig(Section):
-    """How a question is answered; carried in the student's folder."""
-
-    framework: Literal["ircot"] = "ircot"
-    """Prompt layout, next query and stopping rule."""
-    passages_per_step: PositiveInt = 4
-    """Passages a search brings (k in the paper)."""
-    max_steps: PositiveInt = 5
-    """Steps before the answer is forced (S in the paper)."""
-    instruction: str = INSTRUCTION
-    """First line of every prompt."""
-    max_prompt_tokens: PositiveInt = 4096
-    """Longest prompt in tokens; beyond it whole passages are dropped, oldest first."""
-    max_step_tokens: PositiveInt = 128
-    """Longest sentence of a step in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +34,11 @@ class Generation:
 class Engine(Protocol):
     """What writes a step."""
 
-    def count_tokens(self, text: str) -> int: ...
+    def count_tokens(self, prompt: Prompt) -> int: ...
 
-    async def generate(self, prompt: str, *, stop: str, max_tokens: int) -> Generation: ...
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int
+    ) -> Generation: ...
 
 
 class Searcher(Protocol):
@@ -93,41 +71,57 @@ async def reason(
     """Answer a question in at most `config.max_steps` steps (StepER, section 3.1).
 
     At step s the search brings P_s (the top k, passages seen before dropped and not refilled) and the
-    engine writes r_s. The chain ends when r_s contains the answer flag. At the last step, or after a
-    step that said nothing, the prompt itself ends with the flag, so every chain answers (`forced`).
+    engine writes r_s. The chain ends when r_s gives an answer. It is asked for its answer outright, the
+    prompt itself beginning it, so every chain answers:
+
+    * at the last step (`forced`);
+    * after a step that named nothing to search (`no_query`), without a search;
+    * after `config.max_empty_searches` searches in a row that brought nothing new (`nothing_new`), without
+      another. The step of the last such search is written as usual: what is found may be all it needs.
     """
+    framework = config.code
+    searches: list[list[Passage]] = []
     passages: list[Passage] = []
     scores: list[float] = []
     steps: list[Step] = []
-    query = question
+    query, empty_searches = question, 0
     while True:
+        stop_reason: StopReason = "answered"
+        if len(steps) + 1 == config.max_steps:
+            stop_reason = "forced"
+        elif not query:
+            stop_reason = "no_query"
+        elif empty_searches == config.max_empty_searches:
+            stop_reason, query = "nothing_new", ""
+        forced = stop_reason != "answered"
         started = time.monotonic()
-        hits = await searcher.search_async(query, config.passages_per_step)
+        hits = await searcher.search_async(query, config.passages_per_step) if query else []
         searched = time.monotonic()
         seen = {passage.id for passage in passages}
         new = [hit for hit in hits if hit.passage.id not in seen]
-        passages += [hit.passage for hit in new]
+        empty_searches = 0 if new else empty_searches + 1
+        searches.append([hit.passage for hit in new])
+        passages += searches[-1]
         scores += [hit.score for hit in new]
-        forced = len(steps) + 1 == config.max_steps or (bool(steps) and not steps[-1].rationale)
         fitted = fit_prompt(
+            config,
             question,
-            passages,
+            searches,
             [step.rationale for step in steps],
             forced=forced,
-            instruction=config.instruction,
-            max_tokens=config.max_prompt_tokens,
             count_tokens=engine.count_tokens,
         )
-        written = await _write(engine, fitted.text, config.max_step_tokens)
-        text = " ".join(written.text.split())
-        logprob = written.logprob_sum
+        stops = (STEP_TERMINATOR,) if forced else framework.STOPS
+        generation = await _write(engine, fitted.prompt, stops, config.max_step_tokens)
+        written = framework.parse(generation.text, forced=forced)
+        logprob = generation.logprob_sum
         step = Step(
             query=query,
             passage_ids=tuple(hit.passage.id for hit in new),
-            rationale=f"{ANSWER_FLAG} {text}".rstrip() if forced else text,
-            mean_logprob=None if logprob is None else logprob / max(1, written.generated_tokens),
-            prompt_tokens=written.prompt_tokens,
-            generated_tokens=written.generated_tokens,
+            rationale=written.rationale,
+            mean_logprob=None if logprob is None else logprob / max(1, generation.generated_tokens),
+            prompt_tokens=generation.prompt_tokens,
+            generated_tokens=generation.generated_tokens,
             dropped_passages=fitted.dropped_passages,
             search_seconds=searched - started,
             generate_seconds=time.monotonic() - searched,
@@ -135,28 +129,31 @@ async def reason(
         steps.append(step)
         if on_step is not None:
             on_step(step)
-        answer = find_answer(step.rationale)
-        if answer is not None:
-            reason_: StopReason = "forced" if forced else "answered"
-            return Reasoned(tuple(passages), tuple(scores), tuple(steps), answer, reason_)
-        query = step.rationale
+        if written.answer is not None:
+            return Reasoned(
+                tuple(passages), tuple(scores), tuple(steps), written.answer, stop_reason
+            )
+        query = written.query
 
 
-async def _write(engine: Engine, prompt: str, max_tokens: int) -> Generation:
-    """One step's text up to its terminator, with any `<think>…</think>` before it stripped."""
-    parts = [await engine.generate(prompt, stop=STEP_TERMINATOR, max_tokens=max_tokens)]
+async def _write(
+    engine: Engine, prompt: Prompt, stops: Sequence[str], max_tokens: int
+) -> Generation:
+    """One step's text up to a stop text, with any `<think>…</think>` before it stripped."""
+    parts = [await engine.generate(prompt, stop=stops, max_tokens=max_tokens)]
     text = parts[0].text
     if text.lstrip().startswith(THINK_START):
         if THINK_END not in text:
             text += STEP_TERMINATOR
+            thinking = prompt.going_on(text)
             parts.append(
-                await engine.generate(prompt + text, stop=THINK_END, max_tokens=16 * max_tokens)
+                await engine.generate(thinking, stop=(THINK_END,), max_tokens=16 * max_tokens)
             )
             text += parts[-1].text
         thought, _, text = text.partition(THINK_END)
         if not text.strip():
-            opened = f"{prompt}{thought}{THINK_END}{STEP_TERMINATOR}"
-            parts.append(await engine.generate(opened, stop=STEP_TERMINATOR, max_tokens=max_tokens))
+            opened = prompt.going_on(f"{thought}{THINK_END}{STEP_TERMINATOR}")
+            parts.append(await engine.generate(opened, stop=stops, max_tokens=max_tokens))
             text = parts[-1].text
     return Generation(
         text=text,

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from steper_ray.errors import InputError, StageError
-from steper_ray.models import carried_settings, check_model
-from steper_ray.reasoning.loop import ReasoningConfig
+from steper_ray.models import carried_settings, check_model, reasoning_for
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval import Retriever
 from steper_ray.section import Section
 from steper_ray.session import quieten
@@ -69,8 +69,9 @@ def serving_settings(
 
     Returns the settings and {name: {"trained": …, "served": …}}.
     """
-    carried = carried_settings(served_model(config))
-    trained, trained_version = carried or (config.reasoning, corpus_version)
+    model = served_model(config)
+    carried = carried_settings(model)
+    trained, trained_version = carried or (reasoning_for(config, model), corpus_version)
     served = trained
     overrides: dict[str, Any] = {}
     for name in ("passages_per_step", "max_steps"):

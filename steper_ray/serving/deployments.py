@@ -4,6 +4,7 @@ Imported only where the application is built and in its replicas.
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from steper_ray.reasoning.engine import EngineConfig, VLLMEngine
-from steper_ray.reasoning.loop import Generation, Reasoned, ReasoningConfig, reason
+from steper_ray.reasoning.framework import Prompt
+from steper_ray.reasoning.loop import Generation, Reasoned, reason
+from steper_ray.reasoning.prompts import PromptEncoder
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval import Retriever
 from steper_ray.serving.app import ServeConfig
 from steper_ray.session import redirect_output
@@ -60,7 +64,8 @@ class AnswerOut(BaseModel):
 
     answer: str
     stop_reason: str
-    """`answered`, or `forced` if the model had to be asked for its answer."""
+    """`answered`; or why the model had to be asked for its answer: `forced` (the steps ran out), `no_query`
+    (a step named nothing to search for), `nothing_new` (searches brought no new passage)."""
     steps: list[StepOut]
     seconds: float
     model: str
@@ -79,9 +84,9 @@ class StudentEngine:
         redirect_output(log)
         self._engine = VLLMEngine(model, config, reasoning)
 
-    async def generate(self, prompt: str, stop: str, max_tokens: int) -> Generation:
-        """See `VLLMEngine.generate`."""
-        return await self._engine.generate(prompt, stop=stop, max_tokens=max_tokens)
+    async def generate(self, ids: list[int], stop: Sequence[str], max_tokens: int) -> Generation:
+        """See `VLLMEngine.generate_after`."""
+        return await self._engine.generate_after(ids, stop=stop, max_tokens=max_tokens)
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
@@ -89,21 +94,24 @@ class StudentEngine:
 
 
 class RemoteEngine:
-    """An `Engine` whose tokens are counted here and whose text is written by a replica."""
+    """An `Engine` whose prompts are encoded here and whose text is written by a replica."""
 
-    def __init__(self, handle: DeploymentHandle[Any], model: str) -> None:
+    def __init__(
+        self, handle: DeploymentHandle[Any], model: str, reasoning: ReasoningConfig
+    ) -> None:
         from transformers import AutoTokenizer
 
         self._handle = handle
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        self._encoder = PromptEncoder(AutoTokenizer.from_pretrained(model), reasoning.chat)
 
-    def count_tokens(self, text: str) -> int:
+    def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt as the engine counts them."""
-        return len(self._tokenizer(text)["input_ids"])
+        return self._encoder.count_tokens(prompt)
 
-    async def generate(self, prompt: str, *, stop: str, max_tokens: int) -> Generation:
+    async def generate(self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int) -> Generation:
         """See `VLLMEngine.generate`."""
-        written: Generation = await self._handle.generate.remote(prompt, stop, max_tokens)
+        ids = self._encoder.encode(prompt)
+        written: Generation = await self._handle.generate.remote(ids, stop, max_tokens)
         return written
 
 
@@ -145,7 +153,7 @@ class AnswerServer:
         overrides: dict[str, Any],
         config: ServeConfig,
     ) -> None:
-        self._engine = RemoteEngine(engine, model)
+        self._engine = RemoteEngine(engine, model, reasoning)
         self._retriever = Retriever(corpus)
         self._model, self._reasoning, self._overrides = Path(model).name, reasoning, overrides
         self._config = config

@@ -6,6 +6,7 @@ teacher (build) and by evaluation.
 """
 
 import asyncio
+import json
 import os
 import shutil
 import sys
@@ -17,7 +18,10 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Final
 
+from steper_ray.errors import InputError, RowError, StageError
 from steper_ray.evaluation.metrics import accuracy, exact_match, f1
+from steper_ray.models import files_digest
+from steper_ray.reasoning.endpoint import EndpointConfig, EndpointEngine
 from steper_ray.reasoning.engine import EngineConfig, VLLMEngine
 from steper_ray.reasoning.loop import Reasoned, ReasoningConfig, reason
 from steper_ray.retrieval import Retriever
@@ -30,6 +34,10 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 """Called with (questions done, questions in all)."""
 
+LARGEST_BLOCK: Final = 64
+"""Most questions that are written together, and lost together where a driver or an actor dies."""
+MOST_FAILURES: Final = 50
+"""So many failed questions in a row, on one actor, end the stage: the fault is not theirs."""
 BATCHES_AT_ONCE: Final = 4
 """Batches that Ray Data hands to one actor at a time (RAY_DATA_DEFAULT_ASYNC_BATCH_UDF_MAX_CONCURRENCY)."""
 
@@ -52,6 +60,7 @@ def make_chain(question: Question, reasoned: Reasoned, model: str, corpus_versio
         acc=accuracy(reasoned.answer, gold),
         model=model,
         corpus_version=corpus_version,
+        supporting_ids=question.supporting_ids,
     )
 
 
@@ -66,6 +75,7 @@ def chain_from_row(row: dict[str, Any]) -> Chain:
     """A row of `CHAIN_SCHEMA` as a Chain."""
     values = dict(row)
     values["gold_answers"] = tuple(row["gold_answers"])
+    values["supporting_ids"] = tuple(row.get("supporting_ids") or ())
     values["passages"] = tuple(Passage(**passage) for passage in row["passages"])
     values["steps"] = tuple(
         Step(**{**step, "passage_ids": tuple(step["passage_ids"])}) for step in row["steps"]
@@ -90,15 +100,15 @@ def write_chains(
     reasoning: ReasoningConfig,
     engine: EngineConfig,
     log: Path,
-    finish: Callable[[Chain], Chain] = lambda chain: chain,
+    endpoint: EndpointConfig | None = None,
     on_progress: Progress | None = None,
 ) -> None:
     """Answer every question with a model and write the chains to `out` as Parquet.
 
-    Written blocks survive a crash: the same call again takes up where the last one stopped. `out`
-    appears when all questions are done.
+    Written blocks survive a crash: the same call again takes up where the last one stopped, and a call
+    with another model, corpus or way of asking begins anew. `out` appears when all questions are done.
 
-    finish: last touch on each chain before it is written; runs in the actor
+    endpoint: where the model is asked, if not in engines of our own
     log: file for what the engines print
     """
     import pyarrow as pa
@@ -107,8 +117,14 @@ def write_chains(
     from ray.data.checkpoint import CheckpointConfig
 
     partial = out.with_name(out.name + ".partial")
-    source = partial / "questions.parquet"
+    source, made_with = partial / "questions.parquet", partial / "made_with.json"
+    asked_how = json.dumps(
+        [files_digest(model), Retriever(corpus).corpus_version, reasoning.model_dump(mode="json")]
+    )
+    if not made_with.is_file() or made_with.read_text(encoding="utf-8") != asked_how:
+        shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
+    made_with.write_text(asked_how, encoding="utf-8")
     rows = [{**asdict(q), "question_id": q.id} for q in sorted(questions, key=lambda q: q.id)]
     schema = QUESTION_SCHEMA.append(pa.field("question_id", pa.string()))
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), source)
@@ -120,17 +136,18 @@ def write_chains(
         checkpoint_path=str(partial / "checkpoint"),
         delete_checkpoint_on_success=True,
     )
-    in_flight = max(1, engine.max_num_seqs // BATCHES_AT_ONCE)
+    at_once = endpoint.concurrency if endpoint else engine.max_num_seqs
+    in_flight = min(LARGEST_BLOCK, max(1, at_once // BATCHES_AT_ONCE))
     with _progress(len(questions), on_progress) as counter, ray.data.DataContext.current(context):
         data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=in_flight)
         chains = data.map_batches(
             ChainMaker,
-            fn_constructor_args=(model, corpus, reasoning, engine, log, finish, counter),
+            fn_constructor_args=(model, corpus, reasoning, endpoint or engine, log, counter),
             batch_size=in_flight,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=engine.actors),
             num_cpus=engine.cpus,
-            num_gpus=engine.gpus,
+            num_gpus=0.0 if endpoint else engine.gpus,
         )
         chains.write_parquet(str(partial / "chains"))
     shutil.rmtree(out, ignore_errors=True)
@@ -146,30 +163,41 @@ class ChainMaker:
         model: str,
         corpus: Path,
         reasoning: ReasoningConfig,
-        engine: EngineConfig,
+        engine: EngineConfig | EndpointConfig,
         log: Path,
-        finish: Callable[[Chain], Chain],
         counter: Any,
     ) -> None:
         redirect_output(log)
         self._model, self._reasoning, self._engine_config = model, reasoning, engine
-        self._finish, self._counter = finish, counter
+        self._counter = counter
         self._retriever = Retriever(corpus)
-        self._engine: VLLMEngine | None = None
+        self._engine: VLLMEngine | EndpointEngine | None = None
         self._starting = asyncio.Lock()
+        self._failures = 0
+        """Questions that failed since the last one that did not."""
 
     async def __call__(self, batch: "pa.Table") -> AsyncIterator["pa.Table"]:
         import pyarrow as pa
 
         async with self._starting:
             if self._engine is None:
-                self._engine = VLLMEngine(self._model, self._engine_config, self._reasoning)
+                self._engine = self._start()
         questions = [_question_from_row(row) for row in batch.to_pylist()]
         for done in asyncio.as_completed([self._answer(q) for q in questions]):
-            chain = self._finish(await done)
+            chain = await done
+            if self._failures >= MOST_FAILURES:
+                raise StageError(
+                    f"build: {MOST_FAILURES} questions in a row could not be worked on, the last "
+                    f"because: {chain.error}"
+                )
             if self._counter is not None:
                 self._counter.add.remote(1)
             yield pa.Table.from_pylist([asdict(chain)], schema=CHAIN_SCHEMA)
+
+    def _start(self) -> "VLLMEngine | EndpointEngine":
+        if isinstance(self._engine_config, EndpointConfig):
+            return EndpointEngine(self._model, self._engine_config)
+        return VLLMEngine(self._model, self._engine_config, self._reasoning)
 
     async def _answer(self, question: Question) -> Chain:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -187,8 +215,12 @@ class ChainMaker:
             print(f"the engine died: {error}; this actor ends so that its work is retried")
             sys.stdout.flush()
             os._exit(1)
-        except ValueError as error:  # vLLM refuses a prompt, a row's own fault
+        except InputError:  # no question will do better
+            raise
+        except (RowError, ValueError) as error:  # vLLM refuses a prompt with a ValueError
+            self._failures += 1
             return failed_chain(question, str(error), self._model, version)
+        self._failures = 0
         return make_chain(question, reasoned, self._model, version)
 
 

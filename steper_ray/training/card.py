@@ -5,20 +5,25 @@ card may be published, so it holds no path of the machine it was written on and 
 names that a person chose are written so that Markdown reads them as text.
 """
 
-import os
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from steper_ray.cards import (
+    CARD_FILE,
+    as_text,
+    is_on_hub,
+    one_line,
+    public_name,
+    render_template,
+    settings_text,
+    write_whole,
+)
 from steper_ray.errors import InputError
-from steper_ray.hub import is_repo_name
 
-CARD_FILE: Final = "README.md"
 PICTURES: Final = {
     "losses.png": "Loss of each stage over the optimizer steps",
     "sigma.png": "Learned difficulty σ of each stage over the optimizer steps",
@@ -33,7 +38,6 @@ METRICS: Final = {
     "acc": ("accuracy", "Accuracy"),
 }
 """Score → the Hub's identifier of the metric, and its name."""
-SECRETS: Final = ("token", "key", "passw", "passphrase", "secret", "credential")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,37 +94,21 @@ def render_card(card: Card, pictures: Collection[str] = ()) -> str:
 
     pictures: names of PICTURES that will lie beside it
     """
-    import jinja2
     from huggingface_hub import ModelCardData
 
     metadata = ModelCardData(
-        base_model=card.base_model if _is_on_hub(card.base_model) else None,
+        base_model=card.base_model if is_on_hub(card.base_model) else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["steper", "retrieval", "distillation", "multi-hop", "question-answering"],
     )
-    settings = yaml.safe_dump(
-        public_settings(card.settings),
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=None,
-        width=1_000_000,
-    )
-    longest = max(map(len, re.findall("`+", settings)), default=0)
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["text"] = as_text
-    template = resources.files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
-    body = environment.from_string(template).render(
+    body = render_template(
+        __package__,
+        "card.md.j2",
         card=card,
         base=public_name(card.base_model),
         teacher=public_name(card.teacher),
-        settings=settings,
-        fence="`" * max(3, longest + 1),
+        settings=settings_text(card.settings),
         evaluation=_between_marks("Not evaluated yet."),
         pictures={name: text for name, text in PICTURES.items() if name in pictures},
     )
@@ -133,7 +121,7 @@ def write_card(folder: Path, card: Card) -> None:
     It shows the PICTURES that are there by then.
     """
     pictures = [name for name in PICTURES if (folder / name).is_file()]
-    _write_whole(folder / CARD_FILE, render_card(card, pictures))
+    write_whole(folder / CARD_FILE, render_card(card, pictures))
 
 
 def add_scores(
@@ -163,7 +151,7 @@ def add_scores(
             "correct it, or move the file away"
         ) from None
     others = [result for result in card.data.eval_results or [] if result.dataset_name != HELD_OUT]
-    card.data.model_name = _one_line(name) or "student"
+    card.data.model_name = one_line(name) or "student"
     card.data.eval_results = others + [
         EvalResult(
             task_type="question-answering",
@@ -182,64 +170,11 @@ def add_scores(
     if not (begin and end):
         before, after = f"{card.text.rstrip()}\n\n## Evaluation\n\n", "\n"
     card.text = before + _between_marks(_score_table(name, scores, questions)) + after
-    _write_whole(file, str(card))
-
-
-def as_text(value: str) -> str:
-    """A name as Markdown that renders as that name, on one line, also in the cell of a table.
-
-    Signs that mean something to Markdown become character references; what cannot be printed goes.
-    """
-    special = r"[\\`*{}\[\]<>#|~&!$@]|(?<![^\W_])_|_(?![^\W_])"
-    return re.sub(special, lambda sign: f"&#{ord(sign[0])};", _one_line(value)) or "–"
-
-
-def public_name(name: str) -> str:
-    """The last part of a local path or an address; a Hub name and other text as it is."""
-    if not name or _is_on_hub(name):
-        return name
-    name = re.sub(r"^\w+://([^/]*@)?", "", name)
-    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] or "local folder"
-
-
-def public_settings(value: Any) -> Any:
-    """Settings as plain YAML values, without what `is_secret` and with `public_name` for text."""
-    if isinstance(value, Mapping):
-        return {
-            str(name): public_settings(inner)
-            for name, inner in value.items()
-            if not is_secret(str(name), inner)
-        }
-    if isinstance(value, list | tuple | set | frozenset):
-        return [public_settings(inner) for inner in value]
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return public_name(str(value))
-
-
-def is_secret(name: str, value: Any) -> bool:
-    """Whether a setting may be a password or a token for access, and must not be shown.
-
-    It may be as soon as one of SECRETS occurs in its name. Two words are not counted: `tokenizer`, and
-    `tokens` (as in `max_prompt_tokens`) where the value is a number, some numbers or nothing.
-    """
-    name = re.sub(r"(?<![a-z])tokenizer(?![a-z])", "", name.lower())
-    values = value if isinstance(value, list | tuple) else (value,)
-    if all(part is None or isinstance(part, int | float) for part in values):
-        name = re.sub(r"(?<![a-z])tokens(?![a-z])", "", name)
-    return any(secret in name for secret in SECRETS)
-
-
-def _is_on_hub(name: str) -> bool:
-    return is_repo_name(name) and not Path(name).is_dir()
+    write_whole(file, str(card))
 
 
 def _between_marks(text: str) -> str:
     return f"{BEGIN}\n\n{text}\n\n{END}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def _score_table(name: str, scores: Mapping[str, Mapping[str, float]], questions: int) -> str:
@@ -255,12 +190,3 @@ def _score_table(name: str, scores: Mapping[str, Mapping[str, float]], questions
         cells = " | ".join(f"{100 * shares[score]:.1f}" for score in METRICS)
         lines.append(f"| {shown} | {cells} |")
     return "\n".join(lines)
-
-
-def _write_whole(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)

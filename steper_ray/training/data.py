@@ -11,17 +11,15 @@ Cost: every rank tokenizes all examples once, before the first step.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.ircot import ANSWER_FLAG, fit_prompt, render_path
+from steper_ray.reasoning.prompts import PromptEncoder, fit_prompt, split_searches
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import STAGES, STEP_EXAMPLE_SCHEMA, Passage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -34,6 +32,7 @@ READ_COLUMNS: Final = (
     "reasoning",
     "forced",
     "target",
+    "found",
 )
 
 
@@ -95,7 +94,7 @@ def stepwise_files(folder: Path) -> list[Path]:
         rows += metadata.num_rows
     if not rows:
         raise InputError(
-            f"{folder}: no rows: no chain was kept; loosen the select section and run `steper build`"
+            f"{folder}: no rows: no chain was kept; loosen the select section and run `steper select`"
         )
     return files
 
@@ -117,50 +116,49 @@ def _read(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 def tokenize_examples(
     files: Sequence[Path],
-    tokenizer: "Callable[..., Any]",
+    tokenizer: Any,
     *,
-    instruction: str,
-    max_prompt_tokens: int,
+    reasoning: ReasoningConfig,
     stages: Sequence[str] = STAGES,
     whole_path: bool = False,
 ) -> TokenizedData:
     """Render, fit and tokenize every example, with the prompt code the engines use.
 
-    files:             from `stepwise_files`
-    tokenizer:         the student's
-    max_prompt_tokens: longer prompts lose whole passages, oldest first; the target is never cut
-    stages:            examples of other stages are left out
-    whole_path:        one example a chain instead, for `vanilla-kd`: all passages, then the whole path
+    files:      from `stepwise_files`
+    tokenizer:  the student's, from transformers
+    reasoning:  how the student will be asked; prompts longer than its `max_prompt_tokens` lose whole
+                passages, oldest first, and the target is never cut
+    stages:     examples of other stages are left out
+    whole_path: one example a chain instead, for `vanilla-kd`: all passages, then the whole path
 
     Raises InputError if a stage that is asked for has no example.
     """
     import numpy as np
 
-    @lru_cache(maxsize=1)
-    def encode(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text)["input_ids"])
-
+    encoder = PromptEncoder(tokenizer, reasoning.chat)
+    framework = reasoning.code
     examples: list[TokenExample] = []
     dropped = 0
     for row in _read(files):
         if row["stage"] not in (("agg",) if whole_path else stages):
             continue
-        reasoning, target, forced = row["reasoning"], row["target"], row["forced"]
+        found, rationales = row["found"] or (), row["reasoning"]
+        target, forced = row["target"], row["forced"]
         if whole_path:
-            last = f"{ANSWER_FLAG if forced else ''}{target}".strip()
-            reasoning, target, forced = [], render_path([*reasoning, last]), False
-        prompt = fit_prompt(
-            row["question"],
-            [Passage(**passage) for passage in row["passages"]],
+            last = framework.parse(target, forced=forced).rationale
+            target = framework.render_path([*rationales, last])
+            found, rationales, forced = (), [], False
+        fitted = fit_prompt(
             reasoning,
+            row["question"],
+            split_searches([Passage(**passage) for passage in row["passages"]], found),
+            rationales,
             forced=forced,
-            instruction=instruction,
-            max_tokens=max_prompt_tokens,
-            count_tokens=lambda text: len(encode(text)),
+            count_tokens=encoder.count_tokens,
         )
-        dropped += prompt.dropped_passages
-        wanted = tokenizer(target, add_special_tokens=False)["input_ids"]
-        ids = np.array([*encode(prompt.text), *wanted], dtype=np.int32)
+        dropped += fitted.dropped_passages
+        wanted = encoder.encode_target(target)
+        ids = np.array([*encoder.encode(fitted.prompt), *wanted], dtype=np.int32)
         stage = STAGES.index(row["stage"])
         examples.append(TokenExample(row["chain_id"], row["step"], stage, ids, len(wanted)))
     present = {STAGES[example.stage] for example in examples}

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import StageError
+from steper_ray.models import student_settings
+from steper_ray.reasoning.prompts import PromptEncoder
 from steper_ray.training.data import (
     MicroBatch,
     TokenExample,
@@ -83,6 +85,11 @@ class StudentTraining:
         train = task.train
         tokenizer = AutoTokenizer.from_pretrained(train.model)
         self.pad = tokenizer.pad_token_id or 0
+        self.student_settings = student_settings(
+            task.reasoning,
+            task.corpus_version,
+            chat=PromptEncoder(tokenizer, task.reasoning.chat).chat,
+        )
         self.model_config = AutoConfig.from_pretrained(train.model).get_text_config()
         obstacle = packing_obstacle(self.model_config)
         self.separate_because = obstacle if train.packing else "train.packing is false"
@@ -90,8 +97,7 @@ class StudentTraining:
         self.data: TokenizedData = tokenize_examples(
             [Path(file) for file in task.stepwise_files],
             tokenizer,
-            instruction=task.instruction,
-            max_prompt_tokens=task.max_prompt_tokens,
+            reasoning=task.reasoning,
             stages=train.stages,
             whole_path=train.objective == "vanilla-kd",
         )
@@ -475,7 +481,7 @@ class StudentTraining:
                 model.generation_config,
                 train.model,
                 candidate_dir(self.task.training_dir, self.step),
-                self.task.student_settings,
+                self.student_settings,
             )
 
     def _remove_candidate(self, step: int) -> None:

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from steper_ray.errors import InputError, StageError, find_steper_error
-from steper_ray.models import check_model, files_digest, model_size, student_settings
+from steper_ray.models import check_model, files_digest, model_size
 from steper_ray.schema import STAGES, Stage
 from steper_ray.section import Section
 from steper_ray.training.deepspeed_config import Offload, ZeroStage
@@ -283,12 +283,12 @@ def _best(config: "RunConfig", outcome: "WorkerOutcome") -> tuple[float, int]:
     """(validation loss, step) of the student to export."""
     from steper_ray.evaluation.evaluate import answer
     from steper_ray.evaluation.summary import summarize
-    from steper_ray.questions import read_questions
+    from steper_ray.questions import load_questions
     from steper_ray.training.worker import candidate_dir
 
     if config.train.best_by == "loss" or len(outcome.candidates) == 1:
         return outcome.candidates[0]
-    questions = read_questions(config.questions.dev, "questions.dev")[: config.eval.limit]
+    questions = load_questions(config, "dev")[: config.eval.limit]
     training_dir = config.metrics_file.parent
     em_of = {}
     for loss, step in outcome.candidates:
@@ -422,9 +422,8 @@ def worker_task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
         stepwise_files=tuple(str(file.absolute()) for file in files),
         training_dir=str(config.metrics_file.parent.absolute()),
         seed=config.run.seed,
-        instruction=config.reasoning.instruction,
-        max_prompt_tokens=config.reasoning.max_prompt_tokens,
-        student_settings=student_settings(config.reasoning, read_corpus_version(config.chains_dir)),
+        reasoning=config.reasoning,
+        corpus_version=read_corpus_version(config.chains_dir),
         log=str(config.log_file("train").absolute()),
     )
 

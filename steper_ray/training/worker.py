@@ -11,8 +11,9 @@ import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import STAGES
 from steper_ray.session import redirect_output
 from steper_ray.training.metrics import MetricsWriter, StepMetrics
@@ -33,10 +34,10 @@ class WorkerTask:
     stepwise_files: tuple[str, ...]
     training_dir: str
     seed: int
-    instruction: str
-    max_prompt_tokens: int
-    student_settings: dict[str, Any]
-    """What is written beside the student as `steper.json`."""
+    reasoning: ReasoningConfig
+    """How the student will be asked; written beside it as `steper.json`."""
+    corpus_version: str
+    """What the chains were retrieved from; written there too."""
     log: str
     """File for what the workers print."""
 

@@ -2,11 +2,12 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from steper_ray.evaluation.report import (
+    STOPPED,
     ModelReport,
     cost_line,
     headline,
@@ -14,6 +15,7 @@ from steper_ray.evaluation.report import (
     write_report,
 )
 from steper_ray.evaluation.summary import summarize
+from steper_ray.schema import StopReason
 
 HOSTILE = "<script>alert('x')</script>"
 
@@ -324,3 +326,7 @@ def test_half_a_surrogate_pair_does_not_stop_it(tmp_path: Path) -> None:
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     assert render(tmp_path) == render(tmp_path)
+
+
+def test_every_reason_to_stop_is_said_in_words() -> None:
+    assert set(STOPPED) == set(get_args(StopReason))

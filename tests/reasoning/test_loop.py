@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
-from steper_ray.reasoning.ircot import (
-    ANSWER_FLAG,
-    find_answer,
-    fit_prompt,
-    render_prompt,
-    render_target,
-)
-from steper_ray.reasoning.loop import Generation, Reasoned, ReasoningConfig, reason
+import pytest
+
+from steper_ray.reasoning import react
+from steper_ray.reasoning.framework import Prompt
+from steper_ray.reasoning.ircot import ANSWER_FLAG, render_prompt
+from steper_ray.reasoning.loop import Generation, Reasoned, reason
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval import Hit
 from steper_ray.schema import Passage
 
@@ -23,14 +23,14 @@ class ScriptedEngine:
     def __init__(self, *texts: str) -> None:
         self.texts = list(texts)
         self.prompts: list[str] = []
-        self.stops: list[str] = []
+        self.stops: list[tuple[str, ...]] = []
 
-    def count_tokens(self, text: str) -> int:
-        return len(text.split())
+    def count_tokens(self, prompt: Prompt) -> int:
+        return len(prompt.text.split())
 
-    async def generate(self, prompt: str, *, stop: str, max_tokens: int) -> Generation:
-        self.prompts.append(prompt)
-        self.stops.append(stop)
+    async def generate(self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int) -> Generation:
+        self.prompts.append(prompt.text)
+        self.stops.append(tuple(stop))
         return Generation(self.texts.pop(0), self.count_tokens(prompt), 4, -2.0)
 
 
@@ -47,25 +47,9 @@ class ScriptedSearcher:
         return [Hit(PASSAGES[name], 1.0) for name in names[:k]]
 
 
-def run(engine: ScriptedEngine, searcher: ScriptedSearcher, **settings: int) -> Reasoned:
+def run(engine: ScriptedEngine, searcher: ScriptedSearcher, **settings: Any) -> Reasoned:
     config = ReasoningConfig(instruction="Go.", **settings)
     return asyncio.run(reason("Who?", engine=engine, searcher=searcher, config=config))
-
-
-def test_the_prompt_is_laid_out_exactly_so() -> None:
-    prompt = render_prompt("Who?", [PASSAGES["a"]], ["One.", "Two."], instruction="Go.")
-    assert prompt == (
-        "Go.\n\nTitle: A\nText: About a.\n\nQuestion: Who?\nStep 1: One.\nStep 2: Two.\nStep 3:"
-    )
-    forced = render_prompt("Who?", [], [], forced=True, instruction="Go.")
-    assert forced == "Go.\n\nQuestion: Who?\nStep 1: So the answer is:"
-
-
-def test_a_prompt_with_its_target_is_the_beginning_of_the_next_one() -> None:
-    first = render_prompt("Who?", [], [])
-    second = render_prompt("Who?", [], ["One."])
-    assert second == first + render_target("One.", forced=False) + "Step 2:"
-    assert render_target("So the answer is: X.", forced=True) == " X.\n"
 
 
 def test_each_search_uses_the_last_sentence_and_passages_are_kept_in_order() -> None:
@@ -81,7 +65,7 @@ def test_each_search_uses_the_last_sentence_and_passages_are_kept_in_order() -> 
     assert engine.prompts[1] == render_prompt(
         "Who?", [PASSAGES[n] for n in "abc"], ["One."], instruction="Go."
     )
-    assert engine.stops == ["\n"] * 3
+    assert engine.stops == [("\n",)] * 3
 
 
 def test_the_top_k_is_taken_before_seen_passages_are_dropped() -> None:
@@ -102,43 +86,90 @@ def test_the_last_step_is_forced_to_answer() -> None:
 
 
 def test_an_empty_step_is_followed_by_the_forced_answer() -> None:
-    result = run(ScriptedEngine(" One.", "  ", ""), ScriptedSearcher("a"))
+    searcher = ScriptedSearcher("a", "b")
+    result = run(ScriptedEngine(" One.", "  ", ""), searcher)
     assert [s.rationale for s in result.steps] == ["One.", "", ANSWER_FLAG]
-    assert result.stop_reason == "forced"
+    assert searcher.queries == ["Who?", "One."]
+    assert [s.query for s in result.steps] == ["Who?", "One.", ""]
+    assert result.stop_reason == "no_query"
     assert result.answer == ""
+
+
+def test_two_searches_without_anything_new_are_the_last_ones() -> None:
+    engine = ScriptedEngine(" One.", " Two.", " Three.", " X.")
+    searcher = ScriptedSearcher("ab", "ba", "b", "c")
+    result = run(engine, searcher)
+    assert searcher.queries == ["Who?", "One.", "Two."]
+    assert result.stop_reason == "nothing_new"
+    assert [s.rationale for s in result.steps][2:] == ["Three.", f"{ANSWER_FLAG} X."]
+    assert engine.prompts[3] == f"{engine.prompts[2]} Three.\nStep 4: {ANSWER_FLAG}"
+    assert result.answer == "X"
+
+
+def test_the_step_of_the_second_such_search_may_still_answer() -> None:
+    engine = ScriptedEngine(" One.", " Two.", f" Three. {ANSWER_FLAG} X.")
+    result = run(engine, ScriptedSearcher("ab", "ba", "b"))
+    assert (result.stop_reason, result.answer) == ("answered", "X")
+
+
+def test_searches_without_anything_new_count_only_in_a_row() -> None:
+    engine = ScriptedEngine(" One.", " Two.", " Three.", " Four.", " X.")
+    searcher = ScriptedSearcher("a", "a", "b", "ab", "c")
+    result = run(engine, searcher)
+    assert len(searcher.queries) == 5
+    assert result.stop_reason == "forced"
+    engine = ScriptedEngine(" One.", " Two.", " X.")
+    result = run(engine, ScriptedSearcher("a", "a", "b"), max_empty_searches=1)
+    assert (result.stop_reason, len(result.steps)) == ("nothing_new", 3)
+
+
+def test_self_ask_searches_with_its_follow_up_questions() -> None:
+    engine = ScriptedEngine(
+        " Yes.\nFollow up: Who made B", " Ann.\nSo the final answer is: Ann Lee."
+    )
+    searcher = ScriptedSearcher("a", "ab")
+    result = run(engine, searcher, framework="self_ask")
+    assert searcher.queries == ["Who?", "Who made B?"]
+    assert [s.rationale for s in result.steps] == [
+        "Yes.\nFollow up: Who made B?",
+        "Ann.\nSo the final answer is: Ann Lee.",
+    ]
+    assert engine.prompts[0] == (
+        "Go.\n\nQuestion: Who?\n\nTitle: A\nText: About a.\n\nAre follow up questions needed here:"
+    )
+    assert engine.prompts[1] == engine.prompts[0] + (
+        " Yes.\nFollow up: Who made B?\n\nTitle: B\nText: About b.\n\nIntermediate answer:"
+    )
+    assert engine.stops[0] == ("?\n", "\nIntermediate answer:", "\nQuestion:")
+    assert (result.answer, result.stop_reason) == ("Ann Lee", "answered")
+
+
+def test_react_is_made_to_finish_after_a_thought_without_an_action() -> None:
+    engine = ScriptedEngine(" Hm.\nAction: Search[b", " I see.\nObservation 2", "Ann Lee]")
+    searcher = ScriptedSearcher("a", "b", "c")
+    result = run(engine, searcher, framework="react")
+    assert searcher.queries == ["Who?", "b"]
+    assert engine.prompts[2].endswith(f" I see. Observation 2\nThought: {react.FORCED}")
+    assert engine.stops == [react.STOPS, react.STOPS, ("\n",)]
+    assert (result.answer, result.stop_reason) == ("Ann Lee", "no_query")
+
+
+@pytest.mark.parametrize("framework", ["ircot", "self_ask", "react"])
+def test_one_step_at_most_is_a_forced_answer(framework: str) -> None:
+    engine = ScriptedEngine(" X." if framework != "react" else "X.]")
+    result = run(engine, ScriptedSearcher("a"), framework=framework, max_steps=1)
+    assert (result.answer, result.stop_reason) == ("X", "forced")
+    assert "About a." in engine.prompts[0]
 
 
 def test_thinking_is_stripped_whether_or_not_it_spans_lines() -> None:
     engine = ScriptedEngine("<think> a", " b", " One.", f"<think>c</think> Two. {ANSWER_FLAG} X.")
     result = run(engine, ScriptedSearcher("a", "b"))
     assert [s.rationale for s in result.steps] == ["One.", f"Two. {ANSWER_FLAG} X."]
-    assert engine.stops == ["\n", "</think>", "\n", "\n"]
+    assert engine.stops == [("\n",), ("</think>",), ("\n",), ("\n",)]
     assert engine.prompts[2].endswith("<think> a\n b</think>\n")
     assert "think" not in engine.prompts[3]
     assert result.steps[0].generated_tokens == 12
-
-
-def test_a_prompt_too_long_drops_whole_passages_oldest_first() -> None:
-    def fit(passages: Sequence[str], limit: int) -> tuple[str, int, int]:
-        fitted = fit_prompt(
-            "Who?",
-            [PASSAGES[n] for n in passages],
-            ["One."],
-            forced=False,
-            instruction="Go.",
-            max_tokens=limit,
-            count_tokens=lambda text: len(text.split()),
-        )
-        return fitted.text, fitted.dropped_passages, fitted.tokens
-
-    bare = len(render_prompt("Who?", [], ["One."], instruction="Go.").split())
-    each = 5  # Title: A / Text: About a.
-    assert fit("abc", bare + 3 * each)[1] == 0
-    text, dropped, tokens = fit("abc", bare + 3 * each - 1)
-    assert (dropped, tokens) == (1, bare + 2 * each)
-    assert "Title: A" not in text
-    assert text.index("Title: B") < text.index("Title: C")
-    assert fit("abc", 1)[1:] == (3, bare)
 
 
 def test_dropped_passages_are_counted_in_the_step() -> None:
@@ -146,12 +177,3 @@ def test_dropped_passages_are_counted_in_the_step() -> None:
     result = run(engine, ScriptedSearcher("abcd"), max_prompt_tokens=16)
     assert result.steps[0].dropped_passages == 2
     assert [p.id for p in result.passages] == ["a", "b", "c", "d"]
-
-
-def test_answers_are_found_whatever_surrounds_them() -> None:
-    assert find_answer("So the answer is: New York.") == "New York"
-    assert find_answer("He is. so the ANSWER is: 42") == "42"
-    assert find_answer("So the answer is: a. So the answer is: b.") == "b"
-    assert find_answer("So the answer is:") == ""
-    assert find_answer("The answer is 42.") is None
-    assert find_answer("So the answer is: J. R. R.") == "J. R. R"

@@ -12,20 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from steper_ray.cards import as_text, is_secret, public_name, public_settings
 from steper_ray.errors import InputError
-from steper_ray.training.card import (
-    BEGIN,
-    END,
-    PICTURES,
-    Card,
-    add_scores,
-    as_text,
-    is_secret,
-    public_name,
-    public_settings,
-    render_card,
-    write_card,
-)
+from steper_ray.training.card import BEGIN, END, PICTURES, Card, add_scores, render_card, write_card
 from steper_ray.training.trainer import TrainConfig
 
 MARKDOWN: Final = MarkdownIt("commonmark").enable(["table", "strikethrough"])

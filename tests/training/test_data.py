@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.ircot import INSTRUCTION, render_prompt
+from steper_ray.reasoning.ircot import render_prompt
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import STEP_EXAMPLE_SCHEMA
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.data import (
@@ -26,8 +27,7 @@ def tokenize(folder: Path, max_prompt_tokens: int = 1000, **choice):
     return tokenize_examples(
         stepwise_files(folder),
         make_tokenizer(),
-        instruction=INSTRUCTION,
-        max_prompt_tokens=max_prompt_tokens,
+        reasoning=ReasoningConfig(max_prompt_tokens=max_prompt_tokens),
         **choice,
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from steper_ray.reasoning.ircot import INSTRUCTION
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.training.data import stepwise_files
 from steper_ray.training.run import StudentTraining
 from steper_ray.training.trainer import TrainConfig
@@ -142,9 +142,8 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
         stepwise_files=tuple(map(str, stepwise_files(tmp_path / "stepwise"))),
         training_dir=str(tmp_path / "training"),
         seed=0,
-        instruction=INSTRUCTION,
-        max_prompt_tokens=1000,
-        student_settings={},
+        reasoning=ReasoningConfig(max_prompt_tokens=1000),
+        corpus_version="v1",
         log=str(tmp_path / "train.log"),
     )
 

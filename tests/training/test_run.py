@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from steper_ray.errors import StageError
-from steper_ray.reasoning.ircot import INSTRUCTION, render_prompt
+from steper_ray.reasoning.ircot import render_prompt
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import StepExample
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.data import stepwise_files
@@ -64,9 +65,8 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
         stepwise_files=tuple(map(str, stepwise_files(tmp_path / "stepwise"))),
         training_dir=str(tmp_path / "training"),
         seed=0,
-        instruction=INSTRUCTION,
-        max_prompt_tokens=1000,
-        student_settings={},
+        reasoning=ReasoningConfig(max_prompt_tokens=1000),
+        corpus_version="v1",
         log=str(tmp_path / "train.log"),
     )
     prepare_process(task)

@@ -11,7 +11,7 @@ from transformers import (
     LlamaConfig,
 )
 
-from steper_ray.reasoning.ircot import INSTRUCTION
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.batch import packed_batch, padded_batch
 from steper_ray.training.data import (
@@ -35,7 +35,7 @@ SIGMA = (0.7, 1.4, 0.9)
 def load_examples(run_dir: Path):
     files = stepwise_files(run_dir / "stepwise")
     return tokenize_examples(
-        files, make_tokenizer(), instruction=INSTRUCTION, max_prompt_tokens=1000
+        files, make_tokenizer(), reasoning=ReasoningConfig(max_prompt_tokens=1000)
     )
 
 

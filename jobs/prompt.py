@@ -1,0 +1,13 @@
+"""Prints the exact prompt of each step of a question, searched in the cluster's corpus, as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/prompt.py --config jobs/configs/toy.yaml
+
+with `--question "…"` at its end. Options are those of `steper prompt`.
+"""
+
+import sys
+
+from steper_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["prompt", *sys.argv[1:]]))

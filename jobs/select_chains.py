@@ -1,0 +1,14 @@
+"""Chooses again among the chains that are there, without a teacher, as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/select_chains.py --config jobs/configs/toy.yaml
+
+Options are those of `steper select`. (As `select.py` it would hide Python's module of that name from its
+neighbours.)
+"""
+
+import sys
+
+from steper_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["select", *sys.argv[1:]]))

@@ -1,0 +1,142 @@
+"""Demonstrations: finished chains that a prompt shows before the question (few-shot).
+
+A demonstration is written as a chain is: a question, and for each step the passages that its search
+brings and the text that is written then. The framework renders it with the code that renders prompts, so
+an example and what follows it cannot look different. They stand right after the instruction, the same for
+every question, where vLLM's prefix cache keeps them.
+
+The file is YAML and names its framework, since what a step writes is the framework's own:
+
+    framework: ircot
+    demonstrations:
+      - question: …
+        steps:
+          - passages:
+              - {title: …, text: …}
+            text: One sentence.
+          - text: "Another sentence. So the answer is: …"
+
+`bundled` in place of a file takes the one beside this module. Its facts are invented, so that a model
+learns from it to read and not to remember. None are used unless the run file asks for them.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import Field, ValidationError
+
+from steper_ray.errors import InputError
+from steper_ray.reasoning.framework import Framework
+from steper_ray.schema import Passage
+from steper_ray.section import Section
+
+BUNDLED: Final = "bundled"
+FOLDER: Final = Path(__file__).parent / "demonstrations"
+
+
+class DemonstrationPassage(Section):
+    """A passage that a search brings."""
+
+    title: str
+    text: str
+
+
+class DemonstrationStep(Section):
+    """One search and what is written after it."""
+
+    passages: tuple[DemonstrationPassage, ...] = ()
+    """What the search brings: the question's at the first step, then that of the step before."""
+    text: str
+    """What the model writes, as the framework has it."""
+
+
+class Demonstration(Section):
+    """One question answered step by step."""
+
+    question: str
+    steps: tuple[DemonstrationStep, ...] = Field(min_length=1)
+
+
+class _File(Section):
+    framework: str
+    demonstrations: tuple[Demonstration, ...] = Field(min_length=1)
+
+
+def read_demonstrations(path: str, framework: str, code: Framework) -> tuple[Demonstration, ...]:
+    """The demonstrations of a file, or of the bundled one.
+
+    framework: its name; code: what it names
+    Raises InputError for a file that cannot be used, naming the demonstration and the step.
+    """
+    file = FOLDER / f"{framework}.yaml" if path == BUNDLED else Path(path).expanduser()
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"demonstrations: {file}: no such file; check the path, or use {BUNDLED!r}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"demonstrations: {file}: cannot be read as UTF-8 text: {error}") from None
+    except yaml.YAMLError as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"demonstrations: {file}: not valid YAML: {line}") from None
+    where = f"demonstrations: {file}"
+    try:
+        content = _File.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_first(error)}") from None
+    if content.framework != framework:
+        raise InputError(
+            f"{where}: written for {content.framework!r}, but reasoning.framework is {framework!r}; "
+            "choose another file"
+        )
+    return canonical(content.demonstrations, code, where)
+
+
+def canonical(
+    demonstrations: tuple[Demonstration, ...] | list[dict[str, Any]], code: Framework, where: str
+) -> tuple[Demonstration, ...]:
+    """The demonstrations with every step's text as the framework would keep it.
+
+    where: names their place in errors
+    Raises InputError where a step but the last has an answer, or asks nothing, or the last has no answer.
+    """
+    checked = []
+    for number, values in enumerate(demonstrations, 1):
+        try:
+            demonstration = Demonstration.model_validate(values)
+        except ValidationError as error:
+            raise InputError(f"{where}: demonstration {number}: {_first(error)}") from None
+        steps = []
+        for step, given in enumerate(demonstration.steps, 1):
+            written = code.parse(given.text, forced=False)
+            last = step == len(demonstration.steps)
+            if last and written.answer is None:
+                wrong = "the last step gives no answer"
+            elif not last and written.answer is not None:
+                wrong = "a step before the last gives an answer"
+            elif not last and not written.query:
+                wrong = "names nothing to search next"
+            else:
+                steps.append(given.model_copy(update={"text": written.rationale}))
+                continue
+            raise InputError(f"{where}: demonstration {number}, step {step}: {wrong}; rewrite it")
+        checked.append(demonstration.model_copy(update={"steps": tuple(steps)}))
+    return tuple(checked)
+
+
+def render_demonstration(demonstration: Demonstration, code: Framework) -> str:
+    """A demonstration as a block of a prompt."""
+    searches = [
+        [Passage("", passage.title, passage.text) for passage in step.passages]
+        for step in demonstration.steps
+    ]
+    rationales = [step.text for step in demonstration.steps]
+    return code.render_chain(demonstration.question, searches, rationales)
+
+
+def _first(error: ValidationError) -> str:
+    finding = error.errors()[0]
+    path = ".".join(str(part) for part in finding["loc"])
+    return f"{path}: {finding['msg'].lower()}" if path else finding["msg"].lower()

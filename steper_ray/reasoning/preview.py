@@ -1,0 +1,169 @@
+"""`steper prompt`: the exact prompt of each step of a question, with what it costs in tokens.
+
+The real loop runs on the real index and with the model's tokenizer; only what the model would write is
+given, one text a step. So what is shown is what an engine would be asked, forced answers included.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from steper_ray.errors import InputError
+from steper_ray.models import check_model, reasoning_for
+from steper_ray.reasoning.framework import Prompt
+from steper_ray.reasoning.loop import Generation, Reasoned, Searcher, reason
+from steper_ray.reasoning.prompts import PromptEncoder
+from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.schema import Step
+
+if TYPE_CHECKING:
+    from steper_ray.config import RunConfig
+
+WIDTH: Final = 100
+
+
+class Dictated:
+    """An engine that writes the texts it is given, then nothing, and keeps what it was asked."""
+
+    def __init__(self, encoder: PromptEncoder, texts: Sequence[str]) -> None:
+        self._encoder, self._texts = encoder, list(texts)
+        self.asked: list[tuple[Prompt, Sequence[str]]] = []
+        """Each prompt, and the texts that end what is written after it."""
+
+    @property
+    def unused(self) -> int:
+        """Texts that were never asked for."""
+        return len(self._texts)
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt as the model reads it."""
+        return self._encoder.count_tokens(prompt)
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        stop: Sequence[str],
+        max_tokens: int,  # noqa: ARG002
+    ) -> Generation:
+        """The next text, cut where a model's would be."""
+        self.asked.append((prompt, stop))
+        text = self._texts.pop(0) if self._texts else ""
+        text = text[: min(f"{text}{ending}".find(ending) for ending in stop)]
+        return Generation(text, self.count_tokens(prompt), len(self._encoder.encode_target(text)))
+
+
+def show_prompts(
+    config: "RunConfig",
+    question: str,
+    *,
+    rationales: Sequence[str] = (),
+    model: str | None = None,
+    teacher: bool = False,
+) -> Iterator[str]:
+    """Lines to print: a prompt for each rationale that is assumed, and the one after them.
+
+    model:   whose tokenizer and settings; None takes the base student's (`train.model`)
+    teacher: take the teacher's (`build.teacher`)
+    Raises InputError for an unusable model or corpus, or a blank question.
+    """
+    from transformers import AutoTokenizer
+
+    from steper_ray.retrieval import Retriever
+
+    question = question.strip()
+    if not question:
+        raise InputError("--question is blank; give one to answer")
+    setting = "build.teacher" if teacher else "train.model"
+    name = model or (config.build.teacher if teacher else config.train.model)
+    name = check_model(name, "--model" if model else setting)
+    settings = reasoning_for(config, name)
+    retriever = Retriever(config.corpus_dir)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"{name}: its tokenizer cannot be loaded ({line[:200]})") from None
+    encoder = PromptEncoder(tokenizer, settings.chat)
+    shown = "in its chat template" if encoder.chat else "as plain text"
+    examples = len(settings.demonstrations)
+    yield (
+        f"{Path(name).name}, {shown}; {settings.framework}, k = {settings.passages_per_step}, "
+        f"S = {settings.max_steps}, {examples} demonstration{'' if examples == 1 else 's'}; "
+        f"corpus {retriever.corpus_version}"
+    )
+    yield from preview(question, rationales, encoder, retriever, settings)
+
+
+def preview(
+    question: str,
+    rationales: Sequence[str],
+    encoder: PromptEncoder,
+    searcher: Searcher,
+    settings: ReasoningConfig,
+) -> Iterator[str]:
+    """Lines to print for one question; see `show_prompts`."""
+    engine = Dictated(encoder, rationales)
+    reasoned = asyncio.run(reason(question, engine=engine, searcher=searcher, config=settings))
+    before: list[int] = []
+    # Where the texts ran out before an answer, the loop went on with empty ones.
+    steps = reasoned.steps[: len(rationales) + 1]
+    for number, (step, (prompt, stops)) in enumerate(zip(steps, engine.asked, strict=False), 1):
+        ids = encoder.encode(prompt)
+        yield ""
+        yield _rule(f"step {number} of at most {settings.max_steps}: {_searched(step)}")
+        yield encoder.text(prompt)
+        endings = " or ".join(repr(ending) for ending in stops)
+        same = _common(before, ids)
+        yield _rule(
+            f"{len(ids):,} tokens of {settings.max_prompt_tokens:,}"
+            + (f", the first {same:,} as in step {number - 1}" if before else "")
+            + _left_out(step)
+        )
+        yield f"   goes on until {endings}, {settings.max_step_tokens} tokens at most"
+        if number <= len(rationales):
+            yield f"   assumed: {step.rationale!r}"
+        before = ids
+    yield ""
+    yield from _end(reasoned, len(steps), engine.unused)
+
+
+def _end(reasoned: Reasoned, shown: int, unused: int) -> Iterator[str]:
+    """How the chain ends, or how to see more of it."""
+    if shown < len(reasoned.steps):
+        yield f"to see step {shown + 1}, say what step {shown} writes: --rationale '…' once more"
+    elif reasoned.stop_reason == "answered":
+        yield f"step {shown} answers {reasoned.answer!r}, so there is no further one"
+    else:
+        yield f"step {shown} is the last: its answer is forced ({reasoned.stop_reason})"
+    if unused:
+        yield f"{unused} --rationale not used"
+
+
+def _searched(step: Step) -> str:
+    if not step.query:
+        return "no search"
+    count = len(step.passage_ids)
+    return f"{count} new passage{'' if count == 1 else 's'} for {step.query!r}"
+
+
+def _left_out(step: Step) -> str:
+    if not step.dropped_passages:
+        return ""
+    many = step.dropped_passages > 1
+    return f"; the {step.dropped_passages} oldest passage{'s' if many else ''} left out"
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two prompts begin with in common."""
+    same = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        same += 1
+    return same
+
+
+def _rule(text: str) -> str:
+    return f"── {text} ".ljust(WIDTH, "─").rstrip()

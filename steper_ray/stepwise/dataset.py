@@ -1,0 +1,145 @@
+"""The data set on disk: verdicts into `chains/`, the kept chains' examples into `stepwise/`, `stats.json`.
+
+    chains/                     every chain, with its verdict
+    stepwise/README.md          the card, with pictures beside it
+    stepwise/data/*.parquet     the examples of the kept chains
+    stats.json                  counts, the teacher's run, settings
+
+All of it follows from the chains and the settings, so it is made anew whenever one of them changes, without
+a teacher. However the chains are spread over files, the examples come out in the order of their chains'
+ids, in the same shards, byte for byte.
+
+What takes long is done file by file, on the cluster's cores where Ray is connected, else here. No more than
+a file's batch and the ids of all chains are held at a time.
+"""
+
+import json
+import shutil
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from steper_ray.cards import public_settings, write_whole
+from steper_ray.schema import STEP_EXAMPLE_SCHEMA
+from steper_ray.stepwise.card import write_card
+from steper_ray.stepwise.pictures import write_histograms
+from steper_ray.stepwise.shards import plan_shards, write_shard
+from steper_ray.stepwise.statistics import Counts, describe, merge
+from steper_ray.stepwise.store import add, new_dir
+from steper_ray.stepwise.verdicts import chain_files, judge_file, rewrite_file, share_out
+
+if TYPE_CHECKING:
+    from steper_ray.config import RunConfig
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+DATA: Final = "data"
+"""The folder of the Parquet files in a data set."""
+SETTINGS: Final = ("corpus", "questions", "reasoning", "engine", "build", "select")
+"""Sections of the run file that `stats.json` and the card show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """What selection came to."""
+
+    questions: int
+    counts: Counts
+    changes: Counter[tuple[str | None, str | None]]
+    """(verdict before, verdict now; None is kept) → chains whose verdict is another one now."""
+    pushed: str | None = None
+    """Address of the repository that the data set was uploaded to."""
+
+
+def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -> Selected:
+    """Judge every chain and write verdicts, examples, statistics and card; each appears when it is whole.
+
+    build: `seconds` and `versions` of the teacher's run; None keeps what `stats.json` says of it
+    Raises InputError if there are no chains, or some that cannot be read or have the same id.
+    """
+    chains_dir, dataset_dir = config.chains_dir, config.dataset_dir
+    if new_dir(chains_dir).is_dir():  # of a command that was killed at the very end
+        add(chains_dir)
+    files = chain_files(chains_dir)
+    judge = partial(judge_file, select=config.select, reasoning=config.reasoning)
+    judged = dict(zip(files, _spread(judge, files), strict=True))
+    verdicts = share_out(judged, config.select)
+    rows = [row for part in judged.values() for row in part]
+    changes = Counter((r.before, verdicts[r.id]) for r in rows if r.before != verdicts[r.id])
+
+    chains = _empty(chains_dir.with_name(f"{chains_dir.name}.selected.partial"))
+    dataset = _empty(dataset_dir.with_name(f"{dataset_dir.name}.partial"))
+    jobs = [(file, chains, {r.id: verdicts[r.id] for r in part}) for file, part in judged.items()]
+    counts = merge(_spread(rewrite_file, jobs))
+    write = partial(write_shard, folder=_empty(dataset / DATA), reasoning=config.reasoning)
+    deque(_spread(write, plan_shards(judged, verdicts)), maxlen=0)
+    questions = {r.question_id: None for r in rows}
+    kept = {r.question_id: None for r in rows if verdicts[r.id] is None}
+    stats = {
+        "questions": {"all": len(questions), "kept": len(kept)},
+        **describe(counts),
+        "build": _build_facts(config, counts, build),
+        "settings": public_settings(
+            {name: getattr(config, name).model_dump(mode="json") for name in SETTINGS}
+        ),
+    }
+    write_histograms(stats["tokens"], dataset)
+    write_card(dataset, stats, STEP_EXAMPLE_SCHEMA.names)
+
+    if changes:
+        chains.rename(new_dir(chains_dir))
+        add(chains_dir)
+    else:
+        shutil.rmtree(chains)
+    _replace(dataset_dir, dataset)
+    write_whole(config.stats_file, json.dumps(stats, indent=2, ensure_ascii=False) + "\n")
+    return Selected(len(questions), counts, changes)
+
+
+def _build_facts(
+    config: "RunConfig", counts: Counts, build: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """The teacher's run with its speed, as told or else as in `stats.json`; None where nobody knows."""
+    if build is None:
+        file = config.stats_file
+        return json.loads(file.read_text(encoding="utf-8"))["build"] if file.is_file() else None
+    rate = counts.totals["generated_tokens"] / max(build["seconds"], 1e-9)
+    return {**build, "tokens_per_second": round(rate, 3)}
+
+
+def _empty(folder: Path) -> Path:
+    """The folder, made anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put a finished folder in the place of another; what is there is always whole."""
+    old = folder.with_name(f"{folder.name}.old.partial")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.is_dir():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The function of each item, in order: on the cluster's cores where Ray is connected, else here."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        yield from map(function, items)
+        return
+    work = ray.remote(num_cpus=1)(lambda item: function(item))
+    waiting = iter(items)
+    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    running = deque(work.remote(item) for item in islice(waiting, most))
+    while running:
+        yield ray.get(running.popleft())
+        running.extend(work.remote(item) for item in islice(waiting, 1))

@@ -1,0 +1,142 @@
+"""Demonstration files, the bundled ones first; and what of them teacher and student are shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from steper_ray.config import load_config
+from steper_ray.errors import ConfigError, InputError
+from steper_ray.models import SETTINGS_FILE, carried_settings, reasoning_for, student_settings
+from steper_ray.reasoning.demonstrations import FOLDER, read_demonstrations, render_demonstration
+from steper_ray.reasoning.settings import FRAMEWORKS, ReasoningConfig, teacher_settings
+
+FILE = """
+framework: ircot
+demonstrations:
+  - question: Where?
+    steps:
+      - passages: [{title: A, text: About a.}]
+        text: There   is a.
+      - text: "It is b. So the answer is: b"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "examples.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_every_framework_has_a_bundled_file_and_no_other_is_there() -> None:
+    assert {file.stem for file in FOLDER.iterdir()} == set(FRAMEWORKS)
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_the_bundled_ones_are_written_as_the_framework_keeps_them(name: str) -> None:
+    code = FRAMEWORKS[name]
+    demonstrations = read_demonstrations("bundled", name, code)
+    assert len(demonstrations) >= 2
+    for demonstration in demonstrations:
+        text = render_demonstration(demonstration, code)
+        assert text.count("Title: ") == sum(len(step.passages) for step in demonstration.steps)
+        for step in demonstration.steps:
+            written = code.parse(step.text, forced=False)
+            assert written.rationale == step.text
+            if written.answer:
+                # What is to be found out stands in the passages, or in the question.
+                said = [p.title + p.text for s in demonstration.steps for p in s.passages]
+                known = "\n".join([*said, demonstration.question]).lower()
+                assert written.answer.lower() in known
+
+
+def test_none_are_used_unless_asked_for() -> None:
+    assert ReasoningConfig().demonstrations == ()
+    assert ReasoningConfig(demonstrations=None).demonstrations == ()
+
+
+def test_instructions_are_the_framework_s_own_unless_given() -> None:
+    for name, code in FRAMEWORKS.items():
+        assert ReasoningConfig(framework=name).instruction == code.INSTRUCTION
+        assert ReasoningConfig(framework=name, instruction="Go.").instruction == "Go."
+    assert ReasoningConfig(framework="ircot") == ReasoningConfig()
+
+
+def test_a_file_is_read_where_the_run_file_names_it(tmp_path: Path) -> None:
+    file = write(tmp_path, FILE)
+    run = tmp_path / "run.yaml"
+    run.write_text(f"reasoning: {{demonstrations: {file}}}\n")
+    (demonstration,) = load_config(run).reasoning.demonstrations
+    assert [step.text for step in demonstration.steps] == [
+        "There is a.",
+        "It is b. So the answer is: b",
+    ]
+    with pytest.raises(ConfigError, match=r"reasoning: demonstrations: .*no such file"):
+        load_config(run, ["reasoning.demonstrations=nowhere.yaml"])
+    with pytest.raises(ConfigError, match="written for 'ircot', but reasoning"):
+        load_config(run, ["reasoning.framework=react"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("So the answer is: b", "Yes."), "demonstration 1, step 2: the last step gives no answer"),
+        (
+            ("There   is a.", "'So the answer is: a'"),
+            "step 1: a step before the last gives an answer",
+        ),
+        (("There   is a.", "''"), "step 1: names nothing to search next"),
+        (("question", "query"), "demonstrations.0.question: field required"),
+        (("framework: ircot", ""), "framework: field required"),
+        (("- question", "question"), "not valid YAML|valid tuple"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    file = write(tmp_path, FILE.replace(*change))
+    with pytest.raises(InputError, match=message) as caught:
+        read_demonstrations(str(file), "ircot", FRAMEWORKS["ircot"])
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_student_s_folder_carries_what_was_in_the_file(tmp_path: Path, name: str) -> None:
+    trained = ReasoningConfig(framework=name, demonstrations="bundled", instruction="Go.")
+    settings = student_settings(trained, "v1", chat=True)
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps(settings))
+    assert carried_settings(str(tmp_path)) == (trained.model_copy(update={"chat": True}), "v1")
+
+
+def test_a_student_of_an_older_version_is_still_asked(tmp_path: Path) -> None:
+    old = {"framework": "ircot", "passages_per_step": 2, "max_steps": 5, "instruction": "Go."}
+    old |= {"max_prompt_tokens": 896, "max_step_tokens": 64, "corpus_version": "v1"}
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps(old))
+    carried = carried_settings(str(tmp_path))
+    assert carried is not None
+    assert (carried[0].chat, carried[0].demonstrations) == ("auto", ())
+
+
+def test_the_teacher_may_be_shown_what_the_student_is_not_trained_with(tmp_path: Path) -> None:
+    file, run = write(tmp_path, FILE), tmp_path / "run.yaml"
+    run.write_text(f"build: {{teacher: some/teacher, demonstrations: {file}, instruction: Teach.}}")
+    config = load_config(run)
+    assert config.reasoning == ReasoningConfig()
+    teacher = reasoning_for(config, "some/teacher")
+    assert (len(teacher.demonstrations), teacher.instruction) == (1, "Teach.")
+    assert (
+        teacher.model_copy(
+            update={"demonstrations": (), "instruction": config.reasoning.instruction}
+        )
+        == config.reasoning
+    )
+    assert reasoning_for(config, "some/other") == config.reasoning
+
+
+def test_the_teacher_may_be_shown_nothing_where_the_student_is_shown_examples() -> None:
+    student = ReasoningConfig(demonstrations="bundled")
+    same = teacher_settings(student, instruction=None, demonstrations=None)
+    assert same == student
+    none = teacher_settings(student, instruction=None, demonstrations="")
+    assert none == ReasoningConfig()

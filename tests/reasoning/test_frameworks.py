@@ -1,0 +1,284 @@
+"""Prompts and targets of each framework, worked by hand; what holds for all of them, by property."""
+
+import re
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steper_ray.reasoning import ircot, react, self_ask
+from steper_ray.reasoning.framework import STEP_TERMINATOR, Framework, Written
+from steper_ray.reasoning.settings import FRAMEWORKS
+from steper_ray.schema import Passage
+
+A, B, C = (Passage(name, name.upper(), f"About {name}.") for name in "abc")
+
+TOY_PROMPT = (
+    "Answer the question step by step, one sentence at a time, using the passages. "
+    "End with: So the answer is:\n\n"
+    "Title: A\nText: About a.\n\n"
+    "Title: B\nText: About b.\n\n"
+    "Question: Who?\n"
+    "Step 1: One.\n"
+    "Step 2:"
+)
+"""What the bundled models were trained on; changing a character of it makes them useless."""
+
+
+def test_ircot_prompts_are_laid_out_exactly_so() -> None:
+    assert ircot.render_prompt("Who?", [A, B], ["One."]) == TOY_PROMPT
+    prompt = ircot.lay_out("Who?", [[A], [B]], ["One."], forced=False)
+    assert prompt.headed(ircot.INSTRUCTION).text == TOY_PROMPT
+    assert prompt.assistant == "Step 1: One.\nStep 2:"
+    forced = ircot.render_prompt("Who?", [], [], forced=True, instruction="Go.")
+    assert forced == "Go.\n\nQuestion: Who?\nStep 1: So the answer is:"
+
+
+def test_self_ask_prompts_are_laid_out_exactly_so() -> None:
+    first = self_ask.lay_out("Who?", [[A]], [], forced=False)
+    assert first.user == "Question: Who?\n\nTitle: A\nText: About a.\n\n"
+    assert first.assistant == "Are follow up questions needed here:"
+    rationales = ["Yes.\nFollow up: Who made b?", "Ann.\nFollow up: Who is Ann?"]
+    third = self_ask.lay_out("Who?", [[A], [B, C], []], rationales, forced=False)
+    assert third.user == first.user
+    assert third.assistant == (
+        "Are follow up questions needed here: Yes.\n"
+        "Follow up: Who made b?\n\n"
+        "Title: B\nText: About b.\n\n"
+        "Title: C\nText: About c.\n\n"
+        "Intermediate answer: Ann.\n"
+        "Follow up: Who is Ann?\n"
+        "Intermediate answer:"
+    )
+    forced = self_ask.lay_out("Who?", [[A], [B, C], []], rationales, forced=True)
+    assert forced.assistant == (
+        third.assistant.removesuffix("Intermediate answer:") + "So the final answer is:"
+    )
+
+
+def test_react_prompts_are_laid_out_exactly_so() -> None:
+    first = react.lay_out("Who?", [[A]], [], forced=False)
+    assert first.user == "Question: Who?\n\nTitle: A\nText: About a.\n\n"
+    assert first.assistant == "Thought:"
+    rationales = ["I need b.\nAction: Search[b maker]", "Action: Search[Ann]"]
+    third = react.lay_out("Who?", [[A], [B, C], []], rationales, forced=False)
+    assert third.user == first.user
+    assert third.assistant == (
+        "Thought: I need b.\n"
+        "Action: Search[b maker]\n"
+        "Observation:\n\n"
+        "Title: B\nText: About b.\n\n"
+        "Title: C\nText: About c.\n\n"
+        "Thought:\n"
+        "Action: Search[Ann]\n"
+        "Observation: no further passages\n"
+        "Thought:"
+    )
+    forced = react.lay_out("Who?", [[A], [B, C], []], rationales, forced=True)
+    assert forced.assistant == (
+        third.assistant + " I have to answer with what I have found.\nAction: Finish["
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "rationale", "forced", "target"),
+    [
+        (ircot, "One.", False, " One.\n"),
+        (ircot, "So the answer is: X.", True, " X.\n"),
+        (self_ask, "Yes.\nFollow up: Who?", False, " Yes.\nFollow up: Who?\n"),
+        (self_ask, "Follow up: Who?", False, "\nFollow up: Who?\n"),
+        (
+            self_ask,
+            "No.\nSo the final answer is: X.",
+            False,
+            " No.\nSo the final answer is: X.\n\nQuestion:",
+        ),
+        (self_ask, "So the final answer is: X.", True, " X.\n"),
+        (react, "Hm.\nAction: Finish[X]", False, " Hm.\nAction: Finish[X]\n"),
+        (react, "Action: Search[x]", False, "\nAction: Search[x]\n"),
+        (react, f"{react.FORCED}X]", True, "X]\n"),
+    ],
+)
+def test_targets(code: Framework, rationale: str, forced: bool, target: str) -> None:
+    assert code.render_target(rationale, forced=forced) == target
+    assert code.parse(target, forced=forced).rationale == rationale
+
+
+def test_paths_have_every_step_and_no_passages() -> None:
+    assert ircot.render_path(["One.", "Two."]) == " One.\nStep 2: Two.\n"
+    asked = ["Yes.\nFollow up: Who?", "Ann.\nSo the final answer is: Ann."]
+    assert self_ask.render_path(asked) == (
+        " Yes.\nFollow up: Who?\nIntermediate answer: Ann.\nSo the final answer is: Ann.\n\nQuestion:"
+    )
+    assert self_ask.render_path([asked[0], "So the final answer is: Ann."]) == (
+        " Yes.\nFollow up: Who?\nSo the final answer is: Ann.\n\nQuestion:"
+    )
+    done = ["Hm.\nAction: Search[x]", "Ah.\nAction: Finish[Ann]"]
+    assert react.render_path(done) == (
+        " Hm.\nAction: Search[x]\nThought: Ah.\nAction: Finish[Ann]\n"
+    )
+
+
+def test_a_finished_chain_reads_like_the_prompts_it_had() -> None:
+    shown = react.render_chain("Who?", [[A], [B]], ["Hm.\nAction: Search[b]", "Action: Finish[X]"])
+    prompt = react.lay_out("Who?", [[A], [B]], ["Hm.\nAction: Search[b]"], forced=False)
+    assert shown == prompt.text + "\nAction: Finish[X]"
+    sentences = ["One.", "Two. So the answer is: X."]
+    assert ircot.render_chain("Who?", [[A], [B]], sentences) == (
+        ircot.lay_out("Who?", [[A], [B]], sentences[:1], forced=False).text + f" {sentences[1]}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rationale", "answer"),
+    [
+        ("So the answer is: New York.", "New York"),
+        ("He is. so the ANSWER is: 42", "42"),
+        ("So the answer is: a. So the answer is: b.", "b"),
+        ("So the answer is:", ""),
+        ("The answer is 42.", None),
+        ("So the answer is: J. R. R.", "J. R. R"),
+    ],
+)
+def test_ircot_finds_answers_whatever_surrounds_them(rationale: str, answer: str | None) -> None:
+    assert ircot.find_answer(rationale) == answer
+    assert ircot.parse(f" {rationale}", forced=False) == Written(rationale, rationale, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        (" Yes.\n\nFollow up:  Who\n is", Written("Yes.\nFollow up: Who?", "Who?", None)),
+        ("Yes. follow-up question: Who?", Written("Yes.\nFollow up: Who?", "Who?", None)),
+        (
+            " Ann.\nSo the answer is: Ann Lee.\n\nQuestion: Where",
+            Written("Ann.\nSo the final answer is: Ann Lee.", "", "Ann Lee"),
+        ),
+        (
+            "Ann.\nFollow up: Who is Ann?\nIntermediate answer: A painter.\nSo the final answer is: B",
+            Written("Ann.\nFollow up: Who is Ann?", "Who is Ann?", None),
+        ),
+        (" Just Ann.", Written("Just Ann.", "", None)),
+        (" Ann.\nFollow up:", Written("Ann.", "", None)),
+        ("", Written("", "", None)),
+    ],
+)
+def test_self_ask_reads_what_models_write(text: str, written: Written) -> None:
+    assert self_ask.parse(text, forced=False) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        (" Hm.\nAction: Search[x", Written("Hm.\nAction: Search[x]", "x", None)),
+        (
+            " Hm.\n\nAction 1: search [ x  y ]\nObservation 1: z",
+            Written("Hm.\nAction: Search[x y]", "x y", None),
+        ),
+        ("Hm. Action: Finish[X.]", Written("Hm.\nAction: Finish[X.]", "", "X")),
+        ("A.\nAction: Finish[f[0]] as said", Written("A.\nAction: Finish[f(0)]", "", "f(0)")),
+        (
+            "A.\nAction: Search[x]\nThought: B.\nAction: Finish[y]",
+            Written("A.\nAction: Search[x]", "x", None),
+        ),
+        (" Just a thought [1].", Written("Just a thought (1).", "", None)),
+        (" Hm.\nAction: Search[]", Written("Hm.\nAction: Search[]", "", None)),
+    ],
+)
+def test_react_reads_what_models_write(text: str, written: Written) -> None:
+    assert react.parse(text, forced=False) == written
+
+
+WORDS = st.text(
+    st.sampled_from("aB é.?[]:\n"), max_size=12
+)  # everything that ends or begins something
+PASSAGES = st.lists(st.sampled_from([A, B, C]), max_size=3)
+
+
+@st.composite
+def texts(draw: st.DrawFn, name: str, last: bool) -> str:
+    """What a model might write at a step."""
+    said = draw(WORDS)
+    if name == "ircot":
+        return said + (f" So the answer is: {draw(WORDS)}" if last else "x")
+    if name == "self_ask":
+        label = "So the final answer is:" if last else "Follow up:"
+        return f"{said}\n{label} {draw(WORDS)}" + ("" if last else "x")
+    return f"{said}\nAction: {'Finish' if last else 'Search'}[{draw(WORDS)}" + ("" if last else "x")
+
+
+@st.composite
+def chains(
+    draw: st.DrawFn, name: str
+) -> tuple[Sequence[Sequence[Passage]], Sequence[str], Sequence[str]]:
+    """Searches, the steps' rationales, and the texts they were read from; the last one answers."""
+    count = draw(st.integers(1, 4))
+    written = [draw(texts(name, number == count - 1)) for number in range(count)]
+    code = FRAMEWORKS[name]
+    rationales = [code.parse(text, forced=False).rationale for text in written]
+    return draw(st.lists(PASSAGES, min_size=count, max_size=count)), rationales, written
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """What an engine gives back of a text."""
+    return text[: min([place for stop in stops if (place := text.find(stop)) >= 0] or [len(text)])]
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+@given(data=st.data())
+def test_prompts_only_grow(name: str, data: st.DataObject) -> None:
+    code = FRAMEWORKS[name]
+    searches, rationales, _ = data.draw(chains(name))
+    for step in range(1, len(rationales)):
+        before = code.lay_out("Who?", searches[:step], rationales[: step - 1], forced=False)
+        after = {
+            forced: code.lay_out("Who?", searches[: step + 1], rationales[:step], forced=forced)
+            for forced in (False, True)
+        }
+        target = code.render_target(rationales[step - 1], forced=False)
+        for prompt in after.values():
+            assert prompt.assistant.startswith(before.assistant + target)
+            given_before = before.user.removesuffix("Question: Who?\n")
+            assert prompt.user.startswith(given_before)
+            if name != "ircot" or not searches[step]:
+                assert prompt.text.startswith(before.text + target)
+        shown = "".join(f"Title: {p.title}\n" for search in searches[: step + 1] for p in search)
+        titles = re.findall(r"^Title: .\n", after[False].text, re.MULTILINE)
+        if all(code.parse(r, forced=False).query for r in rationales[:step]):
+            assert "".join(titles) == shown
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+@given(data=st.data())
+def test_what_is_rendered_is_read_back(name: str, data: st.DataObject) -> None:
+    code = FRAMEWORKS[name]
+    _, rationales, written = data.draw(chains(name))
+    for rationale, text in zip(rationales, written, strict=True):
+        read = code.parse(text, forced=False)
+        target = code.render_target(rationale, forced=False)
+        assert code.parse(target, forced=False) == read
+        assert code.parse(cut(target, code.STOPS), forced=False) == read
+        if read.query or read.answer is not None:
+            assert any(stop in target for stop in code.STOPS)
+    path = code.render_path(rationales)
+    assert path.startswith((" ", "\n"))
+    if read_first := code.parse(written[0], forced=False).query:
+        assert code.parse(cut(path, code.STOPS), forced=False).query == read_first
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+@given(text=WORDS)
+def test_forced_answers_are_read_back(name: str, text: str) -> None:
+    code = FRAMEWORKS[name]
+    read = code.parse(cut(text, [STEP_TERMINATOR]), forced=True)
+    assert read.answer is not None
+    assert not code.parse(read.rationale, forced=False).query or name == "ircot"
+    target = code.render_target(read.rationale, forced=True)
+    assert target.index(STEP_TERMINATOR) == len(target) - 1
+    assert code.parse(target, forced=True) == read
+    begun = code.lay_out("Who?", [[A]], [], forced=True)
+    assert (
+        code.render_chain("Who?", [[A]], [read.rationale]) == ((begun.text + target).rstrip())
+        or name == "ircot"
+    )

@@ -1,0 +1,149 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steper_ray.errors import InputError
+from steper_ray.schema import CHAIN_SCHEMA, Question
+from steper_ray.stepwise.store import add, locked, missing, new_dir, settings_file, take_up
+
+HOLD_THE_LOCK = """
+import sys, time
+from pathlib import Path
+from steper_ray.stepwise.store import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+SETTINGS = {"teacher": "a", "reasoning": {"max_steps": 5, "k": 4}}
+
+
+def question(number: int) -> Question:
+    return Question(id=f"q{number}", question="?", answer="!")
+
+
+def write(folder: Path, rows: dict[int, str | None], file: str = "part.parquet") -> None:
+    """Chains that say nothing but their id, their error, and where they come from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist(
+        [{"id": f"q{n}", "error": error, "model": file} for n, error in rows.items()], CHAIN_SCHEMA
+    )
+    pq.write_table(table, folder / file)
+
+
+def read(folder: Path) -> dict[str, tuple[str | None, str]]:
+    rows = pq.read_table(folder, columns=["id", "error", "model"]).to_pylist()
+    assert len({row["id"] for row in rows}) == len(rows), "a chain is there twice"
+    return {row["id"]: (row["error"], row["model"]) for row in rows}
+
+
+def test_other_settings_are_refused_with_every_difference(tmp_path):
+    out = tmp_path / "chains"
+    take_up(out, SETTINGS, fresh=False)
+    take_up(out, {**SETTINGS, "teacher": "nothing was made with a yet"}, fresh=False)
+    take_up(out, SETTINGS, fresh=False)
+    write(out, {1: None})
+    take_up(out, SETTINGS, fresh=False)
+    other = {"teacher": "b", "reasoning": {"max_steps": 5}, "samples": 2}
+    with pytest.raises(InputError) as refused:
+        take_up(out, other, fresh=False)
+    for difference in ("teacher: 'a' → 'b'", "reasoning.k: 4 → nothing", "samples: nothing → 2"):
+        assert difference in str(refused.value)
+    assert "max_steps" not in str(refused.value)
+    assert "--fresh" in str(refused.value)
+    assert json.loads(settings_file(out).read_text()) == SETTINGS
+    assert out.is_dir()
+
+    take_up(out, other, fresh=True)
+    assert not out.exists()
+    assert json.loads(settings_file(out).read_text()) == other
+
+
+def test_chains_that_nobody_knows_the_settings_of_are_refused(tmp_path):
+    write(tmp_path / "chains", {1: None})
+    with pytest.raises(InputError, match=r"no chains\.settings\.json"):
+        take_up(tmp_path / "chains", SETTINGS, fresh=False)
+
+
+def test_only_missing_and_failed_questions_are_asked(tmp_path):
+    out = tmp_path / "chains"
+    questions = [question(n) for n in (3, 1, 2)]
+    assert missing(out, questions) == questions
+    write(out, {1: None, 2: "prompt too long", 9: None})
+    assert missing(out, questions) == [question(3), question(2)]
+
+
+@given(
+    old=st.dictionaries(st.integers(0, 9), st.none() | st.just("failed"), max_size=8),
+    new=st.dictionaries(st.integers(0, 9), st.none() | st.just("failed"), min_size=1, max_size=8),
+    cut=st.integers(0, 8),
+)
+def test_new_chains_take_the_place_of_old_ones(tmp_path_factory, old, new, cut):
+    out = tmp_path_factory.mktemp("store") / "chains"
+    halves = list(old.items())[:cut], list(old.items())[cut:]
+    for name, half in zip(("a.parquet", "b.parquet"), halves, strict=True):
+        if half:
+            write(out, dict(half), name)
+    before = read(out) if out.is_dir() else {}
+    write(new_dir(out), new, "c.parquet")
+    add(out)
+    assert read(out) == before | {f"q{n}": (error, "c.parquet") for n, error in new.items()}
+    assert [path.name for path in out.parent.iterdir()] == ["chains"]
+
+
+@pytest.mark.parametrize("moment", ["before", "between"])
+def test_what_a_killed_build_had_ready_is_put_in(tmp_path, moment):
+    out = tmp_path / "chains"
+    take_up(out, SETTINGS, fresh=False)
+    write(out, {1: None, 2: "failed"}, "a.parquet")
+    write(new_dir(out), {2: None, 3: None}, "b.parquet")
+    if moment == "between":
+        # As `add` had it: the new folder filled, the old one moved away.
+        pq.write_table(
+            pq.read_table(out / "a.parquet", schema=CHAIN_SCHEMA).slice(0, 1),
+            new_dir(out) / "a.parquet",
+        )
+        out.rename(tmp_path / "chains.old")
+    take_up(out, SETTINGS, fresh=False)
+    assert {key: error for key, (error, _) in read(out).items()} == dict.fromkeys(
+        ("q1", "q2", "q3")
+    )
+    assert missing(out, [question(n) for n in (1, 2, 3)]) == []
+
+
+def test_a_second_writer_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
+    out = tmp_path / "run" / "chains"
+    with locked(out), pytest.raises(InputError, match="another command is writing"), locked(out):
+        pass
+    held = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            HOLD_THE_LOCK,
+            str(out),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert held.stdout is not None
+    assert held.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match="another command is writing"), locked(out):
+        pass
+    held.kill()
+    held.wait()
+    with locked(out):
+        pass
+
+
+def test_the_question_of_an_error_keeps_its_place(tmp_path):
+    out = tmp_path / "chains"
+    write(out, {1: "failed"})
+    again = replace(question(1), question="as asked now")
+    assert missing(out, [again]) == [again]

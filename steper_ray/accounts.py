@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from steper_ray.errors import InputError
+from steper_ray.files import write_whole
 
 BadRows = Literal["error", "skip"]
 BAD_ROW: Final = "bad_row"
@@ -91,7 +92,7 @@ def write_accounts(
     file = skipped_file(folder, what)
     if skipped:
         lines = (json.dumps(_row(row), ensure_ascii=False) + "\n" for row in skipped)
-        _replace(file, "".join(lines))
+        write_whole(file, "".join(lines), errors="backslashreplace")
     else:
         file.unlink(missing_ok=True)
     counts = {
@@ -100,7 +101,8 @@ def write_accounts(
         "files": [{"source": a.source, "format": a.format, **_counts([a])} for a in accounts],
         "files_left_out": {"count": len(left_out), "first": list(left_out[:SHOWN_LEFT_OUT])},
     }
-    _replace(target / f"{what}.json", json.dumps(counts, indent=2, ensure_ascii=False) + "\n")
+    counted = json.dumps(counts, indent=2, ensure_ascii=False) + "\n"
+    write_whole(target / f"{what}.json", counted, errors="backslashreplace")
 
 
 def skipped_file(folder: Path, what: str) -> Path:
@@ -165,10 +167,3 @@ def _row(row: SkippedRow) -> dict[str, Any]:
     """The row's fields, those that are empty left out."""
     values = {name: getattr(row, name) for name in row.__slots__}
     return {name: value for name, value in values.items() if value != ""}
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, whole."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    partial.replace(file)

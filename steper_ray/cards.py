@@ -4,7 +4,6 @@ A card may be published, so it holds no path of the machine it was written on an
 names that a person chose are written so that Markdown reads them as text.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from importlib import resources
@@ -109,13 +108,3 @@ def is_secret(name: str, value: Any) -> bool:
     if all(part is None or isinstance(part, int | float) for part in values):
         name = re.sub(r"(?<![a-z])tokens(?![a-z])", "", name)
     return any(secret in name for secret in SECRETS)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -7,11 +7,11 @@ what each was run with. The result is `summary.json`.
 import hashlib
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.display import stage_done, stage_progress
 from steper_ray.errors import InputError, StageError, find_steper_error
+from steper_ray.files import write_whole
 from steper_ray.stages import run_stage
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def demo(config: "RunConfig") -> None:
         seconds = _run(name, config)
         done = {key: value for key, value in done.items() if key != name}
         done[name] = {"fingerprint": fingerprint, "seconds": round(seconds, 3)}
-        _write_json(ledger, done)
+        write_whole(ledger, json.dumps(done, indent=2) + "\n")
     served, seconds = _ask_served_student(config)
     stages = {name: {"seconds": done[name]["seconds"]} for name in SECTIONS}
     stages["serve"] = {"seconds": round(seconds, 3)}
@@ -100,7 +100,10 @@ def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any])
         for name, summary in scores.items()
     }
     summary_file = config.dir / "summary.json"
-    _write_json(summary_file, {"models": models, "stages": stages, "served": served})
+    write_whole(
+        summary_file,
+        json.dumps({"models": models, "stages": stages, "served": served}, indent=2) + "\n",
+    )
     base, student, teacher = (models[name]["em"] for name in ("base", "student", "teacher"))
     share = f", {100 * student / teacher:.0f} % of the teacher's {teacher:.1%}" if teacher else ""
     total = sum(stage["seconds"] for stage in stages.values())
@@ -117,9 +120,3 @@ def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any])
         "logs": config.dir / "logs",
     }.items():
         print(f"{what:>9}  {path}")
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    partial.rename(path)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.evaluation.charts import Mark, interval_chart
-from steper_ray.evaluation.report import render_page, sigma_chart_of, write_whole
+from steper_ray.evaluation.report import render_page, sigma_chart_of
 from steper_ray.evaluation.summary import TEACHER
+from steper_ray.files import write_whole
 from steper_ray.training.metrics import METRICS_FILE
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ def write_comparison(
 ) -> None:
     """Write `comparison.json`, `comparison.md` and `comparison.html` to the folder."""
     values = json.dumps(asdict(comparison), indent=2, ensure_ascii=False)
-    write_whole(folder / COMPARISON_FILE, values + "\n")
-    write_whole(folder / "comparison.md", "\n".join(markdown_lines(comparison)) + "\n")
-    write_whole(folder / "comparison.html", _page(folder, comparison, students))
+    write_whole(folder / COMPARISON_FILE, values + "\n", errors="replace")
+    table_text = "\n".join(markdown_lines(comparison)) + "\n"
+    write_whole(folder / "comparison.md", table_text, errors="replace")
+    write_whole(folder / "comparison.html", _page(folder, comparison, students), errors="replace")
 
 
 def headline(comparison: "Comparison") -> str:

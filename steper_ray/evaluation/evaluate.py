@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, PositiveInt
 
+from steper_ray.files import write_whole
 from steper_ray.models import carried_settings, check_model, model_size, reasoning_for
 from steper_ray.questions import load_questions
 from steper_ray.retrieval import Retriever
@@ -63,7 +64,8 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
         out = config.evaluation_dir / name
         rows[name] = answer(config, model, questions, out, on_progress=show)
         summaries[name] = summarize(rows[name])
-    _write_summary(config.evaluation_dir / "summary.json", summaries)
+    values = {name: asdict(summary) for name, summary in summaries.items()}
+    write_whole(config.evaluation_dir / "summary.json", json.dumps(values, indent=2) + "\n")
     scores = {
         name: {"em": s.overall.em, "f1": s.overall.f1, "acc": s.overall.acc}
         for name, s in summaries.items()
@@ -127,14 +129,6 @@ def comparison_lines(summaries: "dict[str, Summary]") -> list[str]:
             f"{by_hop}{scores.seconds:>12.2f}{scores.generated_tokens:>8.0f}"
         )
     return lines
-
-
-def _write_summary(path: Path, summaries: "dict[str, Summary]") -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(
-        json.dumps({name: asdict(summary) for name, summary in summaries.items()}, indent=2) + "\n"
-    )
-    partial.rename(path)
 
 
 def _role(name: str) -> "Role":

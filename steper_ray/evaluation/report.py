@@ -9,7 +9,6 @@ bytes.
 import itertools
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from steper_ray.evaluation.charts import (
     write_training_plots,
 )
 from steper_ray.evaluation.summary import UNKNOWN_HOPS, Row, Scores, Summary
+from steper_ray.files import write_whole
 from steper_ray.schema import STAGES
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def write_report(
         examples=_examples(chains),
         errors=[chain["error"] for chain in chains if chain["error"] is not None],
     )
-    write_whole(path, page)
+    write_whole(path, page, errors="replace")
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -115,18 +115,6 @@ def render_page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(values)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        # A model can write half a surrogate pair, which UTF-8 has no bytes for.
-        partial.write_text(text, encoding="utf-8", errors="replace")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def headline(models: Mapping[str, ModelReport]) -> str:

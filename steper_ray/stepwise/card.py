@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from steper_ray.cards import CARD_FILE, render_template, settings_text, write_whole
+from steper_ray.cards import CARD_FILE, render_template, settings_text
+from steper_ray.files import write_whole
 from steper_ray.stepwise.pictures import PICTURES
 from steper_ray.stepwise.select import REJECTIONS
 

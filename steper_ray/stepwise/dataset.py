@@ -24,7 +24,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from steper_ray.cards import public_settings, write_whole
+from steper_ray.cards import public_settings
+from steper_ray.files import write_whole
 from steper_ray.schema import STEP_EXAMPLE_SCHEMA
 from steper_ray.stepwise.card import write_card
 from steper_ray.stepwise.pictures import write_histograms

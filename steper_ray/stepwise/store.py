@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.errors import InputError
+from steper_ray.files import write_whole
 from steper_ray.schema import CHAIN_SCHEMA, Question
 
 MISSING = object()
@@ -82,9 +83,7 @@ def take_up(out: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
             "or start over with --fresh"
         )
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    write_whole(file, text)
     if new_dir(out).is_dir():
         add(out)
 

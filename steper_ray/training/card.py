@@ -20,9 +20,9 @@ from steper_ray.cards import (
     public_name,
     render_template,
     settings_text,
-    write_whole,
 )
 from steper_ray.errors import InputError
+from steper_ray.files import write_whole
 
 PICTURES: Final = {
     "losses.png": "Loss of each stage over the optimizer steps",

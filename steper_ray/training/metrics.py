@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from steper_ray.errors import InputError
+from steper_ray.files import write_whole
 
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
@@ -131,11 +132,11 @@ class MetricsWriter:
                 ids[name] = opened.id
         # Before the lines go: they are what tells how far the trackers were sent.
         if ids:
-            _replace(tracked_file, json.dumps({"ids": ids, "step": sent}) + "\n")
+            write_whole(tracked_file, json.dumps({"ids": ids, "step": sent}) + "\n")
         else:
             tracked_file.unlink(missing_ok=True)
         kept_lines = [line for line, at in zip(lines, steps, strict=True) if at <= step]
-        _replace(file, "".join(f"{line}\n" for line in kept_lines))
+        write_whole(file, "".join(f"{line}\n" for line in kept_lines))
         self._lines = file.open("a", encoding="utf-8")
 
     def write(self, metrics: StepMetrics) -> None:
@@ -307,10 +308,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _whole_lines(file: Path) -> list[str]:
     """The lines that end; a crash of the machine can cut the last one short."""
     return file.read_text(encoding="utf-8").split("\n")[:-1]
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file so that at any moment it is the old one or the new one, whole."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)

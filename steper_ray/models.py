@@ -12,6 +12,7 @@ from steper_ray.reasoning.settings import ReasoningConfig, teacher_settings
 
 if TYPE_CHECKING:
     from steper_ray.config import RunConfig
+    from steper_ray.stepwise.build import TeacherConfig
 
 SETTINGS_FILE: Final = "steper.json"
 
@@ -92,18 +93,27 @@ def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
 
 
 def reasoning_for(config: "RunConfig", model: str) -> ReasoningConfig:
-    """How a model is asked: a student as its folder says, the teacher with what `build` adds to the
-    prompt, any other as the run file says.
+    """How a model is asked: a student as its folder says, a teacher with what `build` adds to the prompt,
+    any other as the run file says.
 
     Raises InputError for settings or demonstrations that cannot be used.
     """
+    for teacher in (config.build, *config.build.ensemble):
+        if model == teacher.teacher:
+            return reasoning_of(teacher, config.reasoning)
     carried = carried_settings(model)
+    return carried[0] if carried is not None else config.reasoning
+
+
+def reasoning_of(teacher: "TeacherConfig", reasoning: ReasoningConfig) -> ReasoningConfig:
+    """How a teacher is asked: a trained student as its folder says, else like the student, with what the
+    teacher alone is shown.
+
+    Raises InputError for settings or demonstrations that cannot be used.
+    """
+    carried = carried_settings(teacher.teacher)
     if carried is not None:
         return carried[0]
-    if model == config.build.teacher:
-        return teacher_settings(
-            config.reasoning,
-            instruction=config.build.instruction,
-            demonstrations=config.build.demonstrations,
-        )
-    return config.reasoning
+    return teacher_settings(
+        reasoning, instruction=teacher.instruction, demonstrations=teacher.demonstrations
+    )

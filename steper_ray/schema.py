@@ -64,6 +64,8 @@ class Step:
     """Mean log-probability of the generated tokens, in nats; null where the engine gives none."""
     prompt_tokens: int
     generated_tokens: int
+    cached_tokens: int | None = None
+    """Prompt tokens that the engine had in its prefix cache; null where it does not say."""
     dropped_passages: int = 0
     """Oldest passages left out of this step's prompt because it would have outgrown the context."""
     search_seconds: float = 0.0
@@ -93,6 +95,16 @@ class Chain:
     corpus_version: str
     supporting_ids: tuple[str, ...] = ()
     """Ids of the gold passages; empty where the dataset names none."""
+    teacher: str = ""
+    """Which one of an ensemble answered; empty for `build.teacher`."""
+    sample: int = 1
+    """Which of the answers that were drawn from this model, counted from 1."""
+    attempt: int = 1
+    """1; or 2 where the model was shown its wrong first attempt and what it said was wrong with it."""
+    rationalized: bool = False
+    """Whether the model was shown the gold answer."""
+    critique: str | None = None
+    """What the model said was wrong with its first attempt; null but for second ones."""
     error: str | None = None
     """Why no chain could be produced for this question; null when one was."""
     rejected: str | None = None
@@ -157,6 +169,7 @@ STEP_TYPE: Final = pa.struct(
         ("mean_logprob", pa.float64()),
         ("prompt_tokens", pa.int32()),
         ("generated_tokens", pa.int32()),
+        ("cached_tokens", pa.int32()),
         ("dropped_passages", pa.int32()),
         ("search_seconds", pa.float64()),
         ("generate_seconds", pa.float64()),
@@ -180,6 +193,11 @@ CHAIN_SCHEMA: Final = pa.schema(
         ("model", pa.string()),
         ("corpus_version", pa.string()),
         ("supporting_ids", pa.list_(pa.string())),
+        ("teacher", pa.string()),
+        ("sample", pa.int32()),
+        ("attempt", pa.int32()),
+        ("rationalized", pa.bool_()),
+        ("critique", pa.string()),
         ("error", pa.string()),
         ("rejected", pa.string()),
     ]

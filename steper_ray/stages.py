@@ -19,6 +19,7 @@ from steper_ray.session import ray_session, stderr_to
 
 if TYPE_CHECKING:
     from steper_ray.config import RunConfig
+    from steper_ray.stepwise.chains import Ran
 
 SMALL: Final = 8 * 2**20
 """Bytes of chains that are chosen among in seconds without Ray; some thousand chains."""
@@ -62,16 +63,41 @@ def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
     summary = build(config, progress.count)
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in summary.rejected.items())
     examples = " · ".join(f"{stage} {count:,}" for stage, count in summary.examples.items())
-    left_out = sum(summary.rejected.values())
-    asked = f"{summary.questions:,} questions = {summary.kept:,} kept + {left_out:,} rejected"
-    spent = f"{summary.prompt_tokens:,} prompt tokens, {summary.generated_tokens:,} generated"
+    left_out, totals = sum(summary.rejected.values()), summary.totals
+    more = "" if summary.chains == summary.questions else f"{summary.chains:,} chains of "
+    parts = f"{summary.kept:,} kept + {left_out:,} rejected ({rejected or 'none'})"
+    dropped = f"{totals['dropped_passages']:,} dropped passages"
     return [
-        f"{asked} ({rejected or 'none'})",
-        f"examples: {examples}; {summary.forced:,} forced, {summary.dropped_passages:,} dropped passages",
-        f"{spent}, {summary.questions_per_second:.1f} questions/s with the engine's start",
+        f"{more}{summary.questions:,} questions = {parts}",
+        f"examples: {examples}; {totals['forced']:,} forced, {dropped}",
+        *_ran(summary.ran, summary.chains),
         *account_lines(config.dir, "questions.train"),
         *_pushed(summary.pushed),
     ]
+
+
+def _ran(ran: "Ran", chains: int) -> list[str]:
+    """How the engines ran, and what the caches spared them."""
+    if not ran.asked:
+        return [f"all {chains:,} chains were there"]
+    actors = f", {ran.starts:,} actors started" if ran.starts > 1 else ""
+    seconds = max(ran.engine_seconds, 1e-9)
+    speed = (
+        f"{ran.asked / seconds:,.1f} questions/s, {ran.generated_tokens / seconds:,.0f} tokens/s"
+    )
+    prompts = (
+        f"{_share(ran.cached_tokens, ran.prompt_tokens)} of {ran.prompt_tokens:,} prompt tokens"
+    )
+    searches = f"{_share(ran.remembered, ran.searches)} of {ran.searches:,} searches"
+    before = f"{max(0, chains - ran.chains):,} of {chains:,} chains"
+    return [
+        f"asked {ran.asked:,}: {speed} without the engines' start{actors}",
+        f"from caches: {prompts}, {searches}; from before: {before}",
+    ]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / max(1, whole):.0f} %"
 
 
 def run_select(config: "RunConfig", _progress: StageProgress) -> list[str]:

@@ -98,15 +98,14 @@ def answer(
 
     A student is asked as its folder says, the teacher and others as `reasoning_for` says.
     """
+    from steper_ray.stepwise.asking import Respondent, Wanted
     from steper_ray.stepwise.chains import read_chains, write_chains
 
     write_chains(
-        list(questions),
+        [Wanted(question) for question in questions],
         out,
-        model=model,
+        respondent=Respondent(model, reasoning_for(config, model), config.engine),
         corpus=config.corpus_dir,
-        reasoning=reasoning_for(config, model),
-        engine=config.engine,
         log=config.log_file("eval"),
         on_progress=on_progress,
     )

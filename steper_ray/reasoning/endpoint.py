@@ -21,7 +21,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from steper_ray.errors import InputError, RowError
 from steper_ray.reasoning.framework import Prompt
-from steper_ray.reasoning.loop import Generation
+from steper_ray.reasoning.loop import GREEDY, Generation, Sampling
 from steper_ray.section import Section
 
 if TYPE_CHECKING:
@@ -86,8 +86,10 @@ class EndpointEngine:
         """Tokens of a prompt, by the named tokenizer or by its length."""
         return self._count(prompt.text)
 
-    async def generate(self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int) -> Generation:
-        """Continue a prompt greedily up to a text of `stop`, the end of text, or `max_tokens`.
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Generation:
+        """Continue a prompt up to a text of `stop`, the end of text, or `max_tokens`.
 
         Raises RowError if the endpoint refuses the prompt or keeps failing, InputError if it refuses the
         key or does not know the model.
@@ -97,7 +99,8 @@ class EndpointEngine:
         async with self._places:
             await self._wait_for_turn()
             try:
-                return await self._ask(prompt.text, list(stop), max_tokens)
+                options = {"stop": list(stop), "max_tokens": max_tokens, **_drawn(sampling)}
+                return await self._ask(prompt.text, options)
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise InputError(
                     f"{self._config.base_url}: refuses the key in {self._config.api_key_env} "
@@ -111,14 +114,14 @@ class EndpointEngine:
             except openai.APIError as error:
                 raise RowError(f"{self._config.base_url}: {_short(error)}") from None
 
-    async def _ask(self, prompt: str, stop: list[str], max_tokens: int) -> Generation:
+    async def _ask(self, prompt: str, options: dict[str, Any]) -> Generation:
         import openai
 
         ask = self._complete if self._config.api == "completions" else self._chat
         for attempt in range(self._config.retries + 1):
             wanted = self._logprobs
             try:
-                return await ask(prompt, stop, max_tokens)
+                return await ask(prompt, options)
             except openai.BadRequestError as error:
                 if not wanted or "logprobs" not in str(error):
                     raise
@@ -127,28 +130,22 @@ class EndpointEngine:
                 await asyncio.sleep(min(8.0, 0.5 * 2**attempt))
         raise RowError(f"{self._config.base_url}: its answers are not those of an OpenAI endpoint")
 
-    async def _complete(self, prompt: str, stop: list[str], max_tokens: int) -> Generation:
-        options: dict[str, Any] = {"logprobs": 1} if self._logprobs else {}
+    async def _complete(self, prompt: str, options: dict[str, Any]) -> Generation:
+        if self._logprobs:
+            options = {**options, "logprobs": 1}
         answer: Completion = await self._client.completions.create(
-            model=self._model,
-            prompt=prompt,
-            max_tokens=max_tokens,
-            temperature=0.0,
-            stop=stop,
-            **options,
+            model=self._model, prompt=prompt, **options
         )
         choice = _only_choice(answer)
         given = choice.logprobs.token_logprobs if choice.logprobs else None
         return self._generation(prompt, choice.text, answer.usage, given)
 
-    async def _chat(self, prompt: str, stop: list[str], max_tokens: int) -> Generation:
-        options: dict[str, Any] = {"logprobs": True} if self._logprobs else {}
+    async def _chat(self, prompt: str, options: dict[str, Any]) -> Generation:
+        if self._logprobs:
+            options = {**options, "logprobs": True}
         answer: ChatCompletion = await self._client.chat.completions.create(
             model=self._model,
             messages=[{"role": "user", "content": NEXT_LINE + prompt}],
-            max_tokens=max_tokens,
-            temperature=0.0,
-            stop=stop,
             **options,
         )
         choice = _only_choice(answer)
@@ -166,6 +163,7 @@ class EndpointEngine:
             prompt_tokens=usage.prompt_tokens if usage else self._count(prompt),
             generated_tokens=usage.completion_tokens if usage else self._count(text),
             logprob_sum=sum(logprobs) if logprobs else None,
+            cached_tokens=_cached(usage),
         )
 
     async def _wait_for_turn(self) -> None:
@@ -183,6 +181,23 @@ class EndpointEngine:
 
 class _NoAnswerError(Exception):
     """A reply of status 200 without what was asked for."""
+
+
+def _drawn(sampling: Sampling) -> dict[str, Any]:
+    """What a request says of sampling; of the likeliest token's no more than that."""
+    if not sampling.temperature:
+        return {"temperature": 0.0}
+    given = {"top_p": sampling.top_p, "seed": sampling.seed}
+    return {
+        "temperature": sampling.temperature,
+        **{k: v for k, v in given.items() if v is not None},
+    }
+
+
+def _cached(usage: Any) -> int | None:
+    """Prompt tokens from the endpoint's prefix cache, where it tells."""
+    details = getattr(usage, "prompt_tokens_details", None)
+    return getattr(details, "cached_tokens", None)
 
 
 def _only_choice(answer: Any) -> Any:

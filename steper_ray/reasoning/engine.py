@@ -9,11 +9,11 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from steper_ray.errors import InputError
 from steper_ray.reasoning.framework import Prompt
-from steper_ray.reasoning.loop import Generation
+from steper_ray.reasoning.loop import GREEDY, Generation, Sampling
 from steper_ray.reasoning.prompts import PromptEncoder
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.section import Section
@@ -28,6 +28,8 @@ class EngineConfig(Section):
     """CPU cores each engine reserves in Ray."""
     gpus: NonNegativeFloat = 0.0
     """GPUs each engine reserves in Ray (its tensor-parallel size at least)."""
+    restarts: NonNegativeInt = 10
+    """Times that engines are started again in place of ones that died, before the stage stops."""
     max_num_seqs: PositiveInt = 64
     """Requests an engine runs at a time."""
     dtype: str = "auto"
@@ -64,6 +66,9 @@ class VLLMEngine:
             "enable_log_requests": False,
             **config.args,
         }
+        # vLLM's CPU engine dies of a request with a seed whose prompt it takes in parts (0.29: "CPU
+        # Generator does not use offset")
+        self._seeded = bool(config.gpus)
         self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         try:
             self._encoder = PromptEncoder(self._llm.get_tokenizer(), reasoning.chat)
@@ -83,22 +88,34 @@ class VLLMEngine:
         """Tokens of a prompt as the engine counts them."""
         return self._encoder.count_tokens(prompt)
 
-    async def generate(self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int) -> Generation:
-        """Continue a prompt greedily up to a text of `stop`, the end of text, or `max_tokens`.
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Generation:
+        """Continue a prompt up to a text of `stop`, the end of text, or `max_tokens`.
 
         Raises vllm's EngineDeadError if the engine died, ValueError if it refuses the prompt.
         """
         ids = self._encoder.encode(prompt)
-        return await self.generate_after(ids, stop=stop, max_tokens=max_tokens)
+        return await self.generate_after(ids, stop=stop, max_tokens=max_tokens, sampling=sampling)
 
     async def generate_after(
-        self, ids: list[int], *, stop: Sequence[str], max_tokens: int
+        self,
+        ids: list[int],
+        *,
+        stop: Sequence[str],
+        max_tokens: int,
+        sampling: Sampling = GREEDY,
     ) -> Generation:
         """`generate` for a prompt that is encoded already (by a `PromptEncoder` of the same model)."""
         from vllm import SamplingParams
 
         parameters = SamplingParams(
-            temperature=0.0, max_tokens=max_tokens, stop=list(stop), logprobs=0
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed if self._seeded else None,
+            max_tokens=max_tokens,
+            stop=list(stop),
+            logprobs=0,
         )
         final = None
         prompt = {"prompt_token_ids": list(ids)}
@@ -111,6 +128,7 @@ class VLLMEngine:
             prompt_tokens=len(final.prompt_token_ids),
             generated_tokens=len(completion.token_ids),
             logprob_sum=completion.cumulative_logprob,
+            cached_tokens=final.num_cached_tokens,
         )
 
     def check_health(self) -> None:

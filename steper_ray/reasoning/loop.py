@@ -6,7 +6,7 @@ they hand in. What a step looks like is the framework's. Nothing here knows Ray 
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from steper_ray.reasoning.framework import STEP_TERMINATOR, Prompt
@@ -29,6 +29,27 @@ class Generation:
     """The stop or end-of-text token included."""
     logprob_sum: float | None = None
     """Sum of the generated tokens' log-probabilities in nats; null where the engine gives none."""
+    cached_tokens: int | None = None
+    """Prompt tokens found in the prefix cache; null where the engine does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn."""
+
+    temperature: float = 0.0
+    """0 takes the likeliest."""
+    top_p: float = 1.0
+    """Least probability of the likeliest tokens that are drawn from."""
+    seed: int | None = None
+    """Draws the same text from the same prompt, where the engine can; None draws any."""
+
+    def at(self, step: int) -> "Sampling":
+        """The same with a seed of its own for a step."""
+        return self if self.seed is None else replace(self, seed=self.seed + step)
+
+
+GREEDY: Final = Sampling()
 
 
 class Engine(Protocol):
@@ -37,7 +58,7 @@ class Engine(Protocol):
     def count_tokens(self, prompt: Prompt) -> int: ...
 
     async def generate(
-        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
     ) -> Generation: ...
 
 
@@ -66,6 +87,8 @@ async def reason(
     engine: Engine,
     searcher: Searcher,
     config: ReasoningConfig,
+    hint: str = "",
+    sampling: Sampling = GREEDY,
     on_step: Callable[[Step], None] | None = None,
 ) -> Reasoned:
     """Answer a question in at most `config.max_steps` steps (StepER, section 3.1).
@@ -78,6 +101,8 @@ async def reason(
     * after a step that named nothing to search (`no_query`), without a search;
     * after `config.max_empty_searches` searches in a row that brought nothing new (`nothing_new`), without
       another. The step of the last such search is written as usual: what is found may be all it needs.
+
+    hint: what the model is told before the question (see `steper_ray.reasoning.hints`)
     """
     framework = config.code
     searches: list[list[Passage]] = []
@@ -109,10 +134,17 @@ async def reason(
             searches,
             [step.rationale for step in steps],
             forced=forced,
+            hint=hint,
             count_tokens=engine.count_tokens,
         )
         stops = (STEP_TERMINATOR,) if forced else framework.STOPS
-        generation = await _write(engine, fitted.prompt, stops, config.max_step_tokens)
+        generation = await write(
+            engine,
+            fitted.prompt,
+            stop=stops,
+            max_tokens=config.max_step_tokens,
+            sampling=sampling.at(len(steps)),
+        )
         written = framework.parse(generation.text, forced=forced)
         logprob = generation.logprob_sum
         step = Step(
@@ -122,6 +154,7 @@ async def reason(
             mean_logprob=None if logprob is None else logprob / max(1, generation.generated_tokens),
             prompt_tokens=generation.prompt_tokens,
             generated_tokens=generation.generated_tokens,
+            cached_tokens=generation.cached_tokens,
             dropped_passages=fitted.dropped_passages,
             search_seconds=searched - started,
             generate_seconds=time.monotonic() - searched,
@@ -136,28 +169,36 @@ async def reason(
         query = written.query
 
 
-async def _write(
-    engine: Engine, prompt: Prompt, stops: Sequence[str], max_tokens: int
+async def write(
+    engine: Engine,
+    prompt: Prompt,
+    *,
+    stop: Sequence[str],
+    max_tokens: int,
+    sampling: Sampling = GREEDY,
 ) -> Generation:
-    """One step's text up to a stop text, with any `<think>…</think>` before it stripped."""
-    parts = [await engine.generate(prompt, stop=stops, max_tokens=max_tokens)]
+    """What the engine writes up to a stop text, with any `<think>…</think>` before it stripped."""
+
+    async def go_on(prompt: Prompt, stop: Sequence[str], max_tokens: int) -> Generation:
+        return await engine.generate(prompt, stop=stop, max_tokens=max_tokens, sampling=sampling)
+
+    parts = [await go_on(prompt, stop, max_tokens)]
     text = parts[0].text
     if text.lstrip().startswith(THINK_START):
         if THINK_END not in text:
             text += STEP_TERMINATOR
             thinking = prompt.going_on(text)
-            parts.append(
-                await engine.generate(thinking, stop=(THINK_END,), max_tokens=16 * max_tokens)
-            )
+            parts.append(await go_on(thinking, (THINK_END,), 16 * max_tokens))
             text += parts[-1].text
         thought, _, text = text.partition(THINK_END)
         if not text.strip():
             opened = prompt.going_on(f"{thought}{THINK_END}{STEP_TERMINATOR}")
-            parts.append(await engine.generate(opened, stop=stops, max_tokens=max_tokens))
+            parts.append(await go_on(opened, stop, max_tokens))
             text = parts[-1].text
     return Generation(
         text=text,
         prompt_tokens=parts[0].prompt_tokens,
+        cached_tokens=parts[0].cached_tokens,
         generated_tokens=sum(part.generated_tokens for part in parts),
         logprob_sum=_sum([part.logprob_sum for part in parts]),
     )

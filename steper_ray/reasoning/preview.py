@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from steper_ray.errors import InputError
 from steper_ray.models import check_model, reasoning_for
 from steper_ray.reasoning.framework import Prompt
-from steper_ray.reasoning.loop import Generation, Reasoned, Searcher, reason
+from steper_ray.reasoning.loop import GREEDY, Generation, Reasoned, Sampling, Searcher, reason
 from steper_ray.reasoning.prompts import PromptEncoder
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import Step
@@ -46,6 +46,7 @@ class Dictated:
         *,
         stop: Sequence[str],
         max_tokens: int,  # noqa: ARG002
+        sampling: Sampling = GREEDY,  # noqa: ARG002
     ) -> Generation:
         """The next text, cut where a model's would be."""
         self.asked.append((prompt, stop))

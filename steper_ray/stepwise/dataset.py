@@ -61,14 +61,19 @@ class Selected:
 def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -> Selected:
     """Judge every chain and write verdicts, examples, statistics and card; each appears when it is whole.
 
-    build: `seconds` and `versions` of the teacher's run; None keeps what `stats.json` says of it
+    build: what is known of the teachers' run; None keeps what `stats.json` says of an earlier one
     Raises InputError if there are no chains, or some that cannot be read or have the same id.
     """
     chains_dir, dataset_dir = config.chains_dir, config.dataset_dir
     if new_dir(chains_dir).is_dir():  # of a command that was killed at the very end
         add(chains_dir)
     files = chain_files(chains_dir)
-    judge = partial(judge_file, select=config.select, reasoning=config.reasoning)
+    judge = partial(
+        judge_file,
+        select=config.select,
+        reasoning=config.reasoning,
+        teachers=config.build.teachers,
+    )
     judged = dict(zip(files, _spread(judge, files), strict=True))
     verdicts = share_out(judged, config.select)
     rows = [row for part in judged.values() for row in part]
@@ -85,7 +90,7 @@ def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -
     stats = {
         "questions": {"all": len(questions), "kept": len(kept)},
         **describe(counts),
-        "build": _build_facts(config, counts, build),
+        "build": _earlier_build(config) if build is None else dict(build),
         "settings": public_settings(
             {name: getattr(config, name).model_dump(mode="json") for name in SETTINGS}
         ),
@@ -103,15 +108,10 @@ def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -
     return Selected(len(questions), counts, changes)
 
 
-def _build_facts(
-    config: "RunConfig", counts: Counts, build: Mapping[str, Any] | None
-) -> Mapping[str, Any] | None:
-    """The teacher's run with its speed, as told or else as in `stats.json`; None where nobody knows."""
-    if build is None:
-        file = config.stats_file
-        return json.loads(file.read_text(encoding="utf-8"))["build"] if file.is_file() else None
-    rate = counts.totals["generated_tokens"] / max(build["seconds"], 1e-9)
-    return {**build, "tokens_per_second": round(rate, 3)}
+def _earlier_build(config: "RunConfig") -> Any:
+    """What `stats.json` says of the teachers' run; None where nobody knows."""
+    file = config.stats_file
+    return json.loads(file.read_text(encoding="utf-8"))["build"] if file.is_file() else None
 
 
 def _empty(folder: Path) -> Path:

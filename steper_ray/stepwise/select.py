@@ -1,13 +1,9 @@
 """From chains to step-wise examples: which chains to keep, and one example per step (StepER, 3.2).
 
-Pure functions of chains and settings: choosing again costs seconds and no teacher. Each chain is judged
-alone first (`rejection`); then, of those kept, the ones that would make a hop count too frequent are left
-out (`surplus`). Neither depends on the order of the chains.
+Pure functions of chains and settings: choosing again costs seconds and no teacher. Here each chain is
+judged alone; which of those that pass are taken is decided in `steper_ray.stepwise.choose`.
 """
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -25,7 +21,9 @@ REJECTIONS: Final = {
     "wrong_answer": "the answer does not match a gold answer as select.match asks",
     "empty_step": "a step says nothing",
     "forced": "the answer had to be forced",
+    "rationalized": "the teacher was shown the gold answer",
     "early_answer": "an answer is given before the last step",
+    "no_query": "a step before the last names nothing to search for",
     "repeated_step": "a step says what an earlier one has said",
     "ungrounded": "a name or number in a step is in nothing that the step saw",
     "unsupported": "too few of the gold supporting passages were found",
@@ -34,9 +32,16 @@ REJECTIONS: Final = {
     "too_many_steps": "more steps than select.max_steps",
     "short_step": "a step has fewer words than select.min_words",
     "long_step": "a step has more words than select.max_words",
+    "outvoted": "most of the question's chains give another answer",
+    "duplicate": "another chain of the question says the same",
+    "not_chosen": "another chain of the question is taken",
     "surplus": "enough chains of this hop count are kept",
 }
 """Reason code → what it means, in the order of asking; the first that applies is a chain's reason."""
+
+
+AMONG_OTHERS: Final = ("outvoted", "duplicate", "not_chosen", "surplus")
+"""Reasons that no chain has by itself."""
 
 
 class SelectConfig(Section):
@@ -49,6 +54,8 @@ class SelectConfig(Section):
     """Least F1 for `match: f1`."""
     keep_forced: bool = True
     """Keep chains whose answer had to be forced at the last step."""
+    keep_rationalized: bool = True
+    """Keep chains for which the teacher was shown the gold answer."""
     grounded: bool = True
     """Leave out chains with a name or number in a step that is in none of its passages, the earlier steps
     and the question (see stepwise/grounding.py); false for languages that capitalise more than names."""
@@ -68,6 +75,11 @@ class SelectConfig(Section):
     """Fewest words of a step's rationale."""
     max_words: PositiveInt | None = None
     """Most words of a step's rationale; null does not ask."""
+    choose: Literal["first", "confident", "majority", "all"] = "first"
+    """Which of a question's chains is taken, of those that pass: the `first` in the order of asking (first
+    attempts before second ones, those with the answer shown last); the most `confident`, by its worst step;
+    by `majority` the most confident of those that give the answer which most of the question's chains
+    give, passing or not; or `all`, but for those that say the same."""
     per_hops: int | Literal["equal"] | None = None
     """Most chains kept of each hop count; `equal` keeps as many of each as of the rarest, null keeps all.
     Chains of unknown hop count are a group of their own."""
@@ -89,23 +101,6 @@ class SelectConfig(Section):
         return self
 
 
-def select(
-    chains: Iterable[Chain], config: SelectConfig, framework: Framework
-) -> dict[str, str | None]:
-    """Chain id → the reason code why it is left out, None if it is kept.
-
-    framework: that the chains were written with
-    """
-    verdicts: dict[str, str | None] = {}
-    kept: dict[str, int | None] = {}
-    for chain in chains:
-        assert chain.id not in verdicts, f"two chains have the id {chain.id!r}"
-        verdicts[chain.id] = rejection(chain, config, framework)
-        if verdicts[chain.id] is None:
-            kept[chain.id] = chain.hops
-    return verdicts | dict.fromkeys(surplus(kept, config), "surplus")
-
-
 def rejection(chain: Chain, config: SelectConfig, framework: Framework) -> str | None:
     """The reason code why a chain is left out, looked at alone; None if it is kept."""
     if chain.error is not None:
@@ -116,9 +111,13 @@ def rejection(chain: Chain, config: SelectConfig, framework: Framework) -> str |
         return "empty_step"
     if chain.forced and not config.keep_forced:
         return "forced"
+    if chain.rationalized and not config.keep_rationalized:
+        return "rationalized"
     before = [framework.parse(step.rationale, forced=False) for step in chain.steps[:-1]]
     if any(written.answer is not None for written in before):
         return "early_answer"
+    if any(not written.query for written in before):
+        return "no_query"
     said = [normalize(step.rationale) for step in chain.steps]
     if len(set(said)) < len(said) and not config.repeated_steps:
         return "repeated_step"
@@ -129,24 +128,6 @@ def rejection(chain: Chain, config: SelectConfig, framework: Framework) -> str |
     if _is_unsure(chain, config):
         return "low_confidence"
     return _bad_length(chain, config)
-
-
-def surplus(kept: Mapping[str, int | None], config: SelectConfig) -> set[str]:
-    """Ids of the chains to leave out so that no hop count has more than its share.
-
-    Which of a hop count stay is drawn by a hash of their ids: not the first ones, but always the same, and
-    those of a smaller share are among those of a larger one.
-
-    kept: chain id → hops
-    """
-    if config.per_hops is None:
-        return set()
-    groups: dict[int | None, list[str]] = defaultdict(list)
-    for chain_id, hops in kept.items():
-        groups[hops].append(chain_id)
-    rarest = min(map(len, groups.values()), default=0)
-    share = rarest if config.per_hops == "equal" else config.per_hops
-    return {chain_id for ids in groups.values() for chain_id in sorted(ids, key=_draw)[share:]}
 
 
 def supporting_share(chain: Chain) -> float:
@@ -184,10 +165,6 @@ def _bad_length(chain: Chain, config: SelectConfig) -> str | None:
     if config.max_words is not None and max(words) > config.max_words:
         return "long_step"
     return None
-
-
-def _draw(chain_id: str) -> tuple[str, str]:
-    return hashlib.sha256(chain_id.encode()).hexdigest(), chain_id
 
 
 def stage_of(step: int, steps: int) -> Stage:

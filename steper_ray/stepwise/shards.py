@@ -8,8 +8,8 @@ from typing import Final
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA
 from steper_ray.stepwise.chains import chain_from_row
+from steper_ray.stepwise.choose import Judged
 from steper_ray.stepwise.select import explode
-from steper_ray.stepwise.verdicts import Judged
 
 CHAINS_PER_SHARD: Final = 2_000
 CHAINS_PER_ROW_GROUP: Final = 64

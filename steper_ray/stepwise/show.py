@@ -19,7 +19,7 @@ from steper_ray.errors import InputError
 from steper_ray.schema import CHAIN_SCHEMA, Chain, Step
 from steper_ray.stepwise.chains import chain_from_row
 from steper_ray.stepwise.grounding import ungrounded
-from steper_ray.stepwise.select import REJECTIONS, rejection, stage_of
+from steper_ray.stepwise.select import AMONG_OTHERS, REJECTIONS, rejection, stage_of
 from steper_ray.stepwise.verdicts import chain_files
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _head(chain: Chain, now: str | None) -> Iterator[tuple[int, Text]]:
     hops = "unknown" if chain.hops is None else chain.hops
     title = (printable(chain.id), "bold")
     yield 0, Text.assemble(title, f" · {hops} hops · ", _verdict(chain.rejected))
-    if now != chain.rejected and chain.rejected != "surplus":
+    if now != chain.rejected and not (now is None and chain.rejected in AMONG_OTHERS):
         hint = "; `steper select` makes it so"
         yield 0, Text.assemble("by the present settings: ", _verdict(now), hint)
     yield 0, _labelled("question", chain.question)
@@ -111,8 +111,14 @@ def _head(chain: Chain, now: str | None) -> Iterator[tuple[int, Text]]:
     yield 0, _labelled("answer", chain.answer or "–")
     scores = f"EM {chain.em:g} · F1 {chain.f1:.2f} · contained {chain.acc:g} · {chain.stop_reason}"
     yield 0, _labelled("", scores, "dim")
-    origin = f"{public_name(chain.model)} · corpus version {chain.corpus_version}"
+    sample = f" · sample {chain.sample}" if chain.sample > 1 else ""
+    second = " · second attempt" if chain.attempt > 1 else ""
+    told = " · the gold answer was shown" if chain.rationalized else ""
+    made = f"{public_name(chain.model)}{sample}{second}{told}"
+    origin = f"{made} · corpus version {chain.corpus_version}"
     yield 0, _labelled("teacher", origin, "dim")
+    if chain.critique is not None:
+        yield 0, _labelled("criticism", chain.critique)
     if chain.error is not None:
         yield 0, _labelled("error", chain.error, "red")
     for number, name in ungrounded(chain):

@@ -15,6 +15,16 @@ from steper_ray.evaluation.summary import UNKNOWN_HOPS
 from steper_ray.schema import STAGES, Chain
 from steper_ray.stepwise.select import REJECTIONS, stage_of
 
+TOTALS: Final = (
+    "forced",
+    "corrected",
+    "rationalized",
+    "dropped_passages",
+    "prompt_tokens",
+    "cached_tokens",
+    "generated_tokens",
+)
+"""Summed over chains: how many were forced, second attempts, shown the answer; what their steps took."""
 MOST_BINS: Final = 40
 """Bins of a histogram at most."""
 
@@ -30,7 +40,7 @@ class Counts:
     versions: Counter[str] = field(default_factory=Counter)
     """Corpus version → chains."""
     totals: Counter[str] = field(default_factory=Counter)
-    """`forced`, `dropped_passages`, `prompt_tokens` and `generated_tokens` of all chains."""
+    """TOTALS of all chains."""
     scores: Counter[tuple[str, float]] = field(default_factory=Counter)
     """(metric, its value) → chains; counts, so that the means do not depend on the order of adding."""
     examples: Counter[tuple[int | None, str]] = field(default_factory=Counter)
@@ -49,8 +59,11 @@ class Counts:
         self.versions[chain.corpus_version] += 1
         self.totals.update(
             forced=chain.forced,
+            corrected=chain.attempt == 2,
+            rationalized=chain.rationalized,
             dropped_passages=sum(step.dropped_passages for step in chain.steps),
             prompt_tokens=sum(step.prompt_tokens for step in chain.steps),
+            cached_tokens=sum(step.cached_tokens or 0 for step in chain.steps),
             generated_tokens=sum(step.generated_tokens for step in chain.steps),
         )
         self.scores.update([("em", chain.em), ("f1", chain.f1), ("acc", chain.acc)])
@@ -115,10 +128,7 @@ def describe(counts: Counts) -> dict[str, Any]:
         "teacher": {
             "models": dict(sorted(counts.models.items())),
             **{metric: counts.mean(metric) for metric in ("em", "f1", "acc")},
-            **{
-                total: counts.totals[total]
-                for total in ("forced", "dropped_passages", "prompt_tokens", "generated_tokens")
-            },
+            **{total: counts.totals[total] for total in TOTALS},
         },
         "corpus_versions": dict(sorted(counts.versions.items())),
     }

@@ -6,22 +6,22 @@
     chains.new/              all of it, about to be put into chains/
     chains.lock              held by the build at work
 
-A question whose chain is there is not asked again. A chain that carries an error is: its new chain takes
-its place. Other settings against chains that exist are refused with the differences, unless the user says
-to start afresh.
+A chain that is there is not asked for again. One that carries an error is: the new one takes its place.
+Other settings against chains that exist are refused with the differences, unless the user says to start
+afresh; only the ensemble may grow.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from steper_ray.errors import InputError
 from steper_ray.files import write_whole
-from steper_ray.schema import CHAIN_SCHEMA, Question
+from steper_ray.schema import CHAIN_SCHEMA
 
 MISSING = object()
 
@@ -58,7 +58,7 @@ def new_dir(out: Path) -> Path:
 def take_up(out: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
     """See that what is there was made with these settings, and write them down.
 
-    settings: nested plain values
+    settings: nested plain values; under `ensemble`, those of each further teacher by its name
     fresh:    throw away what is there, whatever it was made with
     Raises InputError with every difference if chains made with other settings exist.
     """
@@ -71,7 +71,11 @@ def take_up(out: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
     present = any(folder.is_dir() for folder in (out, *at_work))
     if present and file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
-        differences = list(_differences(before, json.loads(json.dumps(settings))))
+        now = json.loads(json.dumps(settings))
+        joined = now.get("ensemble", {}).keys() - before.get("ensemble", {}).keys()
+        for name in joined:
+            del now["ensemble"][name]
+        differences = list(_differences(before, now))
         if differences:
             raise InputError(
                 f"{out}: made with other settings: {'; '.join(differences)}. Go back to them, take another "
@@ -99,21 +103,17 @@ def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {was} → {is_}"
 
 
-def missing(out: Path, questions: Sequence[Question]) -> list[Question]:
-    """The questions without a chain, or with one that carries an error, in their order."""
-    done = chain_ids(out, without_error=True)
-    return [question for question in questions if question.id not in done]
-
-
-def chain_ids(out: Path, *, without_error: bool = False) -> set[str]:
-    """The ids of the chains that are there."""
+def known(out: Path) -> dict[str, float | None]:
+    """Id of each chain that is there → its exact match; None where it carries an error."""
     import pyarrow.dataset as ds
-    import pyarrow.parquet as pq
 
-    if not list(out.glob("*.parquet")):
-        return set()
-    chosen = ds.field("error").is_null() if without_error else None
-    return set(pq.read_table(out, columns=["id"], filters=chosen)["id"].to_pylist())
+    files = [str(file) for file in sorted(out.glob("*.parquet"))]
+    if not files:
+        return {}
+    rows = (
+        ds.dataset(files, schema=CHAIN_SCHEMA).to_table(columns=["id", "em", "error"]).to_pylist()
+    )
+    return {row["id"]: None if row["error"] is not None else row["em"] for row in rows}
 
 
 def add(out: Path) -> None:

@@ -4,7 +4,7 @@ Only a batch of a file is unpacked at a time; of all chains no more is held than
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +12,8 @@ from steper_ray.errors import InputError
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import CHAIN_SCHEMA, Chain
 from steper_ray.stepwise.chains import chain_from_row
-from steper_ray.stepwise.select import SelectConfig, rejection, surplus
+from steper_ray.stepwise.choose import Judged, choose, judge
+from steper_ray.stepwise.select import SelectConfig
 from steper_ray.stepwise.statistics import Counts
 
 if TYPE_CHECKING:
@@ -22,19 +23,6 @@ CHAINS_AT_ONCE: Final = 64
 """Chains that are unpacked at a time."""
 NEEDED: Final = tuple(field.name for field in fields(Chain) if field.default is MISSING)
 """Columns that a file of chains must have; the others were added later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A chain's verdict, and what sharing out needs to know."""
-
-    id: str
-    question_id: str
-    hops: int | None
-    reason: str | None
-    """Looked at alone; None is kept."""
-    before: str | None
-    """The verdict that the chain carries so far."""
 
 
 def chain_files(chains_dir: Path) -> list[Path]:
@@ -68,18 +56,11 @@ def read_file(file: Path) -> Iterator[Chain]:
         yield from map(chain_from_row, batch.to_pylist())
 
 
-def judge_file(file: Path, *, select: SelectConfig, reasoning: ReasoningConfig) -> list[Judged]:
-    """The verdict on each chain of a file, looked at alone."""
-    return [
-        Judged(
-            id=chain.id,
-            question_id=chain.question_id,
-            hops=chain.hops,
-            reason=rejection(chain, select, reasoning.code),
-            before=chain.rejected,
-        )
-        for chain in read_file(file)
-    ]
+def judge_file(
+    file: Path, *, select: SelectConfig, reasoning: ReasoningConfig, teachers: Sequence[str]
+) -> list[Judged]:
+    """The verdict on each chain of a file, looked at alone; see `judge`."""
+    return [judge(chain, select, reasoning.code, teachers) for chain in read_file(file)]
 
 
 def rewrite_file(job: tuple[Path, Path, Mapping[str, str | None]]) -> Counts:
@@ -105,20 +86,16 @@ def rewrite_file(job: tuple[Path, Path, Mapping[str, str | None]]) -> Counts:
 def share_out(
     judged: Mapping[Path, Sequence[Judged]], select: SelectConfig
 ) -> dict[str, str | None]:
-    """Chain id → verdict, surplus ones left out too; raises InputError for an id that two chains have."""
-    verdicts: dict[str, str | None] = {}
+    """Chain id → verdict, of all chains together; raises InputError for an id that two chains have."""
     first: dict[str, Path] = {}
-    kept: dict[str, int | None] = {}
     for file, rows in judged.items():
         for row in rows:
-            if row.id in verdicts:
+            if row.id in first:
                 raise InputError(
                     f"{file}: a chain has the id {row.id!r}, as one in {first[row.id]}; take one away"
                 )
-            verdicts[row.id], first[row.id] = row.reason, file
-            if row.reason is None:
-                kept[row.id] = row.hops
-    return verdicts | dict.fromkeys(surplus(kept, select), "surplus")
+            first[row.id] = file
+    return choose([row for rows in judged.values() for row in rows], select)
 
 
 def _batches(file: Path) -> "Iterator[pa.RecordBatch]":

@@ -48,6 +48,7 @@ class TokenExample:
     """(tokens,) prompt, then target."""
     target_tokens: int
     """How many of the last ids are the target; these are supervised."""
+    question: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,9 @@ def tokenize_examples(
         wanted = encoder.encode_target(target)
         ids = np.array([*encoder.encode(fitted.prompt), *wanted], dtype=np.int32)
         stage = STAGES.index(row["stage"])
-        examples.append(TokenExample(row["chain_id"], row["step"], stage, ids, len(wanted)))
+        examples.append(
+            TokenExample(row["chain_id"], row["step"], stage, ids, len(wanted), row["question"])
+        )
     present = {STAGES[example.stage] for example in examples}
     for name in ("agg",) if whole_path else stages:
         if name not in present:
@@ -195,20 +198,24 @@ def check_examples(examples: Sequence[TokenExample], *, vocabulary: int, positio
 
 
 def hold_out(data: TokenizedData, count: int) -> tuple[list[list[int]], list[list[int]]]:
-    """The chains to train on, and `count` chains that are not.
+    """The chains to train on, and `count` chains that are not, or some more: all those of a question are on
+    the same side.
 
-    Which ones depends on their ids alone, so that runs on the same data are validated on the same chains.
+    Which ones depends on the questions alone, so that runs on the same data are validated on the same ones.
     Raises InputError if too few chains would be left, or a stage would be missing on either side.
     """
 
     def rank(chain: list[int]) -> str:
-        return hashlib.sha256(data.examples[chain[0]].chain_id.encode()).hexdigest()
+        return hashlib.sha256(data.examples[chain[0]].question.encode()).hexdigest()
 
+    ranked = sorted(data.chains, key=rank)
+    while 0 < count < len(ranked) and rank(ranked[count - 1]) == rank(ranked[count]):
+        count += 1
     if count >= len(data.chains):
         raise InputError(
             f"train.validation_chains: {count:,} of {len(data.chains):,} chains leave none to train on"
         )
-    chosen = {chain[0] for chain in sorted(data.chains, key=rank)[:count]}
+    chosen = {chain[0] for chain in ranked[:count]}
     train = [chain for chain in data.chains if chain[0] not in chosen]
     held_out = [chain for chain in data.chains if chain[0] in chosen]
     wanted = {example.stage for example in data.examples}

@@ -9,7 +9,7 @@ import pytest
 from steper_ray.reasoning import react
 from steper_ray.reasoning.framework import Prompt
 from steper_ray.reasoning.ircot import ANSWER_FLAG, render_prompt
-from steper_ray.reasoning.loop import Generation, Reasoned, reason
+from steper_ray.reasoning.loop import GREEDY, Generation, Reasoned, Sampling, reason
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval import Hit
 from steper_ray.schema import Passage
@@ -28,7 +28,9 @@ class ScriptedEngine:
     def count_tokens(self, prompt: Prompt) -> int:
         return len(prompt.text.split())
 
-    async def generate(self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int) -> Generation:
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Generation:
         self.prompts.append(prompt.text)
         self.stops.append(tuple(stop))
         return Generation(self.texts.pop(0), self.count_tokens(prompt), 4, -2.0)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steper_ray.errors import InputError
 from steper_ray.reasoning.framework import Prompt
-from steper_ray.reasoning.loop import Generation, Reasoned, reason
+from steper_ray.reasoning.loop import GREEDY, Generation, Reasoned, Sampling, reason
 from steper_ray.reasoning.prompts import PromptEncoder, fit_prompt, make_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval import Hit
@@ -71,7 +71,9 @@ class EncodingEngine:
     def count_tokens(self, prompt: Prompt) -> int:
         return self._encoder.count_tokens(prompt)
 
-    async def generate(self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int) -> Generation:
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Generation:
         self.asked.append(self._encoder.encode(prompt))
         return Generation(self._texts.pop(0), len(self.asked[-1]), 4, -2.0)
 

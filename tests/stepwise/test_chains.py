@@ -12,6 +12,7 @@ from steper_ray.config import RunConfig
 from steper_ray.errors import InputError, StageError, find_steper_error
 from steper_ray.questions import load_questions
 from steper_ray.reasoning.endpoint import EndpointConfig
+from steper_ray.stepwise.asking import Respondent, Wanted
 from steper_ray.stepwise.chains import MOST_FAILURES, read_chains, write_chains
 
 pytestmark = pytest.mark.engine
@@ -74,13 +75,10 @@ def write(config: RunConfig, teacher: Teacher, name: str, **settings: Any) -> li
     # A variable that is set in every process: the endpoint here wants no key.
     endpoint = EndpointConfig(base_url=teacher.url, api_key_env="PATH", retries=0, **settings)
     write_chains(
-        load_questions(config, "dev")[:60],
+        [Wanted(question) for question in load_questions(config, "dev")[:60]],
         config.dir / name,
-        model="teacher-of-the-test",
+        respondent=Respondent("teacher-of-the-test", config.reasoning, config.engine, endpoint),
         corpus=config.corpus_dir,
-        reasoning=config.reasoning,
-        engine=config.engine,
-        endpoint=endpoint,
         log=config.log_file("build"),
     )
     return read_chains(config.dir / name)
@@ -120,13 +118,10 @@ def test_a_missing_key_ends_the_stage_at_once(toy_corpus: RunConfig, teacher: Te
     endpoint = EndpointConfig(base_url=teacher.url, api_key_env="NO_SUCH_KEY")
     with pytest.raises(Exception, match="NO_SUCH_KEY is not set") as raised:
         write_chains(
-            load_questions(toy_corpus, "dev")[:3],
+            [Wanted(question) for question in load_questions(toy_corpus, "dev")[:3]],
             toy_corpus.dir / "endpoint-keyless",
-            model="m",
+            respondent=Respondent("m", toy_corpus.reasoning, toy_corpus.engine, endpoint),
             corpus=toy_corpus.corpus_dir,
-            reasoning=toy_corpus.reasoning,
-            engine=toy_corpus.engine,
-            endpoint=endpoint,
             log=toy_corpus.log_file("build"),
         )
     assert isinstance(find_steper_error(raised.value), InputError)

@@ -22,14 +22,13 @@ from steper_ray.reasoning import ircot
 from steper_ray.schema import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA, Chain
 from steper_ray.stepwise.build import write_examples
 from steper_ray.stepwise.chains import read_chains
+from steper_ray.stepwise.choose import Judged, select
 from steper_ray.stepwise.dataset import select_chains
-from steper_ray.stepwise.select import SelectConfig, select
 from steper_ray.stepwise.shards import CHAINS_PER_SHARD, plan_shards
 from steper_ray.stepwise.store import locked, new_dir
-from steper_ray.stepwise.verdicts import Judged
 from steper_ray.training.data import stepwise_files
 from tests.conftest import ROOT
-from tests.stepwise.conftest import CHAIN, config, numbered, step, write
+from tests.stepwise.conftest import CHAIN, PASSAGES, config, numbered, step, write
 
 MIXED = [
     *numbered(range(6), hops=2),
@@ -52,7 +51,8 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_verdicts_examples_statistics_and_card(tmp_path: Path) -> None:
     run = config(tmp_path, per_hops=4)
     write(run.chains_dir, MIXED, per_file=5)
-    selected = select_chains(run, {"seconds": 20.0, "versions": {"vllm": "0.29.0"}})
+    told = {"seconds": 20.0, "tokens_per_second": 3.5, "versions": {"vllm": "0.29.0"}}
+    selected = select_chains(run, told)
 
     expected = select(MIXED, run.select, ircot)
     assert verdicts(run.chains_dir) == expected
@@ -76,7 +76,7 @@ def test_verdicts_examples_statistics_and_card(tmp_path: Path) -> None:
     assert stats["build"] == {
         "seconds": 20.0,
         "versions": {"vllm": "0.29.0"},
-        "tokens_per_second": (12 * 15 + 5) / 20,
+        "tokens_per_second": 3.5,
     }
     assert stats["settings"]["select"]["per_hops"] == 4
     assert str(tmp_path) not in run.stats_file.read_text()
@@ -105,7 +105,7 @@ def test_however_the_chains_lie_the_data_set_is_the_same(tmp_path: Path) -> None
 def test_choosing_again(tmp_path: Path) -> None:
     run = config(tmp_path)
     write(run.chains_dir, MIXED, per_file=5)
-    select_chains(run, {"seconds": 20.0, "versions": {}})
+    select_chains(run, {"seconds": 20.0, "tokens_per_second": 3.5, "versions": {}})
     stats = run.stats_file.read_text()
     first = files(run.dataset_dir)
 
@@ -376,9 +376,13 @@ def test_somebody_else_is_writing(tmp_path: Path) -> None:
 
 def test_samples_of_one_question_are_chains_of_their_own(tmp_path: Path) -> None:
     samples: list[Chain] = [replace(CHAIN, id=f"q1-{number}") for number in range(3)]
-    run = config(tmp_path)
+    run = config(tmp_path, choose="all")
+    samples[1] = replace(samples[1], steps=(step("Kek Bibro.", "p1"),), passages=PASSAGES[:1])
     write(run.chains_dir, [*samples, replace(CHAIN, id="q2-0", question_id="q2", em=0.0)])
     selected = select_chains(run)
-    assert (selected.questions, selected.counts.chains, selected.counts.kept) == (2, 4, 3)
+    assert (selected.questions, selected.counts.chains, selected.counts.kept) == (2, 4, 2)
+    assert selected.counts.rejected == {"wrong_answer": 1, "duplicate": 1}
     assert json.loads(run.stats_file.read_text())["questions"] == {"all": 2, "kept": 1}
-    assert SelectConfig() == run.select
+    first = select_chains(config(tmp_path))
+    assert first.counts.rejected == {"wrong_answer": 1, "not_chosen": 2}
+    assert first.changes == {("duplicate", "not_chosen"): 1, (None, "not_chosen"): 1}

@@ -96,7 +96,7 @@ def test_every_count_is_there() -> None:
     assert ["Teacher", "Some-Org/T, 1,200 chains"] in made
     assert ["Teacher", "teacher, 1 chains"] in made
     assert ["Wall clock", "3,600 s with the start of the engines"] in made
-    assert ["Written tokens a second", "1,234.6"] in made
+    assert ["Written tokens a second", "1,234.6 by the engines"] in made
     assert ["vllm", "0.29.0"] in made
     assert ["Corpus version", "c0ffee"] in made
 
@@ -117,7 +117,7 @@ def test_settings_stand_there_without_paths_and_secrets(tmp_path: Path) -> None:
     assert "/home/me" not in text
     run = load_config(TOY_RUN_FILE, [f"run.dir={tmp_path}"])
     write(run.chains_dir, [CHAIN])
-    select_chains(run, {"seconds": 1.0, "versions": {}})
+    select_chains(run, {"seconds": 1.0, "tokens_per_second": 1.0, "versions": {}})
     for file in (run.dataset_dir / "README.md", run.stats_file):
         assert str(tmp_path) not in file.read_text()
         assert "/models" not in file.read_text()

@@ -4,23 +4,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from steper_ray.reasoning import ircot, react, self_ask
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.schema import Chain
+from steper_ray.stepwise.choose import select
 from steper_ray.stepwise.select import (
+    AMONG_OTHERS,
     REJECTIONS,
     SelectConfig,
     explode,
     rejection,
-    select,
     stage_of,
-    surplus,
 )
-from tests.stepwise.conftest import CHAIN, PASSAGES, numbered, step
+from tests.stepwise.conftest import CHAIN, PASSAGES, step
 
 FIRST, SECOND, LAST = CHAIN.steps
 
@@ -77,6 +74,8 @@ def test_the_flag_of_a_forced_chain_is_in_the_prompt_and_not_in_the_target() -> 
         ({"stop_reason": "forced"}, {}, None),
         ({"stop_reason": "forced"}, {"keep_forced": False}, "forced"),
         ({"stop_reason": "nothing_new"}, {"keep_forced": False}, "forced"),
+        ({"rationalized": True}, {}, None),
+        ({"rationalized": True}, {"keep_rationalized": False}, "rationalized"),
         ({"steps": (step("So the answer is: Neill.", "p3"), LAST)}, {}, "early_answer"),
         ({"steps": (FIRST, step("Zalk Stumum presents Kek Bibro!"), LAST)}, {}, "repeated_step"),
         (
@@ -112,10 +111,10 @@ def test_every_reason_alone(
     assert select([chain], SelectConfig(**settings), ircot) == {"q1": reason}
 
 
-def test_every_reason_but_surplus_is_tested_above() -> None:
+def test_every_reason_that_a_chain_has_by_itself_is_tested_above() -> None:
     (mark,) = test_every_reason_alone.pytestmark  # type: ignore[attr-defined]
     tested = {reason for _, _, reason in mark.args[1]}
-    assert tested == {*REJECTIONS, None} - {"surplus"}
+    assert tested == {*REJECTIONS, None} - {*AMONG_OTHERS, "no_query"}
 
 
 def test_the_first_reason_that_applies_is_the_one() -> None:
@@ -154,106 +153,15 @@ def test_the_first_reason_that_applies_is_the_one() -> None:
         (react, "I look.\nAction: Search[Kek Bibro]", "I know.\nAction: Finish[Kek Bibro]"),
     ],
 )
-def test_an_early_answer_is_what_the_framework_takes_for_one(
+def test_answers_and_queries_are_what_the_framework_takes_for_such(
     framework: Any, asks: str, answers: str
 ) -> None:
     good = replace(CHAIN, steps=(step(asks, "p1"), step(answers, "p2")))
     assert rejection(good, SelectConfig(), framework) is None
+    aimless = replace(CHAIN, steps=(step("Kek Bibro.", "p1"), step(answers, "p2")))
+    assert rejection(aimless, SelectConfig(), framework) == "no_query"
     early = replace(CHAIN, steps=(step(answers, "p1"), step(asks, "p2")))
     assert rejection(early, SelectConfig(), framework) == "early_answer"
-
-
-def test_balance_by_hand() -> None:
-    kept = {f"a{n}": 2 for n in range(5)} | {f"b{n}": 3 for n in range(2)} | {"c": None}
-    assert surplus(kept, SelectConfig()) == set()
-    for share, left in ((1, {2: 1, 3: 1, None: 1}), (3, {2: 3, 3: 2, None: 1})):
-        gone = surplus(kept, SelectConfig(per_hops=share))
-        stay = [hops for chain_id, hops in kept.items() if chain_id not in gone]
-        assert {hops: stay.count(hops) for hops in (2, 3, None)} == left
-    equal = surplus(kept, SelectConfig(per_hops="equal"))
-    assert len(equal) == 4 + 1 + 0
-    assert surplus({}, SelectConfig(per_hops="equal")) == set()
-    # Drawn by the ids and not by their order: `printf q7 | sha256sum` begins 0b, q4 11, q5 26, q0 34.
-    ids = {f"q{n}": 2 for n in range(10)}
-    assert set(ids) - surplus(ids, SelectConfig(per_hops=3)) == {"q7", "q4", "q5"}
-
-
-def test_only_kept_chains_take_up_a_share() -> None:
-    right = numbered(range(4), hops=2)
-    wrong = numbered(range(4, 8), hops=2, em=0.0)
-    verdicts = select([*wrong, *right], SelectConfig(per_hops=3), ircot)
-    assert [verdicts[c.id] for c in wrong] == ["wrong_answer"] * 4
-    assert sorted(str(verdicts[c.id]) for c in right) == ["None", "None", "None", "surplus"]
-
-
-CHAINS = st.lists(
-    st.builds(
-        replace,
-        st.just(CHAIN),
-        id=st.integers(0, 999).map(str),
-        hops=st.sampled_from([None, 2, 3, 4]),
-        em=st.sampled_from([0.0, 1.0]),
-        error=st.sampled_from([None, None, None, "too long"]),
-        stop_reason=st.sampled_from(["answered", "forced"]),
-        steps=st.lists(
-            st.sampled_from([*CHAIN.steps, step("Foo Bar."), step(""), step("x", mean_logprob=None)]),
-            min_size=1,
-            max_size=4,
-        ).map(tuple),
-    ),
-    max_size=30,
-    unique_by=lambda chain: chain.id,
-)  # fmt: skip
-CONFIGS = st.builds(
-    SelectConfig,
-    keep_forced=st.booleans(),
-    grounded=st.booleans(),
-    repeated_steps=st.booleans(),
-    min_logprob=st.sampled_from([None, -0.2]),
-    min_steps=st.integers(1, 3),
-    per_hops=st.sampled_from([None, 1, 2, 5, "equal"]),
-)
-
-
-@given(CHAINS, CONFIGS, st.randoms())
-def test_the_verdicts_do_not_depend_on_the_order_of_chains(
-    chains: list[Chain], config: SelectConfig, random: Any
-) -> None:
-    mixed = random.sample(chains, len(chains))
-    verdicts = select(chains, config, ircot)
-    assert select(mixed, config, ircot) == verdicts
-    # Kept and rejected are all of them, and every reason has a name.
-    assert set(verdicts) == {chain.id for chain in chains}
-    assert set(verdicts.values()) <= {None, *REJECTIONS}
-    kept = sum(reason is None for reason in verdicts.values())
-    assert kept + sum(reason in REJECTIONS for reason in verdicts.values()) == len(chains)
-
-
-@given(CHAINS, CONFIGS)
-def test_balance_keeps_the_share_and_no_more(chains: list[Chain], config: SelectConfig) -> None:
-    free = select(chains, config.model_copy(update={"per_hops": None}), ircot)
-    verdicts = select(chains, config, ircot)
-    assert all(verdicts[i] in (reason, "surplus") for i, reason in free.items())
-
-    def kept(of: dict[str, str | None]) -> dict[int | None, int]:
-        groups = [chain.hops for chain in chains if of[chain.id] is None]
-        return {hops: groups.count(hops) for hops in groups}
-
-    asked = config.per_hops
-    if asked == "equal":
-        asked = min(kept(free).values(), default=0)
-    assert kept(verdicts) == {
-        hops: count if asked is None else min(count, asked) for hops, count in kept(free).items()
-    }
-
-
-@given(st.dictionaries(st.text(min_size=1), st.sampled_from([None, 2, 3])), st.integers(1, 9))
-def test_a_larger_share_keeps_what_a_smaller_one_kept(
-    kept: dict[str, int | None], share: int
-) -> None:
-    few = set(kept) - surplus(kept, SelectConfig(per_hops=share))
-    more = set(kept) - surplus(kept, SelectConfig(per_hops=share + 1))
-    assert few <= more
 
 
 @pytest.mark.parametrize(

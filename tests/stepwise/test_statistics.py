@@ -11,9 +11,10 @@ from steper_ray.stepwise.statistics import MOST_BINS, Counts, describe, histogra
 from tests.stepwise.conftest import CHAIN, numbered, step
 
 SHORT = replace(CHAIN, id="q2", hops=2, steps=CHAIN.steps[2:], f1=0.5, model="Some-Org/teacher")
+LONG = step("x", prompt_tokens=100, generated_tokens=50, cached_tokens=64, dropped_passages=2)
 FORCED = replace(
     CHAIN, id="q3", hops=None, stop_reason="nothing_new", em=0.0, f1=0.0, acc=0.0,
-    steps=(step("x", prompt_tokens=100, generated_tokens=50, dropped_passages=2), *CHAIN.steps),
+    steps=(LONG, *CHAIN.steps),
 )  # fmt: skip
 FAILED = replace(CHAIN, id="q4", hops=2, error="no", em=0.0, f1=0.0, acc=0.0, steps=())
 
@@ -27,7 +28,12 @@ def counted(*chains: tuple[Chain, str | None]) -> Counts:
 
 def test_everything_is_counted() -> None:
     described = describe(
-        counted((CHAIN, None), (SHORT, None), (FORCED, "wrong_answer"), (FAILED, "error"))
+        counted(
+            (CHAIN, None),
+            (replace(SHORT, attempt=2), None),
+            (replace(FORCED, rationalized=True), "wrong_answer"),
+            (FAILED, "error"),
+        )
     )
     assert described["chains"] == {
         "all": 4,
@@ -50,8 +56,11 @@ def test_everything_is_counted() -> None:
         "f1": 0.375,
         "acc": 0.5,
         "forced": 1,
+        "corrected": 1,
+        "rationalized": 1,
         "dropped_passages": 2,
         "prompt_tokens": 3 * 10 + 10 + 130,
+        "cached_tokens": 64,
         "generated_tokens": 3 * 5 + 5 + 65,
     }
     assert described["corpus_versions"] == {"c0ffee": 4}

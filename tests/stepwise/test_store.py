@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steper_ray.errors import InputError
-from steper_ray.schema import CHAIN_SCHEMA, Question
-from steper_ray.stepwise.store import add, locked, missing, new_dir, settings_file, take_up
+from steper_ray.schema import CHAIN_SCHEMA
+from steper_ray.stepwise.store import add, known, locked, new_dir, settings_file, take_up
 
 HOLD_THE_LOCK = """
 import sys, time
@@ -25,15 +24,15 @@ with locked(Path(sys.argv[1])):
 SETTINGS = {"teacher": "a", "reasoning": {"max_steps": 5, "k": 4}}
 
 
-def question(number: int) -> Question:
-    return Question(id=f"q{number}", question="?", answer="!")
-
-
 def write(folder: Path, rows: dict[int, str | None], file: str = "part.parquet") -> None:
     """Chains that say nothing but their id, their error, and where they come from."""
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(
-        [{"id": f"q{n}", "error": error, "model": file} for n, error in rows.items()], CHAIN_SCHEMA
+        [
+            {"id": f"q{n}", "em": float(n % 2), "error": error, "model": file}
+            for n, error in rows.items()
+        ],
+        CHAIN_SCHEMA,
     )
     pq.write_table(table, folder / file)
 
@@ -72,12 +71,27 @@ def test_chains_that_nobody_knows_the_settings_of_are_refused(tmp_path):
         take_up(tmp_path / "chains", SETTINGS, fresh=False)
 
 
-def test_only_missing_and_failed_questions_are_asked(tmp_path):
+def test_the_ensemble_may_grow_and_not_change(tmp_path):
     out = tmp_path / "chains"
-    questions = [question(n) for n in (3, 1, 2)]
-    assert missing(out, questions) == questions
-    write(out, {1: None, 2: "prompt too long", 9: None})
-    assert missing(out, questions) == [question(3), question(2)]
+    first = {**SETTINGS, "ensemble": {"b": {"teacher": "/b"}}}
+    take_up(out, first, fresh=False)
+    write(out, {1: None})
+    grown = {**SETTINGS, "ensemble": {"c": {"teacher": "/c"}, "b": {"teacher": "/b"}}}
+    take_up(out, grown, fresh=False)
+    assert json.loads(settings_file(out).read_text()) == grown
+    with pytest.raises(InputError, match=r"ensemble\.c: \{'teacher': '/c'\} → nothing"):
+        take_up(out, first, fresh=False)
+    with pytest.raises(InputError, match=r"ensemble\.b\.teacher: '/b' → '/d'"):
+        take_up(
+            out, {**grown, "ensemble": {**grown["ensemble"], "b": {"teacher": "/d"}}}, fresh=False
+        )
+
+
+def test_what_is_known_of_chains(tmp_path):
+    out = tmp_path / "chains"
+    assert known(out) == {}
+    write(out, {1: None, 2: "prompt too long", 4: None})
+    assert known(out) == {"q1": 1.0, "q2": None, "q4": 0.0}
 
 
 @given(
@@ -115,7 +129,7 @@ def test_what_a_killed_build_had_ready_is_put_in(tmp_path, moment):
     assert {key: error for key, (error, _) in read(out).items()} == dict.fromkeys(
         ("q1", "q2", "q3")
     )
-    assert missing(out, [question(n) for n in (1, 2, 3)]) == []
+    assert known(out) == {"q1": 1.0, "q2": 0.0, "q3": 1.0}
 
 
 def test_a_second_writer_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
@@ -140,10 +154,3 @@ def test_a_second_writer_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
     held.wait()
     with locked(out):
         pass
-
-
-def test_the_question_of_an_error_keeps_its_place(tmp_path):
-    out = tmp_path / "chains"
-    write(out, {1: "failed"})
-    again = replace(question(1), question="as asked now")
-    assert missing(out, [again]) == [again]

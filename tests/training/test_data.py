@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,7 +46,7 @@ def test_examples_are_prompt_then_target(tmp_path, write_stepwise):
     assert data.dropped_passages == 0
 
 
-def test_held_out_chains_depend_on_their_ids_alone(tmp_path, write_stepwise):
+def test_held_out_chains_depend_on_their_questions_alone(tmp_path, write_stepwise):
     write_stepwise(tmp_path, [3, 4, 3, 2, 3, 4, 3, 3])
     data = tokenize(tmp_path / "stepwise")
     train, held_out = hold_out(data, 3)
@@ -57,6 +58,18 @@ def test_held_out_chains_depend_on_their_ids_alone(tmp_path, write_stepwise):
 
     assert ids(hold_out(data, 2)[1]) < ids(held_out)
     assert hold_out(data, 0) == (data.chains, [])
+
+
+def test_the_chains_of_a_question_are_all_held_out_or_none(tmp_path, write_stepwise):
+    write_stepwise(tmp_path, [3] * 8)
+    data = tokenize(tmp_path / "stepwise")
+    for index in (index for chain in data.chains[::2] for index in chain):
+        data.examples[index] = replace(data.examples[index], question="the same")
+    for count in range(1, 4):
+        train, held_out = hold_out(data, count)
+        sides = [{data.examples[c[0]].question for c in part} for part in (train, held_out)]
+        assert not sides[0] & sides[1]
+        assert count <= len(held_out) <= count + 3
 
 
 def test_a_held_out_part_that_cannot_serve_is_refused(tmp_path, write_stepwise):

@@ -104,7 +104,7 @@ def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused
 ) -> None:
     """Ends as it began: the chains of the run are those of the demo."""
     again = build(run)
-    assert (again.asked, again.questions) == (0, 90)
+    assert (again.ran.asked, again.questions) == (0, 90)
 
     before = {chain.id: chain for chain in read_chains(run.chains_dir)}
     failed = sorted(before)[:2]
@@ -116,7 +116,7 @@ def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused
     table = pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
     pq.write_table(table, run.chains_dir / "part.parquet")
     again = build(run)
-    assert (again.asked, again.questions) == (2, 90)
+    assert (again.ran.asked, again.questions) == (2, 90)
     after = {chain.id: chain for chain in read_chains(run.chains_dir)}
     assert after.keys() == before.keys()
     for name in failed:

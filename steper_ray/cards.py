@@ -15,6 +15,12 @@ import yaml
 from steper_ray.hub import is_repo_name
 
 CARD_FILE: Final = "README.md"
+SECRET_TEXT: Final = (
+    r"(?<![A-Za-z0-9])(hf_|api_org_)[A-Za-z0-9]{30}"
+    r"|^sk-[\w-]{20,}$"
+    r"|^\w+://[^/?#]*:[^/?#]*@"
+    r"|^\w+://.*[?&][\w-]*(key|token|secret|passw|signature)[\w-]*=[^&]"
+)
 SECRETS: Final = ("token", "key", "passw", "passphrase", "secret", "credential")
 
 
@@ -97,14 +103,22 @@ def public_settings(value: Any) -> Any:
     return public_name(str(value))
 
 
+def holds_secret(text: str) -> bool:
+    """Whether a text has a token of the Hub in it, is a key, or is an address with a password or a key."""
+    return re.search(SECRET_TEXT, text) is not None
+
+
 def is_secret(name: str, value: Any) -> bool:
     """Whether a setting may be a password or a token for access, and must not be shown.
 
-    It may be as soon as one of SECRETS occurs in its name. Two words are not counted: `tokenizer`, and
-    `tokens` (as in `max_prompt_tokens`) where the value is a number, some numbers or nothing.
+    It may be as soon as one of SECRETS occurs in its name, or its text holds a token. Two words are not
+    counted: `tokenizer`, and `tokens` (as in `max_prompt_tokens`) where the value is a number, some
+    numbers or nothing.
     """
     name = re.sub(r"(?<![a-z])tokenizer(?![a-z])", "", name.lower())
     values = value if isinstance(value, list | tuple) else (value,)
     if all(part is None or isinstance(part, int | float) for part in values):
         name = re.sub(r"(?<![a-z])tokens(?![a-z])", "", name)
-    return any(secret in name for secret in SECRETS)
+    return any(secret in name for secret in SECRETS) or any(
+        isinstance(part, str) and holds_secret(public_name(part)) for part in values
+    )

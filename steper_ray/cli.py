@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "toy": "invent a toy world: passages, questions, tiny models",
     "index": "passages → a Lance dataset with its BM25 index",
     "prompt": "print the exact prompt of each step of a question, with its tokens",
+    "plan": "predict time, tokens and size of a build from a small sample",
     "build": "questions → the teacher's chains → step-wise examples",
     "select": "choose again among the teacher's chains, without the teacher",
     "show": "print one chain so that a person can judge it",
@@ -85,6 +86,12 @@ def parser() -> argparse.ArgumentParser:
                 metavar="OWNER/NAME",
                 help=f"upload the {what} to the Hugging Face Hub ({section}.push_to_hub)",
             )
+        if name == "plan":
+            command.add_argument(
+                "--sample",
+                metavar="N",
+                help="questions that each teacher is asked, and the build then not (build.plan_sample)",
+            )
         if name == "build":
             command.add_argument(
                 "--fresh",
@@ -105,6 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     overrides = list(arguments.set)
     if getattr(arguments, "push_to_hub", None):
         overrides.append(f"{PUSHED[arguments.command][1]}.push_to_hub={arguments.push_to_hub}")
+    if getattr(arguments, "sample", None) is not None:
+        overrides.append(f"build.plan_sample={arguments.sample}")
     if getattr(arguments, "fresh", False):
         overrides.append("build.fresh=true")
     try:

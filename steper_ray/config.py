@@ -6,7 +6,7 @@ single values, with the value read as YAML.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -14,14 +14,16 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
+from steper_ray.cards import holds_secret
 from steper_ray.corpus import CorpusConfig
 from steper_ray.errors import ConfigError
 from steper_ray.evaluation.compare import CompareConfig
 from steper_ray.evaluation.evaluate import EvalConfig
+from steper_ray.pretrained import HubConfig
 from steper_ray.questions import QuestionsConfig
 from steper_ray.reasoning.engine import EngineConfig
 from steper_ray.reasoning.loop import ReasoningConfig
-from steper_ray.section import Section
+from steper_ray.section import HIDDEN, Section
 from steper_ray.serving.app import ServeConfig
 from steper_ray.stepwise.build import BuildConfig
 from steper_ray.stepwise.select import SelectConfig
@@ -44,6 +46,7 @@ class RunConfig(Section):
     """The whole run file."""
 
     run: RunSection = RunSection()
+    hub: HubConfig = HubConfig()
     toy: ToyConfig = ToyConfig()
     corpus: CorpusConfig = CorpusConfig()
     questions: QuestionsConfig = QuestionsConfig()
@@ -96,6 +99,11 @@ class RunConfig(Section):
         return self.data_dir / "stats.json"
 
     @property
+    def plan_file(self) -> Path:
+        """What was measured for a plan, and what it predicts."""
+        return self.data_dir / "plan.json"
+
+    @property
     def student_dir(self) -> Path:
         """The trained student as a Hugging Face folder."""
         return self.dir / "student"
@@ -136,11 +144,29 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     values = _interpolate(values, folder)
     if not isinstance(values.get("run", {}), dict):
         raise ConfigError(f"{path}: run: expected a section with keys, got {values['run']!r}")
+    if (place := _secret_place(values)) is not None:
+        raise ConfigError(
+            f"{path}: {place}: holds a token or a password, which no run file may; put it into an "
+            "environment variable, and that one's name into hub.token_env or an endpoint's api_key_env"
+        )
     values["run"] = {**values.get("run", {}), "dir": folder}
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_explain(error)}") from None
+
+
+class _EveryKeyOnce(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for place, (key_node, _) in enumerate(node.value):
+            if (key := keys[place]) in keys[:place]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} is given twice", key_node.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -151,7 +177,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=_EveryKeyOnce)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
@@ -188,6 +214,17 @@ def _interpolate(value: Any, folder: str) -> Any:
     return value
 
 
+def _secret_place(value: Any, place: str = "") -> str | None:
+    """The key path of the first text with a secret in it."""
+    if isinstance(value, str):
+        return place if holds_secret(value) else None
+    inner: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else ()
+    if isinstance(value, list):
+        inner = enumerate(value)
+    found = (_secret_place(one, f"{place}.{key}" if place else str(key)) for key, one in inner)
+    return next((one for one in found if one is not None), None)
+
+
 def _explain(error: ValidationError) -> str:
     """The first finding as one line: key path, what was expected, the nearest valid key."""
     finding = error.errors()[0]
@@ -195,7 +232,8 @@ def _explain(error: ValidationError) -> str:
     path = ".".join(str(part) for part in location)
     if finding["type"] != "extra_forbidden":
         given = finding["input"]
-        shown = f", got {given!r}" if not isinstance(given, Mapping) else ""
+        hidden = isinstance(given, Mapping) or finding["type"] == HIDDEN
+        shown = "" if hidden else f", got {given!r}"
         message = finding["msg"].removeprefix("Value error, ")
         return f"{path}: {message[0].lower()}{message[1:]}{shown}"
     keys = _valid_keys(location[:-1])

@@ -23,6 +23,7 @@ from steper_ray.accounts import Account, SkippedRow, write_accounts
 from steper_ray.errors import InputError
 from steper_ray.passages import WHAT, Unit, find_passages, plan_units, read_unit
 from steper_ray.passages import CorpusConfig as CorpusConfig
+from steper_ray.pretrained import HubConfig, use_hub
 from steper_ray.rows import read_rows
 from steper_ray.schema import PASSAGE_SCHEMA
 
@@ -73,7 +74,9 @@ def build_corpus(config: "RunConfig") -> CorpusInfo:
     rows = ray.data.from_items(
         [{"unit": number} for number in range(len(units))], override_num_blocks=len(units)
     )
-    read = functools.partial(_read_tables, units=units, config=config.corpus, counted=counted)
+    read = functools.partial(
+        _read_tables, units=units, config=config.corpus, counted=counted, hub=config.hub
+    )
     tables = rows.map_batches(read, batch_size=1, batch_format="pyarrow")
     lance_ray.write_lance(tables, str(partial), schema=PASSAGE_SCHEMA, mode="overwrite")
     dataset = lance.dataset(str(partial))
@@ -123,11 +126,12 @@ def corpus_version(dataset: Any, config: CorpusConfig) -> str:
 
 
 def _read_tables(
-    batch: "pa.Table", units: list[Unit], config: CorpusConfig, counted: Path
+    batch: "pa.Table", units: list[Unit], config: CorpusConfig, counted: Path, hub: HubConfig
 ) -> Iterator["pa.Table"]:
     """The passages of a batch of units, and their accounts as files, which a repeated task overwrites."""
     import pyarrow as pa
 
+    use_hub(hub)
     for number in batch["unit"].to_pylist():
         accounts: list[Account] = []
         passages = read_unit(units[number], config, accounts)

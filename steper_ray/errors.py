@@ -8,7 +8,10 @@
 A message is one line: what is wrong, where, what to do.
 """
 
+import errno
+import os
 import re
+from collections.abc import Iterator
 
 
 class SteperError(Exception):
@@ -33,6 +36,25 @@ class StageError(SteperError):
 
 def find_steper_error(error: BaseException) -> SteperError | None:
     """The `SteperError` that Ray wrapped on its way from a worker, or None if there is none."""
+    for current in _behind(error):
+        if isinstance(current, SteperError) and getattr(current, "cause", None) is None:
+            return current
+        if told := _told(str(current)):
+            return told
+    return None
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether it comes from a disk without room; some libraries say so only in words."""
+    words = os.strerror(errno.ENOSPC)
+    return any(
+        (isinstance(current, OSError) and current.errno == errno.ENOSPC) or words in str(current)
+        for current in _behind(error)
+    )
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """The error, and every error that it came from, nearest first."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -40,14 +62,10 @@ def find_steper_error(error: BaseException) -> SteperError | None:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
+        yield current
         cause = getattr(current, "cause", None)
         queue += [cause if isinstance(cause, BaseException) else None]
         queue += [current.__cause__, current.__context__]
-        if isinstance(current, SteperError) and cause is None:
-            return current
-        if told := _told(str(current)):
-            return told
-    return None
 
 
 def _told(traceback: str) -> SteperError | None:

@@ -1,7 +1,7 @@
 """Pushing a folder (a student, a data set) to the Hugging Face Hub.
 
-Who pushes is huggingface_hub's business: the token of `hf auth login` or HF_TOKEN, another Hub with
-HF_ENDPOINT. A push that broke off is run again; what has arrived is not sent twice.
+Who pushes is huggingface_hub's business: the token of `hf auth login` or HF_TOKEN (see `hub.token_env`),
+another Hub with HF_ENDPOINT. A push that broke off is run again; what has arrived is not sent twice.
 """
 
 from pathlib import Path
@@ -79,7 +79,8 @@ def push_folder(folder: Path, repo: str, *, kind: Literal["model", "dataset"]) -
         raise StageError(_refusal(repo, error)) from None
     except OfflineModeIsEnabled:
         raise StageError(
-            f"push: {repo}: offline mode is on; unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE"
+            f"push: {repo}: offline mode is on; unset HF_HUB_OFFLINE and "
+            "TRANSFORMERS_OFFLINE, and set hub.offline: false"
         ) from None
     except (httpx2.TransportError, ConnectionError, TimeoutError) as error:
         raise StageError(

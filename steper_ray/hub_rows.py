@@ -1,16 +1,20 @@
 """Rows of a Hugging Face dataset: `hf:owner/name:config:split`, or a local dataset folder in its place.
 
 Config and split may be left out where there is one of them; `hf:owner/name::split` names the split alone.
-`datasets` downloads once and keeps it; HF_TOKEN opens gated ones, HF_HUB_OFFLINE=1 uses what is kept.
+`datasets` downloads once and keeps it; the run file's `hub` section says with which token, and whether only
+what is kept may be used.
 """
 
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from steper_ray.errors import InputError
+from steper_ray.pretrained import why_not
 from steper_ray.sources import HUB, one_line
+
+VARIABLE: Final = "HF_TOKEN (or what hub.token_env names)"
 
 
 def read_hub(address: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -47,7 +51,9 @@ def _load(address: str, name: str, config: str) -> Any:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         # huggingface_hub's and the network's errors are OSErrors; datasets has no narrower ones for a
         # configuration that has to be named or is not there.
+        local = folder.exists() or name.startswith((".", "/", "~"))
+        if not local and (reason := why_not(error, name, VARIABLE, "datasets/")):
+            raise InputError(f"{HUB}{reason}") from None
         raise InputError(
-            f"{address}: cannot be loaded ({one_line(error)}); check the name, HF_TOKEN for a gated "
-            "dataset, and HF_HUB_OFFLINE"
+            f"{address}: cannot be loaded ({one_line(error)}); check the name, configuration and split"
         ) from None

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from steper_ray.accounts import account_lines
 from steper_ray.display import StageProgress, stage_done, stage_progress
-from steper_ray.errors import InputError
+from steper_ray.errors import InputError, StageError, is_full_disk
+from steper_ray.pretrained import use_hub
 from steper_ray.session import ray_session, stderr_to
 
 if TYPE_CHECKING:
@@ -53,6 +54,15 @@ def run_index(config: "RunConfig", _progress: StageProgress) -> list[str]:
         f"{info.passages:,} passages, version {info.version} → {info.folder}",
         *account_lines(config.dir, "corpus.passages"),
     ]
+
+
+def run_plan(config: "RunConfig", progress: StageProgress) -> list[str]:
+    """Predict what a build will take."""
+    from steper_ray.stepwise.plan import plan
+    from steper_ray.stepwise.plan_lines import plan_lines
+
+    _check_own_data(config)
+    return [*plan_lines(plan(config, progress.count)), f"as numbers → {config.plan_file}"]
 
 
 def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
@@ -173,6 +183,7 @@ def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
 STAGES: Final = {
     "toy": Stage("inventing a world", run_toy),
     "index": Stage("indexing passages", run_index),
+    "plan": Stage("starting the teacher", run_plan),
     "build": Stage("starting the teacher", run_build),
     "select": Stage("choosing among the chains", run_select),
     "train": Stage("starting the workers", run_train),
@@ -186,7 +197,15 @@ def run_stage(name: str, config: "RunConfig") -> float:
     stage = STAGES[name]
     started = time.monotonic()
     with stage_progress(name, stage.doing) as progress, stderr_to(config.log_file(name)):
-        lines = stage.run(config, progress)
+        try:
+            lines = stage.run(config, progress)
+        except Exception as error:
+            if is_full_disk(error):
+                raise StageError(
+                    f"{name}: no space left on the disk of {config.dir} or of Ray's temporary folder; make "
+                    "room and give the same command again, it goes on from what is written"
+                ) from error
+            raise
     seconds = time.monotonic() - started
     stage_done(name, seconds, lines)
     return seconds
@@ -194,6 +213,7 @@ def run_stage(name: str, config: "RunConfig") -> float:
 
 def run_command(name: str, config: "RunConfig") -> None:
     """Run a subcommand of `steper`."""
+    use_hub(config.hub)
     if name == "toy" or (name == "select" and _is_small(config.chains_dir)):
         run_stage(name, config)
         return

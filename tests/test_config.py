@@ -55,6 +55,8 @@ def test_overrides_are_read_as_yaml_and_checked(tmp_path: Path) -> None:
         ("run: 5", ["run", "got 5"]),
         ("- 1", ["sections", "list"]),
         ("a: [", ["not valid YAML"]),
+        ("run: {dir: a}\nrun: {dir: b}", ["'run' is given twice", "line 2"]),
+        ("run: {dir: a, dir: b}", ["'dir' is given twice"]),
     ],
 )
 def test_a_mistake_is_named_with_file_key_and_way_out(

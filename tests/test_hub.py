@@ -1,4 +1,4 @@
-"""A push arrives at a server that plays the Hub, and what goes wrong is one line.
+"""A push arrives at a server that plays the Hub, and what goes wrong is one line; so with what is loaded.
 
 huggingface_hub itself runs, in a process of its own each time: it reads its settings when imported.
 Weights go through hf_xet into its own store, here a folder instead of a server.
@@ -17,9 +17,12 @@ from threading import Thread
 from typing import Any, Final
 
 import pytest
+from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from steper_ray.errors import InputError
 from steper_ray.hub import check_repo_name, push_folder
+from steper_ray.pretrained import HubConfig, explained
 
 ROOT: Final = Path(__file__).parent.parent
 TOKEN: Final = "hf_notarealtoken"
@@ -35,6 +38,22 @@ try:
 except SteperError as error:
     sys.exit(f"{type(error).__name__} {error}")
 """
+
+LOAD: Final = """
+import sys
+from steper_ray.errors import SteperError
+from steper_ray.hub_rows import read_hub
+from steper_ray.pretrained import HubConfig, load_model_config, load_tokenizer
+
+hub = HubConfig(token_env=sys.argv[1], offline=sys.argv[2] == "offline")
+for name in sys.argv[3:]:
+    for load in (load_tokenizer, load_model_config, lambda name, hub: next(read_hub(f"hf:{name}"))):
+        try:
+            print(load(name, hub))
+        except SteperError as error:
+            print(error)
+"""
+"""Tokenizer, configuration and data set of each repository that is named."""
 
 
 class Hub(ThreadingHTTPServer):
@@ -52,7 +71,7 @@ class Hub(ThreadingHTTPServer):
         self.authorizations: set[str | None] = set()
         self.paths: set[str] = set()
         self.refuse: dict[str, tuple[int, dict[str, Any]]] = {}
-        """Part of a path → status and body of the answer to it."""
+        """Part of a path → status and body of the answer to it; its `code` says why, as the Hub's does."""
 
 
 class Endpoints(BaseHTTPRequestHandler):
@@ -60,6 +79,8 @@ class Endpoints(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(b"")
+
+    do_HEAD = do_GET
 
     def do_POST(self) -> None:
         self._answer(self.rfile.read(int(self.headers["Content-Length"])))
@@ -122,8 +143,11 @@ class Endpoints(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        if isinstance(answer, dict) and "code" in answer:
+            self.send_header("X-Error-Code", answer["code"])
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing."""
@@ -301,7 +325,7 @@ def test_offline(hub: Hub, folder: Path, variable: str) -> None:
     done = push(hub.url, folder, **{variable: "1"})
     assert done.stderr == (
         "StageError push: owner/name: offline mode is on; "
-        "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE\n"
+        "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE, and set hub.offline: false\n"
     )
     assert not hub.paths
 
@@ -344,3 +368,83 @@ def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(InputError, match=f"push: {folder}: no files to push"):
             push_folder(folder, "owner/name", kind="model")
+
+
+def load(
+    home: Path, url: str, token_env: str, mode: str, *names: str, **environment: str
+) -> list[str]:
+    """What is said of each repository's tokenizer, configuration and data set."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, token_env, mode, *names],
+        cwd=ROOT,
+        env={
+            "PATH": os.environ["PATH"],
+            "HF_HOME": str(home),
+            "HF_ENDPOINT": url,
+            "MY_TOKEN": TOKEN,
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3 * len(names)
+    return lines
+
+
+def said_of(name: str, reason: str) -> list[str]:
+    """The same of all three; a data set is named as in the run file."""
+    shown = [reason.replace("{kind}", kind) for kind in ("", "", "datasets/")]
+    return [f"{what}: {r}" for what, r in zip((name, name, f"hf:{name}"), shown, strict=True)]
+
+
+def test_what_may_not_be_loaded_is_said_in_a_line(hub: Hub, tmp_path: Path) -> None:
+    hub.refuse["owner/gated"] = 403, {"code": "GatedRepo"}
+    hub.refuse["owner/absent"] = 401, {"code": "RepoNotFound"}
+    put = "a token that may read it into {variable} on every machine that loads it"
+    gated = "gated, and {why}; accept its terms at {url}/{{kind}}owner/gated and put {put}"
+    absent = "no such repository at {url}, or a private one; check the name, or put {put}"
+    for variable, why, sent in (
+        ("MY_TOKEN", "the token sent has no access", f"Bearer {TOKEN}"),
+        ("UNSET", "no token was sent", None),
+    ):
+        hub.authorizations.clear()
+        lines = load(tmp_path, hub.url, variable, "online", "owner/gated", "owner/absent")
+        expected: list[str] = []
+        for name, reason in (("owner/gated", gated), ("owner/absent", absent)):
+            expected += said_of(name, reason.format(url=hub.url, why=why, put=put))
+        names = 2 * [variable, variable, "HF_TOKEN (or what hub.token_env names)"]
+        assert lines == [
+            line.replace("{variable}", name) for line, name in zip(expected, names, strict=True)
+        ]
+        assert hub.authorizations == {sent}
+
+
+def test_offline_nothing_is_asked_for(hub: Hub, tmp_path: Path) -> None:
+    lines = load(tmp_path, hub.url, "MY_TOKEN", "offline", "owner/name")
+    fetch = (
+        "not on this machine, and offline mode is on; fetch it with `hf download owner/name{}`, "
+    )
+    way_out = "or set hub.offline: false and unset HF_HUB_OFFLINE"
+    assert lines == [
+        *2 * [f"owner/name: {fetch.format('')}{way_out}"],
+        f"hf:owner/name: {fetch.format(' --repo-type dataset')}{way_out}",
+    ]
+    assert not hub.paths
+
+
+def test_what_cannot_be_reached() -> None:
+    """As huggingface_hub says it after a minute of retries."""
+    error = OSError("We couldn't connect to the Hub")
+    error.__cause__ = LocalEntryNotFoundError("An error happened while trying to locate the file")
+    with pytest.raises(InputError) as caught, explained("owner/name", HubConfig()):
+        raise error
+    assert str(caught.value) == (
+        f"owner/name: not on this machine, and {ENDPOINT} cannot be reached; check the network and "
+        "HF_ENDPOINT, or fetch it elsewhere"
+    )

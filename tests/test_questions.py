@@ -452,7 +452,7 @@ def test_a_dataset_of_the_hub(tmp_path: Path, datasets_cache: None) -> None:
         (name, "cannot be loaded (Config name is missing."),
         (f"{name}:none", "cannot be loaded"),
         (f"hf:{tmp_path}/none", "cannot be loaded"),
-        ("hf:nobody/nothing", "cannot be loaded"),
+        ("hf:nobody/nothing", "nothing: no"),  # such repository, or not on this machine
         ("hf:", "expected hf:owner/name"),
         ("hf:a:b:c:d", "expected hf:owner/name"),
     ]:

@@ -104,7 +104,7 @@ def answer(
     write_chains(
         [Wanted(question) for question in questions],
         out,
-        respondent=Respondent(model, reasoning_for(config, model), config.engine),
+        respondent=Respondent(model, reasoning_for(config, model), config.engine, hub=config.hub),
         corpus=config.corpus_dir,
         log=config.log_file("eval"),
         on_progress=on_progress,

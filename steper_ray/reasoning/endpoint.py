@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from steper_ray.errors import InputError, RowError
+from steper_ray.pretrained import DEFAULTS, HubConfig, load_tokenizer
 from steper_ray.reasoning.framework import Prompt
 from steper_ray.reasoning.loop import GREEDY, Generation, Sampling
-from steper_ray.section import Section
+from steper_ray.section import EnvironmentName, Section
 
 if TYPE_CHECKING:
     from openai.types import Completion
@@ -42,7 +43,7 @@ class EndpointConfig(Section):
     """Its address, up to and with `/v1`."""
     api: Literal["completions", "chat"] = "completions"
     """`completions` continues a prompt exactly; `chat` is for endpoints that have nothing else."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: EnvironmentName = "OPENAI_API_KEY"
     """Environment variable with the key, read where requests are made; the key is written nowhere."""
     tokenizer: str | None = None
     """Model folder or Hub name whose tokenizer counts prompt tokens; null takes 3 characters for one."""
@@ -59,8 +60,11 @@ class EndpointConfig(Section):
 class EndpointEngine:
     """Writes steps through an endpoint; create it inside a running event loop."""
 
-    def __init__(self, model: str, config: EndpointConfig) -> None:
-        """model: the name the endpoint knows it by. Raises InputError if no key is in the environment."""
+    def __init__(self, model: str, config: EndpointConfig, hub: HubConfig = DEFAULTS) -> None:
+        """model: the name the endpoint knows it by.
+
+        Raises InputError if no key is in the environment, or the tokenizer cannot be had.
+        """
         import openai
 
         key = os.environ.get(config.api_key_env)
@@ -76,7 +80,7 @@ class EndpointEngine:
             max_retries=config.retries,
             timeout=config.timeout_seconds,
         )
-        self._count = _token_counter(config.tokenizer)
+        self._count = _token_counter(config.tokenizer, hub)
         self._places = asyncio.Semaphore(config.concurrency)
         self._next_start = 0.0
         self._logprobs = True
@@ -207,12 +211,10 @@ def _only_choice(answer: Any) -> Any:
     return choices[0]
 
 
-def _token_counter(tokenizer: str | None) -> Callable[[str], int]:
+def _token_counter(tokenizer: str | None, hub: HubConfig) -> Callable[[str], int]:
     if tokenizer is None:
         return lambda text: int(len(text) / CHARACTERS_PER_TOKEN) + 1
-    from transformers import AutoTokenizer
-
-    loaded: Any = AutoTokenizer.from_pretrained(tokenizer)
+    loaded = load_tokenizer(tokenizer, hub)
     return lambda text: len(loaded(text)["input_ids"])
 
 

@@ -9,9 +9,10 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
-from steper_ray.errors import InputError
+from steper_ray.errors import InputError, RowError
+from steper_ray.pretrained import DEFAULTS, HubConfig, explained, use_hub
 from steper_ray.reasoning.framework import Prompt
 from steper_ray.reasoning.loop import GREEDY, Generation, Sampling
 from steper_ray.reasoning.prompts import PromptEncoder
@@ -39,16 +40,38 @@ class EngineConfig(Section):
     args: dict[str, Any] = Field(default_factory=dict)
     """Any other vLLM engine argument, passed through."""
 
+    @field_validator("args")
+    @classmethod
+    def _is_said_once(cls, args: dict[str, Any]) -> dict[str, Any]:
+        if "hf_token" in args:
+            raise ValueError(
+                "hf_token is not for the run file; put the token into the environment variable that "
+                "hub.token_env names"
+            )
+        if "trust_remote_code" in args:
+            raise ValueError(
+                "set hub.trust_remote_code instead of trust_remote_code: it holds for tokenizers and "
+                "training too"
+            )
+        return args
+
 
 class VLLMEngine:
     """One running vLLM engine; create it inside a running event loop."""
 
-    def __init__(self, model: str, config: EngineConfig, reasoning: ReasoningConfig) -> None:
+    def __init__(
+        self,
+        model: str,
+        config: EngineConfig,
+        reasoning: ReasoningConfig,
+        hub: HubConfig = DEFAULTS,
+    ) -> None:
         """Start the engine.
 
-        Raises InputError if the model's context is too short for the prompts, or for `reasoning.chat`
-        without a chat template.
+        Raises InputError if the model cannot be had, if its context is too short for the prompts, or for
+        `reasoning.chat` without a chat template.
         """
+        use_hub(hub)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         if not config.gpus:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gib))
@@ -64,12 +87,14 @@ class VLLMEngine:
             "dtype": config.dtype,
             "max_num_seqs": config.max_num_seqs,
             "enable_log_requests": False,
+            "trust_remote_code": hub.trust_remote_code,
             **config.args,
         }
         # vLLM's CPU engine dies of a request with a seed whose prompt it takes in parts (0.29: "CPU
         # Generator does not use offset")
         self._seeded = bool(config.gpus)
-        self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        with explained(model, hub):
+            self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         try:
             self._encoder = PromptEncoder(self._llm.get_tokenizer(), reasoning.chat)
         except InputError:
@@ -93,7 +118,7 @@ class VLLMEngine:
     ) -> Generation:
         """Continue a prompt up to a text of `stop`, the end of text, or `max_tokens`.
 
-        Raises vllm's EngineDeadError if the engine died, ValueError if it refuses the prompt.
+        Raises vllm's EngineDeadError if the engine died, RowError if it refuses the prompt.
         """
         ids = self._encoder.encode(prompt)
         return await self.generate_after(ids, stop=stop, max_tokens=max_tokens, sampling=sampling)
@@ -108,6 +133,7 @@ class VLLMEngine:
     ) -> Generation:
         """`generate` for a prompt that is encoded already (by a `PromptEncoder` of the same model)."""
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
 
         parameters = SamplingParams(
             temperature=sampling.temperature,
@@ -119,8 +145,11 @@ class VLLMEngine:
         )
         final = None
         prompt = {"prompt_token_ids": list(ids)}
-        async for output in self._llm.generate(prompt, parameters, uuid.uuid4().hex):
-            final = output
+        try:
+            async for output in self._llm.generate(prompt, parameters, uuid.uuid4().hex):
+                final = output
+        except (VLLMClientError, ValueError) as error:
+            raise RowError(f"the engine refuses the prompt: {error}") from None
         assert final is not None
         completion = final.outputs[0]
         return Generation(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from steper_ray.errors import InputError
 from steper_ray.models import check_model, reasoning_for
+from steper_ray.pretrained import load_tokenizer
 from steper_ray.reasoning.framework import Prompt
 from steper_ray.reasoning.loop import GREEDY, Generation, Reasoned, Sampling, Searcher, reason
 from steper_ray.reasoning.prompts import PromptEncoder
@@ -69,8 +70,6 @@ def show_prompts(
     teacher: take the teacher's (`build.teacher`)
     Raises InputError for an unusable model or corpus, or a blank question.
     """
-    from transformers import AutoTokenizer
-
     from steper_ray.retrieval import Retriever
 
     question = question.strip()
@@ -81,12 +80,7 @@ def show_prompts(
     name = check_model(name, "--model" if model else setting)
     settings = reasoning_for(config, name)
     retriever = Retriever(config.corpus_dir)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"{name}: its tokenizer cannot be loaded ({line[:200]})") from None
-    encoder = PromptEncoder(tokenizer, settings.chat)
+    encoder = PromptEncoder(load_tokenizer(name, config.hub), settings.chat)
     shown = "in its chat template" if encoder.chat else "as plain text"
     examples = len(settings.demonstrations)
     yield (

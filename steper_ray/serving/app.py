@@ -19,6 +19,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from steper_ray.errors import InputError, StageError
 from steper_ray.models import carried_settings, check_model, reasoning_for
+from steper_ray.pretrained import load_tokenizer
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval import Retriever
 from steper_ray.section import Section
@@ -89,18 +90,19 @@ def build_app(config: "RunConfig") -> "Application":
     from steper_ray.serving.deployments import AnswerServer, StudentEngine
 
     model = check_model(served_model(config), "serve.model")
+    load_tokenizer(model, config.hub)  # what replicas die of, Serve does not say
     version = Retriever(config.corpus_dir).corpus_version
     reasoning, overrides = serving_settings(config, version)
     engine = StudentEngine.options(  # type: ignore[attr-defined]
         num_replicas=config.serve.engines,
         max_ongoing_requests=2 * config.engine.max_num_seqs,
         ray_actor_options={"num_cpus": config.engine.cpus, "num_gpus": config.engine.gpus},
-    ).bind(model, config.engine, reasoning, config.log_file("serve"))
+    ).bind(model, config.engine, reasoning, config.hub, config.log_file("serve"))
     return AnswerServer.options(  # type: ignore[attr-defined,no-any-return]
         num_replicas=config.serve.ingresses,
         max_ongoing_requests=2 * config.engine.max_num_seqs,
         ray_actor_options={"num_cpus": config.serve.ingress_cpus},
-    ).bind(engine, model, config.corpus_dir, reasoning, overrides, config.serve)
+    ).bind(engine, model, config.corpus_dir, reasoning, config.hub, overrides, config.serve)
 
 
 def build(args: dict[str, str]) -> "Application":

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from steper_ray.pretrained import HubConfig, load_tokenizer
 from steper_ray.reasoning.engine import EngineConfig, VLLMEngine
 from steper_ray.reasoning.framework import Prompt
 from steper_ray.reasoning.loop import GREEDY, Generation, Reasoned, Sampling, reason
@@ -79,10 +80,15 @@ class StudentEngine:
     """One vLLM engine."""
 
     async def __init__(  # type: ignore[misc]
-        self, model: str, config: EngineConfig, reasoning: ReasoningConfig, log: Path
+        self,
+        model: str,
+        config: EngineConfig,
+        reasoning: ReasoningConfig,
+        hub: HubConfig,
+        log: Path,
     ) -> None:
         redirect_output(log)
-        self._engine = VLLMEngine(model, config, reasoning)
+        self._engine = VLLMEngine(model, config, reasoning, hub)
 
     async def generate(
         self, ids: list[int], stop: Sequence[str], max_tokens: int, sampling: Sampling
@@ -101,12 +107,14 @@ class RemoteEngine:
     """An `Engine` whose prompts are encoded here and whose text is written by a replica."""
 
     def __init__(
-        self, handle: DeploymentHandle[Any], model: str, reasoning: ReasoningConfig
+        self,
+        handle: DeploymentHandle[Any],
+        model: str,
+        reasoning: ReasoningConfig,
+        hub: HubConfig,
     ) -> None:
-        from transformers import AutoTokenizer
-
         self._handle = handle
-        self._encoder = PromptEncoder(AutoTokenizer.from_pretrained(model), reasoning.chat)
+        self._encoder = PromptEncoder(load_tokenizer(model, hub), reasoning.chat)
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt as the engine counts them."""
@@ -156,10 +164,11 @@ class AnswerServer:
         model: str,
         corpus: Path,
         reasoning: ReasoningConfig,
+        hub: HubConfig,
         overrides: dict[str, Any],
         config: ServeConfig,
     ) -> None:
-        self._engine = RemoteEngine(engine, model, reasoning)
+        self._engine = RemoteEngine(engine, model, reasoning, hub)
         self._retriever = Retriever(corpus)
         self._model, self._reasoning, self._overrides = Path(model).name, reasoning, overrides
         self._config = config

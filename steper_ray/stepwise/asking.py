@@ -20,6 +20,7 @@ from typing import Final, Literal
 
 from steper_ray.errors import InputError, RowError
 from steper_ray.evaluation.metrics import accuracy, exact_match, f1
+from steper_ray.pretrained import DEFAULTS, HubConfig
 from steper_ray.reasoning.endpoint import EndpointConfig
 from steper_ray.reasoning.engine import EngineConfig
 from steper_ray.reasoning.hints import correction_hint, criticize, rationalization_hint
@@ -47,6 +48,13 @@ class Respondent:
     top_p: float = 1.0
     self_correction: bool = False
     rationalization: bool = False
+    hub: HubConfig = DEFAULTS
+    """How the model, or the tokenizer that counts for an endpoint, is reached."""
+
+    @property
+    def at_once(self) -> int:
+        """Requests that one actor makes at a time."""
+        return self.endpoint.concurrency if self.endpoint else self.engine.max_num_seqs
 
     def chain_id(self, question_id: str, sample: int = 1, kind: Kind = "first") -> str:
         """The id of a chain of this respondent."""
@@ -173,7 +181,7 @@ async def ask(
             )
         except InputError:  # no question will do better
             raise
-        except (RowError, ValueError) as failure:  # vLLM refuses a prompt with a ValueError
+        except RowError as failure:
             reasoned, error = Reasoned((), (), (), "", "answered"), str(failure)
         chain = make_chain(wanted.question, reasoned, respondent.model, corpus_version, chain_id)
         there[kind] = replace(

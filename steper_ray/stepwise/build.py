@@ -91,6 +91,9 @@ class BuildConfig(TeacherConfig):
     """Throw away the chains that are there and ask everything again (`steper build --fresh`)."""
     limit: PositiveInt | None = None
     """Use only the first so many training questions; null uses all."""
+    plan_sample: PositiveInt | None = None
+    """Questions that each teacher is asked for a plan (`steper plan --sample`); null takes 64 at least, and
+    enough to fill its engines twice."""
     push_to_hub: str | None = None
     """Repository (owner/name) on the Hugging Face Hub that `stepwise/` is uploaded to at the end of
     `steper build` and `steper select`, privately if new."""
@@ -148,7 +151,8 @@ def build(config: "RunConfig", on_progress: Progress | None = None) -> BuildSumm
     questions = load_questions(config, "train")[: config.build.limit]
     with locked(config.chains_dir):
         begin(config, respondents)
-        ran = ask_all(config, respondents, questions, on_progress)
+        rans = ask_all(config, respondents, questions, on_progress)
+        ran = sum(rans.values(), Ran())
         told = {
             "seconds": round(time.monotonic() - started, 3),
             "tokens_per_second": round(ran.generated_tokens / max(ran.engine_seconds, 1e-9), 3),
@@ -186,6 +190,7 @@ def find_respondents(config: "RunConfig") -> list[Respondent]:
                 top_p=one.top_p,
                 self_correction=one.self_correction,
                 rationalization=one.rationalization,
+                hub=config.hub,
             )
         )
     return found
@@ -197,7 +202,7 @@ def begin(config: "RunConfig", respondents: "Sequence[Respondent]") -> None:
     Raises InputError with what differs, and if there is no corpus.
     """
     version = Retriever(config.corpus_dir).corpus_version
-    first, *others = [_asked_how(respondent) for respondent in respondents]
+    first, *others = [asked_how(respondent) for respondent in respondents]
     names = [respondent.name for respondent in respondents[1:]]
     settings = {
         "corpus_version": version,
@@ -207,7 +212,7 @@ def begin(config: "RunConfig", respondents: "Sequence[Respondent]") -> None:
     take_up(config.chains_dir, settings, fresh=config.build.fresh)
 
 
-def _asked_how(respondent: Respondent) -> dict[str, Any]:
+def asked_how(respondent: Respondent) -> dict[str, Any]:
     """What must stay the same for chains to lie side by side; there may always be more of them."""
     endpoint = respondent.endpoint
     return {
@@ -224,15 +229,18 @@ def ask_all(
     respondents: "Sequence[Respondent]",
     questions: "Sequence[Question]",
     on_progress: Progress | None = None,
-) -> Ran:
-    """Ask each teacher what it has not answered, into the chains that are there; the lock is held."""
+) -> dict[str, Ran]:
+    """Ask each teacher what it has not answered, into the chains that are there; the lock is held.
+
+    Returns how each one's engines ran, by its name.
+    """
     chains = config.chains_dir
-    ran = Ran()
+    rans = {respondent.name: Ran() for respondent in respondents}
     read = partial(read_chains, chains)
     for respondent in respondents:
         wanted = find_wanted(respondent, questions, known(chains), read)
         while wanted:
-            ran += write_chains(
+            rans[respondent.name] += write_chains(
                 wanted,
                 new_dir(chains),
                 respondent=respondent,
@@ -243,7 +251,7 @@ def ask_all(
             add(chains)
             # what a killed build had made with fewer chains a question
             wanted = find_wanted(respondent, questions, known(chains), read, again=False)
-    return ran
+    return rans
 
 
 def write_examples(config: "RunConfig") -> Selected:

@@ -10,10 +10,12 @@ batches with it; after `engine.restarts` of them the stage ends.
 
 import asyncio
 import json
+import math
 import os
 import shutil
 import sys
 import time
+from array import array
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
@@ -29,6 +31,7 @@ from steper_ray.retrieval import Retriever
 from steper_ray.schema import CHAIN_SCHEMA, QUESTION_SCHEMA, Chain, Passage, Question, Step
 from steper_ray.session import redirect_output
 from steper_ray.stepwise.asking import Respondent, Wanted, ask, next_id
+from steper_ray.stepwise.pace import pieces, work_while_waiting
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,6 +59,8 @@ class Ran:
     chains: int = 0
     engine_seconds: float = 0.0
     """From when the first engine was ready until the last question was done."""
+    cpu_seconds: float = 0.0
+    """CPU time of the actors; their engines have processes of their own."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     """Prompt tokens found in a prefix cache."""
@@ -65,6 +70,15 @@ class Ran:
     """Searches that an actor had made before, and answered from memory."""
     starts: int = 0
     """Actors that were started, those in place of dead ones too."""
+    start_seconds: float = 0.0
+    """From the call until the first engine was ready."""
+    waiting_work: float = 0.0
+    """Questions' and samples' worth of steps written by warm engines while others waited to be begun."""
+    waiting_seconds: float = 0.0
+    """How long that was, summed over the engines; see `steper_ray.stepwise.pace`."""
+    waiting_slices: int = 0
+    waiting_deviations: float = 0.0
+    """How the pace varied in it, see `Waiting`."""
 
     def __add__(self, other: "Ran") -> "Ran":
         return Ran(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -137,6 +151,11 @@ def write_chains(
     return ran
 
 
+def block_size(respondent: Respondent) -> int:
+    """Questions and samples that an actor takes, and writes, together."""
+    return min(LARGEST_BLOCK, max(1, respondent.at_once // BATCHES_AT_ONCE))
+
+
 def _run(
     rows: list[dict[str, Any]],
     partial: Path,
@@ -153,9 +172,7 @@ def _run(
 
     source = partial / "questions.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=_wanted_schema()), source)
-    engine, endpoint = respondent.engine, respondent.endpoint
-    at_once = endpoint.concurrency if endpoint else engine.max_num_seqs
-    in_flight = min(LARGEST_BLOCK, max(1, at_once // BATCHES_AT_ONCE))
+    engine, in_flight = respondent.engine, block_size(respondent)
     with _tallied(len(rows), on_progress) as tally, ray.data.DataContext.current(context):
         data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=in_flight)
         chains = data.map_batches(
@@ -165,10 +182,10 @@ def _run(
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=engine.actors),
             num_cpus=engine.cpus,
-            num_gpus=0.0 if endpoint else engine.gpus,
+            num_gpus=0.0 if respondent.endpoint else engine.gpus,
         )
         chains.write_parquet(str(partial / "chains"))
-        ran: Ran = ray.get(tally.report.remote())
+        ran: Ran = ray.get(tally.whole.remote())
     return ran
 
 
@@ -246,9 +263,10 @@ class ChainMaker:
         self._starting = asyncio.Lock()
         self._failures = 0
         """Questions that failed since the last one that did not."""
-        self._starts, self._reason = ray.get(tally.start.remote())
-        self._counted = (0, 0)
-        """Searches, and those from memory, that the tally knows of."""
+        here = ray.get_runtime_context().current_actor
+        self._starts, self._reason = ray.get(tally.start.remote(here))
+        self._counted = (0, 0, 0.0)
+        """Searches, those from memory, and CPU seconds that the tally knows of."""
 
     async def __call__(self, batch: "pa.Table") -> AsyncIterator["pa.Table"]:
         import pyarrow as pa
@@ -257,7 +275,9 @@ class ChainMaker:
             if self._engine is None:
                 self._engine = self._start()
                 self._tally.ready.remote()
+                self._counted = (0, 0, time.process_time())
         wanted = [_wanted_from_row(row) for row in batch.to_pylist()]
+        begun = time.monotonic()
         for done in asyncio.as_completed([self._ask(one) for one in wanted]):
             chains = await done
             if self._failures >= MOST_FAILURES:
@@ -265,22 +285,24 @@ class ChainMaker:
                     f"{MOST_FAILURES} questions in a row could not be worked on, the last because: "
                     f"{chains[-1].error}"
                 )
-            self._tally.add.remote(self._did(chains))
+            steps = [s.search_seconds + s.generate_seconds for c in chains for s in c.steps]
+            self._tally.add.remote(self._did(chains), pieces(steps, time.monotonic() - begun))
             yield pa.Table.from_pylist([asdict(chain) for chain in chains], schema=CHAIN_SCHEMA)
 
     def _did(self, chains: Sequence[Chain]) -> Ran:
         """What these chains took, and the searches since the last ones."""
         steps = [step for chain in chains for step in chain.steps]
-        (searches, remembered), before = self._retriever.searches, self._counted
-        self._counted = (searches, remembered)
+        before, now = self._counted, (*self._retriever.searches, time.process_time())
+        self._counted = now
         return Ran(
             asked=1,
             chains=len(chains),
             prompt_tokens=sum(step.prompt_tokens for step in steps),
             cached_tokens=sum(step.cached_tokens or 0 for step in steps),
             generated_tokens=sum(step.generated_tokens for step in steps),
-            searches=searches - before[0],
-            remembered=remembered - before[1],
+            searches=now[0] - before[0],
+            remembered=now[1] - before[1],
+            cpu_seconds=now[2] - before[2],
         )
 
     def _start(self) -> "VLLMEngine | EndpointEngine":
@@ -293,8 +315,8 @@ class ChainMaker:
                 f"the last because: {why}; see {self._log}"
             )
         if respondent.endpoint is not None:
-            return EndpointEngine(respondent.model, respondent.endpoint)
-        return VLLMEngine(respondent.model, respondent.engine, respondent.reasoning)
+            return EndpointEngine(respondent.model, respondent.endpoint, respondent.hub)
+        return VLLMEngine(respondent.model, respondent.engine, respondent.reasoning, respondent.hub)
 
     async def _ask(self, wanted: Wanted) -> list[Chain]:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -322,26 +344,62 @@ class _Tally:
 
     def __init__(self) -> None:
         self._ran = Ran()
-        self._ready_at = 0.0
+        self._actors: list[Any] = []
+        self._called_at = time.monotonic()
+        self._ready_at: list[float] = []
         self._reason = ""
+        self._begun, self._done = array("d"), array("d")
+        """When each piece of work was begun, and done."""
+        self._first, self._last = math.inf, 0.0
+        """When the first question was done, and the last one begun."""
 
-    def start(self) -> tuple[int, str]:
+    def start(self, actor: Any) -> tuple[int, str]:
         """An actor has started: how many have by now, and why the last one died as far as it could say."""
+        self._actors.append(actor)
         self._ran += Ran(starts=1)
         return self._ran.starts, self._reason
 
+    def actors(self) -> list[Any]:
+        """Those that have started."""
+        return self._actors
+
     def ready(self) -> None:
-        self._ready_at = self._ready_at or time.monotonic()
+        self._ready_at.append(time.monotonic())
 
     def died(self, reason: str) -> None:
         self._reason = reason
 
-    def add(self, did: Ran) -> None:
-        seconds = time.monotonic() - self._ready_at
-        self._ran = replace(self._ran + did, engine_seconds=seconds)
+    def add(self, did: Ran, seconds: Sequence[float]) -> None:
+        """A question is done; seconds: how long each piece of its work took."""
+        now = time.monotonic()
+        self._ran = replace(self._ran + did, engine_seconds=now - self._ready_at[0])
+        at = now - sum(seconds)
+        self._first = min(self._first, now)
+        self._last = max(self._last, at)
+        for piece in seconds:
+            self._begun.append(at)
+            at += piece
+            self._done.append(at)
 
     def report(self) -> Ran:
+        """What is known at any time."""
         return self._ran
+
+    def whole(self) -> Ran:
+        """With what is known when all is done."""
+        if not self._ready_at:
+            return self._ran
+        waiting = work_while_waiting(
+            self._begun, self._done, self._ran.asked, self._first, self._last, self._ready_at
+        )
+        return replace(
+            self._ran,
+            start_seconds=self._ready_at[0] - self._called_at,
+            waiting_work=waiting.work,
+            waiting_seconds=waiting.seconds,
+            waiting_slices=waiting.slices,
+            waiting_deviations=waiting.deviations,
+        )
 
 
 @contextmanager
@@ -371,6 +429,9 @@ def _tallied(total: int, on_progress: Progress | None) -> Iterator[Any]:
         stop.set()
         thread.join()
         tell()
+        # Ray Data leaves an actor of a run that failed as it is, with the cores that it holds.
+        for actor in ray.get(tally.actors.remote()):
+            ray.kill(actor)
         ray.kill(tally)
 
 

@@ -74,7 +74,7 @@ def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -
         reasoning=config.reasoning,
         teachers=config.build.teachers,
     )
-    judged = dict(zip(files, _spread(judge, files), strict=True))
+    judged = dict(zip(files, spread(judge, files), strict=True))
     verdicts = share_out(judged, config.select)
     rows = [row for part in judged.values() for row in part]
     changes = Counter((r.before, verdicts[r.id]) for r in rows if r.before != verdicts[r.id])
@@ -82,9 +82,9 @@ def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -
     chains = _empty(chains_dir.with_name(f"{chains_dir.name}.selected.partial"))
     dataset = _empty(dataset_dir.with_name(f"{dataset_dir.name}.partial"))
     jobs = [(file, chains, {r.id: verdicts[r.id] for r in part}) for file, part in judged.items()]
-    counts = merge(_spread(rewrite_file, jobs))
+    counts = merge(spread(rewrite_file, jobs))
     write = partial(write_shard, folder=_empty(dataset / DATA), reasoning=config.reasoning)
-    deque(_spread(write, plan_shards(judged, verdicts)), maxlen=0)
+    deque(spread(write, plan_shards(judged, verdicts)), maxlen=0)
     questions = {r.question_id: None for r in rows}
     kept = {r.question_id: None for r in rows if verdicts[r.id] is None}
     stats = {
@@ -131,7 +131,7 @@ def _replace(folder: Path, new: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The function of each item, in order: on the cluster's cores where Ray is connected, else here."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():

@@ -79,12 +79,12 @@ def take_up(out: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
         if differences:
             raise InputError(
                 f"{out}: made with other settings: {'; '.join(differences)}. Go back to them, take another "
-                "run.dir, or start over with --fresh"
+                "run.dir, or start over with `steper build --fresh`"
             )
     elif present:
         raise InputError(
             f"{out}: no {file.name} says what its chains were made with; take another run.dir, "
-            "or start over with --fresh"
+            "or start over with `steper build --fresh`"
         )
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     write_whole(file, text)

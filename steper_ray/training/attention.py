@@ -158,6 +158,8 @@ def packing_obstacle(config: Any) -> str | None:
     """
     from transformers import AutoModelForCausalLM
 
+    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return "it runs code of its own"
     text = config.get_text_config()
     model_class: Any = AutoModelForCausalLM._model_mapping.get(type(text), None)
     if model_class is None or not model_class._supports_attention_backend:

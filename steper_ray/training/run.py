@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import StageError
 from steper_ray.models import student_settings
+from steper_ray.pretrained import load_model_config, load_tokenizer
 from steper_ray.reasoning.prompts import PromptEncoder
 from steper_ray.training.data import (
     MicroBatch,
@@ -75,7 +76,6 @@ class StudentTraining:
             UNIVERSAL_CHECKPOINT_VERSION_KEY,
             UNIVERSAL_CHECKPOINT_VERSION_VALUE,
         )
-        from transformers import AutoConfig, AutoTokenizer
 
         from steper_ray.training.attention import packing_obstacle
         from steper_ray.training.checkpoints import load_state
@@ -83,15 +83,16 @@ class StudentTraining:
 
         self.task, self.rank, self.ranks, self.device = task, rank, ranks, device
         train = task.train
-        tokenizer = AutoTokenizer.from_pretrained(train.model)
+        tokenizer = load_tokenizer(train.model, task.hub)
         self.pad = tokenizer.pad_token_id or 0
         self.student_settings = student_settings(
             task.reasoning,
             task.corpus_version,
             chat=PromptEncoder(tokenizer, task.reasoning.chat).chat,
         )
-        self.model_config = AutoConfig.from_pretrained(train.model).get_text_config()
-        obstacle = packing_obstacle(self.model_config)
+        model_config = load_model_config(train.model, task.hub)
+        self.model_config = model_config.get_text_config()
+        obstacle = packing_obstacle(model_config)
         self.separate_because = obstacle if train.packing else "train.packing is false"
         self.packed = self.separate_because is None
         self.data: TokenizedData = tokenize_examples(
@@ -134,6 +135,7 @@ class StudentTraining:
             lora=train.lora,
             liger=train.use_gpu and find_spec("liger_kernel") is not None,
             zero3=ds_config if train.zero_stage == 3 else None,
+            hub=task.hub,
         )
         # DeepSpeed writes it into ZeRO-1 and -2 checkpoints, which only then can be made universal.
         version = {UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE}
@@ -143,6 +145,8 @@ class StudentTraining:
             model_parameters=[p for p in student.parameters() if p.requires_grad],
             config=ds_config,
         )
+        if train.offload_weights != "nvme":
+            student.loss_head.stay_gathered()
         self.sigma = Sigma(
             train.sigma_init,
             lr=train.sigma_lr,
@@ -482,6 +486,7 @@ class StudentTraining:
                 train.model,
                 candidate_dir(self.task.training_dir, self.step),
                 self.student_settings,
+                self.task.hub,
             )
 
     def _remove_candidate(self, step: int) -> None:

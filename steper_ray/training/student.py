@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.integrations.deepspeed import set_hf_deepspeed_config
 
 from steper_ray.models import SETTINGS_FILE
+from steper_ray.pretrained import DEFAULTS, HubConfig, explained, load_model_config, load_tokenizer
 from steper_ray.training.attention import ATTENTION
 from steper_ray.training.batch import Batch
 from steper_ray.training.linear_cross_entropy import linear_cross_entropy
@@ -25,7 +26,8 @@ from steper_ray.training.objective import example_means
 class LossHead(nn.Module):
     """A model's head together with the loss, in chunks of tokens.
 
-    It has the head's own parameters, so ZeRO-3 gathers them once for all chunks.
+    It has the head's own parameters, so ZeRO-3 gathers them once for all chunks, and after `stay_gathered`
+    once for all micro-batches of a step.
     """
 
     def __init__(self, head: nn.Linear, config: Any) -> None:
@@ -51,6 +53,15 @@ class LossHead(nn.Module):
             scale=self.scale,
             softcap=self.softcap,
         )
+
+    def stay_gathered(self) -> None:
+        """From its first use in a step until the weights move; without ZeRO-3 it means nothing.
+
+        DeepSpeed leaves what it calls persistent alone between modules, and shards everything in
+        `engine.step`. A persistent weight from a disk (NVMe) would never be written back: not for those.
+        """
+        for parameter in self.parameters():
+            parameter.ds_persist = True  # type: ignore[attr-defined]
 
 
 class StudentLoss(nn.Module):
@@ -106,6 +117,7 @@ def load_student(
     lora: LoraConfig | None = None,
     liger: bool = False,
     zero3: dict[str, Any] | None = None,
+    hub: HubConfig = DEFAULTS,
 ) -> StudentLoss:
     """The base student, ready for training.
 
@@ -116,7 +128,10 @@ def load_student(
     zero3:  the DeepSpeed configuration if weights are to be sharded (torch.distributed must be up)
     """
     sharded = ShardedLoading(zero3) if zero3 is not None else None
-    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    with explained(name, hub):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, trust_remote_code=hub.trust_remote_code
+        )
     del sharded
     if lora is not None:
         add_adapters(model, lora, dtype)
@@ -157,18 +172,22 @@ def export_student(
     base: str,
     folder: Path,
     settings: dict[str, Any],
+    hub: HubConfig = DEFAULTS,
 ) -> None:
     """Write the student as a Hugging Face folder, whole or not at all.
 
     weights:    from `gather_weights`
     generation: the trained model's generation config
-    base:       folder or hub name of the base student: its config, tokenizer and dtype are kept
+    base:       folder or hub name of the base student: its config, tokenizer, dtype and the code that it
+                brings are kept
     settings:   how the student is to be asked, written beside it for evaluation and serving
     """
-    config = AutoConfig.from_pretrained(base)
+    config = load_model_config(base, hub)
     dtype = config.dtype or torch.float32
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=hub.trust_remote_code
+        )
     whole = {name: weight.to(dtype) for name, weight in weights.items()}
     found = model.load_state_dict(whole, strict=False, assign=True)
     assert not found.unexpected_keys, found
@@ -179,7 +198,7 @@ def export_student(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(base).save_pretrained(partial)
+    load_tokenizer(base, hub).save_pretrained(partial)
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     (partial / SETTINGS_FILE).write_text(text, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)

@@ -425,6 +425,7 @@ def worker_task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
         reasoning=config.reasoning,
         corpus_version=read_corpus_version(config.chains_dir),
         log=str(config.log_file("train").absolute()),
+        hub=config.hub,
     )
 
 

@@ -9,10 +9,11 @@ import shutil
 import sys
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from steper_ray.pretrained import DEFAULTS, HubConfig, use_hub
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import STAGES
 from steper_ray.session import redirect_output
@@ -40,6 +41,8 @@ class WorkerTask:
     """What the chains were retrieved from; written there too."""
     log: str
     """File for what the workers print."""
+    hub: HubConfig = field(default=DEFAULTS, repr=False)
+    """How the base student is reached; not shown, since what is learned does not depend on it."""
 
     @property
     def bf16(self) -> bool:
@@ -76,6 +79,7 @@ def candidate_dir(training_dir: str, step: int) -> Path:
 
 def prepare_process(task: WorkerTask) -> None:
     """Settings of this process that must precede the first use of torch or DeepSpeed."""
+    use_hub(task.hub)
     if not task.train.use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     # Subprocesses of libraries that compile at first use look for ninja beside python.

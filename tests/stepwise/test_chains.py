@@ -1,9 +1,6 @@
 """Chains made through an endpoint: the real Ray Data path, with a server of the test as the teacher."""
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,61 +10,11 @@ from steper_ray.errors import InputError, StageError, find_steper_error
 from steper_ray.questions import load_questions
 from steper_ray.reasoning.endpoint import EndpointConfig
 from steper_ray.stepwise.asking import Respondent, Wanted
+from steper_ray.stepwise.build import build
 from steper_ray.stepwise.chains import MOST_FAILURES, read_chains, write_chains
+from tests.stepwise.conftest import Teacher
 
 pytestmark = pytest.mark.engine
-
-
-class Teacher(ThreadingHTTPServer):
-    """Answers every step at once; 400 to prompts that contain a word, 500 to all when broken."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.refuses: set[str] = set()
-        self.broken = False
-        self.prompts: list[str] = []
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Teacher
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = asked["prompt"]
-        self.server.prompts.append(prompt)
-        if self.server.broken:
-            self.reply(500, {"error": {"message": "out of order"}})
-        elif any(word in prompt for word in self.server.refuses):
-            self.reply(400, {"error": {"message": "this prompt is too long"}})
-        else:
-            text = " It is so. So the answer is: Rome."
-            choice = {"text": text, "index": 0, "finish_reason": "stop", "logprobs": None}
-            usage = {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
-            body = {"id": "1", "object": "text_completion", "created": 1, "model": "m"}
-            self.reply(200, {**body, "choices": [choice], "usage": usage})
-
-    def reply(self, status: int, body: dict[str, Any]) -> None:
-        text = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def teacher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Teacher]:
-    server = Teacher()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 def write(config: RunConfig, teacher: Teacher, name: str, **settings: Any) -> list[Any]:
@@ -126,3 +73,58 @@ def test_a_missing_key_ends_the_stage_at_once(toy_corpus: RunConfig, teacher: Te
         )
     assert isinstance(find_steper_error(raised.value), InputError)
     assert not teacher.prompts
+
+
+def test_teachers_samples_and_second_attempts_lie_side_by_side_and_one_chain_is_taken(
+    toy_corpus: RunConfig, tmp_path: Path, teacher: Teacher
+) -> None:
+    """Wrong at first, right after criticism; the second teacher is right at once, of the odd questions."""
+    questions = {q.question: q for q in load_questions(toy_corpus, "dev")[:6]}
+    names = list(questions)
+
+    def says(asked: dict[str, Any]) -> str:
+        prompt = asked["prompt"]
+        if prompt.endswith("Criticism:"):
+            return " The first step takes the wrong one."
+        (question,) = [name for name in names if f"Question: {name}" in prompt]
+        right = "Criticism: The first" in prompt
+        if asked["model"] == "second":
+            right = names.index(question) % 2 == 1
+        answer = questions[question].answer if right else "nobody"
+        return f" It is so, {asked['seed']}. So the answer is: {answer}."
+
+    teacher.says = says
+    (tmp_path / "corpus.lance").symlink_to(toy_corpus.corpus_dir)
+    endpoint = {"base_url": teacher.url, "api_key_env": "PATH", "retries": 0}
+    ask = {"endpoint": endpoint, "temperature": 0.7, "samples": 2}
+    values = {
+        "run": {"dir": str(tmp_path)},
+        "questions": {"train": toy_corpus.questions.dev},
+        "reasoning": toy_corpus.reasoning.model_dump(),
+        "build": {"teacher": "first", "self_correction": True, "limit": 6, **ask},
+        "select": {"grounded": False},
+    }
+    summary = build(RunConfig.model_validate(values))
+    ids = [question.id for question in questions.values()]
+    expected = [
+        f"{i}{sample}{kind}" for i in ids for sample in ("", "#2") for kind in ("", ":corrected")
+    ]
+    chains = {chain.id: chain for chain in read_chains(tmp_path / "chains")}
+    assert sorted(chains) == sorted(expected)
+    assert (summary.questions, summary.chains, summary.kept) == (6, 24, 6)
+    assert summary.rejected == {"wrong_answer": 12, "not_chosen": 6}
+    kept = {chain.id for chain in chains.values() if chain.rejected is None}
+    assert kept == {f"{i}:corrected" for i in ids}
+    # Each sample has a seed of its own.
+    assert chains[ids[0]].steps[0].rationale != chains[f"{ids[0]}#2"].steps[0].rationale
+
+    # A teacher joins: only it is asked, and its chains are first attempts, which come before second ones.
+    requests = len(teacher.prompts)
+    values["build"]["ensemble"] = [{"teacher": "second", **ask}]
+    summary = build(RunConfig.model_validate(values))
+    assert (summary.ran.asked, len(teacher.prompts) - requests) == (12, 12)
+    assert (summary.questions, summary.chains, summary.kept) == (6, 36, 6)
+    chains = {chain.id: chain for chain in read_chains(tmp_path / "chains")}
+    kept = {chain.id for chain in chains.values() if chain.rejected is None}
+    assert kept == {f"{i}@second" if n % 2 else f"{i}:corrected" for n, i in enumerate(ids)}
+    assert {chain.teacher for chain in chains.values()} == {"", "second"}

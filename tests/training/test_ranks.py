@@ -33,6 +33,8 @@ class Trace:
     """Of each step, whole and before clipping; on rank 0 only."""
     held: dict[str, int]
     """Numbers that this rank holds between steps."""
+    head_whole: list[bool]
+    """Whether it held all of the head: after each micro-batch of the last step, then after that step."""
     parameters: int
 
 
@@ -78,9 +80,17 @@ def train_on_rank(
             gradients.append(gradient)
         step()
 
-    training.engine.step = watched_step
+    head, head_whole = training.engine.module.loss_head.weight, []
+    backward = training.engine.backward
+
+    def watched_backward(loss: torch.Tensor) -> None:
+        backward(loss)
+        head_whole.append(head.numel() > 0)
+
+    training.engine.step, training.engine.backward = watched_step, watched_backward
     done = []
     while training.step < STEPS:
+        head_whole.clear()
         done.append(training.train_step())
         if save is not None and training.step == SAVED:
             training.save(save)
@@ -89,6 +99,7 @@ def train_on_rank(
         stage_losses=[(m.L_init, m.L_exp, m.L_agg) for m in done],
         sigmas=[(m.sigma_init, m.sigma_exp, m.sigma_agg) for m in done],
         gradients=gradients,
+        head_whole=[*head_whole, head.numel() > 0],
         held=held_between_steps(training) if task.train.zero_stage == 3 else {},
         parameters=sum(
             getattr(p, "ds_numel", p.numel()) for p in training.engine.module.parameters()
@@ -135,7 +146,7 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
             warmup_ratio=0.1,
             epochs=10,
             chains_per_batch=4,
-            micro_batch_tokens=600,
+            micro_batch_tokens=250,
             gradient_checkpointing=False,
             deepspeed={"zero_optimization": {"stage3_param_persistence_threshold": 0}},
         ),
@@ -185,6 +196,8 @@ def test_one_and_two_ranks_train_alike_and_go_on_from_each_others_checkpoints(
 
     if zero_stage == 3:
         for rank in (first, second):
+            assert rank.head_whole == [True] * (len(rank.head_whole) - 1) + [False]
+            assert len(rank.head_whole) > 2, "several micro-batches a step"
             # A matrix of odd size leaves one number more on each rank.
             most = alone.parameters / 2 + 100
             assert rank.held["whole"] == 0 or rank.held["whole"] <= 100

@@ -1,0 +1,169 @@
+"""What stands between a name in the run file and a loaded model: token, offline mode, code of its own.
+
+A token is never passed on, so no argument, log or record has it: it stays in the environment of each
+process that loads, under the one name that every library reads. Who cannot load what gets one line that
+names the model, the variable and the way out, whatever library failed.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from steper_ray.errors import InputError
+from steper_ray.section import EnvironmentName, Section
+
+TOKEN: Final = "HF_TOKEN"
+"""Where huggingface_hub, and all that is built on it, looks for the token."""
+
+
+class HubConfig(Section):
+    """How models and data sets on the Hugging Face Hub are reached, and what of theirs is run."""
+
+    trust_remote_code: bool = False
+    """Run the Python code that a model folder or repository brings, wherever the model is loaded; read it
+    before."""
+    offline: bool = False
+    """Use only what is on disk or was fetched before; `false` leaves HF_HUB_OFFLINE as it is."""
+    token_env: EnvironmentName = TOKEN
+    """Environment variable with the token for gated and private repositories, on every machine that loads
+    from them; the token is written nowhere. Unset leaves what `hf auth login` left."""
+
+
+DEFAULTS: Final = HubConfig()
+
+
+def use_hub(hub: HubConfig) -> None:
+    """Have this process, and those it starts, reach the Hub as the section says."""
+    if token := os.environ.get(hub.token_env):
+        os.environ[TOKEN] = token
+    if hub.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        # read once, by whoever has imported them already
+        for name in ("huggingface_hub.constants", "datasets.config"):
+            if name in sys.modules:
+                vars(sys.modules[name])["HF_HUB_OFFLINE"] = True
+
+
+def load_tokenizer(model: str, hub: HubConfig = DEFAULTS) -> Any:
+    """A model's tokenizer; raises InputError with the reason if it cannot be had."""
+    use_hub(hub)
+    from transformers import AutoTokenizer
+
+    try:
+        with explained(model, hub):
+            return AutoTokenizer.from_pretrained(model, trust_remote_code=hub.trust_remote_code)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{model}: its tokenizer cannot be loaded ({_short(error)})") from None
+
+
+def load_model_config(model: str, hub: HubConfig = DEFAULTS) -> Any:
+    """A model's transformers configuration. It has an `auto_map` only where the code it names is run.
+
+    Raises InputError with the reason if it cannot be had.
+    """
+    use_hub(hub)
+    from transformers import AutoConfig
+
+    with explained(model, hub):
+        config: Any = AutoConfig.from_pretrained(model, trust_remote_code=hub.trust_remote_code)
+    if not hub.trust_remote_code and hasattr(config, "auto_map"):
+        del config.auto_map
+    return config
+
+
+@contextmanager
+def explained(model: str, hub: HubConfig) -> Iterator[None]:
+    """Turns what transformers, vLLM and huggingface_hub raise inside into one InputError.
+
+    It does so for a model that cannot be reached, and for one whose own code is in the way; any other
+    error passes through.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        local = Path(model).expanduser().is_dir()
+        reason = None if local else why_not(error, model, hub.token_env)
+        if (reason := reason or _own_code(error, model, hub)) is None:
+            raise
+        raise InputError(reason) from None
+
+
+def why_not(error: BaseException, name: str, token_env: str = TOKEN, kind: str = "") -> str | None:
+    """Why a repository could not be read, and what to do; None if the Hub has no part in the error.
+
+    kind: what stands before its name in addresses: nothing, or `datasets/`
+    """
+    from huggingface_hub import constants, errors, get_token
+
+    def raised(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(one, kinds) for one in chain)
+
+    chain = _chain(error)
+    said = " ".join(map(str, chain))  # `datasets` drops the causes of its errors
+    endpoint = constants.ENDPOINT
+    given = f"a token that may read it into {token_env} on every machine that loads it"
+    if raised(errors.GatedRepoError) or "is a gated dataset" in said:
+        sent = "the token sent has no access" if get_token() else "no token was sent"
+        return f"{name}: gated, and {sent}; accept its terms at {endpoint}/{kind}{name} and put {given}"
+    if constants.is_offline_mode() and raised(FileNotFoundError, ConnectionError):
+        of = " --repo-type dataset" if kind else ""
+        return (
+            f"{name}: not on this machine, and offline mode is on; fetch it with `hf download {name}{of}`, "
+            "or set hub.offline: false and unset HF_HUB_OFFLINE"
+        )
+    if raised(errors.RepositoryNotFoundError) or "doesn't exist on the Hub" in said:
+        return f"{name}: no such repository at {endpoint}, or a private one; check the name, or put {given}"
+    if raised(errors.LocalEntryNotFoundError, ConnectionError):
+        return (
+            f"{name}: not on this machine, and {endpoint} cannot be reached; check the network and "
+            "HF_ENDPOINT, or fetch it elsewhere"
+        )
+    refusal = next((one for one in chain if isinstance(one, errors.HfHubHTTPError)), None)
+    if refusal is not None:
+        answer = f"{refusal.response.status_code}: {_short(refusal.server_message or refusal)}"
+        return f"{name}: {endpoint} refuses it ({answer})"
+    return None
+
+
+def _own_code(error: BaseException, model: str, hub: HubConfig) -> str | None:
+    """What to do about a model's own code, if that is what an error is about."""
+    chain = _chain(error)
+    missing = next((one for one in chain if isinstance(one, ImportError)), None)
+    if hub.trust_remote_code and missing is not None:
+        return f"{model}: the code it brings cannot be run ({_short(missing)})"
+    if not hub.trust_remote_code and any("trust_remote_code=True" in str(one) for one in chain):
+        return (
+            f"{model}: brings code of its own, which is not run unasked; read it, then set "
+            "hub.trust_remote_code: true"
+        )
+    return None
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and all that led to it, also what pydantic wraps."""
+    from pydantic import ValidationError
+
+    found: list[BaseException] = []
+    queue: list[BaseException | None] = [error]
+    while queue:
+        one = queue.pop(0)
+        if one is None or one in found:
+            continue
+        found.append(one)
+        queue += [one.__cause__, one.__context__]
+        if isinstance(one, ValidationError):
+            queue += [finding.get("ctx", {}).get("error") for finding in one.errors()]
+    return found
+
+
+def _short(error: object) -> str:
+    """One line of a foreign message, without the token."""
+    line = " ".join(str(error).split())
+    if token := os.environ.get(TOKEN):
+        line = line.replace(token, "…")
+    return line if len(line) <= 200 else f"{line[:200]}…"

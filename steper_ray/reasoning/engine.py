@@ -134,6 +134,7 @@ class VLLMEngine:
         """`generate` for a prompt that is encoded already (by a `PromptEncoder` of the same model)."""
         from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
+        from vllm.sampling_params import RequestOutputKind
 
         parameters = SamplingParams(
             temperature=sampling.temperature,
@@ -142,6 +143,7 @@ class VLLMEngine:
             max_tokens=max_tokens,
             stop=list(stop),
             logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,  # nobody is woken for a token
         )
         final = None
         prompt = {"prompt_token_ids": list(ids)}

@@ -1,14 +1,15 @@
 """Runs questions through the reasoning loop on Ray Data: one vLLM engine an actor, no barriers.
 
-Each actor holds an engine and a retriever and works on several batches of questions at a time; within
-it every question goes on as soon as its own step is done, so the engine stays full. Used by the
-teacher (build) and by evaluation.
+Each actor holds an engine and a retriever and has several blocks of questions open; every question goes on
+as soon as its own step is done, and the next begins as soon as one is answered, whatever their blocks, so
+the engine stays full. Used by the teacher (build) and by evaluation.
 
 An actor that is killed, or whose engine dies, is started again in its place or on another node, and its
 batches with it; after `engine.restarts` of them the stage ends.
 """
 
 import asyncio
+import gc
 import json
 import math
 import os
@@ -44,8 +45,11 @@ LARGEST_BLOCK: Final = 64
 """Most questions that are written together, and lost together where a driver or an actor dies."""
 MOST_FAILURES: Final = 50
 """So many failed questions in a row, on one actor, end the stage: the fault is not theirs."""
-BATCHES_AT_ONCE: Final = 4
-"""Batches that Ray Data hands to one actor at a time (RAY_DATA_DEFAULT_ASYNC_BATCH_UDF_MAX_CONCURRENCY)."""
+BLOCKS_AT_WORK: Final = 4
+"""Blocks that hold as many questions as an engine takes at a time; as many again wait, begun one by one as
+places become free, so that no engine waits for the slowest question of a block."""
+TELL_SECONDS: Final = 0.5
+"""Between two reports of an actor on what it has done."""
 ADDED_LATER: Final = {"teacher": "", "sample": 1, "attempt": 1, "rationalized": False}
 """What a chain has in these columns that was written before there were such."""
 
@@ -153,7 +157,12 @@ def write_chains(
 
 def block_size(respondent: Respondent) -> int:
     """Questions and samples that an actor takes, and writes, together."""
-    return min(LARGEST_BLOCK, max(1, respondent.at_once // BATCHES_AT_ONCE))
+    return min(LARGEST_BLOCK, max(1, respondent.at_once // BLOCKS_AT_WORK))
+
+
+def open_blocks(respondent: Respondent) -> int:
+    """Blocks that an actor has at a time, begun or waiting."""
+    return 2 * math.ceil(respondent.at_once / block_size(respondent))
 
 
 def _run(
@@ -172,15 +181,19 @@ def _run(
 
     source = partial / "questions.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=_wanted_schema()), source)
-    engine, in_flight = respondent.engine, block_size(respondent)
+    engine, size, at_a_time = respondent.engine, block_size(respondent), open_blocks(respondent)
     with _tallied(len(rows), on_progress) as tally, ray.data.DataContext.current(context):
-        data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=in_flight)
+        data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=size)
         chains = data.map_batches(
             ChainMaker,
             fn_constructor_args=(respondent, corpus, log, tally),
-            batch_size=in_flight,
+            batch_size=size,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=engine.actors),
+            compute=ray.data.ActorPoolStrategy(
+                size=engine.actors,
+                max_concurrent_calls_per_actor=at_a_time,
+                max_tasks_in_flight_per_actor=at_a_time,
+            ),
             num_cpus=engine.cpus,
             num_gpus=0.0 if respondent.endpoint else engine.gpus,
         )
@@ -257,16 +270,23 @@ class ChainMaker:
         import ray
 
         redirect_output(log)
+        # The searches of many questions fill a core by themselves; more threads only disturb the engine.
+        os.environ.setdefault("LANCE_CPU_THREADS", "1")
+        os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
         self._respondent, self._log, self._tally = respondent, log, tally
         self._retriever = Retriever(corpus)
         self._engine: VLLMEngine | EndpointEngine | None = None
         self._starting = asyncio.Lock()
+        self._places = asyncio.Semaphore(respondent.at_once)
         self._failures = 0
         """Questions that failed since the last one that did not."""
         here = ray.get_runtime_context().current_actor
         self._starts, self._reason = ray.get(tally.start.remote(here))
         self._counted = (0, 0, 0.0)
-        """Searches, those from memory, and CPU seconds that the tally knows of."""
+        """Searches, those from memory, and CPU seconds that are counted."""
+        self._did, self._told_at = Ran(), 0.0
+        self._untold: list[tuple[float, tuple[float, ...]]] = []
+        """When questions were done that the tally does not know of, and how long their pieces took."""
 
     async def __call__(self, batch: "pa.Table") -> AsyncIterator["pa.Table"]:
         import pyarrow as pa
@@ -274,22 +294,16 @@ class ChainMaker:
         async with self._starting:
             if self._engine is None:
                 self._engine = self._start()
+                gc.collect()
+                gc.freeze()  # what was imported stays; looking through it again and again costs
                 self._tally.ready.remote()
                 self._counted = (0, 0, time.process_time())
-        wanted = [_wanted_from_row(row) for row in batch.to_pylist()]
-        begun = time.monotonic()
-        for done in asyncio.as_completed([self._ask(one) for one in wanted]):
-            chains = await done
-            if self._failures >= MOST_FAILURES:
-                raise StageError(
-                    f"{MOST_FAILURES} questions in a row could not be worked on, the last because: "
-                    f"{chains[-1].error}"
-                )
-            steps = [s.search_seconds + s.generate_seconds for c in chains for s in c.steps]
-            self._tally.add.remote(self._did(chains), pieces(steps, time.monotonic() - begun))
-            yield pa.Table.from_pylist([asdict(chain) for chain in chains], schema=CHAIN_SCHEMA)
+        work = [self._ask(_wanted_from_row(row)) for row in batch.to_pylist()]
+        rows = [asdict(chain) for chains in await asyncio.gather(*work) for chain in chains]
+        self._tell()
+        yield pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
 
-    def _did(self, chains: Sequence[Chain]) -> Ran:
+    def _taken(self, chains: Sequence[Chain]) -> Ran:
         """What these chains took, and the searches since the last ones."""
         steps = [step for chain in chains for step in chain.steps]
         before, now = self._counted, (*self._retriever.searches, time.process_time())
@@ -319,24 +333,45 @@ class ChainMaker:
         return VLLMEngine(respondent.model, respondent.engine, respondent.reasoning, respondent.hub)
 
     async def _ask(self, wanted: Wanted) -> list[Chain]:
+        """The chains of one sample, as soon as there is a place for it."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         assert self._engine is not None
-        try:
-            chains = await ask(
-                wanted,
-                respondent=self._respondent,
-                engine=self._engine,
-                searcher=self._retriever,
-                corpus_version=self._retriever.corpus_version,
-            )
-        except EngineDeadError as error:
-            print(f"the engine died: {error}; this actor ends so that its work is retried")
-            sys.stdout.flush()
-            await self._tally.died.remote(" ".join(str(error).split()))
-            os._exit(1)
+        async with self._places:
+            begun = time.monotonic()
+            try:
+                chains = await ask(
+                    wanted,
+                    respondent=self._respondent,
+                    engine=self._engine,
+                    searcher=self._retriever,
+                    corpus_version=self._retriever.corpus_version,
+                )
+            except EngineDeadError as error:
+                print(f"the engine died: {error}; this actor ends so that its work is retried")
+                sys.stdout.flush()
+                await self._tally.died.remote(" ".join(str(error).split()))
+                os._exit(1)
         self._failures = self._failures + 1 if chains[-1].error is not None else 0
+        if self._failures >= MOST_FAILURES:
+            raise StageError(
+                f"{MOST_FAILURES} questions in a row could not be worked on, the last because: "
+                f"{chains[-1].error}"
+            )
+        steps = [s.search_seconds + s.generate_seconds for c in chains for s in c.steps]
+        done = time.monotonic()
+        self._untold.append((done, pieces(steps, done - begun)))
+        self._did += self._taken(chains)
+        if done - self._told_at > TELL_SECONDS:
+            self._tell()
         return chains
+
+    def _tell(self) -> None:
+        """Tell the tally what was done since it was told last; times as ages, for clocks differ."""
+        self._told_at = now = time.monotonic()
+        ages = [(now - done, seconds) for done, seconds in self._untold]
+        self._tally.add.remote(self._did, ages)
+        self._did, self._untold = Ran(), []
 
 
 class _Tally:
@@ -350,8 +385,8 @@ class _Tally:
         self._reason = ""
         self._begun, self._done = array("d"), array("d")
         """When each piece of work was begun, and done."""
-        self._first, self._last = math.inf, 0.0
-        """When the first question was done, and the last one begun."""
+        self._first, self._last, self._newest = math.inf, 0.0, 0.0
+        """When the first question was done, the last one begun, and the newest one done."""
 
     def start(self, actor: Any) -> tuple[int, str]:
         """An actor has started: how many have by now, and why the last one died as far as it could say."""
@@ -369,17 +404,21 @@ class _Tally:
     def died(self, reason: str) -> None:
         self._reason = reason
 
-    def add(self, did: Ran, seconds: Sequence[float]) -> None:
-        """A question is done; seconds: how long each piece of its work took."""
+    def add(self, did: Ran, ages: Sequence[tuple[float, Sequence[float]]]) -> None:
+        """Questions are done; ages: for how long, and how long each piece of them took, in seconds."""
         now = time.monotonic()
-        self._ran = replace(self._ran + did, engine_seconds=now - self._ready_at[0])
-        at = now - sum(seconds)
-        self._first = min(self._first, now)
-        self._last = max(self._last, at)
-        for piece in seconds:
-            self._begun.append(at)
-            at += piece
-            self._done.append(at)
+        self._ran += did
+        for age, seconds in ages:
+            at = now - age - sum(seconds)
+            self._first = min(self._first, now - age)
+            self._last = max(self._last, at)
+            self._newest = max(self._newest, now - age)
+            for piece in seconds:
+                self._begun.append(at)
+                at += piece
+                self._done.append(at)
+        if self._ready_at:
+            self._ran = replace(self._ran, engine_seconds=self._newest - self._ready_at[0])
 
     def report(self) -> Ran:
         """What is known at any time."""

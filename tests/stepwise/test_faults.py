@@ -32,8 +32,9 @@ pytestmark = pytest.mark.engine
 QUESTIONS = 200
 KILL_AT = 90
 """Questions done when something is killed."""
-OPEN = 128
-"""Questions in open blocks at the most: `max_num_seqs` of the toy's run file."""
+AT_ONCE = 32
+OPEN = 2 * AT_ONCE
+"""Questions in an actor's open blocks at the most."""
 DIFFERING = QUESTIONS * 0.005
 """Chains that may read otherwise: the engine's batches fall differently, and with them ties of floats."""
 
@@ -92,6 +93,7 @@ def settings(toy: RunConfig, folder: Path, *more: str) -> list[str]:
         f"questions.train={toy.questions.train}",
         f"build.teacher={toy.build.teacher}",
         f"build.limit={QUESTIONS}",
+        f"engine.max_num_seqs={AT_ONCE}",
         *more,
     ]
 

@@ -9,6 +9,7 @@ batches with it; after `engine.restarts` of them the stage ends.
 """
 
 import asyncio
+import functools
 import gc
 import json
 import math
@@ -48,6 +49,8 @@ MOST_FAILURES: Final = 50
 BLOCKS_AT_WORK: Final = 4
 """Blocks that hold as many questions as an engine takes at a time; as many again wait, begun one by one as
 places become free, so that no engine waits for the slowest question of a block."""
+ROWS_AT_ONCE: Final = 1024
+"""Questions that the driver has as rows at a time."""
 TELL_SECONDS: Final = 0.5
 """Between two reports of an actor on what it has done."""
 ADDED_LATER: Final = {"teacher": "", "sample": 1, "attempt": 1, "rationalized": False}
@@ -142,13 +145,11 @@ def write_chains(
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     done = _take_up(partial, context)
-    rows = sorted(
-        (row for one in wanted if (row := _row(one, respondent))["id"] not in done),
-        key=lambda row: row["id"],
-    )
+    goes_by = functools.partial(next_id, respondent=respondent)
+    left = sorted((one for one in wanted if goes_by(one) not in done), key=goes_by)
     ran = Ran()
-    if rows:
-        ran = _run(rows, partial, context, respondent, corpus, log, on_progress)
+    if left:
+        ran = _run(left, partial, context, respondent, corpus, log, on_progress)
     shutil.rmtree(out, ignore_errors=True)
     (partial / "chains").rename(out)
     shutil.rmtree(partial)
@@ -166,7 +167,7 @@ def open_blocks(respondent: Respondent) -> int:
 
 
 def _run(
-    rows: list[dict[str, Any]],
+    wanted: Sequence[Wanted],
     partial: Path,
     context: "DataContext",
     respondent: Respondent,
@@ -174,15 +175,18 @@ def _run(
     log: Path,
     on_progress: Progress | None,
 ) -> Ran:
-    """Ask what the rows say, into `partial / "chains"`."""
+    """Ask what is wanted, into `partial / "chains"`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import ray
 
     source = partial / "questions.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=_wanted_schema()), source)
+    with pq.ParquetWriter(source, _wanted_schema()) as file:
+        for start in range(0, len(wanted), ROWS_AT_ONCE):
+            rows = [_row(one, respondent) for one in wanted[start : start + ROWS_AT_ONCE]]
+            file.write_table(pa.Table.from_pylist(rows, schema=_wanted_schema()))
     engine, size, at_a_time = respondent.engine, block_size(respondent), open_blocks(respondent)
-    with _tallied(len(rows), on_progress) as tally, ray.data.DataContext.current(context):
+    with _tallied(len(wanted), on_progress) as tally, ray.data.DataContext.current(context):
         data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=size)
         chains = data.map_batches(
             ChainMaker,

@@ -87,6 +87,7 @@ class Teacher(ThreadingHTTPServer):
     """Answers every step at once; 400 to prompts that contain a word, 500 to all when broken."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

@@ -251,6 +251,9 @@ def test_a_full_disk_is_said_in_one_line_and_what_is_written_stays(
     toy_corpus: RunConfig, tmp_path: Path, ray_folder: Path, teacher: Teacher
 ) -> None:
     """On a file system of 512 KiB, in a namespace of its own; then it is made larger."""
+    namespace = ["unshare", "--map-root-user", "--mount"]
+    if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system lets nobody mount a file system in a namespace of their own")
     noise = random.Random(0)
     teacher.says = lambda _: f" {noise.randbytes(3000).hex()} So the answer is: Rome."
     run = tmp_path / "run"
@@ -270,7 +273,7 @@ def test_a_full_disk_is_said_in_one_line_and_what_is_written_stays(
         """
     )
     done = subprocess.run(
-        ["unshare", "--map-root-user", "--mount", "sh", "steps.sh"],
+        [*namespace, "sh", "steps.sh"],
         cwd=tmp_path,
         env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
         capture_output=True,

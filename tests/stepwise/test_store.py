@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steper_ray.errors import InputError
@@ -94,6 +94,7 @@ def test_what_is_known_of_chains(tmp_path):
     assert known(out) == {"q1": 1.0, "q2": None, "q4": 0.0}
 
 
+@settings(deadline=None)  # it writes files
 @given(
     old=st.dictionaries(st.integers(0, 9), st.none() | st.just("failed"), max_size=8),
     new=st.dictionaries(st.integers(0, 9), st.none() | st.just("failed"), min_size=1, max_size=8),

@@ -233,7 +233,9 @@ def test_a_killed_driver_loses_open_blocks_only_and_two_builds_never_write_at_on
 
     written = blocks_done(tmp_path)
     assert written >= done - OPEN
-    assert finish(start(BUILD, given, ray_folder))["asked"] == QUESTIONS - written
+    asked = finish(start(BUILD, given, ray_folder))["asked"]
+    # A worker of the dead driver may have finished writing a block after we looked.
+    assert QUESTIONS - written - OPEN <= asked <= QUESTIONS - written
     check_whole(tmp_path, undisturbed)
 
 

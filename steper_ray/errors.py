@@ -36,7 +36,7 @@ class StageError(SteperError):
 
 def find_steper_error(error: BaseException) -> SteperError | None:
     """The `SteperError` that Ray wrapped on its way from a worker, or None if there is none."""
-    for current in _behind(error):
+    for current in behind(error):
         if isinstance(current, SteperError) and getattr(current, "cause", None) is None:
             return current
         if told := _told(str(current)):
@@ -49,12 +49,12 @@ def is_full_disk(error: BaseException) -> bool:
     words = os.strerror(errno.ENOSPC)
     return any(
         (isinstance(current, OSError) and current.errno == errno.ENOSPC) or words in str(current)
-        for current in _behind(error)
+        for current in behind(error)
     )
 
 
-def _behind(error: BaseException) -> Iterator[BaseException]:
-    """The error, and every error that it came from, nearest first."""
+def behind(error: BaseException) -> Iterator[BaseException]:
+    """The error, and every error that it came from, nearest first; also through what Ray wraps."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:

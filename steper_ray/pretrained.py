@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from steper_ray.errors import InputError
+from steper_ray.errors import InputError, behind
 from steper_ray.section import EnvironmentName, Section
 
 TOKEN: Final = "HF_TOKEN"
@@ -149,15 +149,12 @@ def _chain(error: BaseException) -> list[BaseException]:
     from pydantic import ValidationError
 
     found: list[BaseException] = []
-    queue: list[BaseException | None] = [error]
-    while queue:
-        one = queue.pop(0)
-        if one is None or one in found:
-            continue
+    for one in behind(error):
         found.append(one)
-        queue += [one.__cause__, one.__context__]
-        if isinstance(one, ValidationError):
-            queue += [finding.get("ctx", {}).get("error") for finding in one.errors()]
+        wrapped = one.errors() if isinstance(one, ValidationError) else ()
+        for finding in wrapped:
+            if isinstance(cause := finding.get("ctx", {}).get("error"), BaseException):
+                found += behind(cause)
     return found
 
 

@@ -92,6 +92,18 @@ def parser() -> argparse.ArgumentParser:
                 metavar="N",
                 help="questions that each teacher is asked, and the build then not (build.plan_sample)",
             )
+        if name == "serve":
+            task = command.add_mutually_exclusive_group()
+            task.add_argument(
+                "--update",
+                action="store_true",
+                help="change the running server over to these settings, while it goes on answering",
+            )
+            task.add_argument(
+                "--new-key",
+                metavar="NAME",
+                help="make an API key, show it once, and add its hash to serve.keys_file",
+            )
         if name == "build":
             command.add_argument(
                 "--fresh",
@@ -133,8 +145,12 @@ def main(argv: list[str] | None = None) -> int:
             from steper_ray.stepwise.show import show
 
             show(config, arguments.id)
+        elif getattr(arguments, "new_key", None) is not None:
+            from steper_ray.serving.keys import new_key
+
+            print(new_key(config.serve, arguments.new_key))
         else:
-            run_command(arguments.command, config)
+            run_command(arguments.command, config, update=getattr(arguments, "update", False))
     except KeyboardInterrupt:
         print("steper: interrupted", file=sys.stderr)
         return 130

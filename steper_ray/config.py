@@ -24,7 +24,7 @@ from steper_ray.questions import QuestionsConfig
 from steper_ray.reasoning.engine import EngineConfig
 from steper_ray.reasoning.loop import ReasoningConfig
 from steper_ray.section import HIDDEN, Section
-from steper_ray.serving.app import ServeConfig
+from steper_ray.serving.settings import ServeConfig
 from steper_ray.stepwise.build import BuildConfig
 from steper_ray.stepwise.select import SelectConfig
 from steper_ray.toy.stage import ToyConfig

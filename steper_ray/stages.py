@@ -211,9 +211,19 @@ def run_stage(name: str, config: "RunConfig") -> float:
     return seconds
 
 
-def run_command(name: str, config: "RunConfig") -> None:
-    """Run a subcommand of `steper`."""
+def run_command(name: str, config: "RunConfig", *, update: bool = False) -> None:
+    """Run a subcommand of `steper`.
+
+    update: of `serve`: change the server that is running instead of starting one
+    """
     use_hub(config.hub)
+    if update:
+        from steper_ray.serving.app import find_cluster, update_server
+
+        find_cluster(config)
+        with ray_session():
+            update_server(config)
+        return
     if name == "toy" or (name == "select" and _is_small(config.chains_dir)):
         run_stage(name, config)
         return

@@ -6,7 +6,8 @@ cores, so that several can live on one host.
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
@@ -72,42 +73,20 @@ class VLLMEngine:
         `reasoning.chat` without a chat template.
         """
         use_hub(hub)
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        if not config.gpus:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gib))
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-            # the engine's process computes by itself; vLLM's default adds a worker process, which
-            # imports everything once more (a third of the start)
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        prepare_process(config)
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = {
-            "model": model,
-            "dtype": config.dtype,
-            "max_num_seqs": config.max_num_seqs,
-            "enable_log_requests": False,
-            "trust_remote_code": hub.trust_remote_code,
-            **config.args,
-        }
-        # vLLM's CPU engine dies of a request with a seed whose prompt it takes in parts (0.29: "CPU
-        # Generator does not use offset")
-        self._seeded = bool(config.gpus)
+        arguments = {"model": model, **engine_arguments(config, hub)}
+        self._seeded = takes_seeds(config)
         with explained(model, hub):
             self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         try:
             self._encoder = PromptEncoder(self._llm.get_tokenizer(), reasoning.chat)
+            check_context(model, self._llm, reasoning)
         except InputError:
             self.shutdown()
             raise
-        context = self._llm.model_config.max_model_len
-        needed = reasoning.max_prompt_tokens + reasoning.max_step_tokens
-        if context < needed:
-            self.shutdown()
-            raise InputError(
-                f"{model}: its context of {context} tokens is shorter than "
-                f"reasoning.max_prompt_tokens + max_step_tokens = {needed}; lower them"
-            )
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt as the engine counts them."""
@@ -132,35 +111,16 @@ class VLLMEngine:
         sampling: Sampling = GREEDY,
     ) -> Generation:
         """`generate` for a prompt that is encoded already (by a `PromptEncoder` of the same model)."""
-        from vllm import SamplingParams
-        from vllm.exceptions import VLLMClientError
-        from vllm.sampling_params import RequestOutputKind
-
-        parameters = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=sampling.seed if self._seeded else None,
-            max_tokens=max_tokens,
-            stop=list(stop),
-            logprobs=0,
-            output_kind=RequestOutputKind.FINAL_ONLY,  # nobody is woken for a token
-        )
         final = None
-        prompt = {"prompt_token_ids": list(ids)}
-        try:
-            async for output in self._llm.generate(prompt, parameters, uuid.uuid4().hex):
-                final = output
-        except (VLLMClientError, ValueError) as error:
-            raise RowError(f"the engine refuses the prompt: {error}") from None
-        assert final is not None
-        completion = final.outputs[0]
-        return Generation(
-            text=completion.text,
-            prompt_tokens=len(final.prompt_token_ids),
-            generated_tokens=len(completion.token_ids),
-            logprob_sum=completion.cumulative_logprob,
-            cached_tokens=final.num_cached_tokens,
-        )
+        async for output in run_request(
+            self._llm,
+            ids,
+            stop=stop,
+            max_tokens=max_tokens,
+            sampling=sampling if self._seeded else replace(sampling, seed=None),
+        ):
+            final = output
+        return read_output(final)
 
     def check_health(self) -> None:
         """Raises vllm's EngineDeadError if the engine died."""
@@ -170,3 +130,95 @@ class VLLMEngine:
     def shutdown(self) -> None:
         """Stop the engine and its process."""
         self._llm.shutdown()
+
+
+def prepare_process(config: EngineConfig) -> None:
+    """What vLLM reads from the environment, before it is imported; what is set already stays."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if not config.gpus:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gib))
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        # the engine's process computes by itself; vLLM's default adds a worker process, which
+        # imports everything once more (a third of the start)
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+def engine_arguments(config: EngineConfig, hub: HubConfig) -> dict[str, Any]:
+    """vLLM's engine arguments but for the model."""
+    return {
+        "dtype": config.dtype,
+        "max_num_seqs": config.max_num_seqs,
+        "enable_log_requests": False,
+        "trust_remote_code": hub.trust_remote_code,
+        **config.args,
+    }
+
+
+def takes_seeds(config: EngineConfig) -> bool:
+    """Whether requests may have a seed.
+
+    vLLM's CPU engine dies of a request with a seed whose prompt it takes in parts (0.29: "CPU Generator
+    does not use offset").
+    """
+    return bool(config.gpus)
+
+
+def check_context(model: str, llm: Any, reasoning: ReasoningConfig) -> None:
+    """Raises InputError if a running engine's context is too short for the prompts."""
+    context = llm.model_config.max_model_len
+    needed = reasoning.max_prompt_tokens + reasoning.max_step_tokens
+    if context < needed:
+        raise InputError(
+            f"{model}: its context of {context} tokens is shorter than "
+            f"reasoning.max_prompt_tokens + max_step_tokens = {needed}; lower them"
+        )
+
+
+async def run_request(
+    llm: Any,
+    ids: list[int],
+    *,
+    stop: Sequence[str],
+    max_tokens: int,
+    sampling: Sampling,
+    streamed: bool = False,
+    logprobs: bool = True,
+) -> AsyncIterator[Any]:
+    """Have an `AsyncLLM` write after tokens; one request of its continuous batch.
+
+    Yields vllm's `RequestOutput`: the finished one, or with `streamed` one for each piece of text; without
+    `logprobs` it has none, which spares their making. Ending the iteration early aborts the request. Raises RowError if the engine refuses the prompt, vllm's
+    EngineDeadError if it died.
+    """
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMClientError
+    from vllm.sampling_params import RequestOutputKind
+
+    parameters = SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        max_tokens=max_tokens,
+        stop=list(stop),
+        logprobs=0 if logprobs else None,
+        # nobody is woken for a token who does not want it
+        output_kind=RequestOutputKind.CUMULATIVE if streamed else RequestOutputKind.FINAL_ONLY,
+    )
+    prompt = {"prompt_token_ids": list(ids)}
+    try:
+        async for output in llm.generate(prompt, parameters, uuid.uuid4().hex):
+            yield output
+    except (VLLMClientError, ValueError) as error:
+        raise RowError(f"the engine refuses the prompt: {error}") from None
+
+
+def read_output(output: Any) -> Generation:
+    """What the engine wrote, from a finished request's last `RequestOutput`."""
+    completion = output.outputs[0]
+    return Generation(
+        text=completion.text,
+        prompt_tokens=len(output.prompt_token_ids),
+        generated_tokens=len(completion.token_ids),
+        logprob_sum=completion.cumulative_logprob,
+        cached_tokens=output.num_cached_tokens,
+    )

@@ -69,6 +69,39 @@ class Searcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Searching:
+    """A step begins with a search."""
+
+    step: int
+    """From 1 on."""
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The search of a step is done."""
+
+    step: int
+    hits: tuple[Hit, ...]
+    """The passages that no step before had found."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A step is done."""
+
+    number: int
+    """From 1 on."""
+    step: Step
+    last: bool
+
+
+Event = Searching | Found | Stepped
+"""What happens in the loop, as it happens."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reasoned:
     """A question answered: everything seen, everything written."""
 
@@ -89,7 +122,7 @@ async def reason(
     config: ReasoningConfig,
     hint: str = "",
     sampling: Sampling = GREEDY,
-    on_step: Callable[[Step], None] | None = None,
+    watch: Callable[[Event], None] | None = None,
 ) -> Reasoned:
     """Answer a question in at most `config.max_steps` steps (StepER, section 3.1).
 
@@ -103,7 +136,9 @@ async def reason(
       another. The step of the last such search is written as usual: what is found may be all it needs.
 
     hint: what the model is told before the question (see `steper_ray.reasoning.hints`)
+    watch: told of every search and step as it happens
     """
+    tell = watch or (lambda _event: None)
     framework = config.code
     searches: list[list[Passage]] = []
     passages: list[Passage] = []
@@ -120,6 +155,8 @@ async def reason(
             stop_reason, query = "nothing_new", ""
         forced = stop_reason != "answered"
         started = time.monotonic()
+        if query:
+            tell(Searching(len(steps) + 1, query))
         hits = await searcher.search_async(query, config.passages_per_step) if query else []
         searched = time.monotonic()
         seen = {passage.id for passage in passages}
@@ -128,6 +165,8 @@ async def reason(
         searches.append([hit.passage for hit in new])
         passages += searches[-1]
         scores += [hit.score for hit in new]
+        if query:
+            tell(Found(len(steps) + 1, tuple(new), searched - started))
         fitted = fit_prompt(
             config,
             question,
@@ -160,8 +199,7 @@ async def reason(
             generate_seconds=time.monotonic() - searched,
         )
         steps.append(step)
-        if on_step is not None:
-            on_step(step)
+        tell(Stepped(len(steps), step, written.answer is not None))
         if written.answer is not None:
             return Reasoned(
                 tuple(passages), tuple(scores), tuple(steps), written.answer, stop_reason

@@ -1,13 +1,18 @@
-"""Puts a student and its corpus behind Ray Serve.
+"""Puts a student and its corpus behind Ray Serve: LLM, retriever and ingress, each scaling by itself.
 
-    POST /v1/answer {"question": "..."}   the answer, its steps with their passages, timings
-    GET  /healthz                         200 while the server is alive
+`steper serve` makes two Serve applications: the LLM in one that is named after what it is made of, ingress
+and retriever in the other. An update starts the new LLM beside the old, lets the ingresses change over, and
+ends the old one when the last question that began with it is answered: a question has one student from its
+first step to its last. `build`, for Serve's own config files, puts all of it into one application.
 
-The student is asked as it was trained: k, S and the prompt come from its folder. What the run file
-overrides on purpose (`serve.passages_per_step`, `serve.max_steps`), or a corpus of another version,
-is named in every answer under `overrides`.
+The student is asked as it was trained: k, S and the prompt come from its folder. What the run file or a
+request overrides on purpose, or a corpus of another version, is named in every answer under `overrides`.
 """
 
+import hashlib
+import ipaddress
+import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -15,14 +20,13 @@ from contextlib import closing, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
-
-from steper_ray.errors import InputError, StageError
-from steper_ray.models import carried_settings, check_model, reasoning_for
+from steper_ray.display import stage_done, stage_progress
+from steper_ray.errors import InputError, StageError, find_steper_error
+from steper_ray.models import check_model, files_digest
 from steper_ray.pretrained import load_tokenizer
-from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval import Retriever
-from steper_ray.section import Section
+from steper_ray.serving.keys import KeyRing, environment_keys
+from steper_ray.serving.settings import places, served_model, serving_settings
 from steper_ray.session import quieten
 
 if TYPE_CHECKING:
@@ -31,121 +35,318 @@ if TYPE_CHECKING:
     from steper_ray.config import RunConfig
 
 APP: Final = "steper"
+"""The application of ingress and retriever."""
+LLM_APP: Final = "steper-llm-"
+"""Begins the name of the application of an LLM."""
+DRAIN_S: Final = 10.0
+"""Seconds that a replica has to end, past the longest request."""
+HEALTH: Final = {"health_check_period_s": 2, "health_check_timeout_s": 30}
+"""How soon Serve sees that a replica is gone."""
 
 
-class ServeConfig(Section):
-    """The server."""
+def build_llm(config: "RunConfig") -> "Application":
+    """The LLM's deployment."""
+    from steper_ray.serving.ingress import LLM
+    from steper_ray.serving.llm import StudentLLM, bundles
 
-    model: str = ""
-    """Folder of the model to serve; empty serves the run's student."""
-    host: str = "127.0.0.1"
-    """Address to listen on."""
-    port: int = Field(default=8000, ge=1, le=65535)
-    """Port to listen on."""
-    engines: PositiveInt = 1
-    """Replicas of the vLLM engine."""
-    ingresses: PositiveInt = 1
-    """Replicas of the ingress that runs the reasoning loop."""
-    ingress_cpus: NonNegativeFloat = 0.1
-    """CPU cores each ingress reserves in Ray."""
-    max_question_chars: PositiveInt = 2000
-    """Longest question accepted, in characters."""
-    request_timeout_s: float = Field(default=300.0, gt=0)
-    """Seconds after which a request is given up."""
-    passages_per_step: PositiveInt | None = None
-    """Overrides the k that the student was trained with."""
-    max_steps: PositiveInt | None = None
-    """Overrides the S that the student was trained with."""
-
-
-def served_model(config: "RunConfig") -> str:
-    """The model that the run file says to serve."""
-    return config.serve.model or str(config.student_dir)
-
-
-def serving_settings(
-    config: "RunConfig", corpus_version: str
-) -> tuple[ReasoningConfig, dict[str, Any]]:
-    """How the student is asked, and every deviation from how it was trained.
-
-    Returns the settings and {name: {"trained": …, "served": …}}.
-    """
-    model = served_model(config)
-    carried = carried_settings(model)
-    trained, trained_version = carried or (reasoning_for(config, model), corpus_version)
-    served = trained
-    overrides: dict[str, Any] = {}
-    for name in ("passages_per_step", "max_steps"):
-        value = getattr(config.serve, name)
-        if value is not None and value != getattr(trained, name):
-            served = served.model_copy(update={name: value})
-            overrides[name] = {"trained": getattr(trained, name), "served": value}
-    if trained_version != corpus_version:
-        overrides["corpus_version"] = {"trained": trained_version, "served": corpus_version}
-    return served, overrides
-
-
-def build_app(config: "RunConfig") -> "Application":
-    """The Serve application of a run; raises InputError for an unusable model or corpus."""
-    from steper_ray.serving.deployments import AnswerServer, StudentEngine
-
-    model = check_model(served_model(config), "serve.model")
-    load_tokenizer(model, config.hub)  # what replicas die of, Serve does not say
+    model, serve = served_model(config), config.serve
+    options: dict[str, Any] = replicas(serve.engines, serve.max_engines, config.engine.max_num_seqs)
+    if max(serve.engines, serve.max_engines or 0) > 1:
+        options["request_router_config"] = prefix_router(config)
+    deployment = StudentLLM.options(  # type: ignore[attr-defined]
+        **options,
+        **HEALTH,
+        name=LLM,
+        max_ongoing_requests=4 * config.engine.max_num_seqs,
+        graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
+        placement_group_bundles=bundles(config.engine),
+        ray_actor_options={"num_cpus": config.engine.cpus},
+    )
     version = Retriever(config.corpus_dir).corpus_version
-    reasoning, overrides = serving_settings(config, version)
-    engine = StudentEngine.options(  # type: ignore[attr-defined]
-        num_replicas=config.serve.engines,
-        max_ongoing_requests=2 * config.engine.max_num_seqs,
-        ray_actor_options={"num_cpus": config.engine.cpus, "num_gpus": config.engine.gpus},
-    ).bind(model, config.engine, reasoning, config.hub, config.log_file("serve"))
-    return AnswerServer.options(  # type: ignore[attr-defined,no-any-return]
-        num_replicas=config.serve.ingresses,
-        max_ongoing_requests=2 * config.engine.max_num_seqs,
-        ray_actor_options={"num_cpus": config.serve.ingress_cpus},
-    ).bind(engine, model, config.corpus_dir, reasoning, config.hub, overrides, config.serve)
+    asked = serving_settings(config, version).served
+    log = config.log_file("serve")
+    app: Application = deployment.bind(
+        model, Path(model).name, config.engine, asked, config.hub, log
+    )
+    return app
+
+
+def build_front(config: "RunConfig", llm: Any) -> "Application":
+    """Ingress and retriever.
+
+    llm: the LLM's deployment, or the name of the application that it is in
+    """
+    from ray.serve.config import BackpressureConfig
+
+    from steper_ray.serving.ingress import AnswerServer, KeyRates
+    from steper_ray.serving.retriever import CorpusRetriever
+
+    serve, log = config.serve, config.log_file("serve")
+    at_once = places(config)
+    keys = environment_keys(serve.keys_env) if serve.keys_env else {}
+    served = serving_settings(config, Retriever(config.corpus_dir).corpus_version)
+    retriever = CorpusRetriever.options(  # type: ignore[attr-defined]
+        **replicas(serve.retrievers, serve.max_retrievers, at_once),
+        **HEALTH,
+        name="retriever",
+        max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": serve.retriever_cpus},
+    ).bind(config.corpus_dir, log)
+    rates = KeyRates.options(  # type: ignore[attr-defined]
+        **HEALTH, name="key-rates", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0}
+    ).bind()
+    ingress = AnswerServer.options(  # type: ignore[attr-defined]
+        **replicas(serve.ingresses, serve.max_ingresses, at_once),
+        **HEALTH,
+        name="ingress",
+        # what finds no place must still be told so; past that Serve's proxies tell it
+        max_ongoing_requests=at_once + MORE_THAN_PLACES,
+        max_queued_requests=MORE_THAN_PLACES,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
+        ray_actor_options={"num_cpus": serve.ingress_cpus},
+    )
+    app: Application = ingress.bind(
+        llm,
+        retriever,
+        rates,
+        model=served_model(config),
+        served=served,
+        config=serve,
+        places=at_once,
+        keys=keys,
+        hub=config.hub,
+        log=log,
+    )
+    return app
+
+
+MORE_THAN_PLACES: Final = 256
+"""Requests that an ingress holds beside the questions it works on."""
+
+
+def replicas(least: int, most: int | None, target: int) -> dict[str, Any]:
+    """Serve's options for a fixed number of replicas, or for one that follows the load.
+
+    target: requests at a time that a replica should have
+    """
+    if most is None or most <= least:
+        return {"num_replicas": least}
+    autoscaling = {
+        "min_replicas": least,
+        "max_replicas": most,
+        "target_ongoing_requests": target,
+    }
+    return {"num_replicas": None, "autoscaling_config": autoscaling}
+
+
+def prefix_router(config: "RunConfig") -> Any:
+    """Sends a request to the LLM that was sent most of its prefix, unless that one is much busier."""
+    from ray.serve.config import RequestRouterConfig
+
+    router: Any = RequestRouterConfig
+    return router(
+        request_router_class="ray.serve.llm.request_router.PrefixCacheAffinityRouter",
+        request_router_kwargs={
+            "imbalanced_threshold": max(1, config.engine.max_num_seqs // 4),
+            "do_eviction": True,
+        },
+    )
+
+
+def check(config: "RunConfig") -> None:
+    """Raises InputError for what would keep the server from coming up, or leave it open unasked."""
+    model = check_model(served_model(config), "serve.model")
+    load_tokenizer(model, config.hub)
+    Retriever(config.corpus_dir)
+    serve = config.serve
+    keys = environment_keys(serve.keys_env) if serve.keys_env else {}
+    if not KeyRing(serve, keys).required and not serve.open and not is_loopback(serve.host):
+        raise InputError(
+            f"serve.host: {serve.host} can be reached from elsewhere and no API keys are set; give "
+            "serve.keys_file or serve.keys_env, or say serve.open: true"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def build(args: dict[str, str]) -> "Application":
-    """Entry point for a Serve config file: `args: {config: run.yaml}`."""
+    """Entry point for a Serve config file: `args: {config: run.yaml}`; everything in one application.
+
+    Serve's own `http_options` say where it listens, which may be anywhere: it needs keys, or `serve.open`.
+    """
     from steper_ray.config import load_config
 
-    return build_app(load_config(args["config"]))
+    config = load_config(args["config"], [f"serve.host={EVERYWHERE}"])
+    check(config)
+    return build_front(config, build_llm(config))
+
+
+EVERYWHERE: Final = "0.0.0.0"
+
+
+def llm_app(config: "RunConfig") -> str:
+    """The name of the application of the LLM: another one for another model, or other engine settings."""
+    parts = [files_digest(served_model(config)), config.engine.model_dump_json()]
+    parts += [
+        config.hub.model_dump_json(),
+        str(config.serve.engines),
+        str(config.serve.max_engines),
+    ]
+    return LLM_APP + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def deploy(config: "RunConfig") -> None:
+    """Bring the applications up, or change those that are up over to these settings without a pause.
+
+    Raises StageError with the reason if they do not come up; what was served before is still served then.
+    """
+    from ray import serve
+
+    new = llm_app(config)
+    old = [name for name in serve.status().applications if name.startswith(LLM_APP) and name != new]
+    log = {"log_level": "WARNING"}
+    llm = serve.RunTarget(build_llm(config), name=new, route_prefix=None, logging_config=log)
+    front = serve.RunTarget(
+        build_front(config, new), name=APP, route_prefix="/", logging_config=log
+    )
+    try:
+        if old:
+            serve.run_many([llm])  # the ingresses change over once it answers
+            serve.run_many([front])
+        else:
+            serve.run_many([llm, front])
+    except RuntimeError as error:
+        reason = why_not_up() or " ".join(str(error).split())[:300]
+        if old:
+            serve.delete(new)
+        raise StageError(f"serve: {reason}; see {config.log_file('serve')}") from error
+    if old:
+        wait_until_drained(config.serve.request_timeout_s + DRAIN_S)
+        for name in old:
+            serve.delete(name)
+
+
+def why_not_up() -> str | None:
+    """What the replicas that do not come up died of."""
+    from ray import serve
+
+    apps = serve.status().applications.values()
+    said = [deployment.message for app in apps for deployment in app.deployments.values()]
+    for message in filter(None, said):
+        known = find_steper_error(RuntimeError(message))
+        return str(known) if known else message.strip().splitlines()[-1][:300]
+    return None
+
+
+def wait_until_drained(seconds: float) -> None:
+    """Wait until no ingress of before is left, at most so long."""
+    from ray import serve
+
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        states = serve.status().applications[APP].deployments["ingress"].replica_states
+        if set(map(str, states)) <= {"RUNNING"}:
+            return
+        time.sleep(0.2)
 
 
 @contextmanager
 def served(config: "RunConfig") -> Iterator[str]:
     """Serve the student while the block runs; yields its URL. Needs a running Ray.
 
-    Raises InputError if the port is in use, StageError if the application does not come up.
+    Raises InputError if the port is in use, StageError if the applications do not come up.
     """
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
     quieten()
+    check(config)
     host, port = config.serve.host, config.serve.port
     check_port(host, port)
-    app = build_app(config)
     serve.start(
         http_options={
             "host": host,
             "port": port,
-            "request_timeout_s": config.serve.request_timeout_s,
+            # past the ingress's own deadline: for one that hangs
+            "request_timeout_s": config.serve.request_timeout_s + DRAIN_S,
         },
         logging_config=LoggingConfig(log_level="WARNING"),
     )
     try:
-        try:
-            serve.run(app, name=APP, route_prefix="/", logging_config={"log_level": "WARNING"})
-        except RuntimeError as error:
-            raise StageError(
-                f"serve: the application did not come up ({' '.join(str(error).split())[:300]}); "
-                f"see {config.log_file('serve')}"
-            ) from error
-        yield f"http://{host}:{port}"
+        deploy(config)
+        with reachable(config):
+            shown = f"[{host}]" if ":" in host else host
+            yield f"http://{shown}:{port}"
     finally:
         # Ray says on the screen that it killed Serve's controller while that was shutting down.
         with config.log_file("serve").open("a") as log, redirect_stdout(log):
             serve.shutdown()
+
+
+def cluster_file(config: "RunConfig") -> Path:
+    """Where a running server says how `steper serve --update` reaches its Ray."""
+    return config.dir / "serve.cluster.json"
+
+
+@contextmanager
+def reachable(config: "RunConfig") -> Iterator[None]:
+    """Let updates find this Ray while the block runs. The file has Ray's token: for its owner only."""
+    import ray
+
+    file = cluster_file(config)
+    values = {
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", ""),
+        "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN", ""),
+    }
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as opened:
+        json.dump({name: value for name, value in values.items() if value}, opened)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def find_cluster(config: "RunConfig") -> None:
+    """Have this process join the Ray of the running server, unless RAY_ADDRESS names one.
+
+    Before Ray is imported. Raises InputError if no server of this run is there.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    try:
+        os.environ.update(json.loads(cluster_file(config).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(
+            f"no server of {config.dir} is running here; start it with `steper serve`, or set RAY_ADDRESS"
+        ) from None
+
+
+def update_server(config: "RunConfig") -> None:
+    """Change the running server over to these settings; questions go on being answered meanwhile.
+
+    Where it listens stays as it is. Raises InputError if none is running, StageError if the new one does
+    not come up; the old one is still there then.
+    """
+    from ray import serve
+
+    quieten()
+    check(config)
+    if APP not in serve.status().applications:
+        raise InputError("this Ray serves no student; start one with `steper serve`")
+    started = time.monotonic()
+    model = Path(served_model(config)).name
+    with stage_progress("serve", f"changing over to {model}"):
+        deploy(config)
+    stage_done("serve", time.monotonic() - started, [f"{model} is served"])
 
 
 def check_port(host: str, port: int) -> None:
@@ -165,6 +366,7 @@ def serve_until_interrupted(config: "RunConfig") -> None:
     """Serve the student until Ctrl-C."""
     with served(config) as url:
         print(f"serving {Path(served_model(config)).name} at {url}; Ctrl-C ends it", flush=True)
+        print(f"  ask it on the page: {url}/", flush=True)
         print(
             f"  curl {url}/v1/answer -H 'content-type: application/json' "
             '-d \'{"question": "…"}\'',

@@ -1,0 +1,137 @@
+"""What every request passes before a route sees it: key, rate, size. And what every reply gets after.
+
+Pure ASGI, so that a body that is too large is never read, and a stream is passed on as it comes.
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from steper_ray.serving.keys import KeyRing
+from steper_ray.serving.service import Refused
+
+GUARDED: Final = "/v1/"
+"""Paths that need a key."""
+HEADERS: Final = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+}
+"""On every reply."""
+
+Take = Callable[[str, int], Awaitable[float]]
+"""Take one request of an owner's so many a minute, over all ingresses: see `RateLimiter.take`."""
+
+
+class Guard:
+    """ASGI middleware around the API."""
+
+    def __init__(self, app: ASGIApp, *, keys: KeyRing, take: Take, max_body_bytes: int) -> None:
+        self._app, self._keys, self._take = app, keys, take
+        self._most = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            if scope["path"].startswith(GUARDED) and scope["method"] != "OPTIONS":
+                await self._check_key(Headers(scope=scope))
+            await self._app(scope, self._measured(scope, receive), send_on)
+        except Refused as refused:
+            await send_refusal(refused, send_on)
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            if started:
+                raise
+            await send_refusal(
+                Refused(500, "internal", "the server failed; its log says why"), send_on
+            )
+
+    async def _check_key(self, headers: Headers) -> None:
+        if not self._keys.required:
+            return
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise Refused(401, "no_key", "send an API key as `Authorization: Bearer KEY`")
+        owner = self._keys.owner(key.strip())
+        if owner is None:
+            raise Refused(401, "wrong_key", "this API key opens nothing here")
+        rate = self._keys.rate(owner)
+        if rate is not None and (wait := await self._take(owner, rate)) > 0:
+            raise Refused(
+                429, "rate", f"over {rate} requests a minute; ask again later", retry_after=wait
+            )
+
+    def _measured(self, scope: Scope, receive: Receive) -> Receive:
+        """`receive` that ends a body over the limit, whether its size was announced or not."""
+        too_large = Refused(413, "too_large", f"the body is over this server's {self._most} bytes")
+        if not (announced := Headers(scope=scope).get("content-length", "0")).isdecimal():
+            raise Refused(400, "bad_request", "Content-Length is not a number")
+        if int(announced) > self._most:
+            raise too_large
+        size = 0
+
+        async def measured() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._most:
+                raise HTTPException(413, too_large.message)  # FastAPI lets no other error through
+            return message
+
+        return measured
+
+
+def error_body(refused: Refused) -> dict[str, Any]:
+    """A refusal as the API shows it."""
+    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(refused.status)
+    if kind is None:
+        kind = "invalid_request_error" if refused.status < 500 else "server_error"
+    return {
+        "error": {
+            "message": refused.message,
+            "type": kind,
+            "code": refused.code,
+            "param": refused.param,
+        }
+    }
+
+
+def error_headers(refused: Refused) -> dict[str, str]:
+    """The headers of a refusal."""
+    headers = {}
+    if refused.retry_after:
+        headers["retry-after"] = str(-int(-refused.retry_after // 1))
+    if refused.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return headers
+
+
+async def send_refusal(refused: Refused, send: Send) -> None:
+    """Send a refusal as the whole reply."""
+    body = json.dumps(error_body(refused)).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    raw = [(k.encode(), v.encode()) for k, v in (headers | error_headers(refused)).items()]
+    await send({"type": "http.response.start", "status": refused.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

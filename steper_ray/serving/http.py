@@ -1,0 +1,231 @@
+"""The HTTP API of the server, and its page.
+
+POST /v1/answer            a question → its answer with every step; `stream: true` for events as they happen
+POST /v1/answers           many questions
+POST /v1/search            the retriever alone
+GET  /v1/models            \\ OpenAI's interface: `<model>` is the plain model,
+POST /v1/chat/completions  / `<model>-rag` the whole loop (`steper_ray.serving.chat`)
+GET  /healthz, /readyz     alive; whether model and corpus answer
+GET  /, /docs              the page; this interface as OpenAPI
+"""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+
+from steper_ray.reasoning.loop import Found, Searching, Stepped
+from steper_ray.schema import Stage
+from steper_ray.serving.chat import chat_routes
+from steper_ray.serving.guard import Guard, Take, error_body, error_headers
+from steper_ray.serving.keys import KeyRing
+from steper_ray.serving.schema import (
+    AnswerOut,
+    AnswerRequest,
+    BatchOut,
+    BatchRequest,
+    ErrorOut,
+    PassageOut,
+    ReadyOut,
+    SearchOut,
+    SearchRequest,
+)
+from steper_ray.serving.service import (
+    Answered,
+    AnswerService,
+    Happening,
+    Refused,
+    Token,
+    Waiting,
+    passage_out,
+    step_out,
+)
+
+PAGE: Final = Path(__file__).parent / "page"
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ErrorOut} for status in (400, 401, 413, 422, 429, 503, 504)
+}
+
+
+def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
+    """The ASGI application."""
+    config = service.config
+    api = FastAPI(
+        title="steper_ray",
+        summary="Questions answered by searching step by step.",
+        responses=ERRORS,
+        redoc_url=None,
+    )
+    api.add_middleware(Guard, keys=keys, take=take, max_body_bytes=config.max_body_bytes)
+    if config.cors_origins:
+        api.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+        )
+    api.add_exception_handler(Refused, _refused)
+    api.add_exception_handler(HTTPException, _http_error)
+    api.add_exception_handler(RequestValidationError, _invalid)
+    api.include_router(chat_routes(service))
+
+    @api.post("/v1/answer", response_model=AnswerOut)
+    async def answer(request: AnswerRequest) -> Response:
+        """Answer a question step by step."""
+        service.check_question(request.question)
+        settings = service.settings(request.changes)
+        if not request.stream:
+            return as_json(await service.answer(request.question, settings))
+        return await event_stream(service.stream(request.question, settings))
+
+    @api.post("/v1/answers", response_model=BatchOut)
+    async def answers(request: BatchRequest) -> Response:
+        """Answer many questions; one that cannot be answered has its error in its place."""
+        service.check_most("questions", len(request.questions), config.max_batch)
+        for place, question in enumerate(request.questions):
+            service.check_question(question, f"questions.{place}")
+        found = await service.answer_batch(request.questions, service.settings(request.changes))
+        return as_json(
+            BatchOut(
+                answers=[
+                    ErrorOut.model_validate(error_body(one)) if isinstance(one, Refused) else one
+                    for one in found
+                ]
+            )
+        )
+
+    @api.post("/v1/search")
+    async def search(request: SearchRequest) -> SearchOut:
+        """The best passages for a text."""
+        service.check_question(request.query, "query")
+        service.check_most("k", request.k, config.most_passages_per_step)
+        passages, seconds = await service.search(request.query, request.k)
+        version = service.served.corpus_version
+        return SearchOut(passages=passages, corpus_version=version, seconds=seconds)
+
+    @api.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether the server is alive."""
+        return {"status": "ok"}
+
+    @api.get("/readyz", responses={503: {"model": ReadyOut}})
+    async def readyz() -> Response:
+        """Whether model and corpus answer, and what they are."""
+        missing = await service.backend.missing()
+        asked = service.served.served
+        ready = ReadyOut(
+            status="not ready" if missing else "ready",
+            missing=missing,
+            model=service.model,
+            corpus_version=service.served.corpus_version,
+            framework=asked.framework,
+            passages_per_step=asked.passages_per_step,
+            max_steps=asked.max_steps,
+            max_question_chars=config.max_question_chars,
+            keys_required=keys.required,
+        )
+        return as_json(ready, 503 if missing else 200)
+
+    @api.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(PAGE / "index.html")
+
+    @api.get("/page.{kind}", include_in_schema=False)
+    async def page_part(kind: str) -> Response:
+        if kind not in ("css", "js"):
+            raise HTTPException(404, "Not Found")
+        return FileResponse(PAGE / f"page.{kind}")
+
+    return api
+
+
+def as_json(body: BaseModel, status: int = 200) -> Response:
+    """A reply made by pydantic itself, several times as fast as FastAPI's way."""
+    return Response(body.model_dump_json(), status, media_type="application/json")
+
+
+async def event_stream(happenings: AsyncIterator[Happening]) -> Response:
+    """A question's events as they happen. What is refused before the first is a reply of its own."""
+    first = await anext(happenings)
+
+    async def events() -> AsyncIterator[str]:
+        passages: list[PassageOut] = []
+        yield event_text(first, passages)
+        try:
+            async for happening in happenings:
+                yield event_text(happening, passages)
+        except Refused as refused:
+            yield _event("error", json.dumps(error_body(refused)))
+        finally:
+            await happenings.aclose()  # type: ignore[attr-defined]
+
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
+
+
+def event_text(happening: Happening, passages: list[PassageOut]) -> str:
+    """A server-sent event.
+
+    passages: those of the step that is being made; kept here between its events
+    """
+    match happening:
+        case Searching(step, query):
+            passages.clear()
+            return _event("search", json.dumps({"step": step, "query": query}))
+        case Found(step, hits, seconds):
+            passages[:] = map(passage_out, hits)
+            shown = [passage.model_dump() for passage in passages]
+            return _event(
+                "passages", json.dumps({"step": step, "passages": shown, "seconds": seconds})
+            )
+        case Token(step, text):
+            return _event("token", json.dumps({"step": step, "text": text}))
+        case Stepped(number, step, last):
+            stage: Stage = "agg" if last else "init" if number == 1 else "exp"
+            done = step_out(number, step, list(passages), stage)
+            passages.clear()
+            return _event("step", done.model_dump_json())
+        case Answered(answer):
+            return _event("answer", answer.model_dump_json())
+        case Waiting():
+            return ": waiting\n\n"
+
+
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\ndata: {data}\n\n"
+
+
+async def _refused(_request: Request, refused: Exception) -> Response:
+    assert isinstance(refused, Refused)
+    return JSONResponse(error_body(refused), refused.status, error_headers(refused))
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    """What Starlette and FastAPI raise, in the form of every other error."""
+    assert isinstance(error, HTTPException)
+    codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+    refused = Refused(
+        error.status_code, codes.get(error.status_code, "bad_request"), str(error.detail)
+    )
+    headers = {**error_headers(refused), **(error.headers or {})}
+    return JSONResponse(error_body(refused), refused.status, headers)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    """The first thing that is wrong with a body; what was given is not repeated."""
+    assert isinstance(error, RequestValidationError)
+    finding = error.errors()[0]
+    place = ".".join(str(part) for part in finding["loc"] if part != "body")
+    if finding["type"] == "json_invalid":
+        refused = Refused(400, "bad_json", "the body is not JSON: " + finding["ctx"]["error"])
+    else:
+        message = f"{place or 'body'}: {finding['msg'][0].lower()}{finding['msg'][1:]}"
+        refused = Refused(422, "invalid", message, param=place or None)
+    return JSONResponse(error_body(refused), refused.status)

@@ -1,0 +1,88 @@
+"""The ingress deployment: HTTP in, the reasoning loop over replicas of LLM and retriever, HTTP out."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from steper_ray.pretrained import HubConfig, load_tokenizer
+from steper_ray.reasoning.prompts import PromptEncoder
+from steper_ray.serving.keys import KeyRing, Keys, RateLimiter
+from steper_ray.serving.settings import ServeConfig, Served
+from steper_ray.session import redirect_output
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+LLM: Final = "llm"
+"""The name of the LLM's deployment."""
+
+
+@serve.deployment
+class KeyRates:
+    """The one count of requests by key for all ingresses."""
+
+    def __init__(self) -> None:
+        self._limiter = RateLimiter()
+
+    async def take(self, owner: str, per_minute: int) -> float:
+        """See `RateLimiter.take`."""
+        return self._limiter.take(owner, per_minute)
+
+
+@serve.deployment
+@serve.ingress()
+class AnswerServer:
+    """One ingress."""
+
+    def __init__(
+        self,
+        llm: DeploymentHandle[Any] | str,
+        retriever: DeploymentHandle[Any],
+        rates: DeploymentHandle[Any],
+        *,
+        model: str,
+        served: Served,
+        config: ServeConfig,
+        places: int,
+        keys: Keys,
+        hub: HubConfig,
+        log: Path,
+    ) -> None:
+        """llm: its handle, or the name of the application that it is in
+        keys: those of the environment that the server was started in
+        """
+        redirect_output(log)
+        from steper_ray.serving.metrics import RayMetrics
+        from steper_ray.serving.remote import RemoteBackend
+        from steper_ray.serving.service import AnswerService
+
+        if isinstance(llm, str):
+            llm = serve.get_deployment_handle(LLM, llm)
+        record = RayMetrics()
+        encoder = PromptEncoder(load_tokenizer(model, hub), served.served.chat)
+        self._service = AnswerService(
+            RemoteBackend(llm, retriever, encoder, record),
+            served,
+            config,
+            model=Path(model).name,
+            places=places,
+            record=record,
+        )
+        self._keys = KeyRing(config, keys)
+        self._rates = rates
+
+    async def __serve_build_asgi_app__(self) -> "FastAPI":
+        from steper_ray.serving.http import build_api
+
+        return build_api(self._service, self._keys, self._take)
+
+    async def _take(self, owner: str, per_minute: int) -> float:
+        from steper_ray.serving.remote import ask_again
+
+        async with asyncio.timeout(self._service.config.request_timeout_s):
+            seconds: float = await ask_again(lambda: self._rates.take.remote(owner, per_minute))
+        return seconds

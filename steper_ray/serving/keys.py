@@ -1,0 +1,177 @@
+"""API keys: who may ask, and how often.
+
+A key is 256 random bits, so its SHA-256 is stored and nothing slower is needed to keep a stolen file from
+giving keys away. The file is YAML, one key a name:
+
+    alice:
+      sha256: 9f86d0…
+      requests_per_minute: 60     # optional
+
+Keys in an environment variable are plain, `alice=…,bob=…`, and are hashed as they are read.
+"""
+
+import hashlib
+import hmac
+import math
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import yaml
+from pydantic import PositiveInt, TypeAdapter, ValidationError
+
+from steper_ray.errors import InputError
+from steper_ray.files import write_whole
+from steper_ray.section import Section
+from steper_ray.serving.settings import ServeConfig
+
+LOOK_AGAIN_S: Final = 2.0
+"""Seconds after which a changed keys file is seen."""
+SHORTEST: Final = 16
+"""Characters of the shortest key taken from the environment."""
+
+
+class Key(Section):
+    """A key of the file."""
+
+    sha256: str
+    """Of the key, in hexadecimal."""
+    requests_per_minute: PositiveInt | None = None
+    """Most requests a minute; null takes `serve.requests_per_minute`."""
+
+
+Keys = dict[str, Key]
+"""By the name of who has them."""
+
+
+def hash_key(key: str) -> str:
+    """What is stored of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def read_keys(file: Path) -> Keys:
+    """The keys of a file; raises InputError if it is none."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        keys = TypeAdapter(Keys).validate_python(values)
+    except FileNotFoundError:
+        raise InputError(
+            f"serve.keys_file: {file}: no such file; make it with `steper serve --new-key NAME`"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError):
+        raise InputError(
+            f"serve.keys_file: {file}: not a file of keys (name: {{sha256: …}})"
+        ) from None
+    wrong = next(
+        (name for name, key in keys.items() if not re.fullmatch("[0-9a-f]{64}", key.sha256)), None
+    )
+    if wrong is not None:
+        raise InputError(f"serve.keys_file: {file}: {wrong}: sha256 must be 64 hexadecimal digits")
+    return keys
+
+
+def environment_keys(name: str) -> Keys:
+    """The keys of an environment variable; raises InputError if it has none, without showing any."""
+    keys: Keys = {}
+    for part in filter(None, (part.strip() for part in os.environ.get(name, "").split(","))):
+        who, equals, key = part.partition("=")
+        if not equals or not who or len(key) < SHORTEST:
+            raise InputError(
+                f"serve.keys_env: {name}: expected name=key, separated by commas, each key of at least "
+                f"{SHORTEST} characters"
+            )
+        keys[who] = Key(sha256=hash_key(key))
+    if not keys:
+        raise InputError(f"serve.keys_env: the environment variable {name} is not set")
+    return keys
+
+
+def new_key(config: ServeConfig, name: str) -> str:
+    """Make a key for `name` and add its hash to `serve.keys_file`; returns the key, which is nowhere else.
+
+    Raises InputError without such a file, or for a name that has a key.
+    """
+    if not config.keys_file:
+        raise InputError("serve.keys_file is not set; name the file that keys are kept in")
+    file = Path(config.keys_file)
+    keys = read_keys(file) if file.exists() else {}
+    if name in keys:
+        raise InputError(f"{file}: {name} has a key already; remove it there to give another")
+    key = secrets.token_urlsafe(32)
+    keys[name] = Key(sha256=hash_key(key))
+    values = {who: one.model_dump(exclude_none=True) for who, one in keys.items()}
+    write_whole(file, yaml.safe_dump(values, sort_keys=False))
+    return key
+
+
+class KeyRing:
+    """The keys that open this server; a changed file counts within seconds."""
+
+    def __init__(self, config: ServeConfig, from_environment: Keys) -> None:
+        """from_environment: read where the server was started. Raises InputError for an unusable file."""
+        self._file = Path(config.keys_file) if config.keys_file else None
+        self._from_environment = from_environment
+        self._rate = config.requests_per_minute
+        self._looked, self._stamp, self._keys = -math.inf, 0, dict(from_environment)
+        if self._file is not None:
+            self._keys |= read_keys(self._file)
+
+    @property
+    def required(self) -> bool:
+        """Whether a request must have a key."""
+        return bool(self._file or self._from_environment)
+
+    def owner(self, key: str) -> str | None:
+        """Whose key it is; None if nobody's. Takes as long for a wrong one as for a right one."""
+        digest = hash_key(key)
+        found = None
+        for name, known in self._current().items():
+            if hmac.compare_digest(digest, known.sha256):
+                found = name
+        return found
+
+    def rate(self, name: str) -> int | None:
+        """Most requests of an owner a minute; None if there is no limit."""
+        known = self._keys.get(name)
+        return (known and known.requests_per_minute) or self._rate
+
+    def _current(self) -> Keys:
+        """What the file says now; one that is broken while it is edited leaves the keys as they were."""
+        now = time.monotonic()
+        if self._file is None or now - self._looked < LOOK_AGAIN_S:
+            return self._keys
+        self._looked = now
+        try:
+            stamp = self._file.stat().st_mtime_ns
+            if stamp != self._stamp:
+                self._keys = self._from_environment | read_keys(self._file)
+                self._stamp = stamp
+        except (OSError, InputError) as error:
+            print(f"the keys stay as they were: {error}", file=sys.stderr)
+        return self._keys
+
+
+@dataclass
+class RateLimiter:
+    """A token bucket for each owner: a minute's requests may come at once, then one at a time."""
+
+    clock: Callable[[], float] = time.monotonic
+    _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Requests left, and when that was so."""
+
+    def take(self, name: str, per_minute: int) -> float:
+        """Take one request; returns 0, or the seconds until there is one to take."""
+        now = self.clock()
+        left, then = self._buckets.get(name, (float(per_minute), now))
+        left = min(float(per_minute), left + (now - then) * per_minute / 60)
+        if left < 1:
+            self._buckets[name] = (left, now)
+            return (1 - left) * 60 / per_minute
+        self._buckets[name] = (left - 1, now)
+        return 0.0

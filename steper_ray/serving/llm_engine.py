@@ -1,0 +1,35 @@
+"""How `ray.serve.llm` starts vLLM for a student. Imports vLLM: for the replica only."""
+
+from typing import Any, Final
+
+from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+
+class StudentEngine(VLLMEngine):
+    """Ray's vLLM engine; on CPU it computes in the engine's own process.
+
+    Ray asks for vLLM's multi-process executor there, whose worker imports everything once more and takes
+    each step over shared memory.
+    """
+
+    def _start_async_llm_engine(self, arguments: Any, config: Any, placement_group: Any) -> Any:
+        on_cpu = config.device_config.device_type == "cpu"
+        if on_cpu and config.parallel_config.world_size == 1:
+            config.parallel_config.distributed_executor_backend = "uni"
+        return super()._start_async_llm_engine(arguments, config, placement_group)
+
+    @property
+    def client(self) -> Any:
+        """vLLM's `AsyncLLM`."""
+        return self._engine_client
+
+
+class _NothingFetched(CallbackBase):
+    """Spares a model folder Ray's download, which starts a process with vLLM on each node."""
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+
+
+NOTHING_FETCHED: Final = f"{__name__}:{_NothingFetched.__name__}"

@@ -1,0 +1,31 @@
+"""The retriever behind the server: one opened corpus a replica."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray import serve
+
+from steper_ray.retrieval import Hit, Retriever
+from steper_ray.session import redirect_output
+
+
+@serve.deployment
+class CorpusRetriever:
+    """Searches the corpus."""
+
+    def __init__(self, corpus: Path, log: Path) -> None:
+        redirect_output(log)
+        for name in ("LANCE_CPU_THREADS", "TOKIO_WORKER_THREADS"):
+            os.environ.setdefault(name, "1")  # Lance takes every core otherwise, beside an engine
+        self._retriever = Retriever(corpus)
+
+    async def search(self, searches: Sequence[tuple[str, int]]) -> list[list[Hit]]:
+        """The best passages of each search, a query and its k; see `Retriever.search_async`."""
+        found = (self._retriever.search_async(query, k) for query, k in searches)
+        return list(await asyncio.gather(*found))
+
+    async def corpus_version(self) -> str:
+        """The version of the corpus that is searched."""
+        return self._retriever.corpus_version

@@ -1,0 +1,385 @@
+"""What the ingress does with a question: admit it, reason, report every event. Plain Python, without Ray.
+
+`Backend` is where the work is done: replicas behind Ray Serve, or whatever a test puts there.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from steper_ray.errors import ReplicaLostError, RowError, SteperError
+from steper_ray.reasoning.loop import (
+    GREEDY,
+    Engine,
+    Event,
+    Reasoned,
+    Sampling,
+    Searcher,
+    Stepped,
+    reason,
+)
+from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.retrieval import Hit
+from steper_ray.schema import Stage, Step
+from steper_ray.serving.schema import AnswerOut, PassageOut, StepOut
+from steper_ray.serving.settings import ServeConfig, Served
+from steper_ray.stepwise.select import stage_of
+
+Record = Callable[..., None]
+"""`record(name, value, **tags)`: see `steper_ray.serving.metrics`."""
+
+PAST: Final = 0.9
+"""Weight of the past in the running mean of a question's seconds."""
+KEEP_ALIVE_S: Final = 15.0
+"""Seconds of silence after which a stream says that it goes on."""
+
+
+class Refused(SteperError):
+    """A request that is not met; `status` and what stands in the reply's body."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: float = 0,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status, self.code, self.param = status, code, param
+        self.retry_after = retry_after
+        """Seconds after which it makes sense to ask again; 0 where it does not."""
+
+
+class Backend(Protocol):
+    """The LLM and the corpus."""
+
+    @property
+    def searcher(self) -> Searcher:
+        """What answers a search."""
+        ...
+
+    def engine(self, say: Callable[[str], None] | None = None) -> Engine:
+        """What writes the steps of one question.
+
+        say: told of the text as it comes; then a replica that dies ends the question
+        """
+        ...
+
+    async def chat(self, body: Mapping[str, Any]) -> str:
+        """The plain model's OpenAI response to a chat, as JSON."""
+        ...
+
+    def chat_stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+        """That response as server-sent events."""
+        ...
+
+    async def missing(self) -> list[str]:
+        """What does not answer: `model`, `corpus`."""
+        ...
+
+
+@dataclass
+class Places:
+    """How many questions are worked on at a time."""
+
+    most: int
+    taken: int = 0
+    mean_seconds: float = 1.0
+    """Running mean of how long a question holds its place."""
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a place; raises Refused if none is free."""
+        if self.taken >= self.most:
+            raise Refused(
+                503,
+                "overloaded",
+                f"all {self.most} places are taken; ask again later",
+                retry_after=max(1.0, self.mean_seconds),
+            )
+        self.taken += 1
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.taken -= 1
+            held = time.monotonic() - started
+            self.mean_seconds = PAST * self.mean_seconds + (1 - PAST) * held
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the text of a step."""
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The question is answered."""
+
+    answer: AnswerOut
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing has happened for a while, and the work goes on."""
+
+
+Happening = Event | Token | Answered | Waiting
+
+
+class AnswerService:
+    """Answers questions step by step."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        served: Served,
+        config: ServeConfig,
+        *,
+        model: str,
+        places: int,
+        record: Record = lambda *_args, **_tags: None,
+    ) -> None:
+        self.backend, self.served, self.config = backend, served, config
+        self.model = model
+        """What the served model is called."""
+        self.places = Places(places)
+        self.record = record
+
+    def settings(self, changes: Mapping[str, Any]) -> ReasoningConfig:
+        """How a question is asked with what a request changes; raises Refused beyond the limits."""
+        for name, most in (
+            ("passages_per_step", self.config.most_passages_per_step),
+            ("max_steps", self.config.most_steps),
+        ):
+            self.check_most(name, changes.get(name, 0), most)
+        return self.served.asked(changes)
+
+    def check_most(self, param: str, value: int, most: int) -> None:
+        """Raises Refused for a number over its limit."""
+        if value > most:
+            raise Refused(
+                422, "too_large", f"{param}: {value} is over this server's {most}", param=param
+            )
+
+    def check_question(self, question: str, param: str = "question") -> None:
+        """Raises Refused for a question that is too long."""
+        length, most = len(question), self.config.max_question_chars
+        if length > most:
+            message = f"{param}: {length} characters are over this server's {most}"
+            raise Refused(422, "too_long", message, param=param)
+
+    async def answer(
+        self, question: str, settings: ReasoningConfig, sampling: Sampling = GREEDY
+    ) -> AnswerOut:
+        """Answer a question.
+
+        A replica that dies meanwhile is no reason to fail: another one is asked, until the deadline. Raises
+        Refused without a free place, past the deadline, or for a prompt that the engine refuses.
+        """
+        with self._counted("whole"), self.places.one():
+            return await self._reason(question, settings, sampling, self.backend.engine())
+
+    async def stream(
+        self, question: str, settings: ReasoningConfig, sampling: Sampling = GREEDY
+    ) -> AsyncIterator[Happening]:
+        """Answer a question, telling what happens; ends with `Answered`.
+
+        Nothing is yielded before the question has its place. Raises what `answer` raises, and Refused when a
+        replica dies: what it wrote has been told already. Closing the iterator cancels the work.
+        """
+        with self._counted("stream"), self.places.one():
+            happened: asyncio.Queue[Happening | None] = asyncio.Queue()
+            at = 1
+
+            def watch(event: Event) -> None:
+                nonlocal at
+                happened.put_nowait(event)
+                at += isinstance(event, Stepped)
+
+            engine = self.backend.engine(lambda text: happened.put_nowait(Token(at, text)))
+            work = asyncio.create_task(self._reason(question, settings, sampling, engine, watch))
+            work.add_done_callback(lambda _work: happened.put_nowait(None))
+            try:
+                while (event := await _next(happened)) is not None:
+                    yield event
+                yield Answered(await work)
+            finally:
+                work.cancel()
+                await asyncio.wait([work])
+
+    async def answer_batch(
+        self, questions: Sequence[str], settings: ReasoningConfig
+    ) -> list[AnswerOut | Refused]:
+        """Answer several questions, with half of the places at the most; a failure is that question's alone.
+
+        Raises Refused if no place is free.
+        """
+        with self.places.one():
+            pass
+        at_once = asyncio.Semaphore(max(1, self.places.most // 2))
+
+        async def one(question: str) -> AnswerOut | Refused:
+            async with at_once:
+                try:
+                    return await self.answer(question, settings)
+                except Refused as refused:
+                    return refused
+
+        return list(await asyncio.gather(*(one(question) for question in questions)))
+
+    async def search(self, query: str, k: int) -> tuple[list[PassageOut], float]:
+        """The k best passages, and the seconds it took; raises Refused past the deadline."""
+        started = time.monotonic()
+        async with self._bounded():
+            hits = await self.backend.searcher.search_async(query, k)
+        seconds = time.monotonic() - started
+        self.record("steper_search_seconds", seconds)
+        return [passage_out(hit) for hit in hits], seconds
+
+    async def chat(self, body: Mapping[str, Any]) -> str:
+        """The plain model's OpenAI response to a chat, as JSON; raises Refused as `answer` does."""
+        with self._counted("chat"), self.places.one():
+            async with self._bounded():
+                return await self.backend.chat(body)
+
+    async def chat_stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+        """That response as server-sent events; raises Refused as `stream` does."""
+        with self._counted("chat"), self.places.one():
+            async with self._bounded():
+                async for part in self.backend.chat_stream(body):
+                    yield part
+
+    async def _reason(
+        self,
+        question: str,
+        settings: ReasoningConfig,
+        sampling: Sampling,
+        engine: Engine,
+        watch: Callable[[Event], None] | None = None,
+    ) -> AnswerOut:
+        started = time.monotonic()
+        async with self._bounded():
+            reasoned = await reason(
+                question,
+                engine=engine,
+                searcher=self.backend.searcher,
+                config=settings,
+                sampling=sampling,
+                watch=watch,
+            )
+        answer = self._read(reasoned, settings, time.monotonic() - started)
+        self._measure(answer)
+        return answer
+
+    def _read(self, reasoned: Reasoned, settings: ReasoningConfig, seconds: float) -> AnswerOut:
+        steps = steps_out(reasoned)
+        return AnswerOut(
+            answer=reasoned.answer,
+            stop_reason=reasoned.stop_reason,
+            steps=steps,
+            seconds=seconds,
+            prompt_tokens=sum(step.prompt_tokens for step in steps),
+            generated_tokens=sum(step.generated_tokens for step in steps),
+            cached_tokens=sum(step.cached_tokens or 0 for step in steps),
+            model=self.model,
+            corpus_version=self.served.corpus_version,
+            overrides=self.served.overrides(settings),
+        )
+
+    def _measure(self, answer: AnswerOut) -> None:
+        self.record("steper_answer_seconds", answer.seconds)
+        self.record("steper_stops_total", 1, reason=answer.stop_reason)
+        self.record("steper_steps_total", len(answer.steps))
+        for kind in ("prompt", "generated", "cached"):
+            self.record("steper_tokens_total", getattr(answer, f"{kind}_tokens"), kind=kind)
+        for step in answer.steps:
+            self.record("steper_search_seconds", step.search_seconds)
+            self.record("steper_generate_seconds", step.generate_seconds)
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        """End what takes too long, and turn what the backend raises into refusals."""
+        seconds = self.config.request_timeout_s
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            message = f"not done within this server's {seconds:g} seconds; asking again is safe"
+            raise Refused(504, "deadline", message) from None
+        except RowError as error:
+            raise Refused(422, "prompt_refused", str(error)) from None
+        except ReplicaLostError as error:
+            message = f"{error}; asking again is safe"
+            raise Refused(503, "replica_lost", message, retry_after=1) from None
+
+    @contextlib.contextmanager
+    def _counted(self, how: str) -> Iterator[None]:
+        """Count a question by how it ends."""
+        outcome = "failed"
+        try:
+            yield
+            outcome = "answered"
+        except Refused as refused:
+            outcome = refused.code
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            outcome = "cancelled"
+            raise
+        finally:
+            self.record("steper_questions_total", 1, how=how, outcome=outcome)
+            self.record("steper_places_taken", self.places.taken)
+
+
+async def _next(happened: "asyncio.Queue[Happening | None]") -> Happening | None:
+    try:
+        return await asyncio.wait_for(happened.get(), KEEP_ALIVE_S)
+    except TimeoutError:
+        return Waiting()
+
+
+def passage_out(hit: Hit) -> PassageOut:
+    """A passage as the API shows it."""
+    passage = hit.passage
+    return PassageOut(id=passage.id, title=passage.title, text=passage.text, score=hit.score)
+
+
+def step_out(number: int, step: Step, passages: list[PassageOut], stage: Stage) -> StepOut:
+    """A step as the API shows it."""
+    return StepOut(
+        step=number,
+        stage=stage,
+        query=step.query,
+        passages=passages,
+        rationale=step.rationale,
+        prompt_tokens=step.prompt_tokens,
+        generated_tokens=step.generated_tokens,
+        cached_tokens=step.cached_tokens,
+        dropped_passages=step.dropped_passages,
+        search_seconds=step.search_seconds,
+        generate_seconds=step.generate_seconds,
+    )
+
+
+def steps_out(reasoned: Reasoned) -> list[StepOut]:
+    """The steps of a chain, each with the passages its search added."""
+    hits = map(Hit, reasoned.passages, reasoned.scores)
+    found = {hit.passage.id: passage_out(hit) for hit in hits}
+    return [
+        step_out(
+            number,
+            step,
+            [found[passage_id] for passage_id in step.passage_ids],
+            stage_of(number, len(reasoned.steps)),
+        )
+        for number, step in enumerate(reasoned.steps, 1)
+    ]

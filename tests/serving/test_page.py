@@ -1,0 +1,292 @@
+"""The web page in Debian's Chromium: against the real server, and against answers made up for a case."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+
+class Server(Protocol):
+    """What the `server` fixture gives."""
+
+    url: str
+    questions: list[str]
+
+
+FLAGS: Final = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS: Final = 15_000
+INJECTED: Final = "<img src=x onerror=\"document.title='owned'\">"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for the module."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.fail("no chromium on PATH; install it: Debian package chromium", pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """The page, freshly opened; no script of it may fail and its policy may not be broken."""
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "console",
+        lambda message: wrong.append(message.text) if "Security Policy" in message.text else None,
+    )
+    page.goto(server.url)
+    yield page
+    page.close()
+    assert wrong == []
+
+
+def ask(page: Page, question: str) -> None:
+    """Type a question and press Enter."""
+    page.get_by_role("textbox", name="Question").fill(question)
+    page.keyboard.press("Enter")
+
+
+def answered(page: Page) -> None:
+    """Wait until an answer is shown whole."""
+    expect(page.get_by_role("table")).to_be_visible(timeout=PATIENCE_MS)
+
+
+def answer_in(page: Page) -> str:
+    return page.get_by_role("region", name="Answer").locator("p").first.inner_text()
+
+
+def event(name: str, data: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def reply_with(page: Page, *replies: dict[str, Any]) -> list[dict[str, Any]]:
+    """Answer the page's next questions with these; returns what it asks, as it asks."""
+    left = list(replies)
+    asked: list[dict[str, Any]] = []
+
+    def reply(route: Route) -> None:
+        question = route.request.post_data_json["question"]  # type: ignore[index]
+        asked.append({"question": question, "key": route.request.headers.get("authorization")})
+        route.fulfill(**{"content_type": "text/event-stream", **left.pop(0)})
+
+    page.route("**/v1/answer", reply)
+    return asked
+
+
+def refusal(status: int, message: str, **headers: str) -> dict[str, Any]:
+    """A refused request, as the API refuses one."""
+    error = {"error": {"message": message, "type": "t", "code": "c", "param": None}}
+    return {"status": status, "json": error, "content_type": "application/json", "headers": headers}
+
+
+def one_step(title: str, text: str, rationale: str, answer: str) -> str:
+    """The events of a question answered in one step."""
+    passage = {"id": "p1", "title": title, "text": text, "score": 3.25}
+    numbers = {"prompt_tokens": 90, "generated_tokens": 9, "cached_tokens": 30}
+    step = {
+        "step": 1,
+        "stage": "agg",
+        "query": "asked",
+        "passages": [passage],
+        "rationale": rationale,
+        "dropped_passages": 0,
+        "search_seconds": 0.004,
+        "generate_seconds": 0.2,
+        **numbers,
+    }
+    end = {
+        "answer": answer,
+        "stop_reason": "forced",
+        "steps": [step],
+        "seconds": 0.7,
+        "model": "student",
+        "corpus_version": "10387e3b21",
+        "overrides": {},
+        **numbers,
+    }
+    return "".join(
+        [
+            ": keep-alive\n\n",
+            event("search", {"step": 1, "query": "asked"}),
+            event("passages", {"step": 1, "passages": [passage], "seconds": 0.004}),
+            event("token", {"step": 1, "text": rationale}),
+            event("step", step),
+            event("answer", end),
+        ]
+    )
+
+
+def test_a_question_streams_step_by_step_and_its_words_lead_to_passages(
+    page: Page, server: Server
+) -> None:
+    expect(page.get_by_role("banner")).to_contain_text("Model")
+    page.evaluate(
+        """() => {
+            window.seen = [];
+            const look = () => window.seen.push(document.querySelector("#result").innerText);
+            new MutationObserver(look).observe(document.querySelector("#result"),
+                { childList: true, subtree: true, characterData: true });
+        }"""
+    )
+    ask(page, server.questions[0])
+    expect(page.get_by_role("region", name=re.compile("^Step 1"))).to_be_visible()
+    answered(page)
+    seen = page.evaluate("window.seen")
+    assert any("In progress…" in text for text in seen)  # a step was on screen before it was whole
+    headings = page.get_by_role("heading", name=re.compile("^Step ")).all_inner_texts()
+    earlier = ["Initialization", *["Expansion"] * len(headings)][: len(headings) - 1]
+    assert [heading.split()[-1] for heading in headings] == [*earlier, "Aggregation"]
+    assert page.get_by_role("table").get_by_role("row").count() == 1 + len(headings)
+    assert answer_in(page).strip()
+    expect(page.get_by_role("region", name="Answer")).to_contain_text(
+        re.compile(r"\d (s|ms) · \d step")
+    )
+
+    link = page.locator(".sentence a").first
+    words, target = link.inner_text(), link.get_attribute("href")
+    link.click()
+    passage = page.locator(str(target))
+    expect(passage).to_be_focused()
+    assert passage.locator("mark").first.inner_text().lower() == words.lower()
+    passage.get_by_role("button", name="Back to the sentence").click()
+    expect(link).to_be_focused()
+    assert page.locator("mark").count() == 0
+
+
+def test_an_earlier_question_is_shown_again_without_asking(page: Page, server: Server) -> None:
+    asked = reply_with(
+        page,
+        {"body": one_step("A", "It is in Delft.", "It is in Delft.", "Delft")},
+        {"body": one_step("B", "It is in Gouda.", "It is in Gouda.", "Gouda")},
+    )
+    ask(page, "Where is A?")
+    answered(page)
+    ask(page, "Where is B?")
+    expect(page.get_by_role("region", name="Answer")).to_contain_text("Gouda")
+    page.reload()  # they are kept for as long as the tab
+    page.get_by_role("complementary").get_by_role("button", name="Where is A?").click()
+    expect(page.get_by_role("heading", name="Where is A?")).to_be_focused()
+    assert answer_in(page) == "Delft"
+    assert page.locator(".sentence a").all_inner_texts() == ["Delft"]
+    assert page.get_by_role("complementary").get_by_role("listitem").count() == 2
+    assert [body["question"] for body in asked] == ["Where is A?", "Where is B?"]
+
+
+def test_errors_say_what_to_do(page: Page, server: Server) -> None:
+    alert = page.get_by_role("alert")
+    expect(page.get_by_role("banner")).to_contain_text("Model")  # by now the limit is known
+    page.evaluate("document.querySelector('#question').value = 'x'.repeat(5000)")
+    page.get_by_role("button", name="Ask").click()
+    expect(alert).to_contain_text("ask again")  # the real server's refusal
+    expect(alert.get_by_role("button", name="Retry")).to_have_count(0)
+
+    whole = one_step("A", "It is in Delft.", "It is in Delft.", "Delft")
+    died = event("error", {"error": {"message": "the engine died", "type": "t", "code": "c"}})
+    asked = reply_with(
+        page,
+        refusal(429, "all places are taken", **{"Retry-After": "7"}),
+        {"body": whole[: whole.index("event: step")]},
+        {"body": whole[: whole.index("event: step")] + died},
+        refusal(401, "this key is not known"),
+        {"body": whole},
+    )
+    ask(page, "Where is A?")
+    expect(alert).to_contain_text("all places are taken")
+    expect(alert).to_contain_text("in 7 seconds")
+    alert.get_by_role("button", name="Retry").click()
+    expect(alert).to_contain_text("connection was lost")
+    expect(page.get_by_role("region", name="Step 1 Unfinished")).to_contain_text("It is in Delft.")
+    alert.get_by_role("button", name="Retry").click()
+    expect(alert).to_contain_text("the engine died")
+    alert.get_by_role("button", name="Retry").click()
+    expect(alert).to_contain_text("this key is not known")
+    expect(page.get_by_label("API key")).to_be_focused()
+    page.keyboard.type("sk-1")
+    page.keyboard.press("Enter")
+    answered(page)
+    expect(alert).to_have_count(0)
+    assert [body["key"] for body in asked] == [None] * 4 + ["Bearer sk-1"]
+    assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+
+
+def test_html_is_shown_as_text(page: Page, server: Server) -> None:
+    text = f"Delft {INJECTED}"
+    reply_with(page, {"body": one_step(text, text, f"It is in {text}.", text)})
+    title = page.title()
+    ask(page, INJECTED)
+    answered(page)
+    assert answer_in(page) == text
+    page.locator(".sentence a").first.click()  # marking words rewrites the passage
+    expect(page.locator("mark").first).to_be_visible()
+    page.get_by_role("complementary").get_by_role("button").click()
+    expect(page.get_by_role("heading", level=2).first).to_have_text(INJECTED)
+    assert page.locator("img").count() == 0
+    assert page.title() == title
+
+
+def test_the_keyboard_is_enough(page: Page, server: Server) -> None:
+    reply_with(page, {"body": one_step("A", "It is in Delft.", "It is in Delft.", "Delft")})
+    expect(page.get_by_role("textbox", name="Question")).to_be_focused()
+    page.keyboard.type("Where is A?")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Ask")).to_be_focused()
+    page.keyboard.press("Enter")
+    answered(page)
+    expect(page.get_by_role("button", name="Ask")).to_be_focused()
+    expect(page.get_by_role("status")).to_have_text("Answer: Delft")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Delft, in passage A")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("listitem").filter(has_text="p1 · score 3.25")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("link", name="Delft, in passage A")).to_be_focused()
+
+
+def test_stop_ends_the_request(page: Page, server: Server) -> None:
+    ended: list[str] = []
+    page.on("requestfailed", lambda request: ended.append(request.url))
+    page.route("**/v1/answer", lambda _route: None)  # never answered
+    ask(page, "Where is A?")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("status")).to_have_text("Stopped.")
+    expect(page.get_by_role("button", name="Ask")).to_be_focused()
+    assert ended == [f"{server.url.rstrip('/')}/v1/answer"]
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_narrow_and_dark(page: Page, server: Server) -> None:
+    long = "Llanfairpwllgwyngyllgogerychwyrndrobwllllantysiliogogogoch" * 2
+    reply_with(page, {"body": one_step(long, long, f"It is in {long}.", long)})
+    page.set_viewport_size({"width": 320, "height": 640})
+    ask(page, long)
+    answered(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+
+    def brightness(of: str) -> float:
+        colour = page.evaluate(f"getComputedStyle(document.body).{of}")
+        return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3
+
+    page.emulate_media(color_scheme="light")
+    assert brightness("backgroundColor") > 200 > 80 > brightness("color")
+    page.emulate_media(color_scheme="dark")
+    assert brightness("backgroundColor") < 50 < 200 < brightness("color")

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,9 @@ def ray_session() -> Iterator[None]:
         logging_level=logging.ERROR,
     )
     quieten()
+    signal.signal(
+        signal.SIGTERM, signal.getsignal(signal.SIGTERM)
+    )  # Ray's core has put its own there
     try:
         yield
     finally:

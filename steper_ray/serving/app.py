@@ -193,7 +193,8 @@ EVERYWHERE: Final = "0.0.0.0"
 
 def llm_app(config: "RunConfig") -> str:
     """The name of the application of the LLM: another one for another model, or other engine settings."""
-    parts = [files_digest(served_model(config)), config.engine.model_dump_json()]
+    model = served_model(config)
+    parts = [model, files_digest(model), config.engine.model_dump_json()]
     parts += [
         config.hub.model_dump_json(),
         str(config.serve.engines),
@@ -330,6 +331,24 @@ def find_cluster(config: "RunConfig") -> None:
         ) from None
 
 
+def lacking(config: "RunConfig") -> str | None:
+    """What Ray has too little of for one more LLM of each replica; None if there is room."""
+    import ray
+
+    from steper_ray.serving.llm import bundles
+
+    free = ray.available_resources()
+    for kind in ("CPU", "GPU"):
+        one = sum(bundle.get(kind, 0) for bundle in bundles(config.engine))
+        needed = one * config.serve.engines
+        if needed > free.get(kind, 0):
+            key = f"engine.{kind.lower()}s"
+            return (
+                f"{needed:g} {kind} ({key}) are needed, {free.get(kind, 0):g} are free; lower {key}"
+            )
+    return None
+
+
 def update_server(config: "RunConfig") -> None:
     """Change the running server over to these settings; questions go on being answered meanwhile.
 
@@ -340,11 +359,17 @@ def update_server(config: "RunConfig") -> None:
 
     quieten()
     check(config)
-    if APP not in serve.status().applications:
+    apps = serve.status().applications
+    if APP not in apps:
         raise InputError("this Ray serves no student; start one with `steper serve`")
     started = time.monotonic()
     model = Path(served_model(config)).name
-    with stage_progress("serve", f"changing over to {model}"):
+    doing = f"changing over to {model}"
+    if llm_app(config) not in apps and (short := lacking(config)) is not None:
+        if cluster_file(config).is_file():  # a Ray of one machine, which does not grow
+            raise InputError(f"serve: the new LLM runs beside the old until then, and {short}")
+        doing += f"; waiting until the cluster has grown: {short}"
+    with stage_progress("serve", doing):
         deploy(config)
     stage_done("serve", time.monotonic() - started, [f"{model} is served"])
 

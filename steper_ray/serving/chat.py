@@ -9,21 +9,24 @@ steps with their passages in the extension field `steper`, which says too what o
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter
 from pydantic import Field
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from steper_ray.reasoning.loop import Sampling, Stepped
+from steper_ray.serving.events import STREAM, EventStream
 from steper_ray.serving.guard import error_body
-from steper_ray.serving.schema import AnswerOut, Body
+from steper_ray.serving.schema import TOO_LARGE, AnswerOut, AnyText, Body, ErrorOut
 from steper_ray.serving.service import Answered, AnswerService, Happening, Refused, Token
 
 RAG: Final = "-rag"
 """Ends the name of the model that is the whole loop."""
 OWNER: Final = "steper_ray"
+UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {404: {"model": ErrorOut}}
+"""What OpenAPI says of a route that names a model."""
 SAMPLED: Final = ("temperature", "top_p", "seed")
 """What of a chat's settings the loop follows."""
 
@@ -32,15 +35,15 @@ class TextPart(Body):
     """A part of a message."""
 
     type: Literal["text"]
-    text: str
+    text: AnyText
 
 
 class Message(Body):
     """A message; only text."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
+    content: AnyText | Annotated[list[TextPart], Field(fail_fast=True)]
+    name: AnyText | None = None
 
     @property
     def text(self) -> str:
@@ -59,20 +62,20 @@ class StreamOptions(Body):
 class ChatBody(Body):
     """Body of POST /v1/chat/completions: OpenAI's parameters that at least the plain model follows."""
 
-    model: str
-    messages: list[Message] = Field(min_length=1)
+    model: AnyText
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**31)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    seed: int | None = Field(default=None, ge=0, lt=TOO_LARGE)
+    max_tokens: int | None = Field(default=None, ge=1, lt=TOO_LARGE)
+    max_completion_tokens: int | None = Field(default=None, ge=1, lt=TOO_LARGE)
+    stop: AnyText | Annotated[list[AnyText], Field(max_length=4)] | None = None
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     n: Literal[1] | None = None
-    user: str | None = None
+    user: AnyText | None = None
 
     @property
     def question(self) -> str:
@@ -113,12 +116,12 @@ def chat_routes(service: AnswerService) -> APIRouter:
         """The two models."""
         return {"object": "list", "data": cards}
 
-    @router.get("/v1/models/{name}")
+    @router.get("/v1/models/{name}", responses=UNKNOWN)
     async def model(name: str) -> dict[str, Any]:
         """One of the two."""
         return cards[known(name)]
 
-    @router.post("/v1/chat/completions")
+    @router.post("/v1/chat/completions", responses=UNKNOWN | STREAM)
     async def chat(body: ChatBody) -> Response:
         """Chat with the plain model, or have the last message answered by the whole loop."""
         if known(body.model) == 0:
@@ -157,10 +160,8 @@ async def plain(service: AnswerService, body: ChatBody) -> Response:
                 yield part
         except Refused as refused:
             yield _data(error_body(refused))
-        finally:
-            await parts.aclose()  # type: ignore[attr-defined]
 
-    return _stream(events())
+    return EventStream(events(), parts)
 
 
 def completion(answer: AnswerOut, body: ChatBody) -> dict[str, Any]:
@@ -202,7 +203,7 @@ def extension(answer: AnswerOut, body: ChatBody) -> dict[str, Any]:
     return {**answer.model_dump(exclude={"answer"}), "ignored": body.ignored}
 
 
-async def rag_stream(happenings: AsyncIterator[Happening], body: ChatBody) -> Response:
+async def rag_stream(happenings: AsyncGenerator[Happening, None], body: ChatBody) -> Response:
     """The loop as OpenAI's chunks: rationales as `reasoning_content`, then the answer and `steper`."""
     first = await anext(happenings)
     head = {
@@ -242,15 +243,8 @@ async def rag_stream(happenings: AsyncIterator[Happening], body: ChatBody) -> Re
                     yield part
         except Refused as refused:
             yield _data(error_body(refused))
-        finally:
-            await happenings.aclose()  # type: ignore[attr-defined]
 
-    return _stream(events())
-
-
-def _stream(events: AsyncIterator[str]) -> Response:
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    return EventStream(events(), happenings)
 
 
 def _data(value: Any) -> str:

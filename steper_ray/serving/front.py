@@ -63,6 +63,7 @@ class _Reply:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._start: Message | None = None
+        """Of a reply of the proxy's."""
         self._ours = self._finished = False
 
     async def send(self, message: Message) -> None:
@@ -70,7 +71,6 @@ class _Reply:
         if self._ours:
             return
         if message["type"] == "http.response.start":
-            self._start = message
             status, headers = message["status"], dict(message["headers"])
             if status >= 400 and not headers.get(b"content-type", b"").startswith(
                 b"application/json"
@@ -82,13 +82,14 @@ class _Reply:
                 after = headers.get(b"retry-after", b"1")
                 await self.refuse(status, code, f"the server cannot take this now{again}", after)
                 return
+            self._start = message
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self._finished = True
         await self._send(message)
 
     async def refuse(self, status: int, code: str, text: str, after: bytes = b"") -> None:
         """Make an error the whole reply, if none has begun."""
-        if self._ours or (self._start is not None and self._finished):
+        if self._ours or self._start is not None:
             return
         self._ours = self._finished = True
         kind = "server_error" if status >= 500 else "invalid_request_error"

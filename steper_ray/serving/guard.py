@@ -28,6 +28,9 @@ HEADERS: Final = {
 }
 """On every reply."""
 
+LONGEST_NUMBER: Final = 18
+"""Digits of a Content-Length that is read as a number."""
+
 Take = Callable[[str, int], Awaitable[float]]
 """Take one request of an owner's so many a minute, over all ingresses: see `RateLimiter.take`."""
 
@@ -88,7 +91,7 @@ class Guard:
         too_large = Refused(413, "too_large", f"the body is over this server's {self._most} bytes")
         if not (announced := Headers(scope=scope).get("content-length", "0")).isdecimal():
             raise Refused(400, "bad_request", "Content-Length is not a number")
-        if int(announced) > self._most:
+        if len(announced) > LONGEST_NUMBER or int(announced) > self._most:
             raise too_large
         size = 0
 

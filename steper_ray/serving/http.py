@@ -10,7 +10,7 @@ GET  /, /docs              the page; this interface as OpenAPI
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,11 +19,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from steper_ray.reasoning.loop import Found, Searching, Stepped
 from steper_ray.schema import Stage
 from steper_ray.serving.chat import chat_routes
+from steper_ray.serving.events import STREAM, EventStream
 from steper_ray.serving.guard import Guard, Take, error_body, error_headers
 from steper_ray.serving.keys import KeyRing
 from steper_ray.serving.schema import (
@@ -49,6 +50,9 @@ from steper_ray.serving.service import (
 )
 
 PAGE: Final = Path(__file__).parent / "page"
+PARTS: Final = {"css": "text/css", "js": "text/javascript"}
+LONGEST_NAME: Final = 40
+"""Characters of a key of a body that an error shows."""
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": ErrorOut} for status in (400, 401, 413, 422, 429, 503, 504)
 }
@@ -76,7 +80,7 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
     api.add_exception_handler(RequestValidationError, _invalid)
     api.include_router(chat_routes(service))
 
-    @api.post("/v1/answer", response_model=AnswerOut)
+    @api.post("/v1/answer", response_model=AnswerOut, responses=STREAM)
     async def answer(request: AnswerRequest) -> Response:
         """Answer a question step by step."""
         service.check_question(request.question)
@@ -135,15 +139,20 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
 
     @api.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(PAGE / "index.html")
+        return page_file("index.html", "text/html")
 
     @api.get("/page.{kind}", include_in_schema=False)
     async def page_part(kind: str) -> Response:
-        if kind not in ("css", "js"):
+        if kind not in PARTS:
             raise HTTPException(404, "Not Found")
-        return FileResponse(PAGE / f"page.{kind}")
+        return page_file(f"page.{kind}", PARTS[kind])
 
     return api
+
+
+def page_file(name: str, kind: str) -> Response:
+    """A file of the page, whole: Starlette's FileResponse refuses odd ranges in its own form."""
+    return Response((PAGE / name).read_bytes(), media_type=kind)
 
 
 def as_json(body: BaseModel, status: int = 200) -> Response:
@@ -151,7 +160,7 @@ def as_json(body: BaseModel, status: int = 200) -> Response:
     return Response(body.model_dump_json(), status, media_type="application/json")
 
 
-async def event_stream(happenings: AsyncIterator[Happening]) -> Response:
+async def event_stream(happenings: AsyncGenerator[Happening, None]) -> Response:
     """A question's events as they happen. What is refused before the first is a reply of its own."""
     first = await anext(happenings)
 
@@ -163,11 +172,8 @@ async def event_stream(happenings: AsyncIterator[Happening]) -> Response:
                 yield event_text(happening, passages)
         except Refused as refused:
             yield _event("error", json.dumps(error_body(refused)))
-        finally:
-            await happenings.aclose()  # type: ignore[attr-defined]
 
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
+    return EventStream(events(), happenings)
 
 
 def event_text(happening: Happening, passages: list[PassageOut]) -> str:
@@ -222,7 +228,7 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     """The first thing that is wrong with a body; what was given is not repeated."""
     assert isinstance(error, RequestValidationError)
     finding = error.errors()[0]
-    place = ".".join(str(part) for part in finding["loc"] if part != "body")
+    place = ".".join(str(part)[:LONGEST_NAME] for part in finding["loc"] if part != "body")
     if finding["type"] == "json_invalid":
         refused = Refused(400, "bad_json", "the body is not JSON: " + finding["ctx"]["error"])
     else:

@@ -1,12 +1,16 @@
 """What the HTTP API takes and gives, as pydantic models; the OpenAPI page at /docs is made of them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from steper_ray.schema import Stage, StopReason
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+AnyText = Annotated[str, StringConstraints(min_length=0)]
+"""Without a constraint pydantic lets pass what is no Unicode: halves of surrogate pairs, as `"\\ud800"`."""
+TOO_LARGE: Final = 2**31
+"""Numbers from here on are no numbers of anything here."""
 Framework = Literal["ircot", "self_ask", "react"]
 
 
@@ -21,9 +25,9 @@ class Asking(Body):
 
     framework: Framework | None = None
     """Another framework, with its own instruction and no demonstrations."""
-    passages_per_step: int | None = Field(default=None, ge=1)
+    passages_per_step: int | None = Field(default=None, ge=1, lt=TOO_LARGE)
     """Passages a search brings (k)."""
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, lt=TOO_LARGE)
     """Steps before the answer is forced (S)."""
 
     @property
@@ -45,14 +49,14 @@ class AnswerRequest(Asking):
 class BatchRequest(Asking):
     """Body of POST /v1/answers."""
 
-    questions: list[Text] = Field(min_length=1)
+    questions: list[Text] = Field(min_length=1, fail_fast=True)
 
 
 class SearchRequest(Body):
     """Body of POST /v1/search."""
 
     query: Text
-    k: int = Field(default=4, ge=1)
+    k: int = Field(default=4, ge=1, lt=TOO_LARGE)
     """Passages to bring."""
 
 

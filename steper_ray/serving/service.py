@@ -6,7 +6,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -191,7 +191,7 @@ class AnswerService:
 
     async def stream(
         self, question: str, settings: ReasoningConfig, sampling: Sampling = GREEDY
-    ) -> AsyncIterator[Happening]:
+    ) -> AsyncGenerator[Happening, None]:
         """Answer a question, telling what happens; ends with `Answered`.
 
         Nothing is yielded before the question has its place. Raises what `answer` raises, and Refused when a
@@ -235,7 +235,9 @@ class AnswerService:
                 except Refused as refused:
                     return refused
 
-        return list(await asyncio.gather(*(one(question) for question in questions)))
+        async with asyncio.TaskGroup() as group:  # which cancels the others if one fails unforeseen
+            tasks = [group.create_task(one(question)) for question in questions]
+        return [task.result() for task in tasks]
 
     async def search(self, query: str, k: int) -> tuple[list[PassageOut], float]:
         """The k best passages, and the seconds it took; raises Refused past the deadline."""
@@ -252,12 +254,19 @@ class AnswerService:
             async with self._bounded():
                 return await self.backend.chat(body)
 
-    async def chat_stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+    async def chat_stream(self, body: Mapping[str, Any]) -> AsyncGenerator[str, None]:
         """That response as server-sent events; raises Refused as `stream` does."""
         with self._counted("chat"), self.places.one():
-            async with self._bounded():
-                async for part in self.backend.chat_stream(body):
-                    yield part
+            parts = self.backend.chat_stream(body)
+            ends = asyncio.get_running_loop().time() + self.config.request_timeout_s
+            while True:
+                # each part for itself: a timeout around a yield would cancel the task that asked for the
+                # first part, and Starlette asks for the others in another one
+                async with self._bounded(ends):
+                    part = await anext(parts, None)
+                if part is None:
+                    return
+                yield part
 
     async def _reason(
         self,
@@ -307,11 +316,16 @@ class AnswerService:
             self.record("steper_generate_seconds", step.generate_seconds)
 
     @contextlib.asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[None]:
-        """End what takes too long, and turn what the backend raises into refusals."""
+    async def _bounded(self, ends: float | None = None) -> AsyncIterator[None]:
+        """End what takes too long, and turn what the backend raises into refusals.
+
+        ends: when, by the event loop's clock; by default a request's time from now
+        """
         seconds = self.config.request_timeout_s
+        if ends is None:
+            ends = asyncio.get_running_loop().time() + seconds
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(ends):
                 yield
         except TimeoutError:
             message = f"not done within this server's {seconds:g} seconds; asking again is safe"

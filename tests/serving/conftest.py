@@ -1,0 +1,69 @@
+"""A server of the real thing: Ray Serve, vLLM and Lance, two ingresses, the bundled teacher."""
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from steper_ray.config import RunConfig, load_config
+from steper_ray.questions import load_questions
+
+PLACES = 8
+"""Questions that an ingress works on at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    url: str
+    questions: list[str]
+    config: RunConfig
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Its replicas of a deployment, or `ProxyActor`."""
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # or a zombie
+                words = " ".join(process.cmdline())
+                if words.startswith("ray::") and words.rstrip().endswith(name):
+                    found.append(process)
+        return found
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one of them."""
+        self.processes(name)[0].send_signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="package")
+def server(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serves the toy world's passages; asks for no key."""
+    from steper_ray.cli import TOY_RUN_FILE
+    from steper_ray.serving.app import served
+
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data, folder = toy_corpus.dir, tmp_path_factory.mktemp("serve")
+    config = load_config(
+        TOY_RUN_FILE,
+        [
+            f"run.dir={folder}",
+            f"run.data={data}",
+            f"questions.test={data}/toy/test.parquet",
+            f"build.teacher={data}/toy/models/teacher",
+            f"serve.model={data}/toy/models/teacher",
+            f"serve.port={port}",
+            "engine.cpus=0.5",  # room for a second LLM while it is updated
+            "serve.ingresses=2",
+            f"serve.max_concurrent={PLACES}",
+            "serve.request_timeout_s=120",
+        ],
+    )
+    questions = [question.question for question in load_questions(config, "test")]
+    with served(config) as url:
+        yield Server(url, questions, config)

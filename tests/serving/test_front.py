@@ -1,0 +1,223 @@
+"""What the proxies say when an ingress dies, around hand-written ASGI applications that do."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import httpx
+import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from steper_ray.serving.front import LARGEST_BODY, LOST, Front, middlewares
+
+pytestmark = pytest.mark.anyio
+
+JSON: Final = [(b"content-type", b"application/json")]
+EVENTS: Final = [(b"content-type", b"text/event-stream; charset=utf-8")]
+TEXT: Final = [(b"content-type", b"text/plain; charset=utf-8")]
+MIB: Final = 2**20
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def start(status: int, headers: list[tuple[bytes, bytes]]) -> Message:
+    return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+def body(content: bytes, *, more: bool = False) -> Message:
+    return {"type": "http.response.body", "body": content, "more_body": more}
+
+
+def saying(*messages: Message, then: Exception | None = None) -> ASGIApp:
+    """An application that sends these and ends, or dies."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+        if then is not None:
+            raise then
+
+    return app
+
+
+async def reading(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that counts the bytes of a body, and gives up where the client is gone."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size += len(message["body"])
+        more = message["more_body"]
+    await send(start(200, JSON))
+    await send(body(b"%d" % size))
+
+
+async def talk(app: ASGIApp, *given: Message) -> tuple[list[Message], Exception | None]:
+    """What comes out of a proxy around it, and what it raised."""
+    messages = list(given) or [{"type": "http.request", "body": b"", "more_body": False}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/answer", "headers": []}
+    try:
+        await Front(app)(scope, receive, send)
+    except RuntimeError as error:
+        return sent, error
+    return sent, None
+
+
+def whole(sent: list[Message]) -> tuple[int, dict[bytes, bytes], Any]:
+    """Status, headers and JSON of a reply, which must be one whole reply."""
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert not sent[1].get("more_body", False)
+    headers = dict(sent[0]["headers"])
+    assert headers[b"content-type"] == b"application/json"
+    return sent[0]["status"], headers, json.loads(sent[1]["body"])
+
+
+def test_serve_gets_it_as_a_middleware() -> None:
+    assert [middleware.cls for middleware in middlewares()] == [Front]
+
+
+@pytest.mark.parametrize("died", [None, RuntimeError("the actor is dead")])
+async def test_an_ingress_that_dies_before_its_reply(died: Exception | None) -> None:
+    sent, raised = await talk(saying(then=died))
+    status, headers, said = whole(sent)
+    assert (status, headers[b"retry-after"]) == (503, b"1")
+    assert said == {
+        "error": {"message": LOST, "type": "server_error", "code": "replica_lost", "param": None}
+    }
+    assert raised is died
+
+
+@pytest.mark.parametrize("died", [None, RuntimeError("the actor is dead")])
+async def test_an_ingress_that_dies_in_a_stream_ends_it_with_an_error(
+    died: Exception | None,
+) -> None:
+    said = [start(200, EVENTS), body(b"event: token\ndata: {}\n\n", more=True)]
+    sent, raised = await talk(saying(*said, then=died))
+    assert sent[:2] == said
+    (last,) = sent[2:]
+    assert not last.get("more_body", False)
+    name, data, *rest = last["body"].split(b"\n")
+    assert (name, rest) == (b"event: error", [b"", b""])
+    assert json.loads(data.removeprefix(b"data: "))["error"]["code"] == "replica_lost"
+    assert raised is died
+
+
+async def test_another_reply_that_is_cut_stays_cut() -> None:
+    said = [start(200, JSON), body(b'{"answer": "De', more=True)]
+    sent, _ = await talk(saying(*said))
+    assert sent == said  # so its client sees that it is not whole
+
+
+@pytest.mark.parametrize(
+    ("status", "extra", "told", "code", "after"),
+    [
+        (408, [], 504, "deadline", None),
+        (429, [], 429, "overloaded", b"1"),
+        (503, [(b"retry-after", b"7")], 503, "overloaded", b"7"),
+        (503, [], 503, "overloaded", b"1"),
+        (500, [], 503, "overloaded", b"1"),
+        (404, [], 404, "not_found", None),
+    ],
+)
+async def test_what_serve_says_in_plain_text_is_said_as_every_other_error(
+    status: int, extra: list[Any], told: int, code: str, after: bytes | None
+) -> None:
+    sent, _ = await talk(
+        saying(
+            start(status, [*TEXT, *extra]),
+            body(b"Request timed out at ", more=True),
+            body(b"/secret/place"),
+        )
+    )
+    got, headers, said = whole(sent)
+    assert got == told
+    assert headers.get(b"retry-after") == after
+    kind = "server_error" if told >= 500 else "invalid_request_error"
+    assert (said["error"]["code"], said["error"]["type"]) == (code, kind)
+    assert said["error"]["message"].startswith("the server cannot take this now")
+    assert said["error"]["message"].endswith("ask again later") == (status != 404)
+    assert b"secret" not in sent[1]["body"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [start(200, JSON), body(b"{}")],
+        [start(200, TEXT), body(b"a", more=True), body(b"b")],
+        [start(422, JSON), body(b'{"error": {}}')],
+        [start(500, JSON), body(b'{"error": {}}')],
+        [start(503, [*JSON, (b"retry-after", b"3")]), body(b"{}")],
+        [start(307, []), body(b"")],
+        [start(200, EVENTS), body(b"event: answer\ndata: {}\n\n", more=True), body(b"")],
+    ],
+)
+async def test_every_other_reply_is_passed_on_as_it_is(said: list[Message]) -> None:
+    assert await talk(saying(*said)) == (said, None)
+
+
+async def test_a_body_of_the_limit_is_passed_on() -> None:
+    half = b"x" * (LARGEST_BODY // 2)
+    sent, _ = await talk(
+        reading,
+        {"type": "http.request", "body": half, "more_body": True},
+        {"type": "http.request", "body": half, "more_body": False},
+    )
+    assert whole(sent)[2] == LARGEST_BODY == 32 * MIB
+
+
+async def test_a_huge_body_is_refused_before_it_is_whole() -> None:
+    read = 0
+
+    async def pieces() -> Any:
+        nonlocal read
+        for _ in range(1000):
+            read += 1
+            yield b"x" * MIB
+
+    transport = httpx.ASGITransport(app=Front(reading))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        reply = await client.post("/", content=pieces())
+    assert reply.status_code == 413
+    assert reply.json()["error"]["code"] == "too_large"
+    assert read == 33
+
+
+async def test_a_body_that_becomes_huge_after_the_reply_began_does_not_begin_another() -> None:
+    async def echoing(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(200, EVENTS))
+        while (await receive())["type"] != "http.disconnect":
+            await send(body(b": got some\n\n", more=True))
+
+    piece = {"type": "http.request", "body": b"x" * (20 * MIB), "more_body": True}
+    sent, _ = await talk(echoing, piece, piece)
+    assert [message["type"] for message in sent].count("http.response.start") == 1
+
+
+async def test_nothing_is_said_to_a_client_that_is_gone() -> None:
+    async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+
+    assert await talk(waiting, {"type": "http.disconnect"}) == ([], None)
+
+
+async def test_only_http_is_touched() -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Callable[..., Awaitable[None]]) -> None:
+        seen.extend([scope, receive, send])
+
+    given = ({"type": "lifespan"}, object(), object())
+    await Front(app)(*given)  # type: ignore[arg-type]
+    assert seen == list(given)

@@ -1,0 +1,378 @@
+"""The server as its users have it: real engines, real HTTP, real SIGKILL. The tests share one server."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import ray
+from openai import OpenAI
+from ray import serve
+
+from steper_ray.cli import TOY_RUN_FILE
+from steper_ray.retrieval import Retriever
+from steper_ray.serving.app import APP, llm_app
+from steper_ray.serving.ingress import LLM
+from tests.serving.conftest import PLACES, Server
+
+pytestmark = pytest.mark.engine
+
+
+def post(server: Server, path: str, body: Any, **more: Any) -> httpx.Response:
+    return httpx.post(server.url + path, json=body, timeout=120, **more)
+
+
+async def events(reply: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
+    name = ""
+    async for line in reply.aiter_lines():
+        kind, _, value = line.partition(": ")
+        if kind == "event":
+            name = value
+        elif kind == "data":
+            yield name, json.loads(value)
+
+
+def until(holds: Callable[[], bool], seconds: float) -> None:
+    started = time.monotonic()
+    while not holds():
+        assert time.monotonic() - started < seconds
+        time.sleep(0.1)
+
+
+async def unfinished(server: Server) -> int:
+    """Requests in the engine."""
+    handle = serve.get_deployment_handle(LLM, llm_app(server.config))
+    return int(await handle.unfinished.remote())
+
+
+def test_an_answer_is_what_the_loop_gives_in_this_corpus(server: Server) -> None:
+    body = post(server, "/v1/answer", {"question": server.questions[0]}).json()
+    retriever = Retriever(server.config.corpus_dir)
+    assert body["corpus_version"] == retriever.corpus_version
+    assert body["overrides"] == {}
+    assert body["model"] == "teacher"
+    seen: set[str] = set()
+    query = server.questions[0]
+    for step in body["steps"]:
+        assert step["query"] == query
+        hits = retriever.search(query, server.config.reasoning.passages_per_step)
+        new = [hit for hit in hits if hit.passage.id not in seen]
+        seen |= {hit.passage.id for hit in new}
+        assert [(p["id"], p["text"], p["score"]) for p in step["passages"]] == [
+            (hit.passage.id, hit.passage.text, hit.score) for hit in new
+        ]
+        query = step["rationale"]
+    assert body["answer"] in body["steps"][-1]["rationale"]
+    stages = [step["stage"] for step in body["steps"]]
+    assert stages == ["init", *["exp"] * (len(stages) - 2), "agg"]
+    for kind in ("prompt_tokens", "generated_tokens", "cached_tokens"):
+        assert body[kind] == sum(step[kind] for step in body["steps"])
+    assert body["cached_tokens"] > 0  # a step finds the one before it in the cache
+
+
+def test_a_stream_tells_the_same_as_it_happens(server: Server) -> None:
+    async def run() -> list[tuple[str, Any, float]]:
+        body = {"question": server.questions[1], "stream": True}
+        async with (
+            httpx.AsyncClient(timeout=60) as client,
+            client.stream("POST", f"{server.url}/v1/answer", json=body) as reply,
+        ):
+            assert reply.headers["content-type"].startswith("text/event-stream")
+            return [(name, data, time.monotonic()) async for name, data in events(reply)]
+
+    told = asyncio.run(run())
+    whole = post(server, "/v1/answer", {"question": server.questions[1]}).json()
+    last = told[-1]
+    assert last[0] == "answer"
+    assert last[1]["answer"] == whole["answer"]
+    steps = [data for name, data, _ in told if name == "step"]
+    assert steps == last[1]["steps"]
+    assert [s["rationale"] for s in steps] == [s["rationale"] for s in whole["steps"]]
+    for step in steps:
+        written = [
+            d["text"] for name, d, _ in told if name == "token" and d["step"] == step["step"]
+        ]
+        assert len(written) > 1
+        assert "".join(written).strip() == step["rationale"]
+    first = next(at for name, _, at in told if name == "token")
+    assert first < last[2] - 0.05  # not all at once at the end
+
+
+def test_openai_s_client_works_unchanged_with_both_models(server: Server) -> None:
+    client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["teacher", "teacher-rag"]
+    asked: Any = [{"role": "user", "content": server.questions[0]}]
+    whole = post(server, "/v1/answer", {"question": server.questions[0]}).json()
+
+    rag = client.chat.completions.create(model="teacher-rag", messages=asked)
+    assert rag.choices[0].message.content == whole["answer"]
+    assert rag.usage is not None
+    assert rag.usage.completion_tokens == whole["generated_tokens"]
+    assert rag.model_extra is not None
+    rationales = [step["rationale"] for step in rag.model_extra["steper"]["steps"]]
+    assert rationales == [step["rationale"] for step in whole["steps"]]
+    parts = list(client.chat.completions.create(model="teacher-rag", messages=asked, stream=True))
+    said = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+    assert said == whole["answer"]
+
+    plain = client.chat.completions.create(
+        model="teacher", messages=asked, max_tokens=5, temperature=0
+    )
+    assert plain.usage is not None
+    assert plain.usage.completion_tokens == 5
+    pieces = client.chat.completions.create(
+        model="teacher", messages=asked, max_tokens=5, temperature=0, stream=True, seed=7
+    )
+    text = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+    assert text == plain.choices[0].message.content
+
+
+def test_another_way_of_asking_is_named_and_limits_hold(server: Server) -> None:
+    question = server.questions[2]
+    body = post(server, "/v1/answer", {"question": question, "passages_per_step": 3}).json()
+    assert body["overrides"] == {"passages_per_step": {"trained": 2, "served": 3}}
+    assert len(body["steps"][0]["passages"]) == 3
+    react = post(server, "/v1/answer", {"question": question, "framework": "react"}).json()
+    assert react["overrides"] == {"framework": {"trained": "ircot", "served": "react"}}
+    refused = post(server, "/v1/answer", {"question": question, "max_steps": 99})
+    assert refused.status_code == 422
+    long = {"model": "teacher", "messages": [{"role": "user", "content": "word " * 1500}]}
+    if (refused := post(server, "/v1/chat/completions", long)).status_code != 422:
+        pytest.fail(refused.text)  # longer than the engine's context, or than the server's limit
+
+
+def test_a_batch_a_search_and_readiness(server: Server) -> None:
+    asked = server.questions[:3]
+    body = post(server, "/v1/answers", {"questions": asked}).json()
+    singly = [post(server, "/v1/answer", {"question": one}).json()["answer"] for one in asked]
+    assert [one["answer"] for one in body["answers"]] == singly
+    found = post(server, "/v1/search", {"query": asked[0], "k": 3}).json()["passages"]
+    hits = Retriever(server.config.corpus_dir).search(asked[0], 3)
+    assert [passage["id"] for passage in found] == [hit.passage.id for hit in hits]
+    ready = httpx.get(f"{server.url}/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+
+
+def test_who_goes_away_is_not_worked_for(server: Server) -> None:
+    """The plain model writes for many seconds if it is let."""
+
+    async def run() -> None:
+        chat = {
+            "model": "teacher",
+            "messages": [{"role": "user", "content": "Who"}],
+            "max_tokens": 900,
+            "temperature": 1.5,
+        }
+        for stream in (False, True):
+            async with httpx.AsyncClient(timeout=60) as client:
+                asked = asyncio.create_task(
+                    client.post(
+                        f"{server.url}/v1/chat/completions", json={**chat, "stream": stream}
+                    )
+                )
+                started = time.monotonic()
+                while not await unfinished(server):
+                    assert time.monotonic() - started < 10
+                    await asyncio.sleep(0.05)
+                assert not asked.done()
+                asked.cancel()
+            started = time.monotonic()
+            while await unfinished(server):
+                assert time.monotonic() - started < 3
+                await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+
+
+def test_past_its_places_it_says_so_at_once_and_recovers(server: Server) -> None:
+    statuses: list[tuple[int, float, float]] = []
+
+    async def run() -> None:
+        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=80)) as client:
+
+            async def worker(number: int) -> None:
+                for turn in range(6):
+                    started = time.monotonic()
+                    reply = await client.post(
+                        f"{server.url}/v1/answer",
+                        json={"question": server.questions[(6 * number + turn) % 300]},
+                    )
+                    after = float(reply.headers.get("retry-after", "0"))
+                    statuses.append((reply.status_code, time.monotonic() - started, after))
+                    if reply.status_code == 503:
+                        assert reply.json()["error"]["code"] == "overloaded"
+                        await asyncio.sleep(0.2)
+
+            await asyncio.gather(*(worker(number) for number in range(5 * PLACES)))
+
+    asyncio.run(run())
+    refused = [seconds for status, seconds, _ in statuses if status == 503]
+    assert {status for status, _, _ in statuses} == {200, 503}
+    assert all(after >= 1 for status, _, after in statuses if status == 503)
+    assert sorted(refused)[len(refused) // 2] < 1
+    assert post(server, "/v1/answer", {"question": server.questions[0]}).status_code == 200
+
+
+class Load:
+    """Clients that ask without a pause, one kind of request each, until they are told to stop."""
+
+    def __init__(self, server: Server, whole: int, streams: int) -> None:
+        self.server, self.stop = server, False
+        self.whole: list[tuple[int, Any]] = []
+        self.ends: list[str] = []
+        """The last event of each stream."""
+        self._kinds = [*[self._ask] * whole, *[self._stream] * streams]
+
+    async def run(self, do: Callable[[], Any], seconds: float) -> None:
+        """Ask while `do` is done, and so many seconds after."""
+        limits = httpx.Limits(max_connections=50)
+        async with httpx.AsyncClient(
+            base_url=self.server.url, timeout=120, limits=limits
+        ) as client:
+            tasks = [asyncio.create_task(kind(client, n)) for n, kind in enumerate(self._kinds)]
+            await asyncio.sleep(1)
+            await asyncio.to_thread(do)
+            await asyncio.sleep(seconds)
+            self.stop = True
+            await asyncio.gather(*tasks)
+
+    async def _ask(self, client: httpx.AsyncClient, number: int) -> None:
+        while not self.stop:
+            number += 7
+            question = self.server.questions[number % 300]
+            reply = await client.post("/v1/answer", json={"question": question})
+            self.whole.append((reply.status_code, reply.json()))
+
+    async def _stream(self, client: httpx.AsyncClient, number: int) -> None:
+        while not self.stop:
+            number += 7
+            body = {"question": self.server.questions[number % 300], "stream": True}
+            async with client.stream("POST", "/v1/answer", json=body) as reply:
+                told = [name async for name, _ in events(reply)] if reply.status_code == 200 else []
+            self.ends.append(told[-1] if told else str(reply.status_code))
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("deployment", ["llm", "retriever"])
+def test_a_killed_replica_loses_no_whole_answer(server: Server, deployment: str) -> None:
+    """There is one of each: what is asked meanwhile waits for the one that Serve starts."""
+    before = server.processes(f":{deployment}")[0].pid
+    load = Load(server, whole=4, streams=2)
+
+    def kill_and_wait() -> None:
+        server.kill(f":{deployment}")
+        until(lambda: post(server, "/v1/answer", {"question": server.questions[0]}).is_success, 120)
+
+    asyncio.run(load.run(kill_and_wait, 1))
+    assert server.processes(f":{deployment}")[0].pid != before
+    assert {status for status, _ in load.whole} == {200}
+    assert len(load.whole) > 8
+    assert load.ends[-1] == "answer"
+    assert set(load.ends) <= {"answer", "error"}
+    if deployment == "llm":
+        assert "error" in load.ends
+        names = [process.name() for process in psutil.Process().children(recursive=True)]
+        assert sum("EngineCore" in name for name in names) == 1  # its engine died with it
+
+
+def test_a_killed_ingress_is_said_and_the_next_request_succeeds(server: Server) -> None:
+    load = Load(server, whole=3, streams=3)  # less than one ingress takes
+    asyncio.run(load.run(lambda: server.kill(":ingress"), 8))
+    failed = [body for status, body in load.whole if status != 200]
+    assert {status for status, _ in load.whole} <= {200, 503}
+    assert failed or "error" in load.ends or "503" in load.ends
+    for body in failed:
+        assert body["error"]["code"] == "replica_lost"
+        assert "asking again is safe" in body["error"]["message"]
+    assert set(load.ends) <= {"answer", "error", "503"}
+    assert load.whole[-1][0] == 200
+    assert load.ends[-1] == "answer"
+
+
+def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
+    node = ray.nodes()[0]
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    wanted = {
+        'ray_steper_questions_total{.*outcome="answered"': 10,
+        "ray_steper_answer_seconds_count": 10,
+        'ray_steper_tokens_total{.*kind="cached"': 100,
+        "ray_steper_search_seconds_count": 10,
+        "ray_steper_generate_seconds_count": 10,
+        'ray_steper_stops_total{.*reason="answered"': 10,
+        "ray_vllm_num_requests_running": 0,
+    }
+
+    def there() -> bool:
+        lines = httpx.get(address).text.splitlines()
+        for pattern, least in wanted.items():
+            values = [float(line.rsplit(" ", 1)[1]) for line in lines if re.match(pattern, line)]
+            if not values or sum(values) < least:
+                return False
+        return True
+
+    until(there, 30)
+
+
+def test_an_update_to_another_student_fails_no_request(server: Server, tmp_path: Path) -> None:
+    """By the command itself; the new settings bring API keys with them. The last test of this server."""
+    folder = tmp_path / "student-2"
+    shutil.copytree(server.config.serve.model, folder)
+    command = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(TOY_RUN_FILE)]
+    shared = {
+        "run.dir": server.config.dir,
+        "run.data": server.config.data_dir,
+        "build.teacher": server.config.build.teacher,
+        "serve.model": folder,
+        "serve.port": server.config.serve.port,
+        "engine.cpus": 0.5,
+        "serve.ingresses": 2,
+        "serve.max_concurrent": PLACES,
+        "serve.request_timeout_s": 120,
+    }
+    command += [word for key, value in shared.items() for word in ("--set", f"{key}={value}")]
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    load = Load(server, whole=4, streams=2)
+
+    def update() -> None:
+        done = subprocess.run([*command, "--update"], capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        assert "student-2 is served" in done.stdout
+
+    crowded = [*command, "--set", "engine.cpus=2", "--update"]
+    refused = subprocess.run(crowded, capture_output=True, text=True, env=env)
+    assert refused.returncode == 2
+    assert "2 CPU (engine.cpus) are needed" in refused.stderr
+    asyncio.run(load.run(update, 2))
+    assert {status for status, _ in load.whole} == {200}
+    assert set(load.ends) == {"answer"}
+    assert {body["model"] for _, body in load.whole} == {"teacher", "student-2"}
+    assert load.whole[-1][1]["model"] == "student-2"
+    apps = serve.status().applications
+    assert len(apps) == 2
+    assert llm_app(server.config) not in apps
+    assert APP in apps
+
+    keys = ["--set", f"serve.keys_file={tmp_path / 'keys.yaml'}"]
+    made = subprocess.run(
+        [*command, *keys, "--new-key", "alice"], capture_output=True, text=True, check=True, env=env
+    )
+    key = made.stdout.strip()
+    rate = ["--set", "serve.requests_per_minute=20"]
+    subprocess.run([*command, *keys, *rate, "--update"], check=True, capture_output=True, env=env)
+    assert post(server, "/v1/search", {"query": "x"}).status_code == 401
+    headers = {"authorization": f"Bearer {key}"}
+    statuses = [
+        post(server, "/v1/search", {"query": "x"}, headers=headers).status_code for _ in range(30)
+    ]
+    assert statuses.count(200) in (20, 21)  # over both ingresses together; one more may grow back
+    assert statuses[-1] == 429

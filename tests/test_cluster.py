@@ -1,12 +1,16 @@
 """Every manifest of cluster/ is what its reader will accept, and names things that exist."""
 
+import json
+import os
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from copy import deepcopy
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,13 +20,20 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 from steper_ray.config import load_config
+from steper_ray.serving.keys import hash_key, read_keys
+from steper_ray.serving.metrics import METRICS
+from steper_ray.serving.settings import ServeConfig
+from steper_ray.session import SERVE_SETTINGS
 
 ROOT: Final = Path(__file__).parent.parent
 CLUSTER: Final = ROOT / "cluster"
 APP: Final = "/app/"  # the image's WORKDIR
 RUN_FILE: Final = "/etc/steper/run.yaml"
+SERVE_FILE: Final = "/etc/steper/serve.yaml"
+KEYS: Final = "/etc/steper-keys"
 
 TEXT: Final = {"type": "string", "minLength": 1}
+POSITIVE: Final = {"type": "integer", "minimum": 1}
 QUANTITY: Final = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(m|Ki|Mi|Gi)?$"}
 
 
@@ -50,6 +61,13 @@ CONTAINER: Final = closed(
         "type": "array",
         "items": closed(["name", "mountPath"], name=TEXT, mountPath=TEXT),
     },
+    readinessProbe=closed(
+        ["httpGet"],
+        httpGet=closed(["path", "port"], path=TEXT, port={"type": "integer"}),
+        periodSeconds=POSITIVE,
+        timeoutSeconds=POSITIVE,
+        failureThreshold=POSITIVE,
+    ),
 )
 VOLUME: Final = {
     "oneOf": [
@@ -57,6 +75,10 @@ VOLUME: Final = {
         for claim in [closed(["claimName"], claimName=TEXT)]
     ]
     + [closed(["name", "configMap"], name=TEXT, configMap=closed(["name"], name=TEXT))]
+    + [
+        closed(["name", "secret"], name=TEXT, secret=secret)
+        for secret in [closed(["secretName"], secretName=TEXT, optional={"type": "boolean"})]
+    ]
 }
 POD: Final = closed(
     ["spec"],
@@ -121,6 +143,24 @@ RAY_SERVICE: Final = closed(
     ),
 )
 
+LABELS: Final = {"type": "object", "additionalProperties": {"type": "string"}}
+POD_MONITOR: Final = closed(
+    ["apiVersion", "kind", "metadata", "spec"],
+    apiVersion={"const": "monitoring.coreos.com/v1"},
+    kind={"const": "PodMonitor"},
+    metadata=closed(["name", "labels"], name=TEXT, labels=LABELS),
+    spec=closed(
+        ["selector", "podMetricsEndpoints"],
+        selector=closed(["matchLabels"], matchLabels=LABELS),
+        podMetricsEndpoints={
+            "type": "array",
+            "items": closed(
+                ["port", "interval"], port=TEXT, interval={"type": "string", "pattern": "^[0-9]+s$"}
+            ),
+        },
+    ),
+)
+
 
 def read(name: str) -> dict[str, Any]:
     """A manifest; one document."""
@@ -168,6 +208,8 @@ def check_job(manifest: dict[str, Any]) -> None:
 def check_service(manifest: dict[str, Any]) -> None:
     from ray.serve.schema import ServeDeploySchema
 
+    from steper_ray.serving.app import DRAIN_S
+
     jsonschema.validate(manifest, RAY_SERVICE)
     check_cluster(manifest["spec"]["rayClusterConfig"])
     values = yaml.safe_load(manifest["spec"]["serveConfigV2"])
@@ -176,9 +218,28 @@ def check_service(manifest: dict[str, Any]) -> None:
     (application,) = config.applications
     module, function = str(application.import_path).split(":")
     assert callable(getattr(import_module(module), function))
-    assert application.args == {"config": RUN_FILE}
-    ports = manifest["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"]
-    assert config.http_options.port in [port["containerPort"] for port in ports[0]["ports"]]
+    assert application.args == {"config": SERVE_FILE}
+    cluster = manifest["spec"]["rayClusterConfig"]
+    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    assert config.http_options.port in [port["containerPort"] for port in head["ports"]]
+    assert config.http_options.request_timeout_s == ServeConfig().request_timeout_s + DRAIN_S
+    assert "readinessProbe" not in head, "Serve is started only on a head that is ready"
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        (keys,) = [volume for volume in pod["volumes"] if "secret" in volume]
+        assert keys["secret"]["secretName"] == "steper-keys"
+        (container,) = pod["containers"]
+        assert {"name": keys["name"], "mountPath": KEYS} in container["volumeMounts"]
+        if group is not cluster["headGroupSpec"]:
+            asked = {"path": "/readyz", "port": config.http_options.port}
+            assert container["readinessProbe"]["httpGet"] == asked
+
+
+def check_monitor(manifest: dict[str, Any]) -> None:
+    """As the Prometheus operator's custom resource has it; what KubeRay calls its pods and their port."""
+    jsonschema.validate(manifest, POD_MONITOR)
+    assert manifest["spec"]["selector"]["matchLabels"] == {"ray.io/is-ray-node": "yes"}
+    assert [one["port"] for one in manifest["spec"]["podMetricsEndpoints"]] == ["metrics"]
 
 
 def check_launcher(manifest: dict[str, Any]) -> None:
@@ -199,6 +260,7 @@ CHECKS: Final[dict[str, Callable[[dict[str, Any]], None]]] = {
     "rayjob.yaml": check_job,
     "rayservice.yaml": check_service,
     "launcher-aws.yaml": check_launcher,
+    "podmonitor.yaml": check_monitor,
 }
 
 
@@ -222,6 +284,10 @@ def test_manifest_is_accepted(name: str) -> None:
         ("rayservice.yaml", "spec.rayClusterSpec", {}),
         ("rayservice.yaml", "spec.serveConfigV2", "applications: {}"),
         ("rayservice.yaml", "spec.serveConfigV2", "application: []"),
+        ("rayservice.yaml", "spec.rayClusterConfig.headGroupSpec.template.spec.volumes", []),
+        ("rayservice.yaml", "spec.rayClusterConfig.workerGroupSpecs", [{}]),
+        ("podmonitor.yaml", "spec.selector.matchLabels", {"app": "ray"}),
+        ("podmonitor.yaml", "spec.podMetricsEndpoints", [{"port": 8080, "interval": "10s"}]),
         ("launcher-aws.yaml", "head_node_type", "heads"),
         ("launcher-aws.yaml", "workers", 3),
         ("launcher-aws.yaml", "max_workers", "four"),
@@ -256,10 +322,35 @@ def test_run_file_of_the_readme_is_valid(tmp_path: Path) -> None:
     assert load_config(run_file).run.dir == "/runs/toy"
 
 
+def test_service_of_the_readme_has_its_keys(tmp_path: Path) -> None:
+    """The README's commands, in order: the run files, a key, the Secret and the config map of them."""
+    readme = (CLUSTER / "README.md").read_text(encoding="utf-8")
+    pattern = r"^ *(sed .*|\(cat .*|steper serve --new-key .*)$"
+    commands = re.findall(pattern, readme.split("### API keys")[0], re.MULTILINE)
+    (tmp_path / "jobs").symlink_to(ROOT / "jobs")
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join(commands)],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    key = done.stdout.strip()
+    assert [one.sha256 for one in read_keys(tmp_path / "keys.yaml").values()] == [hash_key(key)]
+    served = load_config(tmp_path / "serve.yaml")
+    assert served.serve.keys_file == f"{KEYS}/keys.yaml"
+    asked = load_config(tmp_path / "run.yaml")  # the job asks its own student, without a key
+    assert (served.run.dir, asked.serve) == (asked.run.dir, ServeConfig())
+    assert "create secret generic steper-keys --from-file=keys.yaml\n" in readme
+    files = " ".join(f"--from-file={Path(file).name}" for file in (RUN_FILE, SERVE_FILE))
+    assert f"create configmap steper-run {files}\n" in readme
+
+
 def test_files_that_the_readme_names_exist() -> None:
     readme = (CLUSTER / "README.md").read_text(encoding="utf-8")
     named = set(
-        re.findall(r"\b(?:cluster|jobs)/[\w./-]+\.(?:yaml|py)\b|cluster/Dockerfile", readme)
+        re.findall(r"\b(?:cluster|jobs)/[\w./-]+\.(?:yaml|py|json)\b|cluster/Dockerfile", readme)
     )
     assert named >= {"cluster/Dockerfile", "cluster/rayjob.yaml", "jobs/configs/toy.yaml"}
     assert not [name for name in named if not (ROOT / name).is_file()]
@@ -279,5 +370,123 @@ def test_dockerfile() -> None:
     assert {"steper_ray", "jobs", "requirements.lock", "pyproject.toml"} <= set(copied)
     assert steps[-1] == ("USER", "steper")
     assert "--uid 1000" in text
+    words = [word for step, rest in steps if step == "ENV" for word in shlex.split(rest)]
+    environment = dict(word.split("=", 1) for word in words)
+    assert {name: environment.get(name) for name in SERVE_SETTINGS} == SERVE_SETTINGS
+    known = {"PATH", "PIP_NO_CACHE_DIR", "PIP_DISABLE_PIP_VERSION_CHECK", "RAY_USAGE_STATS_ENABLED"}
+    assert set(environment) == known | set(SERVE_SETTINGS), "of an earlier SERVE_SETTINGS"
     for extra in re.findall(r"EXTRA=([\w,]+)", text):
         assert set(extra.split(",")) <= set(package["optional-dependencies"])
+
+
+# the dashboard
+
+GRID: Final = 24
+"""Columns of Grafana's grid."""
+EVERY_SERVE_TAG: Final = {"application", "deployment", "replica"}
+"""Of what a Serve replica measures."""
+VLLM: Final = "vllm/v1/metrics/loggers.py"
+SERVE: Final = "ray/serve/_private/"
+OTHERS: Final = {
+    "ray_vllm_generation_tokens_total": (VLLM, "vllm:generation_tokens"),
+    "ray_vllm_kv_cache_usage_perc": (VLLM, "vllm:kv_cache_usage_perc"),
+    "ray_vllm_num_requests_running": (VLLM, "vllm:num_requests_running"),
+    "ray_vllm_num_requests_waiting": (VLLM, "vllm:num_requests_waiting"),
+    "ray_vllm_prefix_cache_hits_total": (VLLM, "vllm:prefix_cache_hits"),
+    "ray_vllm_prefix_cache_queries_total": (VLLM, "vllm:prefix_cache_queries"),
+    "ray_vllm_prompt_tokens_total": (VLLM, "vllm:prompt_tokens"),
+    "ray_vllm_time_to_first_token_seconds_bucket": (VLLM, "vllm:time_to_first_token_seconds"),
+    "ray_serve_deployment_queued_queries": (SERVE + "router.py", "serve_deployment_queued_queries"),
+    "ray_serve_deployment_replica_healthy": (
+        SERVE + "deployment_state.py",
+        "serve_deployment_replica_healthy",
+    ),
+    "ray_serve_num_http_requests_total": (
+        SERVE + "request_ingress_metrics.py",
+        "serve_num_{protocol_name}_requests",
+    ),
+    "ray_serve_replica_processing_queries": (
+        SERVE + "replica.py",
+        "serve_replica_processing_queries",
+    ),
+}
+"""vLLM's and Serve's own: where each is made, and what it is called there."""
+
+
+def exported(name: str) -> set[str]:
+    """What Prometheus calls a metric of ours."""
+    parts = ("_bucket", "_sum", "_count") if METRICS[name].kind == "histogram" else ("",)
+    return {f"ray_{name}{part}" for part in parts}
+
+
+def dashboard() -> dict[str, Any]:
+    value = json.loads((CLUSTER / "grafana-dashboard.json").read_text(encoding="utf-8"))
+    assert isinstance(value, dict)
+    return value
+
+
+def drawn(board: dict[str, Any]) -> list[str]:
+    """Every expression of its panels."""
+    return [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+
+
+def test_dashboard_draws_every_metric_and_only_what_there_is() -> None:
+    board = dashboard()
+    names = {name for expr in drawn(board) for name in re.findall(r"\bray_\w+", expr)}
+    ours = {name: exported(name) for name in METRICS}
+    assert names <= set().union(*ours.values(), OTHERS)
+    assert not [name for name, shown in ours.items() if not shown & names], "drawn nowhere"
+    assert set(OTHERS) <= names
+    variables = [str(one["query"]) for one in board["templating"]["list"] if one["type"] == "query"]
+    assert {name for query in variables for name in re.findall(r"\bray_\w+", query)} <= set(OTHERS)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_metric_of_another_is_made_where_it_is_said_to_be(name: str) -> None:
+    file, called = OTHERS[name]
+    package, _, rest = file.partition("/")
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    text = (Path(spec.origin).parent / rest).read_text(encoding="utf-8")
+    assert f'"{called}"' in text
+    assert re.sub(r"\W", "_", called.replace("{protocol_name}", "http")) in name
+
+
+def test_dashboard_asks_for_what_a_metric_can_say() -> None:
+    """Rates are of counters and buckets; what of ours is summed by is a tag of it."""
+    for expr in drawn(dashboard()):
+        assert expr.count("(") == expr.count(")"), expr
+        for name in re.findall(r"(?:rate|increase)\((\w+)", expr):
+            assert name.endswith(("_total", "_bucket", "_sum", "_count")), expr
+        for name in re.findall(r"(?<!rate\()(?<!increase\()\bray_\w+", expr):
+            assert not name.endswith(("_total", "_bucket", "_sum", "_count")), expr
+        ours = [METRICS[name] for name in METRICS if exported(name) & set(re.findall(r"\w+", expr))]
+        for metric in ours:
+            tags = {*metric.tags, *EVERY_SERVE_TAG, "le"}
+            for labels in re.findall(r"by \(([^)]*)\)", expr):
+                assert set(labels.split(", ")) <= tags, expr
+            assert set(re.findall(r"(\w+)(?:=|!=|=~|!~)\"", expr)) <= tags, expr
+
+
+def test_dashboard_is_laid_out() -> None:
+    board = dashboard()
+    assert board["schemaVersion"] == 42
+    panels = board["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: dict[tuple[int, int], str] = {}
+    for panel in panels:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= GRID
+        for x in range(place["x"], place["x"] + place["w"]):
+            for y in range(place["y"], place["y"] + place["h"]):
+                assert (x, y) not in taken, f"{panel['title']} lies on {taken.get((x, y))}"
+                taken[x, y] = panel["title"]
+    rows = [panel["title"] for panel in panels if panel["type"] == "row"]
+    assert rows == ["Traffic", "The loop", "Tokens", "Capacity"]
+    known = {one["name"] for one in board["templating"]["list"]} | {"__rate_interval", "__all"}
+    text = json.dumps(board)
+    assert set(re.findall(r"\$\{?(\w+)", text)) <= known
+    sources = [panel["datasource"] for panel in panels if panel["type"] != "row"]
+    sources += [target["datasource"] for panel in panels for target in panel.get("targets", [])]
+    assert all(one == {"type": "prometheus", "uid": "${datasource}"} for one in sources)

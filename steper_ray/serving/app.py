@@ -253,7 +253,7 @@ def wait_until_drained(seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         states = serve.status().applications[APP].deployments["ingress"].replica_states
-        if set(map(str, states)) <= {"RUNNING"}:
+        if all(state == "RUNNING" for state in states):
             return
         time.sleep(0.2)
 

@@ -10,13 +10,15 @@ GET  /, /docs              the page; this interface as OpenAPI
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import FastAPI, Request
+import fastapi_offline
+from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -50,7 +52,20 @@ from steper_ray.serving.service import (
 )
 
 PAGE: Final = Path(__file__).parent / "page"
-PARTS: Final = {"css": "text/css", "js": "text/javascript"}
+SWAGGER_UI: Final = Path(fastapi_offline.__file__).parent / "static"
+FILES: Final = {
+    "/": PAGE / "index.html",
+    "/page.css": PAGE / "page.css",
+    "/page.js": PAGE / "page.js",
+    "/docs": PAGE / "docs.html",
+    "/docs/docs.js": PAGE / "docs.js",
+    "/docs/swagger-ui.css": SWAGGER_UI / "swagger-ui.css",
+    "/docs/swagger-ui-bundle.js": SWAGGER_UI / "swagger-ui-bundle.js",
+}
+"""Served as they are. FastAPI's own /docs loads Swagger UI from elsewhere, which `guard.HEADERS` forbid."""
+KINDS: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+KEY: Final = Security(HTTPBearer(scheme_name="api_key", auto_error=False))
+"""Says in OpenAPI that a route needs a key; `Guard` is what checks it."""
 LONGEST_NAME: Final = 40
 """Characters of a key of a body that an error shows."""
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
@@ -65,8 +80,10 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
         title="steper_ray",
         summary="Questions answered by searching step by step.",
         responses=ERRORS,
+        docs_url=None,
         redoc_url=None,
     )
+    key = [KEY] if keys.required else []
     api.add_middleware(Guard, keys=keys, take=take, max_body_bytes=config.max_body_bytes)
     if config.cors_origins:
         api.add_middleware(
@@ -78,9 +95,11 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
     api.add_exception_handler(Refused, _refused)
     api.add_exception_handler(HTTPException, _http_error)
     api.add_exception_handler(RequestValidationError, _invalid)
-    api.include_router(chat_routes(service))
+    api.include_router(chat_routes(service), dependencies=key)
+    for path, file in FILES.items():
+        api.add_api_route(path, sends(file), include_in_schema=False)
 
-    @api.post("/v1/answer", response_model=AnswerOut, responses=STREAM)
+    @api.post("/v1/answer", response_model=AnswerOut, responses=STREAM, dependencies=key)
     async def answer(request: AnswerRequest) -> Response:
         """Answer a question step by step."""
         service.check_question(request.question)
@@ -89,7 +108,7 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
             return as_json(await service.answer(request.question, settings))
         return await event_stream(service.stream(request.question, settings))
 
-    @api.post("/v1/answers", response_model=BatchOut)
+    @api.post("/v1/answers", response_model=BatchOut, dependencies=key)
     async def answers(request: BatchRequest) -> Response:
         """Answer many questions; one that cannot be answered has its error in its place."""
         service.check_most("questions", len(request.questions), config.max_batch)
@@ -105,7 +124,7 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
             )
         )
 
-    @api.post("/v1/search")
+    @api.post("/v1/search", dependencies=key)
     async def search(request: SearchRequest) -> SearchOut:
         """The best passages for a text."""
         service.check_question(request.query, "query")
@@ -137,22 +156,16 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
         )
         return as_json(ready, 503 if missing else 200)
 
-    @api.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return page_file("index.html", "text/html")
-
-    @api.get("/page.{kind}", include_in_schema=False)
-    async def page_part(kind: str) -> Response:
-        if kind not in PARTS:
-            raise HTTPException(404, "Not Found")
-        return page_file(f"page.{kind}", PARTS[kind])
-
     return api
 
 
-def page_file(name: str, kind: str) -> Response:
-    """A file of the page, whole: Starlette's FileResponse refuses odd ranges in its own form."""
-    return Response((PAGE / name).read_bytes(), media_type=kind)
+def sends(file: Path) -> Callable[[], Awaitable[Response]]:
+    """A route's function that sends a file whole: FileResponse refuses odd ranges in its own form."""
+
+    async def send() -> Response:
+        return Response(file.read_bytes(), media_type=KINDS[file.suffix])
+
+    return send
 
 
 def as_json(body: BaseModel, status: int = 200) -> Response:

@@ -37,7 +37,7 @@ class StepRequest:
     """What the loop wants written."""
 
     prompt: str
-    """The text of `ids`: what the prefix-aware router compares."""
+    """The text of `ids`, which the prefix-aware router compares; empty where there is one replica."""
     ids: list[int]
     stop: tuple[str, ...]
     max_tokens: int

@@ -186,7 +186,7 @@ class AnswerService:
         A replica that dies meanwhile is no reason to fail: another one is asked, until the deadline. Raises
         Refused without a free place, past the deadline, or for a prompt that the engine refuses.
         """
-        with self._counted("whole"), self.places.one():
+        with self._place("whole"):
             return await self._reason(question, settings, sampling, self.backend.engine())
 
     async def stream(
@@ -197,7 +197,7 @@ class AnswerService:
         Nothing is yielded before the question has its place. Raises what `answer` raises, and Refused when a
         replica dies: what it wrote has been told already. Closing the iterator cancels the work.
         """
-        with self._counted("stream"), self.places.one():
+        with self._place("stream"):
             happened: asyncio.Queue[Happening | None] = asyncio.Queue()
             at = 1
 
@@ -250,13 +250,13 @@ class AnswerService:
 
     async def chat(self, body: Mapping[str, Any]) -> str:
         """The plain model's OpenAI response to a chat, as JSON; raises Refused as `answer` does."""
-        with self._counted("chat"), self.places.one():
+        with self._place("chat"):
             async with self._bounded():
                 return await self.backend.chat(body)
 
     async def chat_stream(self, body: Mapping[str, Any]) -> AsyncGenerator[str, None]:
         """That response as server-sent events; raises Refused as `stream` does."""
-        with self._counted("chat"), self.places.one():
+        with self._place("chat"):
             parts = self.backend.chat_stream(body)
             ends = asyncio.get_running_loop().time() + self.config.request_timeout_s
             while True:
@@ -337,11 +337,13 @@ class AnswerService:
             raise Refused(503, "replica_lost", message, retry_after=1) from None
 
     @contextlib.contextmanager
-    def _counted(self, how: str) -> Iterator[None]:
-        """Count a question by how it ends."""
+    def _place(self, how: str) -> Iterator[None]:
+        """Hold a place for a question, and count it by how it ends; raises Refused if none is free."""
         outcome = "failed"
         try:
-            yield
+            with self.places.one():
+                self.record("steper_places_taken", self.places.taken)
+                yield
             outcome = "answered"
         except Refused as refused:
             outcome = refused.code

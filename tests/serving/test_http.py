@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from steper_ray.reasoning.ircot import ANSWER_FLAG
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.serving.guard import HEADERS
 from steper_ray.serving.http import PAGE
+from steper_ray.serving.keys import Key, Keys
 from steper_ray.serving.service import AnswerService
 from steper_ray.serving.settings import Served
 from tests.serving.backend import (
@@ -228,19 +230,24 @@ async def test_health_and_readiness() -> None:
 
 async def test_the_page_and_the_description_are_served() -> None:
     async with client_of(api_over(service_over(ScriptedBackend()))) as client:
-        for path, kind in (
-            ("/", "text/html"),
-            ("/page.css", "text/css"),
-            ("/page.js", "text/javascript"),
-            ("/docs", "text/html"),
-        ):
+        for path in ("/", "/docs"):
             reply = await client.get(path)
-            assert reply.status_code == 200, path
-            assert reply.headers["content-type"].startswith(kind)
-            assert reply.text.strip()
+            assert (reply.status_code, kind_of(reply)) == (200, "text/html"), path
+            for tag in INLINE.findall(reply.text):
+                assert re.fullmatch(r'<script [^>]*src="[^"]+"></script>', tag), "it is blocked"
+            named = re.findall(r'(?:src|href)="([^"]+)"', reply.text)
+            parts = [name for name in named if name != "data:,"]
+            assert len(parts) >= 2
+            for name in parts:  # every resource is here, and is what it should be
+                assert re.match("/[^/]", name), f"{path} loads {name} from elsewhere"
+                part = await client.get(name)
+                assert (part.status_code, kind_of(part)) == (200, LOADED[name.rpartition(".")[2]])
+                assert part.text.strip()
+        shown = (await client.get("/docs/docs.js")).text
+        assert re.findall(r'url: "([^"]+)"', shown) == ["/openapi.json"]
         odd = await client.get("/page.js", headers={"range": "bytes=a-b"})
         assert (odd.status_code, odd.content) == (200, (PAGE / "page.js").read_bytes())
-        for path in ("/page.html", "/page.py", "/page.", "/page.css/x", "/redoc"):
+        for path in ("/page.html", "/page.py", "/page.", "/page.css/x", "/redoc", "/docs/x"):
             refusal(await client.get(path), 404, "not_found")
         paths = (await client.get("/openapi.json")).json()["paths"]
     assert set(paths) == {
@@ -253,6 +260,26 @@ async def test_the_page_and_the_description_are_served() -> None:
         "/healthz",
         "/readyz",
     }
+
+
+INLINE: Final = re.compile(r"<script\b.*?</script>|<style\b|\bstyle=|\bon\w+=")
+LOADED: Final = {"css": "text/css", "js": "text/javascript"}
+
+
+def kind_of(reply: httpx.Response) -> str:
+    return reply.headers["content-type"].partition(";")[0]
+
+
+@pytest.mark.parametrize("keys", [{}, {"ada": Key(sha256="0" * 64)}])
+async def test_the_description_says_which_routes_need_a_key(keys: Keys) -> None:
+    async with client_of(api_over(service_over(ScriptedBackend()), keys)) as client:
+        described = (await client.get("/openapi.json")).json()
+    for path, operations in described["paths"].items():
+        (operation,) = operations.values()
+        needed = [{"api_key": []}] if keys and path.startswith("/v1/") else None
+        assert operation.get("security") == needed, path
+    schemes = described["components"].get("securitySchemes", {})
+    assert schemes == ({"api_key": {"type": "http", "scheme": "bearer"}} if keys else {})
 
 
 # limits

@@ -290,3 +290,15 @@ def test_narrow_and_dark(page: Page, server: Server) -> None:
     assert brightness("backgroundColor") > 200 > 80 > brightness("color")
     page.emulate_media(color_scheme="dark")
     assert brightness("backgroundColor") < 50 < 200 < brightness("color")
+
+
+def test_the_api_is_described_and_can_be_tried(page: Page, server: Server) -> None:
+    page.goto(f"{server.url.rstrip('/')}/docs")
+    search = page.locator(".opblock").filter(has=page.get_by_text("/v1/search", exact=True))
+    search.get_by_role("button").first.click()
+    search.get_by_role("button", name="Try it out").click()
+    search.get_by_role("textbox").fill(json.dumps({"query": server.questions[0], "k": 2}))
+    search.get_by_role("button", name="Execute").click()
+    reply = search.locator(".live-responses-table")
+    expect(reply.locator(".response-col_status").last).to_have_text("200")
+    expect(reply).to_contain_text("corpus_version")

@@ -224,10 +224,14 @@ def test_past_its_places_it_says_so_at_once_and_recovers(server: Server) -> None
 
 
 class Load:
-    """Clients that ask without a pause, one kind of request each, until they are told to stop."""
+    """Clients that ask one question after another, each its kind of request, until they are to stop."""
 
-    def __init__(self, server: Server, whole: int, streams: int) -> None:
-        self.server, self.stop = server, False
+    def __init__(
+        self, server: Server, whole: int, streams: int, *, pause: float = 0, key: str = "none"
+    ) -> None:
+        """pause: seconds between a client's requests"""
+        self.server, self.stop, self.pause = server, False, pause
+        self.headers = {"authorization": f"Bearer {key}"}
         self.whole: list[tuple[int, Any]] = []
         self.ends: list[str] = []
         """The last event of each stream."""
@@ -237,7 +241,7 @@ class Load:
         """Ask while `do` is done, and so many seconds after."""
         limits = httpx.Limits(max_connections=50)
         async with httpx.AsyncClient(
-            base_url=self.server.url, timeout=120, limits=limits
+            base_url=self.server.url, timeout=120, limits=limits, headers=self.headers
         ) as client:
             tasks = [asyncio.create_task(kind(client, n)) for n, kind in enumerate(self._kinds)]
             await asyncio.sleep(1)
@@ -252,6 +256,7 @@ class Load:
             question = self.server.questions[number % 300]
             reply = await client.post("/v1/answer", json={"question": question})
             self.whole.append((reply.status_code, reply.json()))
+            await asyncio.sleep(self.pause)
 
     async def _stream(self, client: httpx.AsyncClient, number: int) -> None:
         while not self.stop:
@@ -260,7 +265,7 @@ class Load:
             async with client.stream("POST", "/v1/answer", json=body) as reply:
                 told = [name async for name, _ in events(reply)] if reply.status_code == 200 else []
             self.ends.append(told[-1] if told else str(reply.status_code))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(max(0.1, self.pause))
 
 
 @pytest.mark.parametrize("deployment", ["llm", "retriever"])
@@ -328,32 +333,39 @@ def test_an_update_to_another_student_fails_no_request(server: Server, tmp_path:
     folder = tmp_path / "student-2"
     shutil.copytree(server.config.serve.model, folder)
     command = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(TOY_RUN_FILE)]
-    shared = {
+    shared: dict[str, Any] = {
         "run.dir": server.config.dir,
         "run.data": server.config.data_dir,
         "build.teacher": server.config.build.teacher,
+        "engine.cpus": 0.5,
         "serve.model": folder,
         "serve.port": server.config.serve.port,
-        "engine.cpus": 0.5,
         "serve.ingresses": 2,
         "serve.max_concurrent": PLACES,
         "serve.request_timeout_s": 120,
+        "serve.keys_file": tmp_path / "keys.yaml",
     }
     command += [word for key, value in shared.items() for word in ("--set", f"{key}={value}")]
-    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    load = Load(server, whole=4, streams=2)
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        return subprocess.run([*command, *more], capture_output=True, text=True, env=env)
+
+    busy, alice = (run("--new-key", name).stdout.strip() for name in ("busy", "alice"))
+    text = shared["serve.keys_file"].read_text()
+    shared["serve.keys_file"].write_text(text + "  requests_per_minute: 20\n")  # alice is the last
+    refused = run("--set", "engine.cpus=2", "--update")
+    assert refused.returncode == 2
+    assert "2 CPU (engine.cpus) are needed" in refused.stderr
 
     def update() -> None:
-        done = subprocess.run([*command, "--update"], capture_output=True, text=True, env=env)
+        done = run("--update")
         assert done.returncode == 0, done.stderr
         assert "student-2 is served" in done.stdout
 
-    crowded = [*command, "--set", "engine.cpus=2", "--update"]
-    refused = subprocess.run(crowded, capture_output=True, text=True, env=env)
-    assert refused.returncode == 2
-    assert "2 CPU (engine.cpus) are needed" in refused.stderr
+    load = Load(server, whole=2, streams=1, pause=0.2, key=busy)
     asyncio.run(load.run(update, 2))
-    assert {status for status, _ in load.whole} == {200}
+    assert [body for status, body in load.whole if status != 200] == []
     assert set(load.ends) == {"answer"}
     assert {body["model"] for _, body in load.whole} == {"teacher", "student-2"}
     assert load.whole[-1][1]["model"] == "student-2"
@@ -362,15 +374,8 @@ def test_an_update_to_another_student_fails_no_request(server: Server, tmp_path:
     assert llm_app(server.config) not in apps
     assert APP in apps
 
-    keys = ["--set", f"serve.keys_file={tmp_path / 'keys.yaml'}"]
-    made = subprocess.run(
-        [*command, *keys, "--new-key", "alice"], capture_output=True, text=True, check=True, env=env
-    )
-    key = made.stdout.strip()
-    rate = ["--set", "serve.requests_per_minute=20"]
-    subprocess.run([*command, *keys, *rate, "--update"], check=True, capture_output=True, env=env)
     assert post(server, "/v1/search", {"query": "x"}).status_code == 401
-    headers = {"authorization": f"Bearer {key}"}
+    headers = {"authorization": f"Bearer {alice}"}
     statuses = [
         post(server, "/v1/search", {"query": "x"}, headers=headers).status_code for _ in range(30)
     ]

@@ -20,8 +20,8 @@ SERVE_SETTINGS: Final = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
 }
-"""What Serve's proxies and replicas read from the environment of the Ray that they run in. A cluster that is
-there already was started with its own: `cluster/` sets the same."""
+"""What Serve's proxies and replicas read from the environment of the Ray that they run in. A cluster that
+is there already was started with its own: `cluster/` sets the same."""
 
 
 @contextmanager

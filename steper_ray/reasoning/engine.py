@@ -187,8 +187,8 @@ async def run_request(
     """Have an `AsyncLLM` write after tokens; one request of its continuous batch.
 
     Yields vllm's `RequestOutput`: the finished one, or with `streamed` one for each piece of text; without
-    `logprobs` it has none, which spares their making. Ending the iteration early aborts the request. Raises RowError if the engine refuses the prompt, vllm's
-    EngineDeadError if it died.
+    `logprobs` it has none, which spares their making. Ending the iteration early aborts the request.
+    Raises RowError if the engine refuses the prompt, vllm's EngineDeadError if it died.
     """
     from vllm import SamplingParams
     from vllm.exceptions import VLLMClientError

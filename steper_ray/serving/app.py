@@ -51,7 +51,7 @@ def build_llm(config: "RunConfig") -> "Application":
 
     model, serve = served_model(config), config.serve
     options: dict[str, Any] = replicas(serve.engines, serve.max_engines, config.engine.max_num_seqs)
-    if max(serve.engines, serve.max_engines or 0) > 1:
+    if serve.routes_by_prefix:
         options["request_router_config"] = prefix_router(config)
     deployment = StudentLLM.options(  # type: ignore[attr-defined]
         **options,

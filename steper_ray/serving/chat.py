@@ -20,7 +20,7 @@ from steper_ray.reasoning.loop import Sampling, Stepped
 from steper_ray.serving.events import STREAM, EventStream
 from steper_ray.serving.guard import error_body
 from steper_ray.serving.schema import TOO_LARGE, AnswerOut, AnyText, Body, ErrorOut
-from steper_ray.serving.service import Answered, AnswerService, Happening, Refused, Token
+from steper_ray.serving.service import Answered, AnswerService, Happening, RefusedError, Token
 
 RAG: Final = "-rag"
 """Ends the name of the model that is the whole loop."""
@@ -79,10 +79,10 @@ class ChatBody(Body):
 
     @property
     def question(self) -> str:
-        """The last user message; raises Refused without one."""
+        """The last user message; raises RefusedError without one."""
         asked = [message.text.strip() for message in self.messages if message.role == "user"]
         if not asked or not asked[-1]:
-            raise Refused(
+            raise RefusedError(
                 422, "no_question", "messages: no user message with text", param="messages"
             )
         return asked[-1]
@@ -135,7 +135,7 @@ def chat_routes(service: AnswerService) -> APIRouter:
 
     def known(name: str) -> int:
         if name not in names:
-            raise Refused(
+            raise RefusedError(
                 404, "model_not_found", f"model: none is called {name[:100]!r}; GET /v1/models"
             )
         return names.index(name)
@@ -158,7 +158,7 @@ async def plain(service: AnswerService, body: ChatBody) -> Response:
         try:
             async for part in parts:
                 yield part
-        except Refused as refused:
+        except RefusedError as refused:
             yield _data(error_body(refused))
 
     return EventStream(events(), parts)
@@ -241,7 +241,7 @@ async def rag_stream(happenings: AsyncGenerator[Happening, None], body: ChatBody
             async for happening in happenings:
                 for part in chunks(happening):
                     yield part
-        except Refused as refused:
+        except RefusedError as refused:
             yield _data(error_body(refused))
 
     return EventStream(events(), happenings)

@@ -4,20 +4,68 @@ A proxy whose ingress is lost says "Internal Server Error", or just stops in the
 that becomes an answer that a client can act on: nothing was done, asking again is safe. The proxy's own
 refusals get the form of every other error, and a body that no ingress would take is not even forwarded.
 
+Past their capacity the ingresses refuse questions, and a flood of those would cost more than the answers.
+So a proxy learns from their refusals how many questions they take from it, and refuses more than that itself.
+
 Ray imports it where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares` (`steper_ray.session`).
 """
 
 import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from steper_ray.serving.guard import CODE_HEADER
 
 LARGEST_BODY: Final = 32 * 2**20
 """Bytes of a body that a proxy still takes in; `serve.max_body_bytes` is the ingress's own limit."""
 LOST: Final = (
     "the server lost the process that worked on this; nothing was done, asking again is safe"
 )
+
+
+ASKING: Final = frozenset({"/v1/answer", "/v1/answers", "/v1/chat/completions"})
+"""Paths whose requests take places in an ingress."""
+PROBE_S: Final = 0.25
+"""Seconds after which one question more than the ingresses took is let through, as a trial."""
+GROWTH: Final = 1.25
+"""By how much the number of questions grows when they do."""
+
+
+@dataclass
+class Capacity:
+    """How many questions the ingresses take from this proxy at a time: any number until they refuse one.
+
+    Every refusal lowers the limit to those that were not refused. A question over it is let through now and
+    then; one that is answered raises it, so that it follows replicas that come and go.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    most: float = math.inf
+    taken: int = 0
+    _probed: float = -math.inf
+
+    def enter(self) -> bool:
+        """Count a question, if it may go to an ingress."""
+        if self.taken >= self.most:
+            if self.clock() - self._probed < PROBE_S:
+                return False
+            self._probed = self.clock()
+        self.taken += 1
+        return True
+
+    def leave(self, *, refused: bool) -> None:
+        """A question is done with."""
+        if refused:
+            self.most = max(1, self.taken - 1)
+        elif self.taken > self.most:
+            self.most = max(self.taken, self.most * GROWTH)
+        self.taken -= 1
 
 
 def middlewares() -> list[Middleware]:
@@ -29,13 +77,24 @@ class Front:
     """ASGI middleware around a proxy."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+        self._app, self._capacity = app, Capacity()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         reply = _Reply(send)
+        if scope["path"] not in ASKING or scope["method"] != "POST":
+            await self._forward(scope, receive, reply)
+        elif self._capacity.enter():
+            try:
+                await self._forward(scope, receive, reply)
+            finally:
+                self._capacity.leave(refused=reply.overloaded)
+        else:
+            await reply.refuse(503, "overloaded", "all places are taken; ask again later", b"1")
+
+    async def _forward(self, scope: Scope, receive: Receive, reply: "_Reply") -> None:
         gone = False
         size = 0
 
@@ -65,6 +124,8 @@ class _Reply:
         self._start: Message | None = None
         """Of a reply of the proxy's."""
         self._ours = self._finished = False
+        self.overloaded = False
+        """Whether it says that the ingresses take no more."""
 
     async def send(self, message: Message) -> None:
         """Send what the proxy sends, but for errors of its own, which are plain text."""
@@ -72,12 +133,14 @@ class _Reply:
             return
         if message["type"] == "http.response.start":
             status, headers = message["status"], dict(message["headers"])
+            self.overloaded = headers.get(CODE_HEADER.encode()) == b"overloaded"
             if status >= 400 and not headers.get(b"content-type", b"").startswith(
                 b"application/json"
             ):
                 # 408: the proxy's own deadline; 404: no application; 429, 503: no ingress takes more
                 status = {408: 504, 500: 503}.get(int(status), int(status))
                 code = {404: "not_found", 504: "deadline"}.get(status, "overloaded")
+                self.overloaded = status in (429, 503)
                 again = "" if status == 404 else "; ask again later"
                 after = headers.get(b"retry-after", b"1")
                 await self.refuse(status, code, f"the server cannot take this now{again}", after)

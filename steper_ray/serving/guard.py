@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steper_ray.serving.keys import KeyRing
-from steper_ray.serving.service import Refused
+from steper_ray.serving.service import RefusedError
 
 GUARDED: Final = "/v1/"
 """Paths that need a key."""
@@ -30,6 +30,9 @@ HEADERS: Final = {
 
 LONGEST_NUMBER: Final = 18
 """Digits of a Content-Length that is read as a number."""
+
+CODE_HEADER: Final = "x-error-code"
+"""The error's code again, for who stands between and reads no bodies."""
 
 Take = Callable[[str, int], Awaitable[float]]
 """Take one request of an owner's so many a minute, over all ingresses: see `RateLimiter.take`."""
@@ -61,14 +64,14 @@ class Guard:
             if scope["path"].startswith(GUARDED) and scope["method"] != "OPTIONS":
                 await self._check_key(Headers(scope=scope))
             await self._app(scope, self._measured(scope, receive), send_on)
-        except Refused as refused:
+        except RefusedError as refused:
             await send_refusal(refused, send_on)
         except Exception:
             traceback.print_exc(file=sys.stderr)
             if started:
                 raise
             await send_refusal(
-                Refused(500, "internal", "the server failed; its log says why"), send_on
+                RefusedError(500, "internal", "the server failed; its log says why"), send_on
             )
 
     async def _check_key(self, headers: Headers) -> None:
@@ -76,21 +79,23 @@ class Guard:
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            raise Refused(401, "no_key", "send an API key as `Authorization: Bearer KEY`")
+            raise RefusedError(401, "no_key", "send an API key as `Authorization: Bearer KEY`")
         owner = self._keys.owner(key.strip())
         if owner is None:
-            raise Refused(401, "wrong_key", "this API key opens nothing here")
+            raise RefusedError(401, "wrong_key", "this API key opens nothing here")
         rate = self._keys.rate(owner)
         if rate is not None and (wait := await self._take(owner, rate)) > 0:
-            raise Refused(
+            raise RefusedError(
                 429, "rate", f"over {rate} requests a minute; ask again later", retry_after=wait
             )
 
     def _measured(self, scope: Scope, receive: Receive) -> Receive:
         """`receive` that ends a body over the limit, whether its size was announced or not."""
-        too_large = Refused(413, "too_large", f"the body is over this server's {self._most} bytes")
+        too_large = RefusedError(
+            413, "too_large", f"the body is over this server's {self._most} bytes"
+        )
         if not (announced := Headers(scope=scope).get("content-length", "0")).isdecimal():
-            raise Refused(400, "bad_request", "Content-Length is not a number")
+            raise RefusedError(400, "bad_request", "Content-Length is not a number")
         if len(announced) > LONGEST_NUMBER or int(announced) > self._most:
             raise too_large
         size = 0
@@ -106,7 +111,7 @@ class Guard:
         return measured
 
 
-def error_body(refused: Refused) -> dict[str, Any]:
+def error_body(refused: RefusedError) -> dict[str, Any]:
     """A refusal as the API shows it."""
     kind = {401: "authentication_error", 429: "rate_limit_error"}.get(refused.status)
     if kind is None:
@@ -121,9 +126,9 @@ def error_body(refused: Refused) -> dict[str, Any]:
     }
 
 
-def error_headers(refused: Refused) -> dict[str, str]:
+def error_headers(refused: RefusedError) -> dict[str, str]:
     """The headers of a refusal."""
-    headers = {}
+    headers = {CODE_HEADER: refused.code}
     if refused.retry_after:
         headers["retry-after"] = str(-int(-refused.retry_after // 1))
     if refused.status == 401:
@@ -131,7 +136,7 @@ def error_headers(refused: Refused) -> dict[str, str]:
     return headers
 
 
-async def send_refusal(refused: Refused, send: Send) -> None:
+async def send_refusal(refused: RefusedError, send: Send) -> None:
     """Send a refusal as the whole reply."""
     body = json.dumps(error_body(refused)).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body))}

@@ -44,7 +44,7 @@ from steper_ray.serving.service import (
     Answered,
     AnswerService,
     Happening,
-    Refused,
+    RefusedError,
     Token,
     Waiting,
     passage_out,
@@ -92,7 +92,7 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type"],
         )
-    api.add_exception_handler(Refused, _refused)
+    api.add_exception_handler(RefusedError, _refused)
     api.add_exception_handler(HTTPException, _http_error)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.include_router(chat_routes(service), dependencies=key)
@@ -118,7 +118,9 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
         return as_json(
             BatchOut(
                 answers=[
-                    ErrorOut.model_validate(error_body(one)) if isinstance(one, Refused) else one
+                    ErrorOut.model_validate(error_body(one))
+                    if isinstance(one, RefusedError)
+                    else one
                     for one in found
                 ]
             )
@@ -183,7 +185,7 @@ async def event_stream(happenings: AsyncGenerator[Happening, None]) -> Response:
         try:
             async for happening in happenings:
                 yield event_text(happening, passages)
-        except Refused as refused:
+        except RefusedError as refused:
             yield _event("error", json.dumps(error_body(refused)))
 
     return EventStream(events(), happenings)
@@ -222,7 +224,7 @@ def _event(name: str, data: str) -> str:
 
 
 async def _refused(_request: Request, refused: Exception) -> Response:
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RefusedError)
     return JSONResponse(error_body(refused), refused.status, error_headers(refused))
 
 
@@ -230,7 +232,7 @@ async def _http_error(_request: Request, error: Exception) -> Response:
     """What Starlette and FastAPI raise, in the form of every other error."""
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-    refused = Refused(
+    refused = RefusedError(
         error.status_code, codes.get(error.status_code, "bad_request"), str(error.detail)
     )
     headers = {**error_headers(refused), **(error.headers or {})}
@@ -243,8 +245,8 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     finding = error.errors()[0]
     place = ".".join(str(part)[:LONGEST_NAME] for part in finding["loc"] if part != "body")
     if finding["type"] == "json_invalid":
-        refused = Refused(400, "bad_json", "the body is not JSON: " + finding["ctx"]["error"])
+        refused = RefusedError(400, "bad_json", "the body is not JSON: " + finding["ctx"]["error"])
     else:
         message = f"{place or 'body'}: {finding['msg'][0].lower()}{finding['msg'][1:]}"
-        refused = Refused(422, "invalid", message, param=place or None)
+        refused = RefusedError(422, "invalid", message, param=place or None)
     return JSONResponse(error_body(refused), refused.status)

@@ -65,7 +65,7 @@ class AnswerServer:
         record = RayMetrics()
         encoder = PromptEncoder(load_tokenizer(model, hub), served.served.chat)
         self._service = AnswerService(
-            RemoteBackend(llm, retriever, encoder, record),
+            RemoteBackend(llm, retriever, encoder, record, by_prefix=config.routes_by_prefix),
             served,
             config,
             model=Path(model).name,

@@ -28,7 +28,7 @@ from steper_ray.reasoning.loop import Generation, Sampling
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.session import redirect_output
 
-PLAIN_CHAT: Final = "{% for message in messages %}{{ message.content }}{% if not loop.last %}\n{% endif %}{% endfor %}"
+PLAIN_CHAT: Final = "{{ messages | map(attribute='content') | join('\n') }}"
 """The chat template of a model without one: the messages as they are, a line between two."""
 
 

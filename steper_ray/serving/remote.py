@@ -1,7 +1,7 @@
 """What the reasoning loop holds in the ingress: an engine and a searcher whose work is done by replicas.
 
-A replica that dies while it works on a request is no reason to lose the request: the same is asked again, of
-another replica or of the one that Serve starts in its place, until the request's own deadline ends it.
+A replica that dies while it works on a request is no reason to lose the request: the same is asked again,
+of another replica or of the one that Serve starts in its place, until the request's own deadline ends it.
 Searching and writing have no side effects, so asking twice is safe.
 """
 
@@ -64,8 +64,8 @@ async def ask_again(ask: Callable[[], Any], lost: Callable[[], None] = lambda: N
 class RemoteSearcher:
     """A `Searcher` whose corpus is opened in replicas.
 
-    A search costs less than the call that asks for it: what is asked while calls are under way goes together
-    into the next.
+    A search costs less than the call that asks for it: what is asked while calls are under way goes
+    together into the next.
     """
 
     def __init__(self, handle: DeploymentHandle[Any], lost: Callable[[], None]) -> None:
@@ -110,10 +110,15 @@ class RemoteEngine:
         handle: DeploymentHandle[Any],
         encoder: PromptEncoder,
         lost: Callable[[], None],
+        *,
+        by_prefix: bool,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        """say: told of the text as it comes; then a lost replica raises ReplicaLostError"""
+        """by_prefix: whether the router of the replicas compares prompts
+        say: told of the text as it comes; then a lost replica raises ReplicaLostError
+        """
         self._handle, self._encoder, self._lost, self._say = handle, encoder, lost, say
+        self._by_prefix = by_prefix
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt as the engine counts them."""
@@ -124,7 +129,7 @@ class RemoteEngine:
     ) -> Generation:
         """See `VLLMEngine.generate`."""
         request = StepRequest(
-            self._encoder.text(prompt),
+            self._encoder.text(prompt) if self._by_prefix else "",
             self._encoder.encode(prompt),
             tuple(stop),
             max_tokens,
@@ -170,17 +175,24 @@ class RemoteBackend:
         retriever: DeploymentHandle[Any],
         encoder: PromptEncoder,
         record: Callable[..., None],
+        *,
+        by_prefix: bool,
     ) -> None:
+        """by_prefix: whether the router of the LLM's replicas compares prompts"""
+
         def lost(deployment: str) -> Callable[[], None]:
             return lambda: record("steper_replicas_lost_total", 1, of=deployment)
 
         self._llm, self._retriever, self._encoder = llm, retriever, encoder
         self._llm_lost = lost("llm")
+        self._by_prefix = by_prefix
         self.searcher = RemoteSearcher(retriever, lost("retriever"))
 
     def engine(self, say: Callable[[str], None] | None = None) -> RemoteEngine:
         """What writes the steps of one question; see `Backend.engine`."""
-        return RemoteEngine(self._llm, self._encoder, self._llm_lost, say)
+        return RemoteEngine(
+            self._llm, self._encoder, self._llm_lost, by_prefix=self._by_prefix, say=say
+        )
 
     async def chat(self, body: Mapping[str, Any]) -> str:
         """The plain model's OpenAI response; raises RowError if the request cannot be met."""

@@ -43,7 +43,7 @@ class AnswerRequest(Asking):
 
     question: Text
     stream: bool = False
-    """Send what happens as server-sent events: `search`, `passages`, `token`, `step`, then `answer` or `error`."""
+    """Send server-sent events as it happens: `search`, `passages`, `token`, `step`, then `answer` or `error`."""
 
 
 class BatchRequest(Asking):
@@ -105,7 +105,7 @@ class AnswerOut(BaseModel):
     model: str
     corpus_version: str
     overrides: dict[str, Any]
-    """Where this differs from how the model was trained to be asked: {name: {"trained": …, "served": …}}."""
+    """Where it was not asked as it was trained to be: {name: {"trained": …, "served": …}}."""
 
 
 class ErrorInfo(BaseModel):

@@ -37,7 +37,7 @@ KEEP_ALIVE_S: Final = 15.0
 """Seconds of silence after which a stream says that it goes on."""
 
 
-class Refused(SteperError):
+class RefusedError(SteperError):
     """A request that is not met; `status` and what stands in the reply's body."""
 
     def __init__(
@@ -95,9 +95,9 @@ class Places:
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
-        """Hold a place; raises Refused if none is free."""
+        """Hold a place; raises RefusedError if none is free."""
         if self.taken >= self.most:
-            raise Refused(
+            raise RefusedError(
                 503,
                 "overloaded",
                 f"all {self.most} places are taken; ask again later",
@@ -156,7 +156,7 @@ class AnswerService:
         self.record = record
 
     def settings(self, changes: Mapping[str, Any]) -> ReasoningConfig:
-        """How a question is asked with what a request changes; raises Refused beyond the limits."""
+        """How a question is asked with what a request changes; raises RefusedError beyond the limits."""
         for name, most in (
             ("passages_per_step", self.config.most_passages_per_step),
             ("max_steps", self.config.most_steps),
@@ -165,18 +165,18 @@ class AnswerService:
         return self.served.asked(changes)
 
     def check_most(self, param: str, value: int, most: int) -> None:
-        """Raises Refused for a number over its limit."""
+        """Raises RefusedError for a number over its limit."""
         if value > most:
-            raise Refused(
+            raise RefusedError(
                 422, "too_large", f"{param}: {value} is over this server's {most}", param=param
             )
 
     def check_question(self, question: str, param: str = "question") -> None:
-        """Raises Refused for a question that is too long."""
+        """Raises RefusedError for a question that is too long."""
         length, most = len(question), self.config.max_question_chars
         if length > most:
             message = f"{param}: {length} characters are over this server's {most}"
-            raise Refused(422, "too_long", message, param=param)
+            raise RefusedError(422, "too_long", message, param=param)
 
     async def answer(
         self, question: str, settings: ReasoningConfig, sampling: Sampling = GREEDY
@@ -184,7 +184,7 @@ class AnswerService:
         """Answer a question.
 
         A replica that dies meanwhile is no reason to fail: another one is asked, until the deadline. Raises
-        Refused without a free place, past the deadline, or for a prompt that the engine refuses.
+        RefusedError without a free place, past the deadline, or for a prompt that the engine refuses.
         """
         with self._place("whole"):
             return await self._reason(question, settings, sampling, self.backend.engine())
@@ -194,8 +194,8 @@ class AnswerService:
     ) -> AsyncGenerator[Happening, None]:
         """Answer a question, telling what happens; ends with `Answered`.
 
-        Nothing is yielded before the question has its place. Raises what `answer` raises, and Refused when a
-        replica dies: what it wrote has been told already. Closing the iterator cancels the work.
+        Nothing is yielded before the question has its place. Raises what `answer` raises, and RefusedError when
+        a replica dies: what it wrote has been told already. Closing the iterator cancels the work.
         """
         with self._place("stream"):
             happened: asyncio.Queue[Happening | None] = asyncio.Queue()
@@ -219,20 +219,20 @@ class AnswerService:
 
     async def answer_batch(
         self, questions: Sequence[str], settings: ReasoningConfig
-    ) -> list[AnswerOut | Refused]:
-        """Answer several questions, with half of the places at the most; a failure is that question's alone.
+    ) -> list[AnswerOut | RefusedError]:
+        """Answer several questions, in half of the places at the most; a failure is that question's alone.
 
-        Raises Refused if no place is free.
+        Raises RefusedError if no place is free.
         """
         with self.places.one():
             pass
         at_once = asyncio.Semaphore(max(1, self.places.most // 2))
 
-        async def one(question: str) -> AnswerOut | Refused:
+        async def one(question: str) -> AnswerOut | RefusedError:
             async with at_once:
                 try:
                     return await self.answer(question, settings)
-                except Refused as refused:
+                except RefusedError as refused:
                     return refused
 
         async with asyncio.TaskGroup() as group:  # which cancels the others if one fails unforeseen
@@ -240,7 +240,7 @@ class AnswerService:
         return [task.result() for task in tasks]
 
     async def search(self, query: str, k: int) -> tuple[list[PassageOut], float]:
-        """The k best passages, and the seconds it took; raises Refused past the deadline."""
+        """The k best passages, and the seconds it took; raises RefusedError past the deadline."""
         started = time.monotonic()
         async with self._bounded():
             hits = await self.backend.searcher.search_async(query, k)
@@ -249,13 +249,13 @@ class AnswerService:
         return [passage_out(hit) for hit in hits], seconds
 
     async def chat(self, body: Mapping[str, Any]) -> str:
-        """The plain model's OpenAI response to a chat, as JSON; raises Refused as `answer` does."""
+        """The plain model's OpenAI response to a chat, as JSON; raises RefusedError as `answer` does."""
         with self._place("chat"):
             async with self._bounded():
                 return await self.backend.chat(body)
 
     async def chat_stream(self, body: Mapping[str, Any]) -> AsyncGenerator[str, None]:
-        """That response as server-sent events; raises Refused as `stream` does."""
+        """That response as server-sent events; raises RefusedError as `stream` does."""
         with self._place("chat"):
             parts = self.backend.chat_stream(body)
             ends = asyncio.get_running_loop().time() + self.config.request_timeout_s
@@ -329,23 +329,23 @@ class AnswerService:
                 yield
         except TimeoutError:
             message = f"not done within this server's {seconds:g} seconds; asking again is safe"
-            raise Refused(504, "deadline", message) from None
+            raise RefusedError(504, "deadline", message) from None
         except RowError as error:
-            raise Refused(422, "prompt_refused", str(error)) from None
+            raise RefusedError(422, "prompt_refused", str(error)) from None
         except ReplicaLostError as error:
             message = f"{error}; asking again is safe"
-            raise Refused(503, "replica_lost", message, retry_after=1) from None
+            raise RefusedError(503, "replica_lost", message, retry_after=1) from None
 
     @contextlib.contextmanager
     def _place(self, how: str) -> Iterator[None]:
-        """Hold a place for a question, and count it by how it ends; raises Refused if none is free."""
+        """Hold a place for a question, and count it by how it ends; raises RefusedError if none is free."""
         outcome = "failed"
         try:
             with self.places.one():
                 self.record("steper_places_taken", self.places.taken)
                 yield
             outcome = "answered"
-        except Refused as refused:
+        except RefusedError as refused:
             outcome = refused.code
             raise
         except (asyncio.CancelledError, GeneratorExit):

@@ -40,10 +40,10 @@ class ServeConfig(Section):
     ingress_cpus: NonNegativeFloat = 0.1
     """CPU cores each ingress reserves in Ray."""
     keys_file: str = ""
-    """File of API keys, hashed, with their rates; `steper serve --new-key NAME` adds one. Read again when it
-    changes."""
+    """File of API keys, hashed, with their rates; `steper serve --new-key NAME` adds one. Read again when
+    it changes."""
     keys_env: EnvironmentName | Literal[""] = ""
-    """Environment variable with API keys as `name=key`, separated by commas; read when the server starts."""
+    """Environment variable with API keys, `name=key,name=key`; read when the server starts."""
     requests_per_minute: PositiveInt | None = None
     """Most requests of a key a minute, over all ingresses, where the keys file names no other."""
     open: bool = False
@@ -69,6 +69,11 @@ class ServeConfig(Section):
     """Overrides the k that the student was trained with."""
     max_steps: PositiveInt | None = None
     """Overrides the S that the student was trained with."""
+
+    @property
+    def routes_by_prefix(self) -> bool:
+        """Whether there may be several LLMs to choose from."""
+        return max(self.engines, self.max_engines or 0) > 1
 
 
 def served_model(config: "RunConfig") -> str:

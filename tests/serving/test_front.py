@@ -1,5 +1,6 @@
 """What the proxies say when an ingress dies, around hand-written ASGI applications that do."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -8,7 +9,8 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from steper_ray.serving.front import LARGEST_BODY, LOST, Front, middlewares
+from steper_ray.serving.front import LARGEST_BODY, LOST, Capacity, Front, middlewares
+from steper_ray.serving.guard import CODE_HEADER
 
 pytestmark = pytest.mark.anyio
 
@@ -221,3 +223,57 @@ async def test_only_http_is_touched() -> None:
     given = ({"type": "lifespan"}, object(), object())
     await Front(app)(*given)  # type: ignore[arg-type]
     assert seen == list(given)
+
+
+async def test_a_proxy_learns_how_many_questions_the_ingresses_take() -> None:
+    now = 0.0
+    capacity = Capacity(clock=lambda: now)
+    assert all(capacity.enter() for _ in range(5))
+    capacity.leave(refused=True)  # of five, four are worked on
+    capacity.leave(refused=True)
+    assert (capacity.most, capacity.taken) == (3, 3)
+    assert capacity.enter()  # the first trial
+    assert not capacity.enter()
+    now = 0.25
+    assert capacity.enter()
+    capacity.leave(refused=True)
+    assert (capacity.most, capacity.taken) == (4, 4)  # the first trial may still be taken
+    capacity.leave(refused=True)
+    assert (capacity.most, capacity.taken) == (3, 3)
+    now = 0.5
+    assert capacity.enter()
+    capacity.leave(refused=False)  # answered: an ingress has come
+    assert capacity.most == 4
+    capacity.leave(refused=False)
+    assert capacity.most == 4
+    assert capacity.enter()
+    assert capacity.enter()
+    assert not capacity.enter()
+
+
+async def test_past_capacity_a_proxy_refuses_by_itself_and_forwards_everything_else() -> None:
+    forwarded: list[str] = []
+    done = asyncio.Event()
+    refusal = [*JSON, (b"retry-after", b"3"), (CODE_HEADER.encode(), b"overloaded")]
+
+    async def with_one_place(scope: Scope, receive: Receive, send: Send) -> None:
+        forwarded.append(scope["path"])
+        if len(forwarded) == 1:
+            await done.wait()
+        await send(start(200, JSON) if len(forwarded) == 1 else start(503, refusal))
+        await send(body(b"{}"))
+
+    transport = httpx.ASGITransport(Front(with_one_place))
+    async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:
+        first = asyncio.create_task(client.post("/v1/answer", json={}))
+        await asyncio.sleep(0)
+        replies = [await client.post("/v1/answer", json={}) for _ in range(6)]
+        assert [reply.status_code for reply in replies] == [503] * 6
+        assert len(forwarded) == 3  # the first, one that was refused, and a trial
+        assert replies[-1].json()["error"]["code"] == "overloaded"
+        assert replies[-1].headers["retry-after"] == "1"
+        await client.post("/v1/search", json={})
+        await client.get("/healthz")
+        assert forwarded[3:] == ["/v1/search", "/healthz"]
+        done.set()
+        await first

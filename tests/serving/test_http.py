@@ -172,9 +172,9 @@ async def test_what_the_server_itself_changes_is_named_too() -> None:
 
 
 async def test_a_batch_answers_in_order_and_one_failure_is_that_question_alone() -> None:
-    own = {"Refused?": [[RowError("the prompt is too long")]], "Lost?": [[LOST]]}
+    own = {"RefusedError?": [[RowError("the prompt is too long")]], "Lost?": [[LOST]]}
     service = service_over(ScriptedBackend(own=own), places=2)  # so one at a time
-    questions = ["Who lives where?", "Refused?", "Lost?", "Who else?"]
+    questions = ["Who lives where?", "RefusedError?", "Lost?", "Who else?"]
     reply = await ask(service, {"questions": questions}, "/v1/answers")
     assert reply.status_code == 200
     first, refused, lost, last = reply.json()["answers"]
@@ -725,7 +725,8 @@ async def test_every_question_is_counted_by_how_it_ends(
             assert (how, outcome) == ("stream", "failed")
         ends = [(value, tags) for name, value, tags in recorded if "questions" in name]
         assert ends == [(1, {"how": how, "outcome": outcome})]
-        assert ("steper_places_taken", 0, {}) in recorded
+        places = [value for name, value, _ in recorded if name == "steper_places_taken"]
+        assert places == ([0] if outcome == "overloaded" else [1, 0])
         steps = [value for name, value, _ in recorded if name == "steper_steps_total"]
         assert steps == ([2] if outcome == "answered" else [])
         if outcome == "answered":
@@ -742,7 +743,7 @@ async def test_a_question_whose_asker_leaves_is_counted_as_cancelled() -> None:
     stream = service.stream("Who?", service.served.served)
     await anext(stream)
     await stream.aclose()
-    assert outcomes[0] == "cancelled"
+    assert "cancelled" in outcomes
     assert service.places.taken == 0
     whole = asyncio.create_task(service.answer("Who?", service.served.served))
     await until(lambda: service.places.taken == 1)

@@ -10,7 +10,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
 import pandas as pd
 import psutil
 import pyarrow as pa
@@ -26,7 +25,6 @@ from steper_ray.evaluation.compare import CompareConfig, compare
 from steper_ray.models import carried_settings
 from steper_ray.retrieval import Retriever
 from steper_ray.schema import CHAIN_SCHEMA, STAGES
-from steper_ray.serving.app import served
 from steper_ray.stepwise.build import build, write_examples
 from steper_ray.stepwise.chains import read_chains
 from steper_ray.stepwise.select import REJECTIONS
@@ -209,39 +207,6 @@ def test_a_second_demo_takes_up_where_the_first_stopped(
     assert (run.student_dir / "config.json").stat().st_mtime_ns == stamp
     assert capsys.readouterr().out.count("already done with these settings") == 5
     assert time.monotonic() - started < 90
-
-
-def test_the_server_answers_and_refuses(run: RunConfig) -> None:
-    overridden = run.model_copy(
-        update={"serve": run.serve.model_copy(update={"passages_per_step": 3, "max_steps": 5})}
-    )
-    question = read_chains(run.chains_dir)[0].question
-    with served(overridden) as url:
-        assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
-        body = httpx.post(f"{url}/v1/answer", json={"question": question}, timeout=60).json()
-        assert body["answer"]
-        assert body["overrides"] == {"passages_per_step": {"trained": 2, "served": 3}}
-        first = body["steps"][0]
-        assert first["query"] == question
-        assert len(first["passages"]) == 3
-        assert {"id", "title", "text", "score"} == set(first["passages"][0])
-        assert body["seconds"] > 0
-        for bad in ({}, {"question": ""}, {"question": " "}, {"question": 1}, {"q": "x"}):
-            assert httpx.post(f"{url}/v1/answer", json=bad).status_code == 422
-        long = {"question": "x" * 3000}
-        assert httpx.post(f"{url}/v1/answer", json=long).status_code == 422
-        again = main(
-            [
-                "serve",
-                "--config",
-                str(TOY_RUN_FILE),
-                "--set",
-                f"run.dir={run.dir}",
-                "--set",
-                f"serve.port={run.serve.port}",
-            ]
-        )
-        assert again == 2
 
 
 def test_a_failing_stage_is_named_with_its_log(run: RunConfig, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ that becomes an answer that a client can act on: nothing was done, asking again 
 refusals get the form of every other error, and a body that no ingress would take is not even forwarded.
 
 Past their capacity the ingresses refuse questions, and a flood of those would cost more than the answers.
-So a proxy learns from their refusals how many questions they take from it, and refuses more than that itself.
+So a proxy learns from their refusals how many questions they take from it, and refuses the others itself.
 
 Ray imports it where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares` (`steper_ray.session`).
 """

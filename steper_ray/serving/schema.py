@@ -43,7 +43,7 @@ class AnswerRequest(Asking):
 
     question: Text
     stream: bool = False
-    """Send server-sent events as it happens: `search`, `passages`, `token`, `step`, then `answer` or `error`."""
+    """Send events as it happens: `search`, `passages`, `token`, `step`, then `answer` or `error`."""
 
 
 class BatchRequest(Asking):

@@ -194,8 +194,8 @@ class AnswerService:
     ) -> AsyncGenerator[Happening, None]:
         """Answer a question, telling what happens; ends with `Answered`.
 
-        Nothing is yielded before the question has its place. Raises what `answer` raises, and RefusedError when
-        a replica dies: what it wrote has been told already. Closing the iterator cancels the work.
+        Nothing is yielded before the question has its place. Raises what `answer` raises, and RefusedError
+        when a replica dies: what it wrote has been told already. Closing the iterator cancels the work.
         """
         with self._place("stream"):
             happened: asyncio.Queue[Happening | None] = asyncio.Queue()

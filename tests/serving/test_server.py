@@ -19,7 +19,7 @@ import ray
 from openai import OpenAI
 from ray import serve
 
-from steper_ray.cli import TOY_RUN_FILE
+from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.retrieval import Retriever
 from steper_ray.serving.app import APP, llm_app
 from steper_ray.serving.ingress import LLM
@@ -161,6 +161,18 @@ def test_a_batch_a_search_and_readiness(server: Server) -> None:
     assert [passage["id"] for passage in found] == [hit.passage.id for hit in hits]
     ready = httpx.get(f"{server.url}/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+
+
+def test_a_port_in_use_and_a_public_address_without_keys_are_refused(
+    server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    same = ["serve", "--config", str(TOY_RUN_FILE), "--set", f"run.dir={server.config.dir}"]
+    same += ["--set", f"run.data={server.config.data_dir}"]
+    same += ["--set", f"serve.model={server.config.serve.model}"]
+    assert main([*same, "--set", f"serve.port={server.config.serve.port}"]) == 2
+    assert "serve.port: cannot listen on" in capfd.readouterr().err
+    assert main([*same, "--set", "serve.host=0.0.0.0"]) == 2
+    assert "no API keys are set" in capfd.readouterr().err
 
 
 def test_who_goes_away_is_not_worked_for(server: Server) -> None:

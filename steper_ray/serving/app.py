@@ -58,6 +58,7 @@ def build_llm(config: "RunConfig") -> "Application":
         **HEALTH,
         name=LLM,
         max_ongoing_requests=4 * config.engine.max_num_seqs,
+        max_constructor_retry_count=2,  # what it dies of once, it mostly dies of again
         graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
         placement_group_bundles=bundles(config.engine),
         ray_actor_options={"num_cpus": config.engine.cpus},
@@ -206,7 +207,8 @@ def llm_app(config: "RunConfig") -> str:
 def deploy(config: "RunConfig") -> None:
     """Bring the applications up, or change those that are up over to these settings without a pause.
 
-    Raises StageError with the reason if they do not come up; what was served before is still served then.
+    Raises StageError with the reason if they do not come up; if it is a new LLM that does not, what was
+    served before is still served.
     """
     from ray import serve
 
@@ -217,21 +219,30 @@ def deploy(config: "RunConfig") -> None:
     front = serve.RunTarget(
         build_front(config, new), name=APP, route_prefix="/", logging_config=log
     )
-    try:
-        if old:
-            serve.run_many([llm])  # the ingresses change over once it answers
-            serve.run_many([front])
-        else:
-            serve.run_many([llm, front])
-    except RuntimeError as error:
-        reason = why_not_up() or " ".join(str(error).split())[:300]
-        if old:
+    if old:
+        try:
+            bring_up(config, llm)
+        except StageError:
             serve.delete(new)
-        raise StageError(f"serve: {reason}; see {config.log_file('serve')}") from error
+            raise
+        bring_up(config, front)  # the ingresses change over now that it answers
+    else:
+        bring_up(config, llm, front)
     if old:
         wait_until_drained(config.serve.request_timeout_s + DRAIN_S)
         for name in old:
             serve.delete(name)
+
+
+def bring_up(config: "RunConfig", *apps: Any) -> None:
+    """Run applications; raises StageError with the reason if one does not come up."""
+    from ray import serve
+
+    try:
+        serve.run_many(apps)
+    except RuntimeError as error:
+        reason = why_not_up() or " ".join(str(error).split())[:300]
+        raise StageError(f"serve: {reason}; see {config.log_file('serve')}") from error
 
 
 def why_not_up() -> str | None:

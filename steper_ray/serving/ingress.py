@@ -82,7 +82,12 @@ class AnswerServer:
 
     async def _take(self, owner: str, per_minute: int) -> float:
         from steper_ray.serving.remote import ask_again
+        from steper_ray.serving.service import RefusedError
 
-        async with asyncio.timeout(self._service.config.request_timeout_s):
-            seconds: float = await ask_again(lambda: self._rates.take.remote(owner, per_minute))
+        try:
+            async with asyncio.timeout(self._service.config.request_timeout_s):
+                seconds: float = await ask_again(lambda: self._rates.take.remote(owner, per_minute))
+        except TimeoutError:
+            message = "the count of this key's requests does not answer; asking again is safe"
+            raise RefusedError(503, "rates_lost", message, retry_after=1) from None
         return seconds

@@ -425,8 +425,9 @@ def soak(folder: Path, questions: list[str], seconds: float) -> dict[str, Any]:
                                 async for _ in reply.aiter_lines():
                                     break
                         case (_, 1):
-                            reply = await client.post("/v1/answer", content=b"{")
-                            assert reply.status_code == 400
+                            json_type = {"content-type": "application/json"}
+                            reply = await client.post("/v1/answer", content=b"{", headers=json_type)
+                            assert reply.status_code == 400, reply.text
                         case (0, _):
                             body = {"question": question, "stream": True}
                             await client.post("/v1/answer", json=body)
@@ -434,7 +435,7 @@ def soak(folder: Path, questions: list[str], seconds: float) -> dict[str, Any]:
                             await client.post("/v1/search", json={"query": question})
                         case _:
                             reply = await client.post("/v1/answer", json={"question": question})
-                            assert reply.status_code == 200
+                            assert reply.status_code == 200, reply.text
                     count += 1
 
             await asyncio.gather(*(one(number) for number in range(16)))

@@ -7,7 +7,6 @@ cores, so that several can live on one host.
 import os
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
@@ -117,7 +116,8 @@ class VLLMEngine:
             ids,
             stop=stop,
             max_tokens=max_tokens,
-            sampling=sampling if self._seeded else replace(sampling, seed=None),
+            sampling=sampling,
+            seeded=self._seeded,
         ):
             final = output
         return read_output(final)
@@ -181,6 +181,7 @@ async def run_request(
     stop: Sequence[str],
     max_tokens: int,
     sampling: Sampling,
+    seeded: bool,
     streamed: bool = False,
     logprobs: bool = True,
 ) -> AsyncIterator[Any]:
@@ -189,6 +190,8 @@ async def run_request(
     Yields vllm's `RequestOutput`: the finished one, or with `streamed` one for each piece of text; without
     `logprobs` it has none, which spares their making. Ending the iteration early aborts the request.
     Raises RowError if the engine refuses the prompt, vllm's EngineDeadError if it died.
+
+    seeded: whether the engine takes seeds (`takes_seeds`); without it the draws have none
     """
     from vllm import SamplingParams
     from vllm.exceptions import VLLMClientError
@@ -197,7 +200,7 @@ async def run_request(
     parameters = SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
-        seed=sampling.seed,
+        seed=sampling.seed if seeded else None,
         max_tokens=max_tokens,
         stop=list(stop),
         logprobs=0 if logprobs else None,

@@ -219,19 +219,18 @@ def deploy(config: "RunConfig") -> None:
     front = serve.RunTarget(
         build_front(config, new), name=APP, route_prefix="/", logging_config=log
     )
-    if old:
-        try:
-            bring_up(config, llm)
-        except StageError:
-            serve.delete(new)
-            raise
-        bring_up(config, front)  # the ingresses change over now that it answers
-    else:
+    if not old:
         bring_up(config, llm, front)
-    if old:
-        wait_until_drained(config.serve.request_timeout_s + DRAIN_S)
-        for name in old:
-            serve.delete(name)
+        return
+    try:
+        bring_up(config, llm)
+    except StageError:
+        serve.delete(new)
+        raise
+    bring_up(config, front)  # the ingresses change over now that it answers
+    wait_until_drained(config.serve.request_timeout_s + DRAIN_S)
+    for name in old:
+        serve.delete(name)
 
 
 def bring_up(config: "RunConfig", *apps: Any) -> None:

@@ -7,7 +7,7 @@ vLLM is imported in the replica only. A replica whose engine has died tells Serv
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,14 +113,14 @@ class StudentLLM:
     async def _run(self, request: StepRequest, *, streamed: bool) -> AsyncIterator[Any]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        sampling = request.sampling
         try:
             async for output in run_request(
                 self._llm,
                 request.ids,
                 stop=request.stop,
                 max_tokens=request.max_tokens,
-                sampling=sampling if self._seeded else replace(sampling, seed=None),
+                sampling=request.sampling,
+                seeded=self._seeded,
                 streamed=streamed,
                 logprobs=False,
             ):

@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import httpx
 import psutil
+
+SETTLE_S: Final = 240.0
+"""Before a soak, in seconds."""
 
 
 def settings(folder: Path, *more: str) -> list[str]:
@@ -244,7 +247,11 @@ def faults(folder: Path, questions: list[str]) -> dict[str, Any]:
 
 
 def soak(folder: Path, questions: list[str], seconds: float) -> dict[str, Any]:
-    """All kinds of requests for so long; memory and open files after a tenth of it and at the end."""
+    """All kinds of requests for so long; how memory and open files differ between its beginning and end.
+
+    The same requests come for `SETTLE_S` before, in which vLLM's cache of keys and values fills: its memory
+    is the process's own from when it is first written.
+    """
     asked = iter(questions * 100)
 
     async def run(url: str, seconds: float) -> int:
@@ -280,9 +287,9 @@ def soak(folder: Path, questions: list[str], seconds: float) -> dict[str, Any]:
         return count
 
     with server(folder) as url:
-        asyncio.run(run(url, seconds / 10))
+        asyncio.run(run(url, SETTLE_S))
         memory, files = resident(), descriptors()
-        count = asyncio.run(run(url, 0.9 * seconds))
+        count = asyncio.run(run(url, seconds))
         time.sleep(5)
         grown = {name: (size - memory[name]) / 2**20 for name, size in resident().items()}
         more = {name: number - files[name] for name, number in descriptors().items()}

@@ -14,11 +14,12 @@ from typing import Any, Final
 from ray import serve
 
 from steper_ray.errors import ReplicaLostError, RowError
-from steper_ray.pretrained import HubConfig, explained, load_tokenizer, use_hub
+from steper_ray.pretrained import HubConfig, load_tokenizer, use_hub
 from steper_ray.reasoning.engine import (
     EngineConfig,
     check_context,
     engine_arguments,
+    engine_starts,
     prepare_process,
     read_output,
     run_request,
@@ -67,7 +68,9 @@ class StudentLLM:
         hub: HubConfig,
         log: Path,
     ) -> None:
-        """Raises InputError if the model cannot be had, or its context is too short for the prompts."""
+        """Raises InputError if the model cannot be had, if vLLM refuses an argument, or if the context is
+        too short for the prompts.
+        """
         redirect_output(log)
         use_hub(hub)
         prepare_process(config)
@@ -86,7 +89,7 @@ class StudentLLM:
             engine_kwargs=arguments,
             callback_config={"callback_class": NOTHING_FETCHED} if local else {},
         )
-        with explained(model, hub):
+        with engine_starts(model, hub):
             server: Any = LLMServer.sync_init(llm_config, engine_cls=StudentEngine)
             await server.start()
         self._server, self._llm = server, server.engine.client

@@ -43,6 +43,10 @@ class WorkerTask:
     """File for what the workers print."""
     hub: HubConfig = field(default=DEFAULTS, repr=False)
     """How the base student is reached; not shown, since what is learned does not depend on it."""
+    prepared: str | None = field(default=None, repr=False)
+    """File with the prepared examples (`steper_ray.training.prepared`); null prepares them here."""
+    report_validations: bool = field(default=False, repr=False)
+    """Write a checkpoint and report to Ray Train after each validation: what a sweep looks at."""
 
     @property
     def bf16(self) -> bool:
@@ -125,11 +129,12 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
         )
     while not training.finished:
         metrics = training.train_step()
-        if training.validation_due:
+        validated = training.validation_due
+        if validated:
             metrics = training.validate()
         if writer is not None:
             writer.write(metrics)
-        if training.checkpoint_due:
+        if training.checkpoint_due or (task.report_validations and validated):
             _report(training, metrics)
     if writer is not None:
         writer.close()
@@ -163,4 +168,10 @@ def _report(training: "StudentTraining", metrics: StepMetrics) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         training.save(Path(folder))
-        ray.train.report(metrics.as_dict(), checkpoint=ray.train.Checkpoint.from_directory(folder))
+        best = training.validations.best
+        reported = {
+            **metrics.as_dict(),
+            "best_loss": best[0][0] if best else None,
+            "validations": training.validations_done,
+        }
+        ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -179,7 +179,8 @@ def _tune(task: TrialTask, folder: Path, known: Sequence[Point] | None, at_a_tim
         point = known[proposal["point"]] if known else chosen(section, proposal)
         run_trial(task, int(name), point if known else resolved(config.train, point))
 
-    trainable = tune.with_resources(trial, {"CPU": 0})
+    # Tune wants at least one resource; a process that waits must not take a CPU from the workers.
+    trainable = tune.with_resources(trial, {"CPU": 0, "memory": 1})
     place = folder / "tune"
     begun = tune.Tuner.can_restore(str(place)) and any(place.glob("experiment_state*.json"))
     if begun:

@@ -152,7 +152,7 @@ def table_rows(trials: Sequence[Trial], metric: Metric) -> list[dict[str, Any]]:
             "status": trial.status,
             metric: trial.metric,
             **{f"L_{stage}": trial.loss[stage] for stage in STAGES},
-            **{f"sigma_{stage}": trial.sigma[stage] for stage in STAGES},
+            **{f"final_sigma_{stage}": trial.sigma[stage] for stage in STAGES},
             "step": trial.step,
             "steps": trial.steps,
             "seconds": trial.seconds,
@@ -179,7 +179,7 @@ def write_tables(folder: Path, trials: Sequence[Trial], metric: Metric) -> None:
             values = [None if value is None else float(value) for value in values]
         columns[name] = values
     text, real = ("status", "error"), ("seconds", metric)
-    reals = (*real, *(f"{kind}_{stage}" for kind in ("L", "sigma") for stage in STAGES))
+    reals = (*real, *(f"{kind}_{stage}" for kind in ("L", "final_sigma") for stage in STAGES))
     table = pa.table(
         {
             name: pa.array(

@@ -73,11 +73,12 @@ def parallel_chart(scales: Sequence[Scale], lines: Sequence[Line]) -> "Markup":
             axes.annotate(
                 text,
                 (x, height),
-                xytext=(5, 0),
+                xytext=(6, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=11,
                 color=STAND_INS["muted"],
+                bbox={"facecolor": STAND_INS["paper"], "edgecolor": "none", "pad": 1.5},
                 zorder=5,
             )
     for line in sorted(lines, key=lambda line: line.paint == BEST):

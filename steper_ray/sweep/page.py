@@ -122,7 +122,7 @@ def _learned(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _paths(trials: Sequence[Trial]) -> list[tuple[str, "Markup"]]:
-    drawn: list[tuple[str, "Markup"]] = []
+    drawn: list[tuple[str, Markup]] = []
     for stage in STAGES:
         paths = [trial.curves[f"sigma_{stage}"] for trial in _learned(trials)]
         rests = [

@@ -61,13 +61,13 @@ def check_room(config: "RunConfig", nodes: Sequence[Resources]) -> int:
 
     Raises InputError if the cluster has no room for one, saying what would fit.
     """
-    for phase in bundles(config):
+    for number, phase in enumerate(bundles(config)):
         if trials_at_a_time([phase], nodes) == 0:
             train = config.train
             has = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
             needs = {name: sum(bundle[name] for bundle in phase) for name in ("CPU", "GPU")}
             said = f"a trial takes {_said(needs)}, the cluster has {_said(has)}"
-            if phase is not bundles(config)[0]:
+            if number:
                 raise InputError(
                     f"sweep: to answer questions {said}; lower engine.actors or engine.cpus, or take "
                     "sweep.metric: loss"

@@ -99,12 +99,14 @@ def check_space(sweep: "SweepConfig", train: TrainConfig) -> None:
         )
     objectives = sweep.parameters.get("objective")
     mixed = objectives is not None and "vanilla-kd" in (objectives.choice or ())
-    for key in ("model", "stages", *(["objective"] if mixed else [])):
+    unlike = {"model": "models", "stages": "stages"}
+    if mixed:
+        unlike["objective"] = "objectives, vanilla-kd among them,"
+    for key, what in unlike.items():
         if key in sweep.parameters:
             raise ConfigError(
-                f"sweep.parameters.{key}: validation losses of different "
-                f"{'objectives with vanilla-kd' if key == 'objective' else key + 's'} "
-                "do not compare; take sweep.metric: em"
+                f"sweep.parameters.{key}: validation losses of different {what} do not compare; take "
+                "sweep.metric: em"
             )
 
 

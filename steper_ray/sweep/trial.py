@@ -61,6 +61,8 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
 
     if Path(task.start).is_dir():
         os.chdir(task.start)
+    # A report waits for the controller's next look; trials are short and report often.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     folder = trial_folder(task.folder, number)
     outcome, failed = folder / OUTCOME_FILE, folder / ERROR_FILE
     if outcome.is_file():

@@ -142,6 +142,7 @@ def test_asha_stops_a_bad_learning_rate_and_a_failed_trial_is_marked(
             "search": "grid",
             "scheduler": "asha",
             "asha_factor": 2,
+            "retries": 0,
             "concurrent": 1,
         },
     )

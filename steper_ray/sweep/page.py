@@ -36,10 +36,13 @@ def write_page(config: "RunConfig", trials: Sequence[Trial], best: Trial | None)
     metric = NAMES[section.metric]
     scales = [*(_scale(section, key, shown) for key in section.parameters), _metric(metric, shown)]
     lines = [
-        Line(_paint(trial, best), [*(trial.point[s.name] for s in scales[:-1]), trial.metric])
+        Line(
+            _paint(trial, best),
+            [*(trial.point[s.name] for s in scales[:-1]), _finite(trial.metric)],
+        )
         for trial in shown
     ]
-    ranked = any(trial.metric is not None for trial in shown)
+    ranked = any(_finite(trial.metric) is not None for trial in shown)
     page = render_page(
         "sweep.html.j2",
         title=f"steper_ray: {config.dir.name}, a sweep",
@@ -99,10 +102,14 @@ def _scale(section: SweepConfig, key: str, trials: Sequence[Trial]) -> Scale:
 
 
 def _metric(name: str, trials: Sequence[Trial]) -> Scale:
-    values = [trial.metric for trial in trials]
+    values = [_finite(trial.metric) for trial in trials]
     there = [value for value in values if value is not None]
     log = bool(there) and min(there) > 0 and max(there) > 5 * min(there)
     return Scale(name, values, log=log)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _paint(trial: Trial, best: Trial | None) -> str:

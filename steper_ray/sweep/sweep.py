@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event, Thread
@@ -49,6 +49,9 @@ from steper_ray.training.trainer import run_fingerprint, worker_task
 if TYPE_CHECKING:
     from steper_ray.config import RunConfig
     from steper_ray.display import StageProgress
+
+LIVE_ROWS: Final = 16
+"""Trials in the table on the terminal."""
 
 LONGEST: Final = 10**6
 """ASHA's last rung: it ends trials there, so it lies beyond all."""
@@ -143,12 +146,13 @@ def _prepare(config: "RunConfig", folder: Path) -> dict[tuple[Any, ...], Path]:
     waiting = []
     # Loosely typed: Ray's annotations end at options().
     remote: Any = ray.remote(prepare_file)
-    base = worker_task(config, stepwise_files(config.stepwise_dir))
+    sources = stepwise_files(config.stepwise_dir)
     for train in data_settings(config.sweep, config.train):
         key = data_key(train)
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
         files[key] = folder / "data" / f"{name}.parquet"
-        waiting.append(remote.remote(replace(base, train=train), files[key]))
+        task = worker_task(config.model_copy(update={"train": train}), sources)
+        waiting.append(remote.remote(task, files[key]))
     try:
         ray.get(waiting)
     except ray.exceptions.RayTaskError as error:
@@ -272,13 +276,14 @@ def _following(
     """Show the trials' table while the block runs."""
     stop = Event()
     metric = config.sweep.metric
-    ended_before = -1
+    over: dict[int, Trial] = {}
+    """Trials that have ended: nothing of them changes any more."""
 
     def show() -> None:
-        nonlocal ended_before
-        trials = read_trials(folder, metric)
+        before = len(over)
+        trials = read_trials(folder, metric, known=over)
+        over.update({t.number: t for t in trials if t.status != "unfinished"})
         best = best_trial(trials, metric)
-        ended = sum(trial.status != "unfinished" for trial in trials)
         counts = {
             status: sum(trial.status == status for trial in trials)
             for status in ("finished", "stopped", "failed")
@@ -290,9 +295,8 @@ def _following(
             1.0 if trial.status != "unfinished" else trial.step / max(1, trial.steps or 1)
             for trial in trials
         )
-        detail = f"{ended}/{total} trials{f': {said}' if said else ''}{standing}"
-        progress.update(share, total, detail, at_once=ended > ended_before)
-        ended_before = ended
+        detail = f"{len(over)}/{total} trials{f': {said}' if said else ''}{standing}"
+        progress.update(share, total, detail, at_once=len(over) > before)
 
     def follow() -> None:
         while not stop.wait(2.0):
@@ -309,11 +313,21 @@ def _following(
 
 
 def live_table(trials: Sequence[Trial], config: "RunConfig") -> tuple[list[str], list[list[str]]]:
-    """Head and rows for the terminal, in short."""
+    """Head and rows for the terminal, in short: those that run, then the best ones."""
     metric, keys = config.sweep.metric, list(config.sweep.parameters)
     head = ["trial", *keys, "", "step", metric, "σ init", "exp", "agg"]
     rows = []
-    for trial, row in zip(trials, table_rows(trials, metric), strict=True):
+    sign = 1 if metric == "loss" else -1
+    shown = sorted(
+        trials,
+        key=lambda t: (
+            t.status != "unfinished",
+            t.metric is None,
+            sign * (t.metric or 0.0),
+            t.number,
+        ),
+    )[:LIVE_ROWS]
+    for trial, row in zip(shown, table_rows(shown, metric), strict=True):
         status = "running" if trial.status == "unfinished" else trial.status
         rows.append(
             [

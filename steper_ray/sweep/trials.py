@@ -5,6 +5,7 @@ A trial's folder is a run folder (`training/metrics.jsonl`, `student/`), with `p
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -68,10 +69,13 @@ def trial_folder(folder: Path, number: int) -> Path:
     return folder / f"{number:04d}"
 
 
-def read_trials(folder: Path, metric: Metric) -> list[Trial]:
-    """Every trial that has begun, by number."""
+def read_trials(
+    folder: Path, metric: Metric, *, known: Mapping[int, Trial] | None = None
+) -> list[Trial]:
+    """Every trial that has begun, by number; `known` ones are not read again."""
+    known = known or {}
     places = sorted(path.parent for path in folder.glob(f"*/{POINT_FILE}"))
-    return [read_trial(place, metric) for place in places]
+    return [known.get(int(place.name)) or read_trial(place, metric) for place in places]
 
 
 def read_trial(folder: Path, metric: Metric) -> Trial:
@@ -86,7 +90,7 @@ def read_trial(folder: Path, metric: Metric) -> Trial:
             {stage: row[f"validation_{stage}"] for stage in STAGES},
         )
         for row in rows
-        if row["validation_loss"] is not None
+        if row["validation_loss"] is not None and math.isfinite(row["validation_loss"])
     ]
     best = min(validations, key=lambda one: one.loss, default=None)
     status: Status = "stopped" if (folder / STOPPED_FILE).is_file() else "unfinished"
@@ -138,7 +142,11 @@ def write_json(file: Path, values: Mapping[str, Any]) -> None:
 
 def best_trial(trials: Sequence[Trial], metric: Metric) -> Trial | None:
     """The best finished one, of equal ones the first."""
-    finished = [t for t in trials if t.status == "finished" and t.metric is not None]
+    finished = [
+        t
+        for t in trials
+        if t.status == "finished" and t.metric is not None and math.isfinite(t.metric)
+    ]
     sign = 1 if metric == "loss" else -1
     return min(finished, key=lambda t: (sign * (t.metric or 0.0), t.number), default=None)
 

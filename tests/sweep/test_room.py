@@ -11,7 +11,7 @@ from steper_ray.sweep.room import bundles, check_room
 
 
 def config(*overrides: str) -> RunConfig:
-    return load_config(TOY_RUN_FILE, ["train.workers=1", *overrides])
+    return load_config(TOY_RUN_FILE, ["train.workers=1", "sweep.scheduler=none", *overrides])
 
 
 def node(cpus: float, gpus: float = 0.0) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_a_sweep_end_to_end_and_its_best_run_file_gives_the_same(
     ray_cluster: None, options: list[str], tmp_path: Path
 ) -> None:
     parameters = {"lr": {"choice": [1e-4, 1e-2]}, "sigma_init": {"choice": [0.5, 2.0]}}
-    config = with_sweep(options, {"parameters": parameters, "search": "grid"})
+    config = with_sweep(options, {"parameters": parameters, "search": "grid", "scheduler": "none"})
     swept = sweep(config, progress())
     assert [trial.status for trial in swept.trials] == ["finished"] * 4
     assert [trial.point for trial in swept.trials] == [
@@ -96,7 +96,12 @@ def test_a_sweep_end_to_end_and_its_best_run_file_gives_the_same(
 
 
 def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster: None, options: list[str]) -> None:
-    section = {"parameters": {"lr": {"log": [1e-3, 1e-2]}}, "trials": 3, "concurrent": 1}
+    section = {
+        "parameters": {"lr": {"log": [1e-3, 1e-2]}},
+        "scheduler": "none",
+        "trials": 2,
+        "concurrent": 1,
+    }
     config = with_sweep(options, section)
     arguments = ["tune", "--config", str(TOY_RUN_FILE)]
     for text in options:
@@ -124,9 +129,9 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster: None, options: 
             left.kill()
     stamp = (folder / "0001" / "outcome.json").stat().st_mtime_ns
     swept = sweep(config, progress())
-    assert [trial.status for trial in swept.trials] == ["finished"] * 3
+    assert [trial.status for trial in swept.trials] == ["finished"] * 2
     assert (folder / "0001" / "outcome.json").stat().st_mtime_ns == stamp
-    assert len({trial.point["lr"] for trial in swept.trials}) == 3
+    assert len({trial.point["lr"] for trial in swept.trials}) == 2
     started = time.monotonic()
     assert sweep(config, progress()).best == swept.best
     assert time.monotonic() - started < 20
@@ -138,7 +143,7 @@ def test_asha_stops_a_bad_learning_rate_and_a_failed_trial_is_marked(
     config = with_sweep(
         options,
         {
-            "parameters": {"lr": {"choice": [2e-3, 4e-3, 1.0, 1e38]}},
+            "parameters": {"lr": {"choice": [4e-3, 1.0, 1e38]}},
             "search": "grid",
             "scheduler": "asha",
             "asha_factor": 2,
@@ -147,13 +152,12 @@ def test_asha_stops_a_bad_learning_rate_and_a_failed_trial_is_marked(
         },
     )
     swept = sweep(config, progress())
-    first, second, bad, broken = swept.trials
-    assert first.status == "finished"
-    assert second.status in ("finished", "stopped")
+    good, bad, broken = swept.trials
+    assert good.status == "finished"
     assert bad.status == "stopped"
     assert bad.step < 4
     assert broken.status == "failed"
     assert broken.error is not None
     assert "lower train.lr" in broken.error
-    assert swept.best in (first, second)
+    assert swept.best == good
     assert not (bad.folder / "training" / "candidates").exists()

@@ -246,6 +246,10 @@ def run_command(name: str, config: "RunConfig", *, update: bool = False) -> None
         with ray_session():
             update_server(config)
         return
+    if name == "tune":
+        from steper_ray.sweep.space import check_space
+
+        check_space(config.sweep, config.train)  # at once: Ray takes seconds to start
     if name == "toy" or (name == "select" and _is_small(config.chains_dir)):
         run_stage(name, config)
         return

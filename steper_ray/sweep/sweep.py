@@ -165,6 +165,7 @@ def _prepare(config: "RunConfig", folder: Path) -> dict[tuple[Any, ...], Path]:
 def _tune(task: TrialTask, folder: Path, known: Sequence[Point] | None, at_a_time: int) -> None:
     """Run the trials on Tune, from where the last call stopped."""
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the command as any other
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints a box whatever `verbose` says
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     from ray import tune
 

@@ -56,7 +56,7 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
     from ray import tune
 
     from steper_ray.pretrained import use_hub
-    from steper_ray.sweep.reports import ReportValidations
+    from steper_ray.sweep.reports import ReportValidations, release
     from steper_ray.training.trainer import train
 
     if Path(task.start).is_dir():
@@ -71,6 +71,7 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
         return
     if failed.is_file():
         raise StageError(json.loads(failed.read_text(encoding="utf-8"))["error"])
+    release(folder)  # where this process died before, its workers' place is still held
     write_json(folder / POINT_FILE, {"number": number, "point": point})
     use_hub(task.config.hub)
     started = time.monotonic()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from steper_ray.files import write_whole
 from steper_ray.pretrained import DEFAULTS, HubConfig, use_hub
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import STAGES
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from steper_ray.training.trainer import TrainConfig
 
 CANDIDATES: Final = "candidates"
+PLACEMENT_FILE: Final = "placement_group"
+"""In a sweep: the id of the workers' placement group, for whoever ends the trial from outside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +109,7 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
     prepare_process(task)
     import ray.train
     import ray.train.torch
+    import ray.util
 
     from steper_ray.training.run import StudentTraining
 
@@ -116,6 +120,10 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
         training = StudentTraining(
             task, rank, ranks, ray.train.torch.get_device(), Path(folder) if folder else None
         )
+    if rank == 0 and task.report_validations:
+        placement = ray.util.get_current_placement_group()
+        if placement is not None:
+            write_whole(Path(task.training_dir) / PLACEMENT_FILE, placement.id.hex())
     writer = None
     if rank == 0:
         if training.step == 0:

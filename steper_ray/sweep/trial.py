@@ -19,6 +19,7 @@ from steper_ray.sweep.trials import (
     ERROR_FILE,
     OUTCOME_FILE,
     POINT_FILE,
+    STOPPED_FILE,
     drop_bulk,
     keep_best_student,
     outcome_of,
@@ -72,6 +73,7 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
     if failed.is_file():
         raise StageError(json.loads(failed.read_text(encoding="utf-8"))["error"])
     release(folder)  # where this process died before, its workers' place is still held
+    (folder / STOPPED_FILE).unlink(missing_ok=True)
     write_json(folder / POINT_FILE, {"number": number, "point": point})
     use_hub(task.config.hub)
     started = time.monotonic()

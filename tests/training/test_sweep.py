@@ -140,8 +140,9 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster: None, options: 
 def test_asha_stops_a_bad_learning_rate_and_a_failed_trial_is_marked(
     ray_cluster: None, options: list[str]
 ) -> None:
+    """A worker takes the whole cluster, so that a place not given back would end the sweep."""
     config = with_sweep(
-        options,
+        [*options, "train.cpus_per_worker=2"],
         {
             "parameters": {"lr": {"choice": [4e-3, 1.0, 1e38]}},
             "search": "grid",

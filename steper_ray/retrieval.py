@@ -6,6 +6,7 @@ it is matched word by word, and nothing in it is syntax.
 
 import asyncio
 import json
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,15 @@ class Hit:
 
     passage: Passage
     score: float
+
+
+def search_in_one_thread() -> None:
+    """Keep Lance, which takes every core otherwise, to one thread in this process; before it is imported.
+
+    For searches beside an engine. What is set already stays.
+    """
+    for name in ("LANCE_CPU_THREADS", "TOKIO_WORKER_THREADS"):
+        os.environ.setdefault(name, "1")
 
 
 class Retriever:

@@ -60,9 +60,8 @@ def ray_session() -> Iterator[None]:
         logging_level=logging.ERROR,
     )
     quieten()
-    signal.signal(
-        signal.SIGTERM, signal.getsignal(signal.SIGTERM)
-    )  # Ray's core has put its own there
+    # Ray's core has put its own there
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     try:
         yield
     finally:

@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -203,7 +205,11 @@ def test_a_second_demo_takes_up_where_the_first_stopped(
 ) -> None:
     stamp = (run.student_dir / "config.json").stat().st_mtime_ns
     started = time.monotonic()
-    demo(run)
+    with (
+        closing(socket.create_server(("127.0.0.1", run.serve.port))),
+        pytest.raises(InputError, match=r"serve\.port: cannot listen on"),
+    ):
+        demo(run)  # all but serving, which the first one did
     assert (run.student_dir / "config.json").stat().st_mtime_ns == stamp
     assert capsys.readouterr().out.count("already done with these settings") == 5
     assert time.monotonic() - started < 90

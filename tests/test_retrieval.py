@@ -94,24 +94,6 @@ def test_syntax_in_a_query_is_matched_as_words(retriever: Retriever) -> None:
     assert [h.passage.id for h in retriever.search("-fox NOT hunts:", 1)] == ["a"]
 
 
-def test_the_version_depends_on_content_and_settings_not_on_order(
-    ray_cluster: None, tmp_path: Path
-) -> None:
-    versions = []
-    for name, rows, override in [
-        ("one", ROWS, {}),
-        ("two", ROWS[::-1], {}),
-        ("three", ROWS[:3], {}),
-        ("four", ROWS, {"title_boost": 1.0}),
-    ]:
-        (tmp_path / name).mkdir()
-        config = corpus_of(tmp_path / name, rows)
-        section = config.corpus.model_copy(update=override)
-        versions.append(build_corpus(config.model_copy(update={"corpus": section})).version)
-    assert versions[0] == versions[1]
-    assert len(set(versions)) == 3
-
-
 @pytest.mark.parametrize(
     ("rows", "said"),
     [

@@ -4,15 +4,17 @@ vLLM is imported, and the engine started, in the actor that uses it. On CPU the 
 cores, so that several can live on one host.
 """
 
+import dataclasses
+import difflib
 import os
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
-from steper_ray.errors import InputError, RowError
+from steper_ray.errors import InputError, RowError, behind
 from steper_ray.pretrained import DEFAULTS, HubConfig, explained, use_hub
 from steper_ray.reasoning.framework import Prompt
 from steper_ray.reasoning.loop import GREEDY, Generation, Sampling
@@ -69,8 +71,8 @@ class VLLMEngine:
     ) -> None:
         """Start the engine.
 
-        Raises InputError if the model cannot be had, if its context is too short for the prompts, or for
-        `reasoning.chat` without a chat template.
+        Raises InputError if the model cannot be had, if vLLM refuses an argument, if the context is too
+        short for the prompts, or for `reasoning.chat` without a chat template.
         """
         use_hub(hub)
         prepare_process(config)
@@ -79,7 +81,7 @@ class VLLMEngine:
 
         arguments = {"model": model, **engine_arguments(config, hub)}
         self._seeded = takes_seeds(config)
-        with explained(model, hub):
+        with engine_starts(model, hub):
             self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         try:
             self._encoder = PromptEncoder(self._llm.get_tokenizer(), reasoning.chat)
@@ -117,7 +119,8 @@ class VLLMEngine:
             ids,
             stop=stop,
             max_tokens=max_tokens,
-            sampling=sampling if self._seeded else replace(sampling, seed=None),
+            sampling=sampling,
+            seeded=self._seeded,
         ):
             final = output
         return read_output(final)
@@ -144,7 +147,15 @@ def prepare_process(config: EngineConfig) -> None:
 
 
 def engine_arguments(config: EngineConfig, hub: HubConfig) -> dict[str, Any]:
-    """vLLM's engine arguments but for the model."""
+    """vLLM's engine arguments but for the model; raises InputError for one that vLLM does not have."""
+    from vllm import AsyncEngineArgs
+
+    known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
+    for name in config.args:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise InputError(f"engine.args.{name}: vLLM has no such engine argument{hint}")
     return {
         "dtype": config.dtype,
         "max_num_seqs": config.max_num_seqs,
@@ -152,6 +163,22 @@ def engine_arguments(config: EngineConfig, hub: HubConfig) -> dict[str, Any]:
         "trust_remote_code": hub.trust_remote_code,
         **config.args,
     }
+
+
+@contextmanager
+def engine_starts(model: str, hub: HubConfig) -> Iterator[None]:
+    """Turns what `explained` knows, and what vLLM has against an argument, into one InputError."""
+    from pydantic import ValidationError
+
+    with explained(model, hub):
+        try:
+            yield
+        except Exception as error:
+            for found in behind(error):
+                if isinstance(found, ValidationError):
+                    reason = found.errors()[0]["msg"].removeprefix("Value error, ")
+                    raise InputError(f"engine: vLLM refuses its arguments: {reason}") from None
+            raise
 
 
 def takes_seeds(config: EngineConfig) -> bool:
@@ -181,6 +208,7 @@ async def run_request(
     stop: Sequence[str],
     max_tokens: int,
     sampling: Sampling,
+    seeded: bool,
     streamed: bool = False,
     logprobs: bool = True,
 ) -> AsyncIterator[Any]:
@@ -189,6 +217,8 @@ async def run_request(
     Yields vllm's `RequestOutput`: the finished one, or with `streamed` one for each piece of text; without
     `logprobs` it has none, which spares their making. Ending the iteration early aborts the request.
     Raises RowError if the engine refuses the prompt, vllm's EngineDeadError if it died.
+
+    seeded: whether the engine takes seeds (`takes_seeds`); without it the draws have none
     """
     from vllm import SamplingParams
     from vllm.exceptions import VLLMClientError
@@ -197,7 +227,7 @@ async def run_request(
     parameters = SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
-        seed=sampling.seed,
+        seed=sampling.seed if seeded else None,
         max_tokens=max_tokens,
         stop=list(stop),
         logprobs=0 if logprobs else None,

@@ -94,6 +94,8 @@ class Stepped:
     number: int
     """From 1 on."""
     step: Step
+    hits: tuple[Hit, ...]
+    """The passages that its search was the first to find."""
     last: bool
 
 
@@ -199,7 +201,7 @@ async def reason(
             generate_seconds=time.monotonic() - searched,
         )
         steps.append(step)
-        tell(Stepped(len(steps), step, written.answer is not None))
+        tell(Stepped(len(steps), step, tuple(new), written.answer is not None))
         if written.answer is not None:
             return Reasoned(
                 tuple(passages), tuple(scores), tuple(steps), written.answer, stop_reason

@@ -13,6 +13,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from steper_ray.display import stage_done, stage_progress
 from steper_ray.errors import InputError, StageError, find_steper_error
 from steper_ray.models import check_model, files_digest
 from steper_ray.pretrained import load_tokenizer
+from steper_ray.reasoning.prompts import PromptEncoder
 from steper_ray.retrieval import Retriever
 from steper_ray.serving.keys import KeyRing, environment_keys
 from steper_ray.serving.settings import places, served_model, serving_settings
@@ -38,6 +40,8 @@ APP: Final = "steper"
 """The application of ingress and retriever."""
 LLM_APP: Final = "steper-llm-"
 """Begins the name of the application of an LLM."""
+TRIAL_APP: Final = "steper-trial"
+"""The application in which an update first tries a new ingress and retriever."""
 DRAIN_S: Final = 10.0
 """Seconds that a replica has to end, past the longest request."""
 HEALTH: Final = {"health_check_period_s": 2, "health_check_timeout_s": 30}
@@ -158,8 +162,9 @@ def prefix_router(config: "RunConfig") -> Any:
 def check(config: "RunConfig") -> None:
     """Raises InputError for what would keep the server from coming up, or leave it open unasked."""
     model = check_model(served_model(config), "serve.model")
-    load_tokenizer(model, config.hub)
-    Retriever(config.corpus_dir)
+    version = Retriever(config.corpus_dir).corpus_version
+    asked = serving_settings(config, version).served
+    PromptEncoder(load_tokenizer(model, config.hub), asked.chat)
     serve = config.serve
     keys = environment_keys(serve.keys_env) if serve.keys_env else {}
     if not KeyRing(serve, keys).required and not serve.open and not is_loopback(serve.host):
@@ -207,31 +212,40 @@ def llm_app(config: "RunConfig") -> str:
 def deploy(config: "RunConfig") -> None:
     """Bring the applications up, or change those that are up over to these settings without a pause.
 
-    Raises StageError with the reason if they do not come up; if it is a new LLM that does not, what was
-    served before is still served.
+    Raises StageError with the reason if they do not come up. The new LLM and one new ingress and retriever
+    come up beside those of before first, so that what was served is still served if they do not.
     """
     from ray import serve
 
-    new = llm_app(config)
-    old = [name for name in serve.status().applications if name.startswith(LLM_APP) and name != new]
+    new, before = llm_app(config), set(serve.status().applications)
     log = {"log_level": "WARNING"}
-    llm = serve.RunTarget(build_llm(config), name=new, route_prefix=None, logging_config=log)
-    front = serve.RunTarget(
-        build_front(config, new), name=APP, route_prefix="/", logging_config=log
-    )
-    if old:
-        try:
-            bring_up(config, llm)
-        except StageError:
-            serve.delete(new)
-            raise
-        bring_up(config, front)  # the ingresses change over now that it answers
-    else:
+
+    def target(app: "Application", name: str, route: str | None = None) -> Any:
+        return serve.RunTarget(app, name=name, route_prefix=route, logging_config=log)
+
+    llm, front = target(build_llm(config), new), target(build_front(config, new), APP, "/")
+    if APP not in before:
         bring_up(config, llm, front)
-    if old:
-        wait_until_drained(config.serve.request_timeout_s + DRAIN_S)
-        for name in old:
+        return
+    try:
+        bring_up(config, llm, target(build_front(one_of_each(config), new), TRIAL_APP))
+    except StageError:
+        if new not in before:
+            serve.delete(new)
+        raise
+    finally:
+        serve.delete(TRIAL_APP)
+    bring_up(config, front)  # the ingresses change over now that it answers
+    wait_until_drained(config.serve.request_timeout_s + DRAIN_S)
+    for name in before:
+        if name.startswith(LLM_APP) and name != new:
             serve.delete(name)
+
+
+def one_of_each(config: "RunConfig") -> "RunConfig":
+    """The settings for one ingress and one retriever."""
+    fixed = {"ingresses": 1, "max_ingresses": None, "retrievers": 1, "max_retrievers": None}
+    return config.model_copy(update={"serve": config.serve.model_copy(update=fixed)})
 
 
 def bring_up(config: "RunConfig", *apps: Any) -> None:
@@ -253,7 +267,8 @@ def why_not_up() -> str | None:
     said = [deployment.message for app in apps for deployment in app.deployments.values()]
     for message in filter(None, said):
         known = find_steper_error(RuntimeError(message))
-        return str(known) if known else message.strip().splitlines()[-1][:300]
+        raised = re.findall(r"^[\w.]+(?:Error|Exception): .+$", message, re.MULTILINE)
+        return str(known or (raised or message.strip().splitlines())[-1])[:500]
     return None
 
 
@@ -292,6 +307,7 @@ def served(config: "RunConfig") -> Iterator[str]:
         logging_config=LoggingConfig(log_level="WARNING"),
     )
     try:
+        make_room(config)
         deploy(config)
         with reachable(config):
             shown = f"[{host}]" if ":" in host else host
@@ -300,6 +316,17 @@ def served(config: "RunConfig") -> Iterator[str]:
         # Ray says on the screen that it killed Serve's controller while that was shutting down.
         with config.log_file("serve").open("a") as log, redirect_stdout(log):
             serve.shutdown()
+
+
+def make_room(config: "RunConfig") -> None:
+    """Raises InputError if a Ray of this command alone, which does not grow, has too little room; says what
+    a cluster's autoscaler is waited for.
+    """
+    if (short := lacking(config)) is None:
+        return
+    if not os.environ.get("RAY_ADDRESS"):
+        raise InputError(f"serve: {short}")
+    print(f"serve: waiting until the cluster has room: {short}", flush=True)
 
 
 def cluster_file(config: "RunConfig") -> Path:
@@ -342,21 +369,23 @@ def find_cluster(config: "RunConfig") -> None:
         ) from None
 
 
-def lacking(config: "RunConfig") -> str | None:
-    """What Ray has too little of for one more LLM of each replica; None if there is room."""
+def lacking(config: "RunConfig", *apps: str) -> str | None:
+    """What Ray has too little of for the LLMs, and one ingress and retriever; None if there is room.
+
+    apps: the applications that run already
+    """
     import ray
 
     from steper_ray.serving.llm import bundles
 
-    free = ray.available_resources()
+    serve, free = config.serve, ray.available_resources()
+    llms = bundles(config.engine) * serve.engines if llm_app(config) not in apps else []
+    needed = [*llms, {"CPU": serve.ingress_cpus + serve.retriever_cpus}]
     for kind in ("CPU", "GPU"):
-        one = sum(bundle.get(kind, 0) for bundle in bundles(config.engine))
-        needed = one * config.serve.engines
-        if needed > free.get(kind, 0):
-            key = f"engine.{kind.lower()}s"
-            return (
-                f"{needed:g} {kind} ({key}) are needed, {free.get(kind, 0):g} are free; lower {key}"
-            )
+        amount = sum(bundle.get(kind, 0) for bundle in needed)
+        if amount > free.get(kind, 0) + 1e-6:
+            keys = f"engine.{kind.lower()}s, serve.engines"
+            return f"{amount:g} {kind} are needed, {free.get(kind, 0):g} are free; lower {keys}"
     return None
 
 
@@ -376,9 +405,9 @@ def update_server(config: "RunConfig") -> None:
     started = time.monotonic()
     model = Path(served_model(config)).name
     doing = f"changing over to {model}"
-    if llm_app(config) not in apps and (short := lacking(config)) is not None:
+    if (short := lacking(config, *apps)) is not None:
         if cluster_file(config).is_file():  # a Ray of one machine, which does not grow
-            raise InputError(f"serve: the new LLM runs beside the old until then, and {short}")
+            raise InputError(f"serve: the new one runs beside the old until then: {short}")
         doing += f"; waiting until the cluster has grown: {short}"
     with stage_progress("serve", doing):
         deploy(config)

@@ -9,7 +9,7 @@ steps with their passages in the extension field `steper`, which says too what o
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter
@@ -17,7 +17,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from steper_ray.reasoning.loop import Sampling, Stepped
-from steper_ray.serving.events import STREAM, EventStream
+from steper_ray.serving.events import STREAM, stream_events
 from steper_ray.serving.guard import error_body
 from steper_ray.serving.schema import TOO_LARGE, AnswerOut, AnyText, Body, ErrorOut
 from steper_ray.serving.service import Answered, AnswerService, Happening, RefusedError, Token
@@ -150,27 +150,13 @@ async def plain(service: AnswerService, body: ChatBody) -> Response:
     request = body.model_dump(exclude_none=True)
     if not body.stream:
         return Response(await service.chat(request), media_type="application/json")
-    parts = service.chat_stream(request)
-    first = await anext(parts)
-
-    async def events() -> AsyncIterator[str]:
-        yield first
-        try:
-            async for part in parts:
-                yield part
-        except RefusedError as refused:
-            yield _data(error_body(refused))
-
-    return EventStream(events(), parts)
+    return await stream_events(service.chat_stream(request), lambda part: (part,), _failed)
 
 
 def completion(answer: AnswerOut, body: ChatBody) -> dict[str, Any]:
     """An answer as an OpenAI response."""
     return {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": body.model,
+        **_head("chat.completion", body),
         "choices": [
             {
                 "index": 0,
@@ -205,13 +191,7 @@ def extension(answer: AnswerOut, body: ChatBody) -> dict[str, Any]:
 
 async def rag_stream(happenings: AsyncGenerator[Happening, None], body: ChatBody) -> Response:
     """The loop as OpenAI's chunks: rationales as `reasoning_content`, then the answer and `steper`."""
-    first = await anext(happenings)
-    head = {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": "chat.completion.chunk",
-        "created": int(time.time()),
-        "model": body.model,
-    }
+    head = _head("chat.completion.chunk", body)
 
     def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
@@ -233,18 +213,22 @@ async def rag_stream(happenings: AsyncGenerator[Happening, None], body: ChatBody
                 return [*said, "data: [DONE]\n\n"]
         return []
 
-    async def events() -> AsyncIterator[str]:
-        yield chunk({"role": "assistant", "content": ""})
-        for part in chunks(first):
-            yield part
-        try:
-            async for happening in happenings:
-                for part in chunks(happening):
-                    yield part
-        except RefusedError as refused:
-            yield _data(error_body(refused))
+    role = chunk({"role": "assistant", "content": ""})
+    return await stream_events(happenings, chunks, _failed, opening=(role,))
 
-    return EventStream(events(), happenings)
+
+def _head(kind: str, body: ChatBody) -> dict[str, Any]:
+    """What every OpenAI response begins with."""
+    return {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": body.model,
+    }
+
+
+def _failed(refused: RefusedError) -> str:
+    return _data(error_body(refused))
 
 
 def _data(value: Any) -> str:

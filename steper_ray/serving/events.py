@@ -1,10 +1,14 @@
 """A reply of server-sent events that ends the work behind it, however the reply itself ends."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from typing import Any, Final, TypeVar
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
+
+from steper_ray.serving.service import RefusedError
+
+T = TypeVar("T")
 
 STREAM: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"text/event-stream": {}}}}
 """What OpenAPI says of a route that streams where it is asked to."""
@@ -28,3 +32,30 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             await self._source.aclose()
+
+
+async def stream_events(
+    source: AsyncGenerator[T, None],
+    shown: Callable[[T], Iterable[str]],
+    failed: Callable[[RefusedError], str],
+    *,
+    opening: Iterable[str] = (),
+) -> EventStream:
+    """The events of a source as it yields; what is refused before the first is raised, for a plain reply.
+
+    shown: the text of the events for what it yields; failed: the last event when it is refused later;
+    opening: events before all others
+    """
+    first = await anext(source)
+
+    async def events() -> AsyncIterator[str]:
+        for text in (*opening, *shown(first)):
+            yield text
+        try:
+            async for one in source:
+                for text in shown(one):
+                    yield text
+        except RefusedError as refused:
+            yield failed(refused)
+
+    return EventStream(events(), source)

@@ -10,7 +10,7 @@ GET  /, /docs              the page; this interface as OpenAPI
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,9 +24,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from steper_ray.reasoning.loop import Found, Searching, Stepped
-from steper_ray.schema import Stage
 from steper_ray.serving.chat import chat_routes
-from steper_ray.serving.events import STREAM, EventStream
+from steper_ray.serving.events import STREAM, stream_events
 from steper_ray.serving.guard import Guard, Take, error_body, error_headers
 from steper_ray.serving.keys import KeyRing
 from steper_ray.serving.schema import (
@@ -35,7 +34,6 @@ from steper_ray.serving.schema import (
     BatchOut,
     BatchRequest,
     ErrorOut,
-    PassageOut,
     ReadyOut,
     SearchOut,
     SearchRequest,
@@ -50,6 +48,7 @@ from steper_ray.serving.service import (
     passage_out,
     step_out,
 )
+from steper_ray.stepwise.select import stage_of
 
 PAGE: Final = Path(__file__).parent / "page"
 SWAGGER_UI: Final = Path(fastapi_offline.__file__).parent / "static"
@@ -106,7 +105,8 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
         settings = service.settings(request.changes)
         if not request.stream:
             return as_json(await service.answer(request.question, settings))
-        return await event_stream(service.stream(request.question, settings))
+        happenings = service.stream(request.question, settings)
+        return await stream_events(happenings, event_texts, failed_event)
 
     @api.post("/v1/answers", response_model=BatchOut, dependencies=key)
     async def answers(request: BatchRequest) -> Response:
@@ -175,48 +175,30 @@ def as_json(body: BaseModel, status: int = 200) -> Response:
     return Response(body.model_dump_json(), status, media_type="application/json")
 
 
-async def event_stream(happenings: AsyncGenerator[Happening, None]) -> Response:
-    """A question's events as they happen. What is refused before the first is a reply of its own."""
-    first = await anext(happenings)
-
-    async def events() -> AsyncIterator[str]:
-        passages: list[PassageOut] = []
-        yield event_text(first, passages)
-        try:
-            async for happening in happenings:
-                yield event_text(happening, passages)
-        except RefusedError as refused:
-            yield _event("error", json.dumps(error_body(refused)))
-
-    return EventStream(events(), happenings)
-
-
-def event_text(happening: Happening, passages: list[PassageOut]) -> str:
-    """A server-sent event.
-
-    passages: those of the step that is being made; kept here between its events
-    """
+def event_texts(happening: Happening) -> list[str]:
+    """The server-sent event of what happens."""
     match happening:
         case Searching(step, query):
-            passages.clear()
-            return _event("search", json.dumps({"step": step, "query": query}))
+            return [_event("search", json.dumps({"step": step, "query": query}))]
         case Found(step, hits, seconds):
-            passages[:] = map(passage_out, hits)
-            shown = [passage.model_dump() for passage in passages]
-            return _event(
-                "passages", json.dumps({"step": step, "passages": shown, "seconds": seconds})
-            )
+            shown = [passage_out(hit).model_dump() for hit in hits]
+            found = {"step": step, "passages": shown, "seconds": seconds}
+            return [_event("passages", json.dumps(found))]
         case Token(step, text):
-            return _event("token", json.dumps({"step": step, "text": text}))
-        case Stepped(number, step, last):
-            stage: Stage = "agg" if last else "init" if number == 1 else "exp"
-            done = step_out(number, step, list(passages), stage)
-            passages.clear()
-            return _event("step", done.model_dump_json())
+            return [_event("token", json.dumps({"step": step, "text": text}))]
+        case Stepped(number, step, hits, last):
+            stage = stage_of(number, number if last else number + 1)
+            done = step_out(number, step, list(map(passage_out, hits)), stage)
+            return [_event("step", done.model_dump_json())]
         case Answered(answer):
-            return _event("answer", answer.model_dump_json())
+            return [_event("answer", answer.model_dump_json())]
         case Waiting():
-            return ": waiting\n\n"
+            return [": waiting\n\n"]
+
+
+def failed_event(refused: RefusedError) -> str:
+    """The last event of a stream that is refused."""
+    return _event("error", json.dumps(error_body(refused)))
 
 
 def _event(name: str, data: str) -> str:

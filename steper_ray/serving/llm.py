@@ -7,18 +7,19 @@ vLLM is imported in the replica only. A replica whose engine has died tells Serv
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ray import serve
 
 from steper_ray.errors import ReplicaLostError, RowError
-from steper_ray.pretrained import HubConfig, explained, load_tokenizer, use_hub
+from steper_ray.pretrained import HubConfig, load_tokenizer, use_hub
 from steper_ray.reasoning.engine import (
     EngineConfig,
     check_context,
     engine_arguments,
+    engine_starts,
     prepare_process,
     read_output,
     run_request,
@@ -67,7 +68,9 @@ class StudentLLM:
         hub: HubConfig,
         log: Path,
     ) -> None:
-        """Raises InputError if the model cannot be had, or its context is too short for the prompts."""
+        """Raises InputError if the model cannot be had, if vLLM refuses an argument, or if the context is
+        too short for the prompts.
+        """
         redirect_output(log)
         use_hub(hub)
         prepare_process(config)
@@ -86,7 +89,7 @@ class StudentLLM:
             engine_kwargs=arguments,
             callback_config={"callback_class": NOTHING_FETCHED} if local else {},
         )
-        with explained(model, hub):
+        with engine_starts(model, hub):
             server: Any = LLMServer.sync_init(llm_config, engine_cls=StudentEngine)
             await server.start()
         self._server, self._llm = server, server.engine.client
@@ -113,14 +116,14 @@ class StudentLLM:
     async def _run(self, request: StepRequest, *, streamed: bool) -> AsyncIterator[Any]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        sampling = request.sampling
         try:
             async for output in run_request(
                 self._llm,
                 request.ids,
                 stop=request.stop,
                 max_tokens=request.max_tokens,
-                sampling=sampling if self._seeded else replace(sampling, seed=None),
+                sampling=request.sampling,
+                seeded=self._seeded,
                 streamed=streamed,
                 logprobs=False,
             ):

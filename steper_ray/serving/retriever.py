@@ -1,13 +1,12 @@
 """The retriever behind the server: one opened corpus a replica."""
 
 import asyncio
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ray import serve
 
-from steper_ray.retrieval import Hit, Retriever
+from steper_ray.retrieval import Hit, Retriever, search_in_one_thread
 from steper_ray.session import redirect_output
 
 
@@ -17,8 +16,7 @@ class CorpusRetriever:
 
     def __init__(self, corpus: Path, log: Path) -> None:
         redirect_output(log)
-        for name in ("LANCE_CPU_THREADS", "TOKIO_WORKER_THREADS"):
-            os.environ.setdefault(name, "1")  # Lance takes every core otherwise, beside an engine
+        search_in_one_thread()
         self._retriever = Retriever(corpus)
 
     async def search(self, searches: Sequence[tuple[str, int]]) -> list[list[Hit]]:

@@ -29,7 +29,7 @@ from steper_ray.errors import StageError
 from steper_ray.models import files_digest
 from steper_ray.reasoning.endpoint import EndpointEngine
 from steper_ray.reasoning.engine import VLLMEngine
-from steper_ray.retrieval import Retriever
+from steper_ray.retrieval import Retriever, search_in_one_thread
 from steper_ray.schema import CHAIN_SCHEMA, QUESTION_SCHEMA, Chain, Passage, Question, Step
 from steper_ray.session import redirect_output
 from steper_ray.stepwise.asking import Respondent, Wanted, ask, next_id
@@ -275,8 +275,7 @@ class ChainMaker:
 
         redirect_output(log)
         # The searches of many questions fill a core by themselves; more threads only disturb the engine.
-        os.environ.setdefault("LANCE_CPU_THREADS", "1")
-        os.environ.setdefault("TOKIO_WORKER_THREADS", "1")
+        search_in_one_thread()
         self._respondent, self._log, self._tally = respondent, log, tally
         self._retriever = Retriever(corpus)
         self._engine: VLLMEngine | EndpointEngine | None = None

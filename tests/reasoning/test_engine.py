@@ -1,11 +1,12 @@
 """The loop on a real vLLM engine and a real index, in every framework."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from steper_ray.config import RunConfig
-from steper_ray.errors import RowError
+from steper_ray.errors import InputError, RowError
 from steper_ray.questions import load_questions
 from steper_ray.reasoning.engine import VLLMEngine
 from steper_ray.reasoning.framework import Prompt
@@ -16,6 +17,24 @@ from steper_ray.retrieval import Retriever
 pytestmark = pytest.mark.engine
 
 QUESTIONS = 6
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"max_model_length": 512}, "no such engine argument; did you mean max_model_len"),
+        ({"max_model_len": 10**8}, "refuses its arguments: .*greater than the derived"),
+    ],
+)
+def test_what_vllm_cannot_be_started_with_is_one_line(
+    toy_corpus: RunConfig, args: dict[str, Any], message: str
+) -> None:
+    async def start() -> None:
+        config = toy_corpus.engine.model_copy(update={"args": args})
+        VLLMEngine(toy_corpus.build.teacher, config, toy_corpus.reasoning)
+
+    with pytest.raises(InputError, match=message):
+        asyncio.run(start())
 
 
 def test_every_framework_ends_its_chains_and_a_step_finds_the_ones_before_it_in_the_cache(

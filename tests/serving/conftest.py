@@ -1,4 +1,4 @@
-"""A server of the real thing: Ray Serve, vLLM and Lance, two ingresses, the bundled teacher."""
+"""What the tests of serving share: a server of the real thing (Ray Serve, vLLM, Lance), two ingresses."""
 
 import signal
 import socket
@@ -16,6 +16,12 @@ PLACES = 8
 """Questions that an ingress works on at a time."""
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """What coroutine tests run on."""
+    return "asyncio"
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A running server."""
@@ -29,8 +35,9 @@ class Server:
         found = []
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # or a zombie
-                words = " ".join(process.cmdline())
-                if words.startswith("ray::") and words.rstrip().endswith(name):
+                # Ray adds to the title what the actor is doing: `ray::ServeReplica:steper:llm.check_health`
+                title = " ".join(process.cmdline()).partition(".")[0].rstrip()
+                if title.startswith("ray::") and title.endswith(name):
                     found.append(process)
         return found
 

@@ -30,11 +30,6 @@ HI: Final[list[ChatCompletionMessageParam]] = [{"role": "user", "content": "Who 
 LOST: Final = ReplicaLostError("the replica that wrote the answer was lost")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @asynccontextmanager
 async def openai_at(service: AnswerService) -> AsyncIterator[AsyncOpenAI]:
     """The client of a new server; afterwards its places are free."""

@@ -20,11 +20,6 @@ TEXT: Final = [(b"content-type", b"text/plain; charset=utf-8")]
 MIB: Final = 2**20
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def start(status: int, headers: list[tuple[bytes, bytes]]) -> Message:
     return {"type": "http.response.start", "status": status, "headers": headers}
 

@@ -29,11 +29,6 @@ ALICE, BOB = "alice-key-0123456789", "bob-key-0123456789"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "keys.yaml"
 

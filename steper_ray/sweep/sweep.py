@@ -37,8 +37,10 @@ from steper_ray.sweep.trials import (
     ERROR_FILE,
     Trial,
     best_trial,
+    counted,
     drop_bulk,
     read_trials,
+    short,
     table_rows,
     write_tables,
 )
@@ -285,11 +287,7 @@ def _following(
         trials = read_trials(folder, metric, known=over)
         over.update({t.number: t for t in trials if t.status != "unfinished"})
         best = best_trial(trials, metric)
-        counts = {
-            status: sum(trial.status == status for trial in trials)
-            for status in ("finished", "stopped", "failed")
-        }
-        said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        said = counted(trials)
         standing = f"; best {metric} {best.metric:.4f} (trial {best.number})" if best else ""
         progress.table(*live_table(trials, config))
         share = sum(
@@ -342,13 +340,3 @@ def live_table(trials: Sequence[Trial], config: "RunConfig") -> tuple[list[str],
         )
     return head, rows
 
-
-def short(value: Any) -> str:
-    """A value in a cell."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(short(one) for one in value)
-    return str(value)

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from steper_ray.files import write_whole
 from steper_ray.schema import STAGES
@@ -168,6 +168,23 @@ def table_rows(trials: Sequence[Trial], metric: Metric) -> list[dict[str, Any]]:
         }
         for trial in trials
     ]
+
+
+def counted(trials: Sequence[Trial]) -> str:
+    """How many ended in which way, in words."""
+    counts = {kind: sum(t.status == kind for t in trials) for kind in get_args(Status)[:3]}
+    return ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+
+
+def short(value: Any, digits: int = 4) -> str:
+    """A value where there is little room."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.{digits}g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(short(one, digits) for one in value)
+    return str(value)
 
 
 def write_tables(folder: Path, trials: Sequence[Trial], metric: Metric) -> None:

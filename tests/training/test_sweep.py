@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,41 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster: None, options: 
     started = time.monotonic()
     assert sweep(config, progress()).best == swept.best
     assert time.monotonic() - started < 20
+
+
+def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(
+    ray_cluster: None, options: list[str]
+) -> None:
+    section = {"parameters": {"lr": {"choice": [1e-3]}}, "search": "grid", "scheduler": "none"}
+    config = with_sweep(options, section)
+    folder = config.sweep_dir / "runs" / fingerprint(config) / "trials" / "0001"
+    killed: list[str] = []
+
+    def kill() -> None:
+        notes = "checkpoints/*/checkpoint_manager_snapshot.json"
+        while not any("checkpoint_2" in note.read_text() for note in folder.glob(notes)):
+            time.sleep(0.05)
+        (trial,) = [process for process in children() if "trial" in title(process)]
+        killed.append((folder / "training" / "metrics.jsonl").read_text().split("\n")[0])
+        trial.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    (trial,) = sweep(config, progress()).trials
+    assert trial.status == "finished"
+    rows = (folder / "training" / "metrics.jsonl").read_text().splitlines()
+    assert rows[:1] == killed  # with its time: the step was not done again
+    assert [json.loads(row)["step"] for row in rows] == list(range(1, len(rows) + 1))
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def title(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def test_asha_stops_a_bad_learning_rate_and_a_failed_trial_is_marked(

@@ -2,7 +2,7 @@
 
     python jobs/bench_serve.py [--only speed steps prefixes overload faults soak] [--json results.json]
 
-The bundled teacher is served with the toy corpus. On 2 cores all of it takes about 32 minutes.
+The bundled teacher is served with the toy corpus. On 2 cores all of it takes about 35 minutes.
 
 * *speed*: questions/s at 1, 8 and 32 at a time, in turns with a process that runs the same reasoning loop
   over one AsyncLLM and one Retriever, without Ray. No question is asked twice. Clients, server and bare

@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 SETTLE_S: Final = 240.0
-"""Before a soak, in seconds."""
+"""Seconds of load before memory is compared: vLLM's process grows for two minutes, and then no more."""
 
 
 def settings(folder: Path, *more: str) -> list[str]:
@@ -134,7 +134,7 @@ def overload(folder: Path, questions: list[str]) -> dict[str, Any]:
         return took
 
     with server(folder, f"serve.max_concurrent={at_once}") as url:
-        asyncio.run(stretch(url, at_once, 5))
+        asyncio.run(stretch(url, at_once, SETTLE_S))
         before = asyncio.run(stretch(url, at_once, 15))
         memory = resident()
         during = asyncio.run(stretch(url, crowd, seconds))
@@ -247,11 +247,7 @@ def faults(folder: Path, questions: list[str]) -> dict[str, Any]:
 
 
 def soak(folder: Path, questions: list[str], seconds: float) -> dict[str, Any]:
-    """All kinds of requests for so long; how memory and open files differ between its beginning and end.
-
-    The same requests come for `SETTLE_S` before, in which vLLM's cache of keys and values fills: its memory
-    is the process's own from when it is first written.
-    """
+    """All kinds of requests for so long; how memory and open files differ between beginning and end."""
     asked = iter(questions * 100)
 
     async def run(url: str, seconds: float) -> int:

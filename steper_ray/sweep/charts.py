@@ -47,7 +47,9 @@ class Scale:
         if self.categories is not None:
             return [(self.place(value) or 0.0, short(value, 3)) for value in self.categories]
         low, high = self._ends
-        return [(0.5, short(low, 3))] if low == high else [(0.0, short(low, 3)), (1.0, short(high, 3))]
+        return (
+            [(0.5, short(low, 3))] if low == high else [(0.0, short(low, 3)), (1.0, short(high, 3))]
+        )
 
     @property
     def _ends(self) -> tuple[float, float]:
@@ -192,4 +194,3 @@ def rungs_chart(
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _few_log_ticks(axes, "y", [loss for _, losses, _ in runs for loss in losses])
     return markup(figure, f"Best validation loss of {len(runs)} trials over their validations")
-

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from steper_ray.evaluation.report import render_page
 from steper_ray.files import write_whole
@@ -208,4 +208,3 @@ def _row(section: SweepConfig, trial: Trial) -> list[str]:
         f"{trial.step:,}/{trial.steps or 0:,}",
         f"{trial.seconds:,.0f}",
     ]
-

@@ -339,4 +339,3 @@ def live_table(trials: Sequence[Trial], config: "RunConfig") -> tuple[list[str],
             ]
         )
     return head, rows
-

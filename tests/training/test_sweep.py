@@ -151,7 +151,7 @@ def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(
         notes = "checkpoints/*/checkpoint_manager_snapshot.json"
         while not any("checkpoint_2" in note.read_text() for note in folder.glob(notes)):
             time.sleep(0.05)
-        (trial,) = [process for process in children() if "trial" in title(process)]
+        (trial,) = [process for process in children() if "ImplicitFunc" in title(process)]
         killed.append((folder / "training" / "metrics.jsonl").read_text().split("\n")[0])
         trial.kill()
 

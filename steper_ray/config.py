@@ -27,6 +27,7 @@ from steper_ray.section import HIDDEN, Section
 from steper_ray.serving.settings import ServeConfig
 from steper_ray.stepwise.build import BuildConfig
 from steper_ray.stepwise.select import SelectConfig
+from steper_ray.sweep.settings import SweepConfig
 from steper_ray.toy.stage import ToyConfig
 from steper_ray.training.trainer import TrainConfig
 
@@ -57,6 +58,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     compare: CompareConfig = CompareConfig()
+    sweep: SweepConfig = SweepConfig()
     serve: ServeConfig = ServeConfig()
 
     @property
@@ -117,6 +119,11 @@ class RunConfig(Section):
     def compare_dir(self) -> Path:
         """One folder per variant and model, and the comparison."""
         return self.dir / "compare"
+
+    @property
+    def sweep_dir(self) -> Path:
+        """The sweep's table and page, its best run, and a run folder for each trial."""
+        return self.dir / "sweep"
 
     @property
     def metrics_file(self) -> Path:

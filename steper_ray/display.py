@@ -2,12 +2,12 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -17,15 +17,28 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 PLAIN_INTERVAL: Final = 15.0
 """Seconds between two lines about the same stage where the output is no terminal."""
 
 
+class TableProgress(Progress):
+    """A progress line with a table above it, where there is one."""
+
+    above: Table | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What is drawn at each refresh."""
+        if self.above is not None:
+            yield self.above
+        yield from super().get_renderables()
+
+
 class StageProgress:
     """How far one stage is; `update` may be called from any thread."""
 
-    def __init__(self, name: str, progress: Progress | None, task: TaskID | None) -> None:
+    def __init__(self, name: str, progress: TableProgress | None, task: TaskID | None) -> None:
         self._name, self._progress, self._task = name, progress, task
         self._printed = time.monotonic()
         self._first: tuple[float, float] | None = None
@@ -41,6 +54,15 @@ class StageProgress:
         elif at_once or time.monotonic() - self._printed > PLAIN_INTERVAL:
             self._printed = time.monotonic()
             print(f"{self._name:>6}  {detail}{self._left(done, total)}", flush=True)
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show a table above the line, on a terminal only; without rows none."""
+        if self._progress is None:
+            return
+        table = Table(*head, box=None, header_style="bold", padding=(0, 2, 0, 0))
+        for row in rows:
+            table.add_row(*row)
+        self._progress.above = table if rows else None
 
     def _left(self, done: float, total: float) -> str:
         """How long the rest will take at the pace since the first update."""
@@ -65,7 +87,7 @@ def stage_progress(name: str, doing: str) -> Iterator[StageProgress]:
         print(f"{name:>6}  {doing} …", flush=True)
         yield StageProgress(name, None, None)
         return
-    with Progress(
+    with TableProgress(
         SpinnerColumn(),
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=30),

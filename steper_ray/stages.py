@@ -180,6 +180,24 @@ def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
     ]
 
 
+def run_tune(config: "RunConfig", progress: StageProgress) -> list[str]:
+    """Sweep over settings of the training."""
+    from steper_ray.sweep.sweep import sweep
+    from steper_ray.sweep.trials import counted, short
+
+    swept = sweep(config, progress)
+    best, folder = swept.best, config.sweep_dir
+    point = ", ".join(f"{key} {short(value)}" for key, value in best.point.items())
+    failed = next((trial for trial in swept.trials if trial.status == "failed"), None)
+    return [
+        f"page → {folder / 'sweep.html'}",
+        f"{len(swept.trials):,} trials: {counted(swept.trials)}; {swept.at_a_time:,} at a time",
+        *([f"trial {failed.number} failed: {failed.error}"] if failed else []),
+        f"best: trial {best.number}, {config.sweep.metric} {best.metric:.4f}: {point}",
+        f"as a run file → {folder / 'best.yaml'}; its student → {folder / 'best' / 'student'}",
+    ]
+
+
 STAGES: Final = {
     "toy": Stage("inventing a world", run_toy),
     "index": Stage("indexing passages", run_index),
@@ -189,6 +207,7 @@ STAGES: Final = {
     "train": Stage("starting the workers", run_train),
     "eval": Stage("starting the engine", run_eval),
     "compare": Stage("starting the workers", run_compare),
+    "tune": Stage("preparing the examples", run_tune),
 }
 
 
@@ -224,6 +243,10 @@ def run_command(name: str, config: "RunConfig", *, update: bool = False) -> None
         with ray_session():
             update_server(config)
         return
+    if name == "tune":
+        from steper_ray.sweep.space import check_space
+
+        check_space(config.sweep, config.train)  # at once: Ray takes seconds to start
     if name == "toy" or (name == "select" and _is_small(config.chains_dir)):
         run_stage(name, config)
         return

@@ -43,7 +43,7 @@ _PAINTS: Final = (
     "other-1",
     "other-2",
 )
-_STAND_INS: Final = {name: f"#0a0b{number:02x}" for number, name in enumerate((*_PAINTS, *STAGES))}
+STAND_INS: Final = {name: f"#0a0b{number:02x}" for number, name in enumerate((*_PAINTS, *STAGES))}
 """The stand-in colour of each CSS variable."""
 
 
@@ -100,7 +100,7 @@ def exact_match_chart(groups: Mapping[str, Sequence[Bar]]) -> "Markup":
 
     groups: a bar a model, by the label of the group; without questions its place stays empty
     """
-    paint = _STAND_INS
+    paint = STAND_INS
     figure, axes = bare_axes(paint, height=290)
     models = max(len(bars) for bars in groups.values())
     width = 0.82 / models
@@ -128,7 +128,7 @@ def exact_match_chart(groups: Mapping[str, Sequence[Bar]]) -> "Markup":
     axes.set_ylim(0, 108)
     axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100%"])
     axes.set_xticks(range(len(groups)), list(groups))
-    return _markup(
+    return markup(
         figure, "Bars of exact match in percent by model and hops; the table has them too"
     )
 
@@ -147,13 +147,11 @@ class Mark:
 def interval_chart(marks: Sequence[Mark]) -> "Markup":
     """A dot and a line for each model, one below the other, in percent."""
     longest = max(len(mark.name) for mark in marks)
-    figure, axes = bare_axes(
-        _STAND_INS, height=24 * len(marks) + 42, left=8 + 7 * longest, right=44
-    )
+    figure, axes = bare_axes(STAND_INS, height=24 * len(marks) + 42, left=8 + 7 * longest, right=44)
     axes.grid(visible=False, axis="y")
-    axes.grid(axis="x", color=_STAND_INS["rule"], linewidth=1)
+    axes.grid(axis="x", color=STAND_INS["rule"], linewidth=1)
     for row, mark in enumerate(marks):
-        color = _STAND_INS[mark.paint]
+        color = STAND_INS[mark.paint]
         axes.hlines(row, 100 * mark.low, 100 * mark.high, color=color, linewidth=2)
         axes.plot(100 * mark.share, row, marker="o", markersize=7, color=color)
         axes.annotate(
@@ -164,28 +162,28 @@ def interval_chart(marks: Sequence[Mark]) -> "Markup":
             textcoords="offset points",
             va="center",
             fontsize=12,
-            color=_STAND_INS["ink"],
+            color=STAND_INS["ink"],
         )
     axes.set_ylim(len(marks) - 0.5, -0.5)
     axes.set_yticks(range(len(marks)), [mark.name for mark in marks])
     axes.set_xlim(0, 100)
     axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100%"])
     named = ", ".join(f"{mark.name} {100 * mark.share:.1f}" for mark in marks)
-    return _markup(figure, f"Exact match in percent with 95 % intervals: {named}")
+    return markup(figure, f"Exact match in percent with 95 % intervals: {named}")
 
 
 def loss_chart(losses: Sequence[Curve]) -> "Markup":
     """Loss curves: the running mean, with the losses themselves faint behind it."""
-    figure, axes = bare_axes(_STAND_INS, height=280, right=46)
-    smooth = _draw_losses(axes, _STAND_INS, losses)
-    return _markup(figure, f"Training loss over the optimizer steps; at the end {_ends(smooth)}")
+    figure, axes = bare_axes(STAND_INS, height=280, right=46)
+    smooth = _draw_losses(axes, STAND_INS, losses)
+    return markup(figure, f"Training loss over the optimizer steps; at the end {_ends(smooth)}")
 
 
 def sigma_chart(sigmas: Sequence[Curve], rests: Sequence[Curve]) -> "Markup":
     """σ of each stage, and dashed the √L where it comes to rest."""
-    figure, axes = bare_axes(_STAND_INS, height=280, right=46)
-    solid, dashed = _draw_sigmas(axes, _STAND_INS, sigmas, rests)
-    return _markup(
+    figure, axes = bare_axes(STAND_INS, height=280, right=46)
+    solid, dashed = _draw_sigmas(axes, STAND_INS, sigmas, rests)
+    return markup(
         figure,
         f"Sigma of each stage, at the end {_ends(solid)}; "
         f"dashed the square root of its loss, at the end {_ends(dashed)}",
@@ -369,7 +367,7 @@ def _ends(curves: Sequence[Curve]) -> str:
     return ", ".join(f"{curve.name} {curve.last:.3g}" for curve in curves)
 
 
-def _markup(figure: "Figure", label: str) -> "Markup":
+def markup(figure: "Figure", label: str) -> "Markup":
     """The drawing for the page: real text, CSS colours, no metadata.
 
     The same drawing gives the same bytes (ids are hashes of the label and of what they name).
@@ -385,7 +383,7 @@ def _markup(figure: "Figure", label: str) -> "Markup":
     view = re.search(r'<svg[^>]*viewBox="([\d. ]+)"[^>]*>', drawn)
     assert view is not None
     body = re.sub(r'<g id="[^"]*"', "<g", drawn[view.end() :]).replace("xlink:href", "href")
-    for name, color in _STAND_INS.items():
+    for name, color in STAND_INS.items():
         body = body.replace(color, f"var(--{name})")
     opening = Markup('<svg viewBox="{}" role="img" aria-label="{}">').format(view[1], label)
     return opening + Markup(body)

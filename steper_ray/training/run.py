@@ -9,10 +9,9 @@ import json
 import math
 import resource
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,13 +23,10 @@ from steper_ray.reasoning.prompts import PromptEncoder
 from steper_ray.training.data import (
     MicroBatch,
     TokenExample,
-    TokenizedData,
-    check_examples,
     cut_micro_batches,
     epoch_batches,
     hold_out,
     steps_per_epoch,
-    tokenize_examples,
 )
 from steper_ray.training.deepspeed_config import deepspeed_config, learning_rate
 from steper_ray.training.flops import model_flops, peak_flops
@@ -43,7 +39,8 @@ from steper_ray.training.objective import (
     global_loss,
     stage_weights,
 )
-from steper_ray.training.packing import Block, packed_length, prefix_tree, visible_pairs
+from steper_ray.training.packing import packed_length, visible_pairs
+from steper_ray.training.prepared import Unit, prepare
 from steper_ray.training.validation import Validations, validation_loss
 from steper_ray.training.worker import WorkerTask, candidate_dir
 
@@ -52,14 +49,6 @@ if TYPE_CHECKING:
     from steper_ray.training.student import StudentLoss
 
 BAD_BATCH_FILE: Final = "bad_batch.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What is laid out together: a chain's examples where they are packed, else one example."""
-
-    examples: list[TokenExample]
-    tree: list[Block]
 
 
 class StudentTraining:
@@ -95,18 +84,8 @@ class StudentTraining:
         obstacle = packing_obstacle(model_config)
         self.separate_because = obstacle if train.packing else "train.packing is false"
         self.packed = self.separate_because is None
-        self.data: TokenizedData = tokenize_examples(
-            [Path(file) for file in task.stepwise_files],
-            tokenizer,
-            reasoning=task.reasoning,
-            stages=train.stages,
-            whole_path=train.objective == "vanilla-kd",
-        )
-        check_examples(
-            self.data.examples,
-            vocabulary=self.model_config.vocab_size,
-            positions=getattr(self.model_config, "max_position_embeddings", sys.maxsize),
-        )
+        self.prepared = prepare(task, tokenizer, self.model_config, packed=self.packed)
+        self.data = self.prepared.data
         self.chains, self.held_out = hold_out(self.data, train.validation_chains)
         self.steps_per_epoch = steps_per_epoch(len(self.chains), train.chains_per_batch)
         self.steps = self.steps_per_epoch * train.epochs
@@ -177,8 +156,17 @@ class StudentTraining:
     @property
     def validation_due(self) -> bool:
         """Whether the step just done is one to validate after."""
-        every = self.task.train.validate_every_steps or self.steps_per_epoch
+        every = self._validate_every
         return bool(self.held_out) and (self.step % every == 0 or self.step == self.steps)
+
+    @property
+    def validations_done(self) -> int:
+        """Validations so far, those before a checkpoint included."""
+        return -(-self.step // self._validate_every)
+
+    @property
+    def _validate_every(self) -> int:
+        return self.task.train.validate_every_steps or self.steps_per_epoch
 
     @property
     def checkpoint_due(self) -> bool:
@@ -288,12 +276,7 @@ class StudentTraining:
         return self.last
 
     def _units(self, chains: Sequence[list[int]]) -> list[Unit]:
-        units = []
-        for chain in chains:
-            examples = [self.data.examples[index] for index in chain]
-            parts = [examples] if self.packed else [[example] for example in examples]
-            units += [Unit(part, prefix_tree([e.ids for e in part])) for part in parts]
-        return units
+        return [unit for chain in chains for unit in self.prepared.units(chain)]
 
     def _micro_batches(
         self, units: Sequence[Unit], weights_of: Sequence[Sequence[float]] | None

@@ -202,10 +202,16 @@ class TrainSummary:
     """Why the examples of a chain did not share their prefixes; None if they did."""
 
 
-def train(config: "RunConfig") -> TrainSummary:
+def train(
+    config: "RunConfig", *, prepared: Path | None = None, callbacks: Sequence[Any] = ()
+) -> TrainSummary:
     """Train the student on the step-wise examples; Ray must be running.
 
     A run that is done with the same settings and examples is not repeated.
+
+    prepared:  file with the examples prepared for these settings (`prepare_file`)
+    callbacks: Ray Train's; they are told of each validation, which then has a checkpoint too
+
     Raises InputError before any worker starts if the model or the examples cannot be used, and
     StageError if training fails.
     """
@@ -220,14 +226,18 @@ def train(config: "RunConfig") -> TrainSummary:
         raise InputError("train.lora: peft is not installed; pip install 'steper_ray[lora]'")
     if section.push_to_hub is not None:
         check_repo_name(section.push_to_hub, "train.push_to_hub")
-    task = worker_task(config, stepwise_files(config.stepwise_dir))
+    task = replace(
+        worker_task(config, stepwise_files(config.stepwise_dir)),
+        prepared=None if prepared is None else str(prepared),
+        report_validations=bool(callbacks),
+    )
     fingerprint = run_fingerprint(task)
     done = config.metrics_file.with_name(DONE_FILE)
     summary = _done(done, fingerprint) if config.student_dir.is_dir() else None
     if summary is None:
         check_storage(config)
         started = time.monotonic()
-        outcome = _run(config, task, f"train-{fingerprint}")
+        outcome = _run(config, task, f"train-{fingerprint}", callbacks)
         summary = _finish(config, outcome, time.monotonic() - started)
         values = {"fingerprint": fingerprint, "summary": asdict(summary)}
         done.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -368,7 +378,9 @@ def read_corpus_version(chains_dir: Path) -> str:
     return ""
 
 
-def _run(config: "RunConfig", task: "WorkerTask", name: str) -> "WorkerOutcome":
+def _run(
+    config: "RunConfig", task: "WorkerTask", name: str, callbacks: Sequence[Any]
+) -> "WorkerOutcome":
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -393,6 +405,7 @@ def _run(config: "RunConfig", task: "WorkerTask", name: str) -> "WorkerOutcome":
             storage_path=str(config.dir.absolute() / "checkpoints"),
             failure_config=ray.train.FailureConfig(max_failures=section.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=section.num_to_keep),
+            callbacks=list(callbacks),
         ),
     )
     try:

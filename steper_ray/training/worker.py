@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from steper_ray.files import write_whole
 from steper_ray.pretrained import DEFAULTS, HubConfig, use_hub
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import STAGES
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from steper_ray.training.trainer import TrainConfig
 
 CANDIDATES: Final = "candidates"
+PLACEMENT_FILE: Final = "placement_group"
+"""In a sweep: the id of the workers' placement group, for whoever ends the trial from outside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,10 @@ class WorkerTask:
     """File for what the workers print."""
     hub: HubConfig = field(default=DEFAULTS, repr=False)
     """How the base student is reached; not shown, since what is learned does not depend on it."""
+    prepared: str | None = field(default=None, repr=False)
+    """File with the prepared examples (`steper_ray.training.prepared`); null prepares them here."""
+    report_validations: bool = field(default=False, repr=False)
+    """Write a checkpoint and report to Ray Train after each validation: what a sweep looks at."""
 
     @property
     def bf16(self) -> bool:
@@ -102,6 +109,7 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
     prepare_process(task)
     import ray.train
     import ray.train.torch
+    import ray.util
 
     from steper_ray.training.run import StudentTraining
 
@@ -112,6 +120,10 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
         training = StudentTraining(
             task, rank, ranks, ray.train.torch.get_device(), Path(folder) if folder else None
         )
+    if rank == 0 and task.report_validations:
+        placement = ray.util.get_current_placement_group()
+        if placement is not None:
+            write_whole(Path(task.training_dir) / PLACEMENT_FILE, placement.id.hex())
     writer = None
     if rank == 0:
         if training.step == 0:
@@ -125,11 +137,12 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
         )
     while not training.finished:
         metrics = training.train_step()
-        if training.validation_due:
+        validated = training.validation_due
+        if validated:
             metrics = training.validate()
         if writer is not None:
             writer.write(metrics)
-        if training.checkpoint_due:
+        if training.checkpoint_due or (task.report_validations and validated):
             _report(training, metrics)
     if writer is not None:
         writer.close()
@@ -163,4 +176,10 @@ def _report(training: "StudentTraining", metrics: StepMetrics) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         training.save(Path(folder))
-        ray.train.report(metrics.as_dict(), checkpoint=ray.train.Checkpoint.from_directory(folder))
+        best = training.validations.best
+        reported = {
+            **metrics.as_dict(),
+            "best_loss": best[0][0] if best else None,
+            "validations": training.validations_done,
+        }
+        ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -1,0 +1,13 @@
+"""Sweeps over settings of the training as a Ray job.
+
+    ray job submit --working-dir . -- python jobs/sweep.py --config jobs/configs/toy.yaml
+
+Options are those of `steper tune`.
+"""
+
+import sys
+
+from steper_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["tune", *sys.argv[1:]]))

@@ -1,0 +1,1 @@
+"""Sweeps of settings of the training with Ray Tune."""

@@ -1,0 +1,237 @@
+"""The space of a sweep: its keys, its points, and the train section that a point stands for.
+
+Plain Python: the points of a grid and of a random search are all known, and checked, before the first
+trial, and depend on the seed alone. A point is a value for each key; the value of a key is what the train
+section holds after it was set, so `1e-3` in the run file and 0.001 are the same.
+"""
+
+import difflib
+import itertools
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from steper_ray.errors import ConfigError
+from steper_ray.schema import STAGES
+from steper_ray.training.trainer import NOT_OF_THE_RESULT, TrainConfig
+
+if TYPE_CHECKING:
+    from steper_ray.sweep.settings import Parameter, SweepConfig
+
+Point = dict[str, Any]
+
+FIXED: Final = NOT_OF_THE_RESULT | {
+    "best_by",
+    "offload_optimizer",
+    "offload_weights",
+    "use_gpu",
+    "validate_every_steps",
+    "validation_chains",
+}
+"""Keys that every trial has alike: what is learned does not depend on them, or what is compared does."""
+
+TRIPLES: Final = ("sigma_init", "fixed_weights")
+"""Keys with a value for each stage."""
+
+
+def applied(train: TrainConfig, point: Mapping[str, Any]) -> TrainConfig:
+    """The train section with a point's values; of two keys the more general is set first.
+
+    Raises pydantic's ValidationError for values that it cannot have.
+    """
+    values = train.model_dump()
+    for key in sorted(point, key=lambda key: key.count(".")):
+        _set(values, key, point[key])
+    return TrainConfig.model_validate(values)
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    first, *rest = key.split(".")
+    if first in TRIPLES:
+        triple = list(values[first])
+        if rest:
+            triple[STAGES.index(rest[0])] = value
+        else:
+            triple = list(value) if isinstance(value, list | tuple) else [value] * 3
+        values[first] = tuple(triple)
+        return
+    target = values
+    for part in (first, *rest)[:-1]:
+        target[part] = dict(target[part] or {})
+        target = target[part]
+    target[key.split(".")[-1]] = value
+
+
+def value_of(train: TrainConfig, key: str) -> Any:
+    """What a train section holds under a key of the space; three equal values of a triple as one."""
+    first, *rest = key.split(".")
+    value: Any = getattr(train, first)
+    if first in TRIPLES:
+        if rest:
+            return value[STAGES.index(rest[0])]
+        return value[0] if len(set(value)) == 1 else list(value)
+    for part in rest:
+        value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def check_space(sweep: "SweepConfig", train: TrainConfig) -> None:
+    """Raises ConfigError for a key that is none, a value that the key cannot have, or trials that do not
+    compare."""
+    if not sweep.parameters:
+        raise ConfigError(
+            "sweep.parameters: nothing to try; give keys of the train section with their values, such as "
+            "{lr: {log: [1.0e-6, 1.0e-4]}}"
+        )
+    for key, parameter in sweep.parameters.items():
+        _check_key(key)
+        for value in parameter.choice or parameter.bounds:
+            _check_point(train, {key: value})
+    if sweep.metric != "loss":
+        return
+    if not train.validation_chains:
+        raise ConfigError(
+            "sweep.metric: no trial reports a validation loss, train.validation_chains is 0; hold some "
+            "chains out, or take metric: em"
+        )
+    objectives = sweep.parameters.get("objective")
+    mixed = objectives is not None and "vanilla-kd" in (objectives.choice or ())
+    unlike = {"model": "models", "stages": "stages"}
+    if mixed:
+        unlike["objective"] = "objectives, vanilla-kd among them,"
+    for key, what in unlike.items():
+        if key in sweep.parameters:
+            raise ConfigError(
+                f"sweep.parameters.{key}: validation losses of different {what} do not compare; take "
+                "sweep.metric: em"
+            )
+
+
+def _check_key(key: str) -> None:
+    where = f"sweep.parameters.{key}"
+    first, *rest = key.split(".")
+    fields = TrainConfig.model_fields
+    if first not in fields:
+        close = difflib.get_close_matches(first, fields, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(fields))}"
+        raise ConfigError(f"{where}: no key of the train section; {hint}")
+    if first in FIXED:
+        raise ConfigError(
+            f"{where}: is the same for all trials: what is learned does not depend on it, or the trials "
+            "would not compare; set it in the train section"
+        )
+    if first in TRIPLES and rest and (len(rest) > 1 or rest[0] not in STAGES):
+        raise ConfigError(f"{where}: no such stage; there are {', '.join(STAGES)}")
+    if rest and first not in (*TRIPLES, "lora", "deepspeed"):
+        raise ConfigError(f"{where}: train.{first} has no keys within")
+
+
+def _check_point(train: TrainConfig, point: Point) -> TrainConfig:
+    try:
+        return applied(train, point)
+    except ValidationError as error:
+        finding = error.errors()[0]
+        shown = ", ".join(f"{key} {value!r}" for key, value in point.items())
+        message = finding["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"sweep.parameters: {shown}: {message[0].lower()}{message[1:]}") from None
+
+
+def points(sweep: "SweepConfig", train: TrainConfig, seed: int) -> list[Point]:
+    """All points of a grid or a random search, in order, checked."""
+    if sweep.search == "grid":
+        choices = [parameter.choice or () for parameter in sweep.parameters.values()]
+        drawn = [
+            dict(zip(sweep.parameters, values, strict=True))
+            for values in itertools.product(*choices)
+        ]
+    else:
+        rng = random.Random(f"sweep {seed}")
+        whole = {key: is_whole(train, key, p) for key, p in sweep.parameters.items()}
+        drawn = [
+            {key: _draw(rng, p, whole=whole[key]) for key, p in sweep.parameters.items()}
+            for _ in range(sweep.trials)
+        ]
+    return [resolved(train, point) for point in drawn]
+
+
+def resolved(train: TrainConfig, point: Mapping[str, Any]) -> Point:
+    """The point with its values as the train section holds them."""
+    section = _check_point(train, dict(point))
+    overlapping = {key.split(".")[0] for key in point if "." in key}
+    return {key: point[key] if key in overlapping else value_of(section, key) for key in point}
+
+
+def is_whole(train: TrainConfig, key: str, parameter: "Parameter") -> bool:
+    """Whether a range means whole numbers: both ends are, and the key does not take one between."""
+    if parameter.choice is not None:
+        return False
+    low, high = parameter.bounds
+    if not (isinstance(low, int) and isinstance(high, int)):
+        return False
+    try:
+        applied(train, {key: low + 0.5})
+    except ValidationError:
+        return True
+    return False
+
+
+def _draw(rng: random.Random, parameter: "Parameter", *, whole: bool) -> Any:
+    if parameter.choice is not None:
+        return rng.choice(parameter.choice)
+    low, high = parameter.bounds
+    if parameter.range is not None:
+        return rng.randint(int(low), int(high)) if whole else rng.uniform(low, high)
+    if whole:  # each whole number has the stretch between its neighbours' halves
+        drawn = math.exp(rng.uniform(math.log(low - 0.5), math.log(high + 0.5)))
+        return min(int(high), max(int(low), round(drawn)))
+    return min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high)))))
+
+
+def optuna_space(sweep: "SweepConfig", train: TrainConfig) -> dict[str, Any]:
+    """The same space for Optuna, a choice by the index of its values."""
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    space: dict[str, Any] = {}
+    for key, parameter in sweep.parameters.items():
+        if parameter.choice is not None:
+            space[key] = CategoricalDistribution(list(range(len(parameter.choice))))
+            continue
+        low, high = parameter.bounds
+        log = parameter.log is not None
+        if is_whole(train, key, parameter):
+            space[key] = IntDistribution(int(low), int(high), log=log)
+        else:
+            space[key] = FloatDistribution(float(low), float(high), log=log)
+    return space
+
+
+def chosen(sweep: "SweepConfig", proposal: Mapping[str, Any]) -> Point:
+    """The point of an Optuna proposal."""
+    return {
+        key: proposal[key] if parameter.choice is None else parameter.choice[proposal[key]]
+        for key, parameter in sweep.parameters.items()
+    }
+
+
+def data_settings(sweep: "SweepConfig", train: TrainConfig) -> list[TrainConfig]:
+    """One train section for each way in which the trials' examples can differ."""
+    keys = [key for key in ("model", "stages", "objective") if key in sweep.parameters]
+    choices: list[Sequence[Any]] = [sweep.parameters[key].choice or () for key in keys]
+    sections = [
+        applied(train, dict(zip(keys, values, strict=True)))
+        for values in itertools.product(*choices)
+    ]
+    return list({data_key(section): section for section in sections}.values())
+
+
+def data_key(train: TrainConfig) -> tuple[Any, ...]:
+    """What the examples of a run depend on, of the train section."""
+    whole_path = train.objective == "vanilla-kd"
+    return (train.model, () if whole_path else train.stages, whole_path, train.packing)

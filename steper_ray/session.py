@@ -52,6 +52,7 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    ours = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=address,
         num_cpus=None if address else max(2, os.cpu_count() or 2),
@@ -60,8 +61,8 @@ def ray_session() -> Iterator[None]:
         logging_level=logging.ERROR,
     )
     quieten()
-    # Ray's core has put its own there
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    # Ray has put its own there, in Python and in its core: the one exits with 1, the other at once
+    signal.signal(signal.SIGTERM, ours if callable(ours) else signal.getsignal(signal.SIGTERM))
     try:
         yield
     finally:

@@ -5,7 +5,6 @@ Every stage reads the same file and uses its own section. Values may name the ru
 single values, with the value read as YAML.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -23,7 +22,7 @@ from steper_ray.pretrained import HubConfig
 from steper_ray.questions import QuestionsConfig
 from steper_ray.reasoning.engine import EngineConfig
 from steper_ray.reasoning.loop import ReasoningConfig
-from steper_ray.section import HIDDEN, Section
+from steper_ray.section import HIDDEN, Section, did_you_mean, first_reason
 from steper_ray.serving.settings import ServeConfig
 from steper_ray.stepwise.build import BuildConfig
 from steper_ray.stepwise.select import SelectConfig
@@ -241,11 +240,9 @@ def _explain(error: ValidationError) -> str:
         given = finding["input"]
         hidden = isinstance(given, Mapping) or finding["type"] == HIDDEN
         shown = "" if hidden else f", got {given!r}"
-        message = finding["msg"].removeprefix("Value error, ")
-        return f"{path}: {message[0].lower()}{message[1:]}{shown}"
+        return f"{path}: {first_reason(error)}{shown}"
     keys = _valid_keys(location[:-1])
-    close = difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else f"valid keys: {', '.join(keys)}"
+    hint = did_you_mean(str(location[-1]), keys) or f"valid keys: {', '.join(keys)}"
     return f"{path}: unknown key; {hint}"
 
 

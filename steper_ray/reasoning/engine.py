@@ -5,14 +5,20 @@ cores, so that several can live on one host.
 """
 
 import dataclasses
-import difflib
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 
 from steper_ray.errors import InputError, RowError, behind
 from steper_ray.pretrained import DEFAULTS, HubConfig, explained, use_hub
@@ -20,7 +26,7 @@ from steper_ray.reasoning.framework import Prompt
 from steper_ray.reasoning.loop import GREEDY, Generation, Sampling
 from steper_ray.reasoning.prompts import PromptEncoder
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.section import Section
+from steper_ray.section import Section, did_you_mean, first_reason
 
 
 class EngineConfig(Section):
@@ -153,9 +159,8 @@ def engine_arguments(config: EngineConfig, hub: HubConfig) -> dict[str, Any]:
     known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
     for name in config.args:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise InputError(f"engine.args.{name}: vLLM has no such engine argument{hint}")
+            hint = did_you_mean(name, known) or "see vLLM's AsyncEngineArgs"
+            raise InputError(f"engine.args.{name}: vLLM has no such engine argument; {hint}")
     return {
         "dtype": config.dtype,
         "max_num_seqs": config.max_num_seqs,
@@ -168,15 +173,13 @@ def engine_arguments(config: EngineConfig, hub: HubConfig) -> dict[str, Any]:
 @contextmanager
 def engine_starts(model: str, hub: HubConfig) -> Iterator[None]:
     """Turns what `explained` knows, and what vLLM has against an argument, into one InputError."""
-    from pydantic import ValidationError
-
     with explained(model, hub):
         try:
             yield
         except Exception as error:
             for found in behind(error):
                 if isinstance(found, ValidationError):
-                    reason = found.errors()[0]["msg"].removeprefix("Value error, ")
+                    reason = first_reason(found)
                     raise InputError(f"engine: vLLM refuses its arguments: {reason}") from None
             raise
 

@@ -28,7 +28,7 @@ from steper_ray.pretrained import load_tokenizer
 from steper_ray.reasoning.prompts import PromptEncoder
 from steper_ray.retrieval import Retriever
 from steper_ray.serving.keys import KeyRing, environment_keys
-from steper_ray.serving.settings import places, served_model, serving_settings
+from steper_ray.serving.settings import Served, places, served_model, serving_settings
 from steper_ray.session import quieten
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def build_llm(config: "RunConfig") -> "Application":
         placement_group_bundles=bundles(config.engine),
         ray_actor_options={"num_cpus": config.engine.cpus},
     )
-    version = Retriever(config.corpus_dir).corpus_version
-    asked = serving_settings(config, version).served
+    asked = how_asked(config).served
     log = config.log_file("serve")
     app: Application = deployment.bind(
         model, Path(model).name, config.engine, asked, config.hub, log
@@ -89,7 +88,7 @@ def build_front(config: "RunConfig", llm: Any) -> "Application":
     serve, log = config.serve, config.log_file("serve")
     at_once = places(config)
     keys = environment_keys(serve.keys_env) if serve.keys_env else {}
-    served = serving_settings(config, Retriever(config.corpus_dir).corpus_version)
+    served = how_asked(config)
     retriever = CorpusRetriever.options(  # type: ignore[attr-defined]
         **replicas(serve.retrievers, serve.max_retrievers, at_once),
         **HEALTH,
@@ -130,6 +129,11 @@ MORE_THAN_PLACES: Final = 256
 """Requests that an ingress holds beside the questions it works on."""
 
 
+def how_asked(config: "RunConfig") -> Served:
+    """`serving_settings` with the version of the corpus that is there."""
+    return serving_settings(config, Retriever(config.corpus_dir).corpus_version)
+
+
 def replicas(least: int, most: int | None, target: int) -> dict[str, Any]:
     """Serve's options for a fixed number of replicas, or for one that follows the load.
 
@@ -162,9 +166,7 @@ def prefix_router(config: "RunConfig") -> Any:
 def check(config: "RunConfig") -> None:
     """Raises InputError for what would keep the server from coming up, or leave it open unasked."""
     model = check_model(served_model(config), "serve.model")
-    version = Retriever(config.corpus_dir).corpus_version
-    asked = serving_settings(config, version).served
-    PromptEncoder(load_tokenizer(model, config.hub), asked.chat)
+    PromptEncoder(load_tokenizer(model, config.hub), how_asked(config).served.chat)
     serve = config.serve
     keys = environment_keys(serve.keys_env) if serve.keys_env else {}
     if not KeyRing(serve, keys).required and not serve.open and not is_loopback(serve.host):

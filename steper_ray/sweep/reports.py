@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from ray._raylet import PlacementGroupID
 from ray.tune import Callback
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util import remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from steper_ray.sweep.trials import (
     ERROR_FILE,
@@ -30,10 +33,6 @@ def release(folder: Path) -> None:
     Ray Train has a process that does it, but that asks Ray's dashboard whether the controller is alive,
     and a cluster started for one command has no dashboard: the next trials would wait forever.
     """
-    from ray._raylet import PlacementGroupID
-    from ray.util import remove_placement_group
-    from ray.util.placement_group import PlacementGroup
-
     file = folder / "training" / PLACEMENT_FILE
     if file.is_file():
         name = PlacementGroupID.from_hex(file.read_text(encoding="utf-8"))

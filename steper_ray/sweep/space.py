@@ -5,7 +5,6 @@ trial, and depend on the seed alone. A point is a value for each key; the value 
 section holds after it was set, so `1e-3` in the run file and 0.001 are the same.
 """
 
-import difflib
 import itertools
 import math
 import random
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 from steper_ray.errors import ConfigError
 from steper_ray.schema import STAGES
+from steper_ray.section import did_you_mean, first_reason
 from steper_ray.training.trainer import NOT_OF_THE_RESULT, TrainConfig
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def _check_key(key: str) -> None:
     first, *rest = key.split(".")
     fields = TrainConfig.model_fields
     if first not in fields:
-        close = difflib.get_close_matches(first, fields, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(fields))}"
+        hint = did_you_mean(first, fields) or f"there are {', '.join(sorted(fields))}"
         raise ConfigError(f"{where}: no key of the train section; {hint}")
     if first in FIXED:
         raise ConfigError(
@@ -133,10 +132,8 @@ def _check_point(train: TrainConfig, point: Point) -> TrainConfig:
     try:
         return applied(train, point)
     except ValidationError as error:
-        finding = error.errors()[0]
         shown = ", ".join(f"{key} {value!r}" for key, value in point.items())
-        message = finding["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"sweep.parameters: {shown}: {message[0].lower()}{message[1:]}") from None
+        raise ConfigError(f"sweep.parameters: {shown}: {first_reason(error)}") from None
 
 
 def points(sweep: "SweepConfig", train: TrainConfig, seed: int) -> list[Point]:

@@ -216,7 +216,9 @@ def test_a_second_demo_takes_up_where_the_first_stopped(
 
 
 def test_a_failing_stage_is_named_with_its_log(run: RunConfig, tmp_path: Path) -> None:
-    bad_engine = run.engine.model_copy(update={"args": {**run.engine.args, "dtype": "nonsense"}})
+    """By an engine without room for keys and values, which only its own process finds out."""
+    bad_args = {**run.engine.args, "num_gpu_blocks_override": 1}
+    bad_engine = run.engine.model_copy(update={"args": bad_args})
     questions = pq.read_table(run.questions.train)
     another = {**questions.slice(0, 1).to_pylist()[0], "id": "one-more"}
     rows = [*questions.to_pylist(), another]

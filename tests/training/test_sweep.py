@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,39 @@ def with_sweep(options: list[str], section: dict[str, Any]) -> RunConfig:
     return load_config(TOY_RUN_FILE, [*options, *text])
 
 
+def kill_trials_after_a_checkpoint(first: Path) -> str:
+    """SIGKILL the processes of all trials once the first has two checkpoints; its first line of metrics."""
+    deadline = time.monotonic() + 120
+    notes = "checkpoints/*/checkpoint_manager_snapshot.json"
+    while not any("checkpoint_2" in note.read_text() for note in first.glob(notes)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not (first / "outcome.json").exists()
+    line = (first / "training" / "metrics.jsonl").read_text().split("\n")[0]
+    killed = 0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "ImplicitFunc" in " ".join(process.cmdline()):
+                process.kill()
+                killed += 1
+    assert killed
+    return line
+
+
 def test_a_sweep_end_to_end_and_its_best_run_file_gives_the_same(
     ray_cluster: None, options: list[str], tmp_path: Path
 ) -> None:
+    """Its first trials are killed on the way, and go on from their checkpoints."""
     parameters = {"lr": {"choice": [1e-4, 1e-2]}, "sigma_init": {"choice": [0.5, 2.0]}}
     config = with_sweep(options, {"parameters": parameters, "search": "grid", "scheduler": "none"})
-    swept = sweep(config, progress())
+    first = config.sweep_dir / "runs" / fingerprint(config) / "trials" / "0001"
+    with ThreadPoolExecutor() as pool:
+        killed = pool.submit(kill_trials_after_a_checkpoint, first)
+        swept = sweep(config, progress())
+        line = killed.result()
+    lines = (first / "training" / "metrics.jsonl").read_text().splitlines()
+    assert lines[0] == line  # with its seconds: the step was not done again
+    assert [json.loads(one)["step"] for one in lines] == list(range(1, len(lines) + 1))
     assert [trial.status for trial in swept.trials] == ["finished"] * 4
     assert [trial.point for trial in swept.trials] == [
         {"lr": lr, "sigma_init": sigma} for lr in (1e-4, 1e-2) for sigma in (0.5, 2.0)
@@ -137,41 +164,6 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster: None, options: 
     started = time.monotonic()
     assert sweep(config, progress()).best == swept.best
     assert time.monotonic() - started < 20
-
-
-def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(
-    ray_cluster: None, options: list[str]
-) -> None:
-    section = {"parameters": {"lr": {"choice": [1e-3]}}, "search": "grid", "scheduler": "none"}
-    config = with_sweep(options, section)
-    folder = config.sweep_dir / "runs" / fingerprint(config) / "trials" / "0001"
-    killed: list[str] = []
-
-    def kill() -> None:
-        notes = "checkpoints/*/checkpoint_manager_snapshot.json"
-        while not any("checkpoint_2" in note.read_text() for note in folder.glob(notes)):
-            time.sleep(0.05)
-        (trial,) = [process for process in children() if "ImplicitFunc" in title(process)]
-        killed.append((folder / "training" / "metrics.jsonl").read_text().split("\n")[0])
-        trial.kill()
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    (trial,) = sweep(config, progress()).trials
-    assert trial.status == "finished"
-    rows = (folder / "training" / "metrics.jsonl").read_text().splitlines()
-    assert rows[:1] == killed  # with its time: the step was not done again
-    assert [json.loads(row)["step"] for row in rows] == list(range(1, len(rows) + 1))
-
-
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
-
-
-def title(process: psutil.Process) -> str:
-    with suppress(psutil.NoSuchProcess):
-        return " ".join(process.cmdline())
-    return ""
 
 
 def test_asha_stops_a_bad_learning_rate_and_a_failed_trial_is_marked(

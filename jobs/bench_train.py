@@ -1,7 +1,7 @@
 """Training speed, side by side: packed chains, separate examples, TRL's SFTTrainer, with and without Ray.
 
     pip install '.[bench]'
-    python jobs/bench_train.py [--gpu] [--json results.json]
+    python jobs/bench_train.py [--gpu] [--json FILE]
 
 Shapes as in the paper: 5 steps, 4 passages of about 100 tokens a step, targets of about 30 tokens, a
 vocabulary of 32,000; same random tokens, same fused AdamW, one worker each. What differs between a CPU and
@@ -20,7 +20,7 @@ what rows are filled up with, nor the second forward pass of gradient checkpoint
 and on on a GPU, for all contenders alike: with it MFU cannot pass 75 %.
 
 A contender that fails says so in its place, the others still run, and the exit code is 1. The last line is
-one JSON object: {figure: {"value": …, "target": …, "holds": …}}.
+one JSON object: {figure: {"value": …, "target": …, "holds": …}}. FILE is written anew after each contender.
 """
 
 import argparse
@@ -41,9 +41,9 @@ from typing import Any, Final
 import numpy as np
 from bench_train_contenders import CONTENDERS, CPU, GPU, STEPS, Setting
 
+from steper_ray.files import write_whole
+
 QUICK: Final = ["packed chains", "separate examples"]
-ROUNDS: Final = 3
-"""How often the quick ones are run beforehand, in turn; of all their runs the best counts."""
 
 
 @contextmanager
@@ -68,8 +68,8 @@ def measure(name: str, gpu: bool) -> dict[str, Any]:
 
 
 def figures(setting: Setting, outcomes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The ratios that the targets are about; null where a contender failed."""
-    rows = [outcomes[name] for name in CONTENDERS]
+    """The ratios that the targets are about; null where a contender failed or is still to come."""
+    rows = [outcomes.get(name, {}) for name in CONTENDERS]
     seconds, peaks, rates, mfus, of_peak = (
         [math.nan if row.get(key) is None else row[key] for row in rows]
         for key in ("seconds", "peak", "tokens_per_second", "mfu", "mfu_of_stated_peak")
@@ -150,25 +150,27 @@ def main() -> None:
         else:
             print(text)
         return
-    outcomes: dict[str, dict[str, Any]] = {}
-    for name in [*QUICK * ROUNDS, *CONTENDERS]:
-        outcome = measure(name, arguments.gpu)
-        if outcome.get("seconds", 0.0) <= outcomes.get(name, {}).get("seconds", math.inf):
-            outcomes[name] = outcome
-    ours = outcomes["packed chains"]
     versions = {
         name: version(name) for name in ("torch", "transformers", "trl", "deepspeed", "ray")
     }
-    described = {
-        "date": date.today().isoformat(),
-        "device": ours.get("device"),
-        "parameters": ours.get("parameters"),
-        "versions": versions,
-    }
-    apart, results = losses_apart(outcomes), figures(setting, outcomes)
-    if arguments.json:
-        content = described | {"outcomes": outcomes, "losses_apart": apart, "figures": results}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    outcomes: dict[str, dict[str, Any]] = {}
+    order = [*QUICK * setting.rounds, *CONTENDERS]
+    for number, name in enumerate(order, 1):
+        print(f"{number} of {len(order)}: {name}", file=sys.stderr, flush=True)
+        outcome = measure(name, arguments.gpu)
+        if outcome.get("seconds", 0.0) <= outcomes.get(name, {}).get("seconds", math.inf):
+            outcomes[name] = outcome
+        ours = outcomes["packed chains"]
+        described = {
+            "date": date.today().isoformat(),
+            "device": ours.get("device"),
+            "parameters": ours.get("parameters"),
+            "versions": versions,
+        }
+        apart, results = losses_apart(outcomes), figures(setting, outcomes)
+        if arguments.json:
+            content = described | {"outcomes": outcomes, "losses_apart": apart, "figures": results}
+            write_whole(arguments.json, json.dumps(content, indent=2) + "\n")
     print("| | speed | peak memory | MFU |\n|---|---|---|---|")
     for name, outcome in outcomes.items():
         print(table_row(setting, name, outcome))

@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +54,8 @@ class Setting:
     were seen to differ by 7e-4, and attention over the wrong tokens to change them by 3e-2."""
     train: tuple[str, ...]
     """The train stage's own settings, for the worker loop."""
+    rounds: int = 0
+    """How often the quick contenders are run beforehand, in turn; of all their runs the best counts."""
     passage_copies: int = 1
     """How often the worker loop's data have each passage: as it is one is some 30 tokens."""
     own_student: bool = False
@@ -82,6 +84,7 @@ CPU: Final = Setting(
     product=1024,
     tolerance=1e-4,
     train=("train.workers=1",),
+    rounds=3,
     targets={
         "vs_trl": (10.0, "at least"),
         "vs_trl_packed": (5.0, "at least"),
@@ -104,8 +107,8 @@ GPU: Final = Setting(
     chains=16,
     together=4,
     gradient_checkpointing=True,
-    steps=12,
-    trl_steps=6,
+    steps=8,
+    trl_steps=4,
     product=8192,
     tolerance=5e-3,
     train=(
@@ -429,7 +432,7 @@ def write_run(setting: Setting, folder: Path) -> Any:
     if setting.own_student:
         AutoTokenizer.from_pretrained(base).save_pretrained(folder / "base")
         base = folder / "base"
-        make_model(replace(setting, device="cpu")).save_pretrained(base)
+        make_model(setting).save_pretrained(base)
     config = load_config(TOY_RUN_FILE, [f"run.dir={folder}", f"train.model={base}", *setting.train])
     config.stepwise_dir.mkdir(parents=True)
     table = pa.Table.from_pylist([asdict(row) for row in rows], STEP_EXAMPLE_SCHEMA)

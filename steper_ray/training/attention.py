@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -92,18 +93,40 @@ def _on_cpu(query: Tensor, key: Tensor, value: Tensor, split: Split, scale: floa
 
 
 def tile_mask(row: PackedRow, device: torch.device) -> Any:
-    """FlexAttention's block mask of a row, whose length is a multiple of `FLEX_TILE`."""
-    from torch.nn.attention.flex_attention import create_block_mask
+    """FlexAttention's block mask of a row, whose length is a multiple of `FLEX_TILE`.
 
-    block, offset, limit = (
-        torch.from_numpy(array).to(device) for array in (row.block_T, row.offset_T, row.limit_BB)
-    )
-
-    def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (offset[key] < limit[block[query], block[key]])
+    Made of tiles from the start, without a tensor of tokens × tokens.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
 
     tokens = len(row.ids_T)
-    return create_block_mask(visible, None, None, tokens, tokens, device=str(device))
+    end_T = torch.from_numpy(row.end_T).to(device)
+
+    def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query < end_T[key])
+
+    def listed(tiles: Any) -> tuple[Tensor, Tensor]:
+        """For each tile of queries how many tiles of keys, and which; what follows those is not read."""
+        order = np.argsort(~tiles, axis=1, kind="stable")
+        counts, places = (
+            torch.from_numpy(array.astype(np.int32))[None, None].to(device)
+            for array in (tiles.sum(1), order)
+        )
+        return counts, places
+
+    start = np.arange(0, tokens, FLEX_TILE)
+    ends = row.end_T.reshape(-1, FLEX_TILE)
+    query_tile, key_tile = start[:, None], start[None]
+    earlier = key_tile < query_tile
+    whole = earlier & (ends.min(1) >= query_tile + FLEX_TILE)
+    partly = (key_tile == query_tile) | (earlier & (ends.max(1) > query_tile) & ~whole)
+    return BlockMask.from_kv_blocks(
+        *listed(partly),
+        *listed(whole),
+        BLOCK_SIZE=FLEX_TILE,
+        mask_mod=visible,
+        seq_lengths=(tokens, tokens),
+    )
 
 
 @cache

@@ -5,10 +5,12 @@ the trunk; step s is a branch that sees the trunk up to its own passages, then t
 reasoning. The tree is built on tokens, each example having been tokenized whole, so it holds for any
 framework and no merge of a tokenizer at a join can differ.
 
-Layout: each example adds one *block*, its tokens after the longest prefix that an earlier example
-has. A token has the position it has in its example, and sees of every block exactly the part that
-its own example runs through. So hidden states, losses and gradients equal those of separate
-examples; only the order of additions differs.
+Layout: the examples stand in the order of their tokens, so those that begin alike stand together, and
+each adds one *block*, its tokens after the prefix that it shares with the one before it. A token has the
+position it has in its example, and sees of every block exactly the part that its own example runs
+through. So hidden states, losses and gradients equal those of separate examples; only the order of
+additions differs. And the blocks that run through a token follow it without a gap, so one number a token,
+where it stops being seen, is the whole mask.
 
 Cost with 5 steps of 400 passage tokens each: 2,600 tokens in place of 6,600.
 """
@@ -28,27 +30,30 @@ class Block:
     """What one example adds: its tokens from `start` on."""
 
     start: int
-    """Tokens that it shares with earlier examples."""
+    """Tokens that it shares with the example before it."""
     runs: tuple[tuple[int, int], ...]
     """(block, tokens): the example runs through the first so many tokens of those blocks, in this
     order, its own block last. The counts sum to the example's length."""
 
 
+def depth_first(examples: Sequence["NDArray[np.int32]"]) -> list[int]:
+    """The order to lay examples out in, as indices: by their tokens."""
+    return sorted(range(len(examples)), key=lambda index: examples[index].astype(">i4").tobytes())
+
+
 def prefix_tree(examples: Sequence["NDArray[np.int32]"]) -> list[Block]:
     """One block for each example, in order; a block's `runs` name blocks before it.
+
+    Right in any order; only in that of `depth_first` does every common prefix stand once.
 
     examples: token ids, each (tokens,), prompt and target
     """
     blocks: list[Block] = []
     for number, ids in enumerate(examples):
-        shared, parent = 0, -1
-        for earlier in range(number):
-            common = common_prefix(examples[earlier], ids)
-            if common > shared:
-                shared, parent = common, earlier
+        shared = common_prefix(examples[number - 1], ids) if number else 0
         runs: list[tuple[int, int]] = []
         left = shared
-        for block, tokens in blocks[parent].runs if shared else ():
+        for block, tokens in blocks[-1].runs if shared else ():
             if not left:
                 break
             runs.append((block, min(tokens, left)))
@@ -88,10 +93,8 @@ class PackedRow:
 
     ids_T: "NDArray[np.int64]"
     position_T: "NDArray[np.int64]"
-    block_T: "NDArray[np.int64]"
-    """The block each token belongs to."""
-    offset_T: "NDArray[np.int64]"
-    """Its place inside the block."""
+    end_T: "NDArray[np.int32]"
+    """Token k is seen by the tokens q of k ≤ q < end_T[k]."""
     limit_BB: "NDArray[np.int64]"
     """[b, c]: how many tokens of block c the tokens of block b may see, causality aside."""
     at_P: "NDArray[np.int64]"
@@ -105,7 +108,8 @@ class PackedRow:
 
         pad: any token id
         """
-        tokens = -len(self.ids_T) % multiple
+        before = len(self.ids_T)
+        tokens = -before % multiple
         blocks = len(self.limit_BB)
         limit = np.zeros((blocks + 1, blocks + 1), dtype=np.int64)
         limit[:blocks, :blocks] = self.limit_BB
@@ -115,16 +119,14 @@ class PackedRow:
             self,
             ids_T=np.concatenate([self.ids_T, np.full(tokens, pad)]),
             position_T=np.concatenate([self.position_T, index]),
-            block_T=np.concatenate([self.block_T, np.full(tokens, blocks)]),
-            offset_T=np.concatenate([self.offset_T, index]),
+            end_T=np.concatenate([self.end_T, np.full(tokens, before + tokens, dtype=np.int32)]),
             limit_BB=limit,
         )
 
     def visible(self) -> "NDArray[np.bool_]":
         """(T, T) dense mask, true where row i may see column j; for reference and small rows."""
         index = np.arange(len(self.ids_T))
-        limit = self.limit_BB[self.block_T][:, self.block_T]
-        seen: NDArray[np.bool_] = (self.offset_T < limit) & (index <= index[:, None])
+        seen: NDArray[np.bool_] = (index <= index[:, None]) & (index[:, None] < self.end_T)
         return seen
 
 
@@ -141,6 +143,7 @@ def pack_row(
     """
     total = sum(len(tree) for tree in trees)
     limit_BB = np.zeros((total, total), dtype=np.int64)
+    end_T = np.zeros(sum(packed_length(tree) for tree in trees), dtype=np.int32)
     ids, positions, at, wanted, owner = [], [], [], [], []
     starts: list[int] = []  # where each block begins in the row
     end = 0
@@ -155,16 +158,16 @@ def pack_row(
             where = []
             for other, tokens in block.runs:
                 limit_BB[number, first + other] = tokens
-                where.append(starts[first + other] + np.arange(tokens))
+                place = starts[first + other]
+                where.append(place + np.arange(tokens))
+                end_T[place : place + tokens] = end
             at.append(np.concatenate(where)[-target - 1 : -1])
             wanted.append(sequence[-target:])
             owner.append(np.full(target, number))
-    sizes = np.array([len(part) for part in ids])
     return PackedRow(
         ids_T=np.concatenate(ids).astype(np.int64),
         position_T=np.concatenate(positions).astype(np.int64),
-        block_T=np.repeat(np.arange(total), sizes),
-        offset_T=np.concatenate([np.arange(size) for size in sizes]),
+        end_T=end_T,
         limit_BB=limit_BB,
         at_P=np.concatenate(at),
         wanted_P=np.concatenate(wanted).astype(np.int64),

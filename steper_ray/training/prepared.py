@@ -18,7 +18,7 @@ from steper_ray.training.data import (
     check_examples,
     tokenize_examples,
 )
-from steper_ray.training.packing import Block, prefix_tree
+from steper_ray.training.packing import Block, depth_first, prefix_tree
 
 if TYPE_CHECKING:
     from steper_ray.training.worker import WorkerTask
@@ -28,7 +28,7 @@ DROPPED: Final = b"dropped_passages"
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is laid out together: a chain's examples where they are packed, else one example."""
+    """What is laid out together: a chain's examples, depth first, where they are packed, else one."""
 
     examples: list[TokenExample]
     tree: list[Block]
@@ -45,8 +45,10 @@ class Prepared:
 
     def units(self, chain: Sequence[int]) -> list[Unit]:
         """The units of a chain, which names its examples by index."""
-        parts = [list(chain)] if self.packed else [[index] for index in chain]
-        return [self._unit(part) for part in parts]
+        if not self.packed:
+            return [self._unit([index]) for index in chain]
+        order = depth_first([self.data.examples[index].ids for index in chain])
+        return [self._unit([chain[place] for place in order])]
 
     def _unit(self, part: Sequence[int]) -> Unit:
         examples = [self.data.examples[index] for index in part]

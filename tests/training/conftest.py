@@ -57,6 +57,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def device() -> torch.device:
+    """What the tests train on: the first GPU where torch sees one, else the CPU."""
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session")
 def write_stepwise() -> Callable[[Path, list[int]], list[StepExample]]:
     """Writes a run folder's chains and stepwise stages; one chain for each number of hops."""
     world = make_world(7)

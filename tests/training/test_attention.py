@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import (
     Gemma2Config,
@@ -39,11 +41,13 @@ def row():
     return pack_row([prefix_tree(t) for t in trees], trees, [[2] * len(t) for t in trees])
 
 
-def attend(row, packed, groups):
+def attend(row, packed, groups, size=16, device="cpu", dtype=torch.float32):
     torch.manual_seed(0)
     tokens = len(row.ids_T)
     heads = (4, 4 // groups, 4 // groups)
-    query, key, value = (torch.randn(1, count, tokens, 16) for count in heads)
+    query, key, value = (
+        torch.randn(1, count, tokens, size).to(device, dtype).detach() for count in heads
+    )
     for tensor in (query, key, value):
         tensor.requires_grad = torch.is_grad_enabled()
     if packed is None:
@@ -59,7 +63,7 @@ def attend(row, packed, groups):
             torch.nn.Identity(), query, key, value, None, scaling=0.3, packed=packed
         )
     if output.requires_grad:
-        output.square().sum().backward()
+        output.float().square().sum().backward()
     return output, query.grad, key.grad, value.grad
 
 
@@ -68,6 +72,38 @@ def test_the_cut_row_equals_one_dense_mask(row, groups):
     got, expected = attend(row, split_row(row), groups), attend(row, None, groups)
     for ours, reference in zip(got, expected, strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-5)
+
+
+@given(
+    trees=st.lists(st.lists(st.integers(1, 400), min_size=1, max_size=4), min_size=1, max_size=3)
+)
+def test_the_tiles_are_those_of_the_dense_mask(trees):
+    rng = np.random.default_rng(0)
+    trunk = rng.integers(0, 9, 400).astype(np.int32)
+    examples = [
+        [
+            np.concatenate([trunk[:shared], rng.integers(9, 20, 60).astype(np.int32)])
+            for shared in tree
+        ]
+        for tree in trees
+    ]
+    targets = [[2] * len(tree) for tree in examples]
+    row = pack_row([prefix_tree(tree) for tree in examples], examples, targets).padded_to(128, 0)
+    mask = tile_mask(row, torch.device("cpu"))
+    seen = row.visible().reshape(len(row.ids_T) // 128, 128, -1, 128)
+    some, every = seen.any((1, 3)), seen.all((1, 3))
+    found = {
+        name: [
+            sorted(places[:count].tolist())
+            for count, places in zip(counts[0, 0], indices[0, 0], strict=True)
+        ]
+        for name, counts, indices in (
+            ("partly", mask.kv_num_blocks, mask.kv_indices),
+            ("whole", mask.full_kv_num_blocks, mask.full_kv_indices),
+        )
+    }
+    assert found["partly"] == [np.flatnonzero(line).tolist() for line in some & ~every]
+    assert found["whole"] == [np.flatnonzero(line).tolist() for line in every]
 
 
 def test_flex_attention_equals_one_dense_mask(row, monkeypatch):
@@ -79,6 +115,18 @@ def test_flex_attention_equals_one_dense_mask(row, monkeypatch):
     with torch.no_grad():  # no backward pass without a GPU
         got = attend(row, tile_mask(row, torch.device("cpu")), 2)
         torch.testing.assert_close(got[0], attend(row, None, 2)[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="kernels for a GPU")
+@pytest.mark.parametrize(("groups", "size"), [(1, 64), (4, 128)])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_the_kernels_of_flex_attention_equal_one_dense_mask(row, groups, size, dtype, most):
+    row = row.padded_to(128, 0)
+    packed = tile_mask(row, torch.device("cuda"))
+    got = attend(row, packed, groups, size, "cuda", dtype)
+    for ours, reference in zip(got, attend(row, None, groups, size), strict=True):
+        away = (ours.cpu().float() - reference).norm() / reference.norm()
+        assert away.item() <= most
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steper_ray.training.packing import Block, common_prefix, pack_row, packed_length, prefix_tree
+from steper_ray.training.packing import (
+    Block,
+    common_prefix,
+    depth_first,
+    pack_row,
+    packed_length,
+    prefix_tree,
+)
 
 
 def arrays(*sequences):
@@ -28,7 +35,7 @@ def test_a_row_by_hand():
     row = pack_row([prefix_tree(THREE), prefix_tree(other)], [THREE, other], [[1, 2, 1], [2]])
     assert row.ids_T.tolist() == [1, 2, 3, 9, 4, 5, 8, 6, 7, 5, 6, 7]
     assert row.position_T.tolist() == [0, 1, 2, 3, 2, 3, 4, 3, 4, 0, 1, 2]
-    assert row.block_T.tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+    assert row.end_T.tolist() == [9, 9, 4, 4, 9, 7, 7, 9, 9, 12, 12, 12]
     # Targets: 9 · 5 8 · 7 · 6 7; each predicted where the token before it stands.
     assert row.wanted_P.tolist() == [9, 5, 8, 7, 6, 7]
     assert row.at_P.tolist() == [2, 4, 5, 7, 9, 10]
@@ -86,7 +93,13 @@ def test_every_token_sees_its_own_example_and_nothing_else(trees):
 @given(tree=sequences)
 def test_a_prefix_stands_once(tree):
     distinct = {tuple(ids[:end]) for ids in tree for end in range(1, len(ids) + 1)}
-    assert packed_length(prefix_tree(arrays(*tree))) == len(distinct)
+    examples = arrays(*tree)
+    ordered = [examples[index] for index in depth_first(examples)]
+    assert packed_length(prefix_tree(ordered)) == len(distinct)
+
+
+def test_the_order_is_by_tokens_and_the_shorter_first():
+    assert depth_first(arrays([300, 1], [2, 70000], [2, 9, 9], [2, 9])) == [3, 2, 1, 0]
 
 
 def test_common_prefix():

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,23 +34,26 @@ LR, SIGMA_LR = 2e-3, 0.1
 
 
 @pytest.fixture(scope="module")
-def only_rank():
+def only_rank(device):
     """torch.distributed with a single rank, as Ray Train would have set it up."""
+    gpu = device.type == "cuda"
     with pytest.MonkeyPatch.context() as patch:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         values = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         values |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        values |= {"DS_ACCELERATOR": "cpu", "PATH": os.environ["PATH"]}
+        values |= {"PATH": os.environ["PATH"]} | ({} if gpu else {"DS_ACCELERATOR": "cpu"})
         for name, value in values.items():
             patch.setenv(name, value)
-        torch.distributed.init_process_group("gloo")
+        # Liger puts its layers into transformers' modules, and so into what we compare with.
+        patch.setitem(sys.modules, "liger_kernel", None)
+        torch.distributed.init_process_group("nccl" if gpu else "gloo")
         yield
         torch.distributed.destroy_process_group()
 
 
 @pytest.fixture
-def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
+def task(tmp_path, write_stepwise, tiny_student, device) -> WorkerTask:
     write_stepwise(tmp_path, [3, 2, 4])
     task = WorkerTask(
         train=TrainConfig(
@@ -61,6 +65,8 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
             chains_per_batch=3,
             micro_batch_tokens=600,
             gradient_checkpointing=False,
+            use_gpu=device.type == "cuda",
+            precision="fp32",
         ),
         stepwise_files=tuple(map(str, stepwise_files(tmp_path / "stepwise"))),
         training_dir=str(tmp_path / "training"),
@@ -76,12 +82,13 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
 def start(task: WorkerTask, resume: Path | None = None, **values: Any) -> StudentTraining:
     """The only rank of a training whose settings differ in `values`."""
     task = replace(task, train=task.train.model_copy(update=values))
-    return StudentTraining(task, 0, 1, torch.device("cpu"), resume)
+    device = torch.device("cuda:0" if task.train.use_gpu else "cpu")
+    return StudentTraining(task, 0, 1, device, resume)
 
 
 def learned(metrics: StepMetrics) -> dict[str, Any]:
     """What does not depend on the machine."""
-    measured = {"seconds", "tokens_per_second", "examples_per_second", "peak_memory_gib"}
+    measured = {"seconds", "tokens_per_second", "examples_per_second", "peak_memory_gib", "mfu"}
     return {name: value for name, value in metrics.as_dict().items() if name not in measured}
 
 
@@ -355,13 +362,14 @@ def test_a_checkpoint_is_due_by_the_clock(task):
 
 
 @pytest.mark.usefixtures("only_rank")
-def test_every_random_state_goes_on_from_a_checkpoint(tmp_path, task):
+def test_every_random_state_goes_on_from_a_checkpoint(tmp_path, task, device):
     training = start(task)
     training.train_step()
     training.save(tmp_path / "checkpoint")
 
     def draws() -> list[float]:
-        return [random.random(), float(np.random.random()), torch.rand(()).item()]
+        drawn = [torch.rand((), device=place).item() for place in ("cpu", device)]
+        return [random.random(), float(np.random.random()), *drawn]
 
     expected = draws()
     random.seed(5)

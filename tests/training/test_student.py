@@ -49,6 +49,7 @@ def test_the_gradient_does_not_depend_on_the_cut(
     write_stepwise,
     tiny_student,
     reference,
+    device,
     micro_batch_tokens,
     ranks,
     checkpointing,
@@ -61,7 +62,7 @@ def test_the_gradient_does_not_depend_on_the_cut(
 
     student = load_student(
         str(tiny_student), dtype=torch.float32, gradient_checkpointing=checkpointing, packed=packed
-    )
+    ).to(device)
     stages = [example.stage for example in examples]
     weights = example_weights(stages, stage_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
     sums = torch.zeros(3)
@@ -74,7 +75,6 @@ def test_the_gradient_does_not_depend_on_the_cut(
             flat = [example for unit in chosen for example in unit]
             counted = float(micro_batch.counted)
             weight = [counted * weights[i] for u in micro_batch.units for i in units[u]]
-            device = torch.device("cpu")
             batch = (
                 packed_batch(chosen, [trees[u] for u in micro_batch.units], weight, 0, device)
                 if packed
@@ -82,13 +82,48 @@ def test_the_gradient_does_not_depend_on_the_cut(
             )
             loss, nll, _ = student(batch)
             loss.backward()
-            sums.index_add_(0, torch.tensor([e.stage for e in flat]), nll * counted)
+            sums.index_add_(0, torch.tensor([e.stage for e in flat]), nll.cpu() * counted)
 
     counts = torch.tensor([stages.count(stage) for stage in range(3)])
     assert (sums / counts).tolist() == pytest.approx(expected.loss_3, abs=1e-5)
     for name, parameter in student.model.named_parameters():
         assert parameter.grad is not None
-        torch.testing.assert_close(parameter.grad, expected.gradients[name], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            parameter.grad.cpu(), expected.gradients[name], atol=1e-5, rtol=1e-4
+        )
+
+
+def test_in_bf16_a_packed_gradient_is_as_good_as_that_of_separate_examples(
+    tmp_path, write_stepwise, tiny_student, reference, device
+):
+    written = write_stepwise(tmp_path, [3, 2, 4, 1])
+    data = load_examples(tmp_path)
+    expected = reference(AutoModelForCausalLM.from_pretrained(tiny_student), written, list(SIGMA))
+    stages = [example.stage for example in data.examples]
+    weights = example_weights(stages, stage_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
+    chains = [[data.examples[i] for i in chain] for chain in data.chains]
+    trees = [prefix_tree([example.ids for example in chain]) for chain in chains]
+    away = {}
+    for packed in (True, False):
+        student = load_student(
+            str(tiny_student), dtype=torch.bfloat16, gradient_checkpointing=False, packed=packed
+        ).to(device)
+        batch = (
+            packed_batch(chains, trees, weights, 0, device)
+            if packed
+            else padded_batch([e for chain in chains for e in chain], weights, 0, device)
+        )
+        student(batch)[0].backward()
+        squares = [
+            ((parameter.grad.cpu().float() - exact).square().sum(), exact.square().sum())
+            for name, parameter in student.model.named_parameters()
+            for exact in [expected.gradients[name]]
+        ]
+        error, size = (sum(part) for part in zip(*squares, strict=True))
+        away[packed] = float((error / size).sqrt())
+    print(away)
+    assert away[True] <= 1.5 * away[False]
+    assert away[False] < 0.05
 
 
 @pytest.mark.parametrize(

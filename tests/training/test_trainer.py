@@ -36,7 +36,7 @@ def run_config(run_dir: Path, **train_values) -> RunConfig:
     return RunConfig.model_validate({"run": {"dir": str(run_dir)}, "train": train_values})
 
 
-def small_run(run_dir: Path, model: Path, **values) -> RunConfig:
+def small_run(run_dir: Path, model: Path, workers: int = 2, **values) -> RunConfig:
     """All chains in each of three global batches, cut into several micro-batches a rank."""
     return run_config(
         run_dir,
@@ -47,7 +47,7 @@ def small_run(run_dir: Path, model: Path, **values) -> RunConfig:
         epochs=STEPS,
         chains_per_batch=6,
         micro_batch_tokens=600,
-        workers=2,
+        workers=workers,
         **values,
     )
 
@@ -241,3 +241,20 @@ def metrics_of(config: RunConfig) -> list[dict[str, Any]]:
     if not config.metrics_file.exists():
         return []
     return [json.loads(line) for line in config.metrics_file.read_text().splitlines()]
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a worker on a GPU")
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_on_a_gpu_trains_in_bf16_close_to_plain_torch_in_fp32(
+    tmp_path, write_stepwise, tiny_student, plain_training
+):
+    examples = write_stepwise(tmp_path, [2, 3, 4, 1, 2, 3])
+    expected, _ = plain_training(tiny_student, examples, STEPS, lr=LR, sigma_lr=SIGMA_LR)
+    config = small_run(tmp_path, tiny_student, workers=1, use_gpu=True)
+    train(config)
+    for line, step in zip(metrics_of(config), expected, strict=True):
+        assert line["loss"] == pytest.approx(step.loss, rel=0.01)
+        assert line["grad_norm"] == pytest.approx(step.gradient_norm, rel=0.03)
+        assert line["mfu"] is None or line["mfu"] > 0
+    assert (config.student_dir / "model.safetensors").is_file()

@@ -121,7 +121,7 @@ def test_in_bf16_a_packed_gradient_is_as_good_as_that_of_separate_examples(
         ]
         error, size = (sum(part) for part in zip(*squares, strict=True))
         away[packed] = float((error / size).sqrt())
-    print(away)
+    # Measured: 0.0075 and 0.0089.
     assert away[True] <= 1.5 * away[False]
     assert away[False] < 0.05
 

@@ -371,7 +371,7 @@ def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
         f"build.teacher={toy_corpus.build.teacher}",
         "build.limit=60",
         "build.plan_sample=40",
-        "engine.max_num_seqs=16",
+        "engine.max_num_seqs=8",
         f"run.dir={tmp_path}",
     ]
     config = load_config(TOY_RUN_FILE, settings)

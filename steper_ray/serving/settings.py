@@ -45,7 +45,8 @@ class ServeConfig(Section):
     keys_env: EnvironmentName | Literal[""] = ""
     """Environment variable with API keys, `name=key,name=key`; read when the server starts."""
     requests_per_minute: PositiveInt | None = None
-    """Most requests of a key a minute, over all ingresses, where the keys file names no other."""
+    """Most requests of a key a minute, over all ingresses, where the keys file names no other. A batch is
+    one request (see `max_batch`)."""
     open: bool = False
     """Whether anyone who reaches a public address may ask: no keys are demanded to listen on it."""
     cors_origins: tuple[str, ...] = ()

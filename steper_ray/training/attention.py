@@ -43,27 +43,23 @@ class Split:
 
 def split_row(row: PackedRow) -> Split:
     """Cut a row so that every block sees whole segments."""
-    limits = row.limit_BB
-    blocks: list[int] = []
-    segments: list[int] = []
-    paths: list[list[int]] = []
-    masks: list[Tensor | None] = []
-    first_segment: list[int] = []
-    cuts_of: list[list[int]] = []
-    for block in range(len(limits)):
-        cuts = sorted({int(limit) for limit in limits[:, block] if limit})
-        first_segment.append(len(segments))
-        cuts_of.append(cuts)
-        segments += [end - start for start, end in zip([0, *cuts], cuts, strict=False)]
-        blocks.append(int(limits[block, block]))
-        paths.append([])
-        for other in range(block + 1):
-            if limits[block, other]:
-                seen = cuts_of[other].index(int(limits[block, other])) + 1
-                paths[-1] += range(first_segment[other], first_segment[other] + seen)
-        keys = int(limits[block].sum())
-        masks.append(None if keys == blocks[-1] else lower_right_causal(blocks[-1], keys))
-    return Split(blocks, segments, paths, masks)
+    tokens = len(row.ids_T)
+    turns = (
+        np.flatnonzero(np.diff(row.end_T)) + 1
+    )  # where tokens begin to be seen less far, or further
+    cuts = np.union1d(row.start_B[row.start_B < tokens], turns)
+    segments = np.diff(cuts, append=tokens)
+    ends = row.end_T[cuts]
+    split = Split([], segments.tolist(), [], [])
+    for start, end in zip(row.start_B, [*row.start_B[1:], tokens], strict=True):
+        if start == end:  # an example that adds no token of its own
+            continue
+        path = np.flatnonzero((cuts < end) & (ends > start))
+        queries, keys = int(end - start), int(segments[path].sum())
+        split.blocks.append(queries)
+        split.paths.append(path.tolist())
+        split.masks.append(None if keys == queries else lower_right_causal(queries, keys))
+    return split
 
 
 def lower_right_causal(queries: int, keys: int) -> Tensor:

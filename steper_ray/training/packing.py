@@ -95,8 +95,8 @@ class PackedRow:
     position_T: "NDArray[np.int64]"
     end_T: "NDArray[np.int32]"
     """Token k is seen by the tokens q of k ≤ q < end_T[k]."""
-    limit_BB: "NDArray[np.int64]"
-    """[b, c]: how many tokens of block c the tokens of block b may see, causality aside."""
+    start_B: "NDArray[np.int64]"
+    """Where each block begins in the row."""
     at_P: "NDArray[np.int64]"
     """Where each supervised token is predicted: the index in the row of the token before it."""
     wanted_P: "NDArray[np.int64]"
@@ -110,17 +110,12 @@ class PackedRow:
         """
         before = len(self.ids_T)
         tokens = -before % multiple
-        blocks = len(self.limit_BB)
-        limit = np.zeros((blocks + 1, blocks + 1), dtype=np.int64)
-        limit[:blocks, :blocks] = self.limit_BB
-        limit[blocks, blocks] = tokens
-        index = np.arange(tokens)
         return replace(
             self,
             ids_T=np.concatenate([self.ids_T, np.full(tokens, pad)]),
-            position_T=np.concatenate([self.position_T, index]),
+            position_T=np.concatenate([self.position_T, np.arange(tokens)]),
             end_T=np.concatenate([self.end_T, np.full(tokens, before + tokens, dtype=np.int32)]),
-            limit_BB=limit,
+            start_B=np.append(self.start_B, before),
         )
 
     def visible(self) -> "NDArray[np.bool_]":
@@ -141,11 +136,9 @@ def pack_row(
     examples:      the examples of each tree
     target_tokens: how many of each example's last tokens are its target
     """
-    total = sum(len(tree) for tree in trees)
-    limit_BB = np.zeros((total, total), dtype=np.int64)
     end_T = np.zeros(sum(packed_length(tree) for tree in trees), dtype=np.int32)
     ids, positions, at, wanted, owner = [], [], [], [], []
-    starts: list[int] = []  # where each block begins in the row
+    starts: list[int] = []
     end = 0
     for tree, sequences, targets in zip(trees, examples, target_tokens, strict=True):
         first = len(starts)
@@ -157,7 +150,6 @@ def pack_row(
             positions.append(np.arange(block.start, len(sequence)))
             where = []
             for other, tokens in block.runs:
-                limit_BB[number, first + other] = tokens
                 place = starts[first + other]
                 where.append(place + np.arange(tokens))
                 end_T[place : place + tokens] = end
@@ -168,7 +160,7 @@ def pack_row(
         ids_T=np.concatenate(ids).astype(np.int64),
         position_T=np.concatenate(positions).astype(np.int64),
         end_T=end_T,
-        limit_BB=limit_BB,
+        start_B=np.array(starts),
         at_P=np.concatenate(at),
         wanted_P=np.concatenate(wanted).astype(np.int64),
         example_P=np.concatenate(owner),

@@ -39,7 +39,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from bench_train_contenders import CONTENDERS, CPU, GPU, STEPS, Setting
+from bench_train_contenders import CONTENDERS, STEPS
+from bench_train_settings import CPU, GPU, Setting
 
 from steper_ray.files import write_whole
 
@@ -106,6 +107,21 @@ def losses_apart(outcomes: dict[str, dict[str, Any]]) -> dict[str, float]:
     }
 
 
+def described(setting: Setting, outcomes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """All that is known when these have been measured."""
+    packages = ("torch", "transformers", "trl", "deepspeed", "ray")
+    ours = outcomes["packed chains"]
+    return {
+        "date": date.today().isoformat(),
+        "device": ours.get("device"),
+        "parameters": ours.get("parameters"),
+        "versions": {name: version(name) for name in packages},
+        "outcomes": outcomes,
+        "losses_apart": losses_apart(outcomes),
+        "figures": figures(setting, outcomes),
+    }
+
+
 def table_row(setting: Setting, name: str, outcome: Mapping[str, Any]) -> str:
     """A contender's line."""
     if "failed" in outcome:
@@ -150,9 +166,6 @@ def main() -> None:
         else:
             print(text)
         return
-    versions = {
-        name: version(name) for name in ("torch", "transformers", "trl", "deepspeed", "ray")
-    }
     outcomes: dict[str, dict[str, Any]] = {}
     order = [*QUICK * setting.rounds, *CONTENDERS]
     for number, name in enumerate(order, 1):
@@ -160,38 +173,32 @@ def main() -> None:
         outcome = measure(name, arguments.gpu)
         if outcome.get("seconds", 0.0) <= outcomes.get(name, {}).get("seconds", math.inf):
             outcomes[name] = outcome
-        ours = outcomes["packed chains"]
-        described = {
-            "date": date.today().isoformat(),
-            "device": ours.get("device"),
-            "parameters": ours.get("parameters"),
-            "versions": versions,
-        }
-        apart, results = losses_apart(outcomes), figures(setting, outcomes)
+        found = described(setting, outcomes)
         if arguments.json:
-            content = described | {"outcomes": outcomes, "losses_apart": apart, "figures": results}
-            write_whole(arguments.json, json.dumps(content, indent=2) + "\n")
+            write_whole(arguments.json, json.dumps(found, indent=2) + "\n")
+    ours = outcomes["packed chains"]
     print("| | speed | peak memory | MFU |\n|---|---|---|---|")
     for name, outcome in outcomes.items():
         print(table_row(setting, name, outcome))
     print()
     if "failed" not in ours:
         print(
-            f"{described['date']}, {ours['device']}, {ours['parameters']:,} parameters in "
+            f"{found['date']}, {ours['device']}, {ours['parameters']:,} parameters in "
             f"{'bf16' if setting.bf16 else 'fp32'}, {setting.chains} chains a step, gradient "
             f"checkpointing {'on' if setting.gradient_checkpointing else 'off'}, "
-            f"{', '.join(f'{name} {number}' for name, number in versions.items())}"
+            f"{', '.join(f'{name} {number}' for name, number in found['versions'].items())}"
         )
         print(
             f"packed chains: {ours['flops'] / ours['seconds'] / 1e9:,.0f} GFLOP/s of model work, plain "
             f"{setting.product:,} × {setting.product:,} products {ours['mm_rate'] / 1e9:,.0f} GFLOP/s"
         )
+    apart = found["losses_apart"]
     for name, most in apart.items():
         print(
             f"losses of {name} and of packed chains differ by at most {most:.1e} "
             f"(allowed: {setting.tolerance:.0e})"
         )
-    print(json.dumps(results))
+    print(json.dumps(found["figures"]))
     failed = any("failed" in outcome for outcome in outcomes.values())
     if failed or any(most > setting.tolerance for most in apart.values()):
         sys.exit(1)

@@ -13,11 +13,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from bench_train_settings import Setting
 
 STEPS: Final = 5
 PASSAGE_TOKENS: Final = 400
@@ -25,103 +25,6 @@ QUESTION_TOKENS: Final = 20
 TARGET_TOKENS: Final = 30
 VOCABULARY: Final = 32_000
 LR: Final = 1e-4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What differs between the table of a CPU and that of a GPU."""
-
-    device: str
-    bf16: bool
-    """Weights and activations in bf16, otherwise fp32."""
-    layers: int
-    hidden: int
-    heads: int
-    key_value_heads: int
-    intermediate: int
-    chains: int
-    """Chains, of `STEPS` examples each, in one optimizer step."""
-    together: int
-    """Chains that go through the model at a time; divides `chains`."""
-    gradient_checkpointing: bool
-    steps: int
-    """Optimizer steps of our own contenders; the first is not timed."""
-    trl_steps: int
-    product: int
-    """Rows and columns of the plain matrix product that the speed is compared with."""
-    tolerance: float
-    """Most that the losses of two contenders may differ, relative. In bf16, sound ones of the GPU's model
-    were seen to differ by 7e-4, and attention over the wrong tokens to change them by 3e-2."""
-    train: tuple[str, ...]
-    """The train stage's own settings, for the worker loop."""
-    rounds: int = 0
-    """How often the quick contenders are run beforehand, in turn; of all their runs the best counts."""
-    passage_copies: int = 1
-    """How often the worker loop's data have each passage: as it is one is some 30 tokens."""
-    own_student: bool = False
-    """The worker loop trains the model of the other contenders, not the bundled toy."""
-    targets: Mapping[str, tuple[float, str]] = field(default_factory=dict)
-
-    @property
-    def gpu(self) -> bool:
-        """Whether it is a GPU's."""
-        return self.device != "cpu"
-
-
-CPU: Final = Setting(
-    device="cpu",
-    bf16=False,
-    layers=4,
-    hidden=256,
-    heads=4,
-    key_value_heads=4,
-    intermediate=704,
-    chains=2,
-    together=1,
-    gradient_checkpointing=False,
-    steps=6,
-    trl_steps=3,
-    product=1024,
-    tolerance=1e-4,
-    train=("train.workers=1",),
-    rounds=3,
-    targets={
-        "vs_trl": (10.0, "at least"),
-        "vs_trl_packed": (5.0, "at least"),
-        "memory_vs_trl": (0.3, "at most"),
-        "vs_separate": (2.0, "at least"),
-        "ray_efficiency": (0.95, "at least"),
-    },
-)
-
-# The shape of TinyLlama (arXiv 2401.02385): 1,100,048,384 parameters. No aims are set for a GPU: where
-# arithmetic is all that counts, the tokens allow 2.6 times the speed of separate examples.
-GPU: Final = Setting(
-    device="cuda:0",
-    bf16=True,
-    layers=22,
-    hidden=2048,
-    heads=32,
-    key_value_heads=4,
-    intermediate=5632,
-    chains=16,
-    together=4,
-    gradient_checkpointing=True,
-    steps=8,
-    trl_steps=4,
-    product=8192,
-    tolerance=5e-3,
-    train=(
-        "train.workers=1",
-        "train.use_gpu=true",
-        "train.chains_per_batch=16",
-        "train.micro_batch_tokens=16384",
-        "train.num_to_keep=1",
-        "reasoning.max_prompt_tokens=4000",
-    ),
-    passage_copies=12,
-    own_student=True,
-)
 
 
 def make_chain(rng: np.random.Generator) -> list[np.ndarray]:

@@ -1,11 +1,13 @@
 """A reply of server-sent events that ends the work behind it, however the reply itself ends."""
 
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from typing import Any, Final, TypeVar
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from steper_ray.serving.guard import error_body
 from steper_ray.serving.service import RefusedError
 
 T = TypeVar("T")
@@ -59,3 +61,13 @@ async def stream_events(
             yield failed(refused)
 
     return EventStream(events(), source)
+
+
+def event_text(name: str, data: str) -> str:
+    """A server-sent event of one line of data."""
+    return f"event: {name}\ndata: {data}\n\n"
+
+
+def failed_event(refused: RefusedError) -> str:
+    """The last event of a stream of ours that is refused."""
+    return event_text("error", json.dumps(error_body(refused)))

@@ -10,23 +10,31 @@ So a proxy learns from their refusals how many questions they take from it, and 
 Ray imports it where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares` (`steper_ray.session`).
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from steper_ray.serving.guard import CODE_HEADER
+from steper_ray.serving.events import failed_event
+from steper_ray.serving.guard import CODE_HEADER, send_refusal
+from steper_ray.serving.service import RefusedError
 
 LARGEST_BODY: Final = 32 * 2**20
 """Bytes of a body that a proxy still takes in; `serve.max_body_bytes` is the ingress's own limit."""
-LOST: Final = (
-    "the server lost the process that worked on this; nothing was done, asking again is safe"
+LOST: Final = RefusedError(
+    503,
+    "replica_lost",
+    "the server lost the process that worked on this; nothing was done, asking again is safe",
+    retry_after=1,
 )
+OVERLOADED: Final = RefusedError(
+    503, "overloaded", "all places are taken; ask again later", retry_after=1
+)
+TOO_LARGE: Final = RefusedError(413, "too_large", f"the body is over {LARGEST_BODY} bytes")
 
 
 ASKING: Final = frozenset({"/v1/answer", "/v1/answers", "/v1/chat/completions"})
@@ -92,7 +100,7 @@ class Front:
             finally:
                 self._capacity.leave(refused=reply.overloaded)
         else:
-            await reply.refuse(503, "overloaded", "all places are taken; ask again later", b"1")
+            await reply.refuse(OVERLOADED)
 
     async def _forward(self, scope: Scope, receive: Receive, reply: "_Reply") -> None:
         gone = False
@@ -105,7 +113,7 @@ class Front:
             if message["type"] == "http.disconnect":
                 gone = True
             elif size > LARGEST_BODY:
-                await reply.refuse(413, "too_large", f"the body is over {LARGEST_BODY} bytes")
+                await reply.refuse(TOO_LARGE)
                 return {"type": "http.disconnect"}
             return message
 
@@ -142,42 +150,30 @@ class _Reply:
                 code = {404: "not_found", 504: "deadline"}.get(status, "overloaded")
                 self.overloaded = status in (429, 503)
                 again = "" if status == 404 else "; ask again later"
-                after = headers.get(b"retry-after", b"1")
-                await self.refuse(status, code, f"the server cannot take this now{again}", after)
+                after = float(headers.get(b"retry-after", 1)) if status in (429, 503) else 0
+                text = f"the server cannot take this now{again}"
+                await self.refuse(RefusedError(status, code, text, retry_after=after))
                 return
             self._start = message
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self._finished = True
         await self._send(message)
 
-    async def refuse(self, status: int, code: str, text: str, after: bytes = b"") -> None:
+    async def refuse(self, refused: RefusedError) -> None:
         """Make an error the whole reply, if none has begun."""
-        if self._ours or self._start is not None:
-            return
-        self._ours = self._finished = True
-        kind = "server_error" if status >= 500 else "invalid_request_error"
-        headers = [(b"content-type", b"application/json")]
-        if after and status in (429, 503):
-            headers.append((b"retry-after", after))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": _error(text, kind, code)})
+        if not self._ours and self._start is None:
+            self._ours = self._finished = True
+            await send_refusal(refused, self._send)
 
     async def end(self) -> None:
         """Finish a reply that the proxy left open: its ingress is gone."""
         if self._finished:
             return
         if self._start is None:
-            await self.refuse(503, "replica_lost", LOST, b"1")
+            await self.refuse(LOST)
             return
         self._finished = True
         headers = dict(self._start["headers"])
         if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-            event = b"event: error\ndata: " + _error(LOST, "server_error", "replica_lost") + b"\n\n"
+            event = failed_event(LOST).encode()
             await self._send({"type": "http.response.body", "body": event})
-
-
-def _error(message: str, kind: str, code: str) -> bytes:
-    body: dict[str, Any] = {
-        "error": {"message": message, "type": kind, "code": code, "param": None}
-    }
-    return json.dumps(body).encode()

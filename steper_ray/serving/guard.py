@@ -139,7 +139,7 @@ def error_headers(refused: RefusedError) -> dict[str, str]:
 async def send_refusal(refused: RefusedError, send: Send) -> None:
     """Send a refusal as the whole reply."""
     body = json.dumps(error_body(refused)).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **HEADERS}
     raw = [(k.encode(), v.encode()) for k, v in (headers | error_headers(refused)).items()]
     await send({"type": "http.response.start", "status": refused.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 
 from steper_ray.reasoning.loop import Found, Searching, Stepped
 from steper_ray.serving.chat import chat_routes
-from steper_ray.serving.events import STREAM, stream_events
+from steper_ray.serving.events import STREAM, event_text, failed_event, stream_events
 from steper_ray.serving.guard import Guard, Take, error_body, error_headers
 from steper_ray.serving.keys import KeyRing
 from steper_ray.serving.schema import (
@@ -179,30 +179,21 @@ def event_texts(happening: Happening) -> list[str]:
     """The server-sent event of what happens."""
     match happening:
         case Searching(step, query):
-            return [_event("search", json.dumps({"step": step, "query": query}))]
+            return [event_text("search", json.dumps({"step": step, "query": query}))]
         case Found(step, hits, seconds):
             shown = [passage_out(hit).model_dump() for hit in hits]
             found = {"step": step, "passages": shown, "seconds": seconds}
-            return [_event("passages", json.dumps(found))]
+            return [event_text("passages", json.dumps(found))]
         case Token(step, text):
-            return [_event("token", json.dumps({"step": step, "text": text}))]
+            return [event_text("token", json.dumps({"step": step, "text": text}))]
         case Stepped(number, step, hits, last):
             stage = stage_of(number, number if last else number + 1)
             done = step_out(number, step, list(map(passage_out, hits)), stage)
-            return [_event("step", done.model_dump_json())]
+            return [event_text("step", done.model_dump_json())]
         case Answered(answer):
-            return [_event("answer", answer.model_dump_json())]
+            return [event_text("answer", answer.model_dump_json())]
         case Waiting():
             return [": waiting\n\n"]
-
-
-def failed_event(refused: RefusedError) -> str:
-    """The last event of a stream that is refused."""
-    return _event("error", json.dumps(error_body(refused)))
-
-
-def _event(name: str, data: str) -> str:
-    return f"event: {name}\ndata: {data}\n\n"
 
 
 async def _refused(_request: Request, refused: Exception) -> Response:

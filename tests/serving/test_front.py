@@ -10,7 +10,7 @@ import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steper_ray.serving.front import LARGEST_BODY, LOST, Capacity, Front, middlewares
-from steper_ray.serving.guard import CODE_HEADER
+from steper_ray.serving.guard import CODE_HEADER, HEADERS
 
 pytestmark = pytest.mark.anyio
 
@@ -90,8 +90,11 @@ async def test_an_ingress_that_dies_before_its_reply(died: Exception | None) -> 
     sent, raised = await talk(saying(then=died))
     status, headers, said = whole(sent)
     assert (status, headers[b"retry-after"]) == (503, b"1")
-    assert said == {
-        "error": {"message": LOST, "type": "server_error", "code": "replica_lost", "param": None}
+    assert said["error"] == {
+        "message": LOST.message,
+        "type": "server_error",
+        "code": "replica_lost",
+        "param": None,
     }
     assert raised is died
 
@@ -141,7 +144,8 @@ async def test_what_serve_says_in_plain_text_is_said_as_every_other_error(
     got, headers, said = whole(sent)
     assert got == told
     assert headers.get(b"retry-after") == after
-    kind = "server_error" if told >= 500 else "invalid_request_error"
+    kind = {404: "invalid_request_error", 429: "rate_limit_error"}.get(told, "server_error")
+    assert {name: headers[name.encode()].decode() for name in HEADERS} == HEADERS
     assert (said["error"]["code"], said["error"]["type"]) == (code, kind)
     assert said["error"]["message"].startswith("the server cannot take this now")
     assert said["error"]["message"].endswith("ask again later") == (status != 404)

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -51,8 +52,9 @@ class CorpusInfo:
 def build_corpus(config: "RunConfig") -> CorpusInfo:
     """Write and index the corpus of a run; needs a running Ray.
 
-    Raises InputError for a missing file, a bad row, a duplicate id or an empty corpus; the folder of
-    the finished corpus appears only when everything in it is there.
+    Raises InputError for a missing file, a bad row, a duplicate id or an empty corpus; the link to the
+    finished corpus is made only when everything in it is there. The corpus that was linked to before stays
+    until the next one is made: what has it open goes on searching it.
     """
     import lance
     import lance_ray
@@ -65,10 +67,12 @@ def build_corpus(config: "RunConfig") -> CorpusInfo:
         write_accounts(config.dir, WHAT, accounts, found.left_out)
         raise InputError(f"{WHAT}: {config.corpus.passages}: no passage in it")
     target = config.corpus_dir
-    partial = target.with_suffix(".partial.lance")
+    for left in target.parent.glob(f"{target.stem}-*.lance"):
+        if left.resolve() != target.resolve():  # not finished, or the one before this
+            shutil.rmtree(left)
+    folder = target.with_name(f"{target.stem}-{uuid.uuid4().hex[:8]}.lance")
     counted = target.with_suffix(".partial.accounts")
-    for folder in (partial, counted):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(counted, ignore_errors=True)
     counted.mkdir(parents=True)
 
     rows = ray.data.from_items(
@@ -78,17 +82,17 @@ def build_corpus(config: "RunConfig") -> CorpusInfo:
         _read_tables, units=units, config=config.corpus, counted=counted, hub=config.hub
     )
     tables = rows.map_batches(read, batch_size=1, batch_format="pyarrow")
-    lance_ray.write_lance(tables, str(partial), schema=PASSAGE_SCHEMA, mode="overwrite")
-    dataset = lance.dataset(str(partial))
+    lance_ray.write_lance(tables, str(folder), schema=PASSAGE_SCHEMA, mode="overwrite")
+    dataset = lance.dataset(str(folder))
     ids = dataset.to_table(columns=["id"])["id"]
     if len(ids.unique()) < len(ids):
-        shutil.rmtree(partial)
+        shutil.rmtree(folder)
         shutil.rmtree(counted)
         raise _duplicate_error(units, config.corpus)
     workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), len(dataset.get_fragments())))
     for column in ("title", "text"):
         lance_ray.create_scalar_index(
-            str(partial),
+            str(folder),
             column=column,
             index_type="INVERTED",
             num_workers=workers,
@@ -105,10 +109,19 @@ def build_corpus(config: "RunConfig") -> CorpusInfo:
     }
     write_accounts(config.dir, WHAT, _read_accounts(counted, len(units)), found.left_out)
     shutil.rmtree(counted)
-    (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+    link_to(folder, target)
     return info
+
+
+def link_to(folder: Path, link: Path) -> None:
+    """Make the folder beside it what a link leads to, whatever was there."""
+    partial = link.with_name(f".{link.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(folder.name)
+    if link.is_dir() and not link.is_symlink():  # a corpus that was copied there
+        shutil.rmtree(link)
+    partial.replace(link)
 
 
 def corpus_version(dataset: Any, config: CorpusConfig) -> str:

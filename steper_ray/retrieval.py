@@ -41,15 +41,18 @@ class Retriever:
     """Searches one corpus. Not fork-safe (Lance): open it in the process that uses it."""
 
     def __init__(self, folder: Path | str) -> None:
-        """Raises InputError if the folder is not a corpus made by `steper index`."""
+        """Raises InputError if the folder is not a corpus made by `steper index`.
+
+        A corpus that takes its place later is not searched: that is for another Retriever.
+        """
         import lance
 
-        folder = Path(folder)
+        self._folder = Path(folder).resolve()
         try:
-            self.settings: dict[str, Any] = json.loads((folder / SETTINGS_FILE).read_text())
+            self.settings: dict[str, Any] = json.loads((self._folder / SETTINGS_FILE).read_text())
         except FileNotFoundError:
             raise InputError(f"{folder}: not an indexed corpus; run `steper index` first") from None
-        self._dataset = lance.dataset(str(folder))
+        self._dataset = lance.dataset(str(self._folder))
         self._remembered = lru_cache(maxsize=REMEMBERED_SEARCHES)(self._search)
 
     @property
@@ -64,7 +67,10 @@ class Retriever:
         return info.hits + info.misses, info.hits
 
     def search(self, query: str, k: int) -> list[Hit]:
-        """The k best passages, best first (ties by id); fewer if fewer match, none for no words."""
+        """The k best passages, best first (ties by id); fewer if fewer match, none for no words.
+
+        Raises InputError if the corpus is no longer there.
+        """
         words = query.replace("\x00", " ").strip()
         return list(self._remembered(words, k)) if words else []
 
@@ -77,6 +83,8 @@ class Retriever:
             full_text_query=MultiMatchQuery(words, ["title", "text"], boosts=boosts),
             limit=k,
         )
+        if not (self._folder / SETTINGS_FILE).exists():  # of which Lance says nothing
+            raise InputError(f"{self._folder}: the corpus was removed while it was searched")
         hits = [
             Hit(Passage(row["id"], row["title"], row["text"]), float(row["_score"]))
             for row in table.to_pylist()

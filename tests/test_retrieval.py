@@ -122,6 +122,23 @@ def test_a_folder_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
         Retriever(tmp_path)
 
 
+def test_a_corpus_goes_on_being_searched_where_another_took_its_place(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    config = corpus_of(tmp_path, ROWS)
+    build_corpus(config)
+    open_since = Retriever(config.corpus_dir)
+    source = tmp_path / "passages" / "0.jsonl"
+    source.write_text(source.read_text().replace('"id": "', '"id": "new-'))
+    build_corpus(config)
+    assert Retriever(config.corpus_dir).search("foxes in forests", 1)[0].passage.id == "new-c"
+    assert open_since.search("foxes in forests", 1)[0].passage.id == "c"
+    build_corpus(config)
+    assert len(list(config.dir.glob("*.lance"))) == 3  # the link, and two that it led to
+    with pytest.raises(InputError, match=r"corpus-.*\.lance: the corpus was removed while"):
+        open_since.search("night", 1)
+
+
 def test_a_search_is_made_once(retriever: Retriever) -> None:
     before, remembered_before = retriever.searches
     first = retriever.search("a search that nobody made before", 3)

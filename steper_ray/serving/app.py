@@ -1,9 +1,9 @@
 """Puts a student and its corpus behind Ray Serve: LLM, retriever and ingress, each scaling by itself.
 
-`steper serve` makes two Serve applications: the LLM in one that is named after what it is made of, ingress
-and retriever in the other. An update starts the new LLM beside the old, lets the ingresses change over, and
-ends the old one when the last question that began with it is answered: a question has one student from its
-first step to its last. `build`, for Serve's own config files, puts all of it into one application.
+`steper serve` makes three Serve applications: the LLM and the retriever in one each, which is named after
+what it is made of, and the ingress. An update starts what is new beside the old, lets the ingresses change
+over, and ends the old when the last question that began with it is answered: a question has one student and
+one corpus from its first step to its last. `build`, for Serve's own config files, makes one application.
 
 The student is asked as it was trained: k, S and the prompt come from its folder. What the run file or a
 request overrides on purpose, or a corpus of another version, is named in every answer under `overrides`.
@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from steper_ray.config import RunConfig
 
 APP: Final = "steper"
-"""The application of ingress and retriever."""
+"""The application of the ingress."""
 LLM_APP: Final = "steper-llm-"
 """Begins the name of the application of an LLM."""
+CORPUS_APP: Final = "steper-corpus-"
+"""Begins the name of the application of a retriever."""
 TRIAL_APP: Final = "steper-trial"
-"""The application in which an update first tries a new ingress and retriever."""
+"""The application in which an update first tries a new ingress."""
 DRAIN_S: Final = 10.0
 """Seconds that a replica has to end, past the longest request."""
 HEALTH: Final = {"health_check_period_s": 2, "health_check_timeout_s": 30}
@@ -75,27 +77,36 @@ def build_llm(config: "RunConfig") -> "Application":
     return app
 
 
-def build_front(config: "RunConfig", llm: Any) -> "Application":
-    """Ingress and retriever.
+def build_retriever(config: "RunConfig") -> "Application":
+    """The retriever's deployment."""
+    from steper_ray.serving.ingress import RETRIEVER
+    from steper_ray.serving.retriever import CorpusRetriever
 
-    llm: the LLM's deployment, or the name of the application that it is in
+    serve = config.serve
+    app: Application = CorpusRetriever.options(  # type: ignore[attr-defined]
+        **replicas(serve.retrievers, serve.max_retrievers, places(config)),
+        **HEALTH,
+        name=RETRIEVER,
+        max_ongoing_requests=1000,
+        graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
+        ray_actor_options={"num_cpus": serve.retriever_cpus},
+    ).bind(config.corpus_dir.resolve(), config.log_file("serve"))
+    return app
+
+
+def build_ingress(config: "RunConfig", llm: Any, retriever: Any) -> "Application":
+    """The ingress's deployment, and what counts requests by key.
+
+    llm, retriever: their deployments, or the names of the applications that they are in
     """
     from ray.serve.config import BackpressureConfig
 
     from steper_ray.serving.ingress import AnswerServer, KeyRates
-    from steper_ray.serving.retriever import CorpusRetriever
 
-    serve, log = config.serve, config.log_file("serve")
+    serve = config.serve
     at_once = places(config)
     keys = environment_keys(serve.keys_env) if serve.keys_env else {}
     served = how_asked(config)
-    retriever = CorpusRetriever.options(  # type: ignore[attr-defined]
-        **replicas(serve.retrievers, serve.max_retrievers, at_once),
-        **HEALTH,
-        name="retriever",
-        max_ongoing_requests=1000,
-        ray_actor_options={"num_cpus": serve.retriever_cpus},
-    ).bind(config.corpus_dir, log)
     rates = KeyRates.options(  # type: ignore[attr-defined]
         **HEALTH, name="key-rates", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0}
     ).bind()
@@ -120,7 +131,7 @@ def build_front(config: "RunConfig", llm: Any) -> "Application":
         places=at_once,
         keys=keys,
         hub=config.hub,
-        log=log,
+        log=config.log_file("serve"),
     )
     return app
 
@@ -193,7 +204,7 @@ def build(args: dict[str, str]) -> "Application":
 
     config = load_config(args["config"], [f"serve.host={EVERYWHERE}"])
     check(config)
-    return build_front(config, build_llm(config))
+    return build_ingress(config, build_llm(config), build_retriever(config))
 
 
 EVERYWHERE: Final = "0.0.0.0"
@@ -202,51 +213,61 @@ EVERYWHERE: Final = "0.0.0.0"
 def llm_app(config: "RunConfig") -> str:
     """The name of the application of the LLM: another one for another model, or other engine settings."""
     model = served_model(config)
-    parts = [model, files_digest(model), config.engine.model_dump_json()]
-    parts += [
-        config.hub.model_dump_json(),
-        str(config.serve.engines),
-        str(config.serve.max_engines),
-    ]
-    return LLM_APP + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    engine, hub = config.engine.model_dump_json(), config.hub.model_dump_json()
+    parts = [model, files_digest(model), engine, hub]
+    return LLM_APP + digest(*parts, config.serve.engines, config.serve.max_engines)
+
+
+def corpus_app(config: "RunConfig") -> str:
+    """The name of the application of the retriever: another one for another corpus, or more replicas."""
+    serve = config.serve
+    replicas = (serve.retrievers, serve.max_retrievers, serve.retriever_cpus)
+    return CORPUS_APP + digest(config.corpus_dir.resolve(), *replicas)
+
+
+def digest(*parts: object) -> str:
+    """Tells these from others, in a name."""
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
 
 
 def deploy(config: "RunConfig") -> None:
     """Bring the applications up, or change those that are up over to these settings without a pause.
 
-    Raises StageError with the reason if they do not come up. The new LLM and one new ingress and retriever
+    Raises StageError with the reason if they do not come up. The new LLM and retriever and one new ingress
     come up beside those of before first, so that what was served is still served if they do not.
     """
     from ray import serve
 
-    new, before = llm_app(config), set(serve.status().applications)
+    names, before = (llm_app(config), corpus_app(config)), set(serve.status().applications)
     log = {"log_level": "WARNING"}
 
     def target(app: "Application", name: str, route: str | None = None) -> Any:
         return serve.RunTarget(app, name=name, route_prefix=route, logging_config=log)
 
-    llm, front = target(build_llm(config), new), target(build_front(config, new), APP, "/")
+    behind = list(map(target, (build_llm(config), build_retriever(config)), names))
+    ingress = target(build_ingress(config, *names), APP, "/")
     if APP not in before:
-        bring_up(config, llm, front)
+        bring_up(config, *behind, ingress)
         return
     try:
-        bring_up(config, llm, target(build_front(one_of_each(config), new), TRIAL_APP))
+        trial = build_ingress(with_one_ingress(config), *names)
+        bring_up(config, *behind, target(trial, TRIAL_APP))
     except StageError:
-        if new not in before:
-            serve.delete(new)
+        for name in set(names) - before:
+            serve.delete(name)
         raise
     finally:
         serve.delete(TRIAL_APP)
-    bring_up(config, front)  # the ingresses change over now that it answers
+    bring_up(config, ingress)  # the ingresses change over now that it answers
     wait_until_drained(config.serve.request_timeout_s + DRAIN_S)
-    for name in before:
-        if name.startswith(LLM_APP) and name != new:
+    for name in before - set(names):
+        if name.startswith((LLM_APP, CORPUS_APP)):
             serve.delete(name)
 
 
-def one_of_each(config: "RunConfig") -> "RunConfig":
-    """The settings for one ingress and one retriever."""
-    fixed = {"ingresses": 1, "max_ingresses": None, "retrievers": 1, "max_retrievers": None}
+def with_one_ingress(config: "RunConfig") -> "RunConfig":
+    """The settings for one ingress."""
+    fixed = {"ingresses": 1, "max_ingresses": None}
     return config.model_copy(update={"serve": config.serve.model_copy(update=fixed)})
 
 
@@ -372,7 +393,7 @@ def find_cluster(config: "RunConfig") -> None:
 
 
 def lacking(config: "RunConfig", *apps: str) -> str | None:
-    """What Ray has too little of for the LLMs, and one ingress and retriever; None if there is room.
+    """What Ray has too little of for LLMs, retrievers and one ingress; None if there is room.
 
     apps: the applications that run already
     """
@@ -381,8 +402,11 @@ def lacking(config: "RunConfig", *apps: str) -> str | None:
     from steper_ray.serving.llm import bundles
 
     serve, free = config.serve, ray.available_resources()
-    llms = bundles(config.engine) * serve.engines if llm_app(config) not in apps else []
-    needed = [*llms, {"CPU": serve.ingress_cpus + serve.retriever_cpus}]
+    needed = [{"CPU": serve.ingress_cpus}]
+    if llm_app(config) not in apps:
+        needed += bundles(config.engine) * serve.engines
+    if corpus_app(config) not in apps:
+        needed += [{"CPU": serve.retriever_cpus}] * serve.retrievers
     for kind in ("CPU", "GPU"):
         amount = sum(bundle.get(kind, 0) for bundle in needed)
         if amount > free.get(kind, 0) + 1e-6:

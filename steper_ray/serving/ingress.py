@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LLM: Final = "llm"
 """The name of the LLM's deployment."""
+RETRIEVER: Final = "retriever"
+"""The name of the retriever's."""
 
 
 @serve.deployment
@@ -41,7 +43,7 @@ class AnswerServer:
     def __init__(
         self,
         llm: DeploymentHandle[Any] | str,
-        retriever: DeploymentHandle[Any],
+        retriever: DeploymentHandle[Any] | str,
         rates: DeploymentHandle[Any],
         *,
         model: str,
@@ -52,7 +54,7 @@ class AnswerServer:
         hub: HubConfig,
         log: Path,
     ) -> None:
-        """llm: its handle, or the name of the application that it is in
+        """llm, retriever: their handles, or the names of the applications that they are in
         keys: those of the environment that the server was started in
         """
         redirect_output(log)
@@ -62,6 +64,8 @@ class AnswerServer:
 
         if isinstance(llm, str):
             llm = serve.get_deployment_handle(LLM, llm)
+        if isinstance(retriever, str):
+            retriever = serve.get_deployment_handle(RETRIEVER, retriever)
         record = RayMetrics()
         encoder = PromptEncoder(load_tokenizer(model, hub), served.served.chat)
         self._service = AnswerService(

@@ -140,6 +140,7 @@ def write_chains(
     """
     import ray
 
+    corpus = corpus.resolve()  # one corpus, also if another takes its place meanwhile
     partial = out.with_name(out.name + ".partial")
     _begin(partial, respondent, Retriever(corpus).corpus_version)
     context = ray.data.DataContext.get_current().copy()

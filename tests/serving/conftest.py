@@ -56,11 +56,11 @@ def server(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> I
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     data, folder = toy_corpus.dir, tmp_path_factory.mktemp("serve")
+    (folder / "corpus.lance").symlink_to(toy_corpus.corpus_dir)
     config = load_config(
         TOY_RUN_FILE,
         [
             f"run.dir={folder}",
-            f"run.data={data}",
             f"questions.test={data}/toy/test.parquet",
             f"build.teacher={data}/toy/models/teacher",
             f"serve.model={data}/toy/models/teacher",

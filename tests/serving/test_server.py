@@ -14,15 +14,18 @@ from typing import Any
 
 import httpx
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 from openai import APIError, OpenAI
 from ray import serve
 
 from steper_ray.cli import TOY_RUN_FILE, main
+from steper_ray.corpus import CorpusInfo, build_corpus
 from steper_ray.errors import StageError
 from steper_ray.retrieval import Retriever
-from steper_ray.serving.app import APP, llm_app, update_server
+from steper_ray.serving.app import APP, corpus_app, llm_app, update_server
 from steper_ray.serving.ingress import LLM
 from tests.serving.conftest import PLACES, Server
 
@@ -168,7 +171,6 @@ def test_a_port_in_use_and_a_public_address_without_keys_are_refused(
     server: Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
     same = ["serve", "--config", str(TOY_RUN_FILE), "--set", f"run.dir={server.config.dir}"]
-    same += ["--set", f"run.data={server.config.data_dir}"]
     same += ["--set", f"serve.model={server.config.serve.model}"]
     assert main([*same, "--set", f"serve.port={server.config.serve.port}"]) == 2
     assert "serve.port: cannot listen on" in capfd.readouterr().err
@@ -358,19 +360,34 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     monkeypatch.setattr("steper_ray.serving.app.check", lambda _config: None)
     with pytest.raises(StageError, match=r"keys_file: .*no such file.*serve\.log"):
         update_server(server.config.model_copy(update={"serve": serve_section}))
-    assert set(serve.status().applications) == {APP, llm_app(server.config)}
+    behind = {llm_app(server.config), corpus_app(server.config)}
+    assert set(serve.status().applications) == {APP, *behind}
     answer = post(server, "/v1/answer", {"question": server.questions[0]})
     assert answer.status_code == 200
 
 
-def test_an_update_to_another_student_fails_no_request(server: Server, tmp_path: Path) -> None:
+def index_renamed(server: Server) -> CorpusInfo:
+    """`steper index` where the server's corpus is, on the same passages with other ids."""
+    rows = pq.read_table(Path(server.config.questions.test).with_name("passages.parquet"))
+    ids = pa.array(f"new-{row}" for row in rows["id"].to_pylist())
+    file = server.config.dir / "renamed.parquet"
+    pq.write_table(rows.set_column(rows.schema.get_field_index("id"), "id", ids), file)
+    corpus = server.config.corpus.model_copy(update={"passages": (str(file),)})
+    return build_corpus(server.config.model_copy(update={"corpus": corpus}))
+
+
+def test_an_update_to_another_student_and_corpus_fails_no_request(
+    server: Server, tmp_path: Path
+) -> None:
     """By the command itself; the new settings bring API keys with them. The last test of this server."""
     folder = tmp_path / "student-2"
     shutil.copytree(server.config.serve.model, folder)
+    before = {APP, llm_app(server.config), corpus_app(server.config)}
+    version, info = Retriever(server.config.corpus_dir).corpus_version, index_renamed(server)
+    assert info.version != version
     command = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(TOY_RUN_FILE)]
     shared: dict[str, Any] = {
         "run.dir": server.config.dir,
-        "run.data": server.config.data_dir,
         "build.teacher": server.config.build.teacher,
         "engine.cpus": 0.5,
         "serve.model": folder,
@@ -404,10 +421,13 @@ def test_an_update_to_another_student_fails_no_request(server: Server, tmp_path:
     assert set(load.ends) == {"answer"}
     assert {body["model"] for _, body in load.whole} == {"teacher", "student-2"}
     assert load.whole[-1][1]["model"] == "student-2"
-    apps = serve.status().applications
-    assert len(apps) == 2
-    assert llm_app(server.config) not in apps
-    assert APP in apps
+    for _, body in load.whole:
+        passages = [passage for step in body["steps"] for passage in step["passages"]]
+        new = body["model"] == "student-2"
+        assert body["corpus_version"] == (info.version if new else version)
+        assert {passage["id"].startswith("new-") for passage in passages} == {new}
+    assert set(serve.status().applications) & before == {APP}
+    assert len(serve.status().applications) == 3
 
     assert post(server, "/v1/search", {"query": "x"}).status_code == 401
     headers = {"authorization": f"Bearer {alice}"}

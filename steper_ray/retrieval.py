@@ -77,14 +77,14 @@ class Retriever:
     def _search(self, words: str, k: int) -> tuple[Hit, ...]:
         from lance.query import MultiMatchQuery
 
+        if not (self._folder / SETTINGS_FILE).exists():  # where Lance may just find nothing
+            raise InputError(f"{self._folder}: the corpus was removed while it was open")
         boosts = [float(self.settings["title_boost"]), 1.0]
         table = self._dataset.to_table(
             columns=["id", "title", "text", "_score"],
             full_text_query=MultiMatchQuery(words, ["title", "text"], boosts=boosts),
             limit=k,
         )
-        if not (self._folder / SETTINGS_FILE).exists():  # of which Lance says nothing
-            raise InputError(f"{self._folder}: the corpus was removed while it was searched")
         hits = [
             Hit(Passage(row["id"], row["title"], row["text"]), float(row["_score"]))
             for row in table.to_pylist()

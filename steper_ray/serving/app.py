@@ -211,18 +211,20 @@ EVERYWHERE: Final = "0.0.0.0"
 
 
 def llm_app(config: "RunConfig") -> str:
-    """The name of the application of the LLM: another one for another model, or other engine settings."""
-    model = served_model(config)
-    engine, hub = config.engine.model_dump_json(), config.hub.model_dump_json()
-    parts = [model, files_digest(model), engine, hub]
-    return LLM_APP + digest(*parts, config.serve.engines, config.serve.max_engines)
+    """The name of the application of the LLM: another one for another model, or other settings of it."""
+    model, serve, asked = served_model(config), config.serve, how_asked(config).served
+    parts = [model, files_digest(model), config.engine.model_dump_json()]
+    parts += [config.hub.model_dump_json(), str(asked.chat)]
+    numbers = (serve.engines, serve.max_engines, serve.routes_by_prefix, serve.request_timeout_s)
+    return LLM_APP + digest(*parts, *numbers, asked.max_prompt_tokens + asked.max_step_tokens)
 
 
 def corpus_app(config: "RunConfig") -> str:
-    """The name of the application of the retriever: another one for another corpus, or more replicas."""
+    """The name of the application of the retriever: another one for another corpus, or other settings."""
     serve = config.serve
-    replicas = (serve.retrievers, serve.max_retrievers, serve.retriever_cpus)
-    return CORPUS_APP + digest(config.corpus_dir.resolve(), *replicas)
+    numbers = (serve.retrievers, serve.max_retrievers, serve.retriever_cpus)
+    limits = (places(config), serve.request_timeout_s)
+    return CORPUS_APP + digest(config.corpus_dir.resolve(), *numbers, *limits)
 
 
 def digest(*parts: object) -> str:
@@ -244,14 +246,16 @@ def deploy(config: "RunConfig") -> None:
     def target(app: "Application", name: str, route: str | None = None) -> Any:
         return serve.RunTarget(app, name=name, route_prefix=route, logging_config=log)
 
-    behind = list(map(target, (build_llm(config), build_retriever(config)), names))
+    # what runs already stays: Serve would start its replicas anew
+    builders = zip(names, (build_llm, build_retriever), strict=True)
+    new = [target(builder(config), name) for name, builder in builders if name not in before]
     ingress = target(build_ingress(config, *names), APP, "/")
     if APP not in before:
-        bring_up(config, *behind, ingress)
+        bring_up(config, *new, ingress)
         return
     try:
         trial = build_ingress(with_one_ingress(config), *names)
-        bring_up(config, *behind, target(trial, TRIAL_APP))
+        bring_up(config, *new, target(trial, TRIAL_APP))
     except StageError:
         for name in set(names) - before:
             serve.delete(name)

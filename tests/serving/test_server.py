@@ -358,10 +358,12 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     """The keys lie where the command runs, and not where the ingress does."""
     serve_section = server.config.serve.model_copy(update={"keys_file": str(tmp_path / "keys")})
     monkeypatch.setattr("steper_ray.serving.app.check", lambda _config: None)
+    before = [server.processes(name)[0].pid for name in (":llm", ":retriever")]
     with pytest.raises(StageError, match=r"keys_file: .*no such file.*serve\.log"):
         update_server(server.config.model_copy(update={"serve": serve_section}))
     behind = {llm_app(server.config), corpus_app(server.config)}
     assert set(serve.status().applications) == {APP, *behind}
+    assert [server.processes(name)[0].pid for name in (":llm", ":retriever")] == before
     answer = post(server, "/v1/answer", {"question": server.questions[0]})
     assert answer.status_code == 200
 

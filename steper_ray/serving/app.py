@@ -48,6 +48,8 @@ DRAIN_S: Final = 10.0
 """Seconds that a replica has to end, past the longest request."""
 HEALTH: Final = {"health_check_period_s": 2, "health_check_timeout_s": 30}
 """How soon Serve sees that a replica is gone."""
+ONE_MORE: Final = {"max_surge_percent": 1}
+"""An update starts each new replica before it ends an old one; of up to a hundred, one more at a time."""
 
 
 def build_llm(config: "RunConfig") -> "Application":
@@ -108,11 +110,16 @@ def build_ingress(config: "RunConfig", llm: Any, retriever: Any) -> "Application
     keys = environment_keys(serve.keys_env) if serve.keys_env else {}
     served = how_asked(config)
     rates = KeyRates.options(  # type: ignore[attr-defined]
-        **HEALTH, name="key-rates", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0}
+        **HEALTH,
+        **ONE_MORE,
+        name="key-rates",
+        max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": 0},
     ).bind()
     ingress = AnswerServer.options(  # type: ignore[attr-defined]
         **replicas(serve.ingresses, serve.max_ingresses, at_once),
         **HEALTH,
+        **ONE_MORE,
         name="ingress",
         # what finds no place must still be told so; past that Serve's proxies tell it
         max_ongoing_requests=at_once + MORE_THAN_PLACES,

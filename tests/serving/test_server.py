@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -412,8 +413,20 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     assert refused.returncode == 2
     assert "2.2 CPU are needed" in refused.stderr
 
+    fewest = {"ingress": 2, "key-rates": 1}  # replicas that run
+
+    def watch() -> None:
+        for name, deployment in serve.status().applications[APP].deployments.items():
+            states: dict[str, int] = {**deployment.replica_states}
+            fewest[name] = min(fewest[name], states.get("RUNNING", 0))
+
     def update() -> None:
-        done = run("--update")
+        with ThreadPoolExecutor() as pool:
+            updating = pool.submit(run, "--update")
+            while not updating.done():
+                watch()
+                time.sleep(0.1)
+        done = updating.result()
         assert done.returncode == 0, done.stderr
         assert "student-2 is served" in done.stdout
 
@@ -428,6 +441,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
         new = body["model"] == "student-2"
         assert body["corpus_version"] == (info.version if new else version)
         assert {passage["id"].startswith("new-") for passage in passages} == {new}
+    assert fewest == {"ingress": 2, "key-rates": 1}
     assert set(serve.status().applications) & before == {APP}
     assert len(serve.status().applications) == 3
 

@@ -138,6 +138,13 @@ def test_a_corpus_goes_on_being_searched_where_another_took_its_place(
     with pytest.raises(InputError, match=r"corpus-.*\.lance: the corpus was removed while"):
         open_since.search("night", 1)
 
+    finished = config.corpus_dir.resolve()
+    config.corpus_dir.unlink()
+    finished.rename(config.corpus_dir)  # a folder itself, as a copy that follows links makes it
+    info = build_corpus(config)
+    assert Retriever(config.corpus_dir).corpus_version == info.version
+    assert len(list(config.dir.glob("*.lance"))) == 2
+
 
 def test_a_search_is_made_once(retriever: Retriever) -> None:
     before, remembered_before = retriever.searches

@@ -1,4 +1,4 @@
-"""What the tests share: one Ray cluster of their own, and one small toy world on disk."""
+"""What the tests share: a Ray of their own, a small toy world, and a folder for what is temporary."""
 
 import os
 import secrets
@@ -22,20 +22,26 @@ os.environ.pop("RAY_ADDRESS", None)
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let vLLM, torch and killed workers leave their sockets and files where they are removed."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # of pytest's own
+    folder = tempfile.mkdtemp(prefix="steper-", dir="/tmp")  # sockets need a short path
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray for the whole session, in a temporary folder, gone afterwards."""
+    """A local Ray for the whole session, gone afterwards."""
     import ray
 
     from steper_ray.session import ray_session
 
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    os.environ["RAY_TMPDIR"] = folder
+    os.environ["RAY_TMPDIR"] = tempfile.gettempdir()
     with ray_session():
         yield
     assert not ray.is_initialized()
     del os.environ["RAY_TMPDIR"]
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

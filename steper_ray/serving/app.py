@@ -229,9 +229,9 @@ def llm_app(config: "RunConfig") -> str:
 def corpus_app(config: "RunConfig") -> str:
     """The name of the application of the retriever: another one for another corpus, or other settings."""
     serve = config.serve
+    corpus = (config.corpus_dir.resolve(), how_asked(config).corpus_version)
     numbers = (serve.retrievers, serve.max_retrievers, serve.retriever_cpus)
-    limits = (places(config), serve.request_timeout_s)
-    return CORPUS_APP + digest(config.corpus_dir.resolve(), *numbers, *limits)
+    return CORPUS_APP + digest(*corpus, *numbers, places(config), serve.request_timeout_s)
 
 
 def digest(*parts: object) -> str:

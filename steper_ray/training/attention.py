@@ -44,9 +44,8 @@ class Split:
 def split_row(row: PackedRow) -> Split:
     """Cut a row so that every block sees whole segments."""
     tokens = len(row.ids_T)
-    turns = (
-        np.flatnonzero(np.diff(row.end_T)) + 1
-    )  # where tokens begin to be seen less far, or further
+    # where tokens begin to be seen less far, or further
+    turns = np.flatnonzero(np.diff(row.end_T)) + 1
     cuts = np.union1d(row.start_B[row.start_B < tokens], turns)
     segments = np.diff(cuts, append=tokens)
     ends = row.end_T[cuts]

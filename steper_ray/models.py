@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.settings import ReasoningConfig, teacher_settings
+from steper_ray.reasoning.demonstrations import complete_reasoning
+from steper_ray.reasoning.settings import ReasoningConfig
 
 if TYPE_CHECKING:
     from steper_ray.config import RunConfig
@@ -74,7 +75,8 @@ def student_settings(
 
     chat: whether its examples were put into the chat template
     """
-    return {**reasoning.model_dump(mode="json"), "chat": chat, "corpus_version": corpus_version}
+    settings = complete_reasoning(reasoning).model_dump(mode="json")
+    return {**settings, "chat": chat, "corpus_version": corpus_version}
 
 
 def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
@@ -102,7 +104,7 @@ def reasoning_for(config: "RunConfig", model: str) -> ReasoningConfig:
         if model == teacher.teacher:
             return reasoning_of(teacher, config.reasoning)
     carried = carried_settings(model)
-    return carried[0] if carried is not None else config.reasoning
+    return carried[0] if carried is not None else complete_reasoning(config.reasoning)
 
 
 def reasoning_of(teacher: "TeacherConfig", reasoning: ReasoningConfig) -> ReasoningConfig:
@@ -117,3 +119,16 @@ def reasoning_of(teacher: "TeacherConfig", reasoning: ReasoningConfig) -> Reason
     return teacher_settings(
         reasoning, instruction=teacher.instruction, demonstrations=teacher.demonstrations
     )
+
+
+def teacher_settings(
+    reasoning: ReasoningConfig, *, instruction: str | None, demonstrations: str | None
+) -> ReasoningConfig:
+    """How the teacher is asked: as the student is, but for what it is shown before the question.
+
+    instruction, demonstrations: None leaves the student's; demonstrations are a file or `bundled`
+    Raises InputError for demonstrations that cannot be used.
+    """
+    update = {"instruction": instruction, "demonstrations": demonstrations}
+    given = {name: value for name, value in update.items() if value is not None}
+    return complete_reasoning(reasoning.model_copy(update=given))

@@ -16,6 +16,7 @@ from steper_ray.accounts import account_lines
 from steper_ray.display import StageProgress, stage_done, stage_progress
 from steper_ray.errors import InputError, StageError, is_full_disk
 from steper_ray.pretrained import use_hub
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.session import ray_session, stderr_to
 
 if TYPE_CHECKING:
@@ -236,6 +237,7 @@ def run_command(name: str, config: "RunConfig", *, update: bool = False) -> None
     update: of `serve`: change the server that is running instead of starting one
     """
     use_hub(config.hub)
+    complete_reasoning(config.reasoning)  # what is wrong with it is said before Ray starts
     if update:
         from steper_ray.serving.app import find_cluster, update_server
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from steper_ray.reasoning.framework import STEP_TERMINATOR, Prompt
+from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.loop import GREEDY, Engine, Generation, Sampling, write
 from steper_ray.reasoning.prompts import drop_oldest, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
@@ -34,7 +35,7 @@ async def criticize(
     searches = split_searches(chain.passages, [len(step.passage_ids) for step in chain.steps])
 
     def make(left: Sequence[Sequence[Passage]]) -> Prompt:
-        shown = settings.code.render_chain(chain.question, left, rationales)
+        shown = framework_named(settings.framework).render_chain(chain.question, left, rationales)
         return Prompt(f"{shown}\n\n{ASKED}\n\n", CUE)
 
     fitted = drop_oldest(searches, make, settings.max_prompt_tokens, engine.count_tokens)

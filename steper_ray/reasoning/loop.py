@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from steper_ray.reasoning.framework import STEP_TERMINATOR, Prompt
+from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.prompts import fit_prompt
 from steper_ray.reasoning.settings import ReasoningConfig as ReasoningConfig
 from steper_ray.retrieval import Hit
@@ -141,7 +142,7 @@ async def reason(
     watch: told of every search and step as it happens
     """
     tell = watch or (lambda _event: None)
-    framework = config.code
+    framework = framework_named(config.framework)
     searches: list[list[Passage]] = []
     passages: list[Passage] = []
     scores: list[float] = []

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.demonstrations import render_demonstration
+from steper_ray.reasoning.demonstrations import render_head
 from steper_ray.reasoning.framework import Prompt
+from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import Passage
 
@@ -43,10 +44,9 @@ def make_prompt(
 
     hint: what stands before what the framework lays out (see `steper_ray.reasoning.hints`)
     """
-    code = settings.code
-    shown = [render_demonstration(one, code) for one in settings.demonstrations]
-    prompt = code.lay_out(question, searches, rationales, forced=forced)
-    return prompt.headed(settings.instruction, *shown, *([hint] if hint else []))
+    framework = framework_named(settings.framework)
+    prompt = framework.lay_out(question, searches, rationales, forced=forced)
+    return prompt.headed(*render_head(settings), *([hint] if hint else []))
 
 
 def fit_prompt(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from steper_ray.models import carried_settings, reasoning_for
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.section import EnvironmentName, Section
 
@@ -111,7 +112,10 @@ class Served:
         if changes.get("framework", self.served.framework) == self.served.framework:
             return self.served.model_copy(update=dict(changes))
         own = {"framework", "instruction", "demonstrations"}
-        return ReasoningConfig.model_validate(self.served.model_dump(exclude=own) | dict(changes))
+        settings = ReasoningConfig.model_validate(
+            self.served.model_dump(exclude=own) | dict(changes)
+        )
+        return complete_reasoning(settings)
 
     def overrides(self, asked: ReasoningConfig) -> dict[str, Any]:
         """Every deviation from the training: {name: {"trained": …, "served": …}}."""

@@ -56,12 +56,6 @@ class Respondent:
         """Requests that one actor makes at a time."""
         return self.endpoint.concurrency if self.endpoint else self.engine.max_num_seqs
 
-    def chain_id(self, question_id: str, sample: int = 1, kind: Kind = "first") -> str:
-        """The id of a chain of this respondent."""
-        by = f"@{self.name}" if self.name else ""
-        number = f"#{sample}" if sample > 1 else ""
-        return f"{question_id}{by}{number}" + ("" if kind == "first" else f":{kind}")
-
     def sampling(self, chain_id: str) -> Sampling:
         """How the tokens of a chain are drawn: the same ones every time it is asked for."""
         if not self.temperature:
@@ -69,18 +63,30 @@ class Respondent:
         seed = int.from_bytes(hashlib.sha256(chain_id.encode()).digest()[:4], "big") >> 1
         return Sampling(self.temperature, self.top_p, seed)
 
-    def due(self, sample: int, known: Mapping[Kind, float | None]) -> Kind | None:
-        """The chain to make next for a sample; None if none is due.
 
-        known: exact match of each that there is, None of one that carries an error
-        """
-        if "first" not in known:
-            return "first"
-        if self.self_correction and known["first"] == 0.0 and "corrected" not in known:
-            return "corrected"
-        if self.rationalization and sample == 1 and "rationalized" not in known:
-            return "rationalized" if all(em == 0.0 for em in known.values()) else None
-        return None
+def chain_id(
+    respondent: Respondent, question_id: str, sample: int = 1, kind: Kind = "first"
+) -> str:
+    """The id of a chain of a respondent."""
+    by = f"@{respondent.name}" if respondent.name else ""
+    number = f"#{sample}" if sample > 1 else ""
+    return f"{question_id}{by}{number}" + ("" if kind == "first" else f":{kind}")
+
+
+def next_kind(
+    respondent: Respondent, sample: int, known: Mapping[Kind, float | None]
+) -> Kind | None:
+    """The attempt to make next for a sample; None if none is missing.
+
+    known: exact match of each that there is, None of one that carries an error
+    """
+    if "first" not in known:
+        return "first"
+    if respondent.self_correction and known["first"] == 0.0 and "corrected" not in known:
+        return "corrected"
+    if respondent.rationalization and sample == 1 and "rationalized" not in known:
+        return "rationalized" if all(em == 0.0 for em in known.values()) else None
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +116,13 @@ def find_wanted(
     wanted: list[tuple[Question, int, list[str]]] = []
     for question in questions:
         for sample in range(1, respondent.samples + 1):
-            ids = {kind: respondent.chain_id(question.id, sample, kind) for kind in KINDS}
+            ids = {kind: chain_id(respondent, question.id, sample, kind) for kind in KINDS}
             there = {
                 kind: known[chain_id]
                 for kind, chain_id in ids.items()
                 if chain_id in known and not (again and known[chain_id] is None)
             }
-            if respondent.due(sample, there) is not None:
+            if next_kind(respondent, sample, there) is not None:
                 sound = [ids[kind] for kind, em in there.items() if em is not None]
                 wanted.append((question, sample, sound))
     chains = {chain.id: chain for chain in read([i for _, _, ids in wanted for i in ids])}
@@ -162,9 +168,9 @@ async def ask(
     there = {kind_of(chain): chain for chain in wanted.earlier}
     made: list[Chain] = []
     while (kind := _next(respondent, wanted.sample, there)) is not None:
-        chain_id = respondent.chain_id(wanted.question.id, wanted.sample, kind)
+        attempt_id = chain_id(respondent, wanted.question.id, wanted.sample, kind)
         hint, critique, error = "", None, None
-        sampling = respondent.sampling(chain_id)
+        sampling = respondent.sampling(attempt_id)
         try:
             if kind == "corrected":
                 critique = await _critique(there["first"], respondent, engine, sampling)
@@ -183,7 +189,7 @@ async def ask(
             raise
         except RowError as failure:
             reasoned, error = Reasoned((), (), (), "", "answered"), str(failure)
-        chain = make_chain(wanted.question, reasoned, respondent.model, corpus_version, chain_id)
+        chain = make_chain(wanted.question, reasoned, respondent.model, corpus_version, attempt_id)
         there[kind] = replace(
             chain,
             teacher=respondent.name,
@@ -201,12 +207,12 @@ def next_id(wanted: Wanted, respondent: Respondent) -> str:
     """The id of the first chain that `ask` will make."""
     kind = _next(respondent, wanted.sample, {kind_of(chain): chain for chain in wanted.earlier})
     assert kind is not None, "what is wanted is not there"
-    return respondent.chain_id(wanted.question.id, wanted.sample, kind)
+    return chain_id(respondent, wanted.question.id, wanted.sample, kind)
 
 
 def _next(respondent: Respondent, sample: int, there: Mapping[Kind, Chain]) -> Kind | None:
     known = {kind: None if c.error is not None else c.em for kind, c in there.items()}
-    return respondent.due(sample, known)
+    return next_kind(respondent, sample, known)
 
 
 def kind_of(chain: Chain) -> Kind:

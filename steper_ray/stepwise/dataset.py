@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from steper_ray.cards import public_settings
 from steper_ray.files import write_whole
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.schema import STEP_EXAMPLE_SCHEMA
 from steper_ray.stepwise.card import write_card
 from steper_ray.stepwise.pictures import write_histograms
@@ -67,11 +68,11 @@ def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -
     chains_dir, dataset_dir = config.chains_dir, config.dataset_dir
     if new_dir(chains_dir).is_dir():  # of a command that was killed at the very end
         add(chains_dir)
-    files = chain_files(chains_dir)
+    files, reasoning = chain_files(chains_dir), complete_reasoning(config.reasoning)
     judge = partial(
         judge_file,
         select=config.select,
-        reasoning=config.reasoning,
+        reasoning=reasoning,
         teachers=config.build.teachers,
     )
     judged = dict(zip(files, spread(judge, files), strict=True))
@@ -83,7 +84,7 @@ def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -
     dataset = _empty(dataset_dir.with_name(f"{dataset_dir.name}.partial"))
     jobs = [(file, chains, {r.id: verdicts[r.id] for r in part}) for file, part in judged.items()]
     counts = merge(spread(rewrite_file, jobs))
-    write = partial(write_shard, folder=_empty(dataset / DATA), reasoning=config.reasoning)
+    write = partial(write_shard, folder=_empty(dataset / DATA), reasoning=reasoning)
     deque(spread(write, plan_shards(judged, verdicts)), maxlen=0)
     questions = {r.question_id: None for r in rows}
     kept = {r.question_id: None for r in rows if verdicts[r.id] is None}

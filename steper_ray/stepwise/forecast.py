@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import STAGES, Chain
 from steper_ray.stepwise.asking import Respondent
@@ -106,9 +107,8 @@ def look_at(
     file: Path, *, select: SelectConfig, reasoning: ReasoningConfig, teachers: Sequence[str]
 ) -> list[Looked]:
     """Each chain of a file."""
-    return [
-        look(chain, judge(chain, select, reasoning.code, teachers)) for chain in read_file(file)
-    ]
+    framework = framework_named(reasoning.framework)
+    return [look(chain, judge(chain, select, framework, teachers)) for chain in read_file(file)]
 
 
 def look(chain: Chain, judged: Judged) -> Looked:

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 from steper_ray.errors import InputError
 from steper_ray.files import write_whole
 from steper_ray.questions import load_questions
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.retrieval import Retriever
-from steper_ray.stepwise.asking import Respondent, Wanted, find_wanted
+from steper_ray.stepwise.asking import Respondent, Wanted, chain_id, find_wanted
 from steper_ray.stepwise.build import ask_all, asked_how, begin, find_respondents
 from steper_ray.stepwise.chains import Progress, Ran, read_chains
 from steper_ray.stepwise.dataset import spread
@@ -190,7 +191,7 @@ def _settings(respondent: Respondent, version: str, questions: str) -> dict[str,
 
 def _is_there(measured: Measured, respondent: Respondent, there: Mapping[str, Any]) -> bool:
     """Whether the sample's chains still are."""
-    return all(respondent.chain_id(question) in there for question in measured.sample)
+    return all(chain_id(respondent, question) in there for question in measured.sample)
 
 
 def _predict(
@@ -203,7 +204,8 @@ def _predict(
     """The plan, from the chains that are there."""
     files = chain_files(config.chains_dir)
     select, teachers = config.select, config.build.teachers
-    look = partial(look_at, select=select, reasoning=config.reasoning, teachers=teachers)
+    reasoning = complete_reasoning(config.reasoning)
+    look = partial(look_at, select=select, reasoning=reasoning, teachers=teachers)
     parts = dict(zip(files, spread(look, files), strict=True))
     looked = [one for part in parts.values() for one in part]
     notes: list[str] = []
@@ -225,7 +227,7 @@ def _predict(
     drawn = set(sample)
     fresh = [file for file, part in parts.items() if any(o.question_id in drawn for o in part)]
     some = {file: parts[file] for file in (fresh or files)[:MOST_WRITTEN]}
-    per_text, per_spelled = measure_density(some, select, config.reasoning)
+    per_text, per_spelled = measure_density(some, select, reasoning)
     asked_of, names = {question.id for question in questions}, {r.name for r in respondents}
     others = [one for one in looked if one.question_id not in asked_of or one.teacher not in names]
     foreign = sum(one.teacher not in names for one in looked)

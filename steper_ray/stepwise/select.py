@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from steper_ray.evaluation.metrics import normalize
 from steper_ray.reasoning.framework import Framework
+from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.prompts import make_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import Chain, Stage, StepExample
@@ -179,7 +180,7 @@ def explode(chain: Chain, settings: ReasoningConfig) -> list[StepExample]:
 
     settings: how the student will be asked
     """
-    examples = []
+    framework, examples = framework_named(settings.framework), []
     rationales = tuple(step.rationale for step in chain.steps)
     counts = tuple(len(step.passage_ids) for step in chain.steps)
     for number, step in enumerate(chain.steps, 1):
@@ -199,7 +200,7 @@ def explode(chain: Chain, settings: ReasoningConfig) -> list[StepExample]:
                 reasoning=reasoning,
                 forced=forced,
                 prompt=prompt.text,
-                target=settings.code.render_target(step.rationale, forced=forced),
+                target=framework.render_target(step.rationale, forced=forced),
                 found=found,
             )
         )

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from steper_ray.cards import public_name
 from steper_ray.errors import InputError
+from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.schema import CHAIN_SCHEMA, Chain, Step
 from steper_ray.stepwise.chains import chain_from_row
 from steper_ray.stepwise.grounding import ungrounded
@@ -41,7 +42,7 @@ def show(config: "RunConfig", chain_id: str, console: Console | None = None) -> 
     for number, chain in enumerate(find_chains(config.chains_dir, chain_id)):
         if number:
             console.print()
-        now = rejection(chain, config.select, config.reasoning.code)
+        now = rejection(chain, config.select, framework_named(config.reasoning.framework))
         _print(console, _head(chain, now))
         for place, step in enumerate(chain.steps, 1):
             console.print()

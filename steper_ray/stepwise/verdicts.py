@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.errors import InputError
+from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import CHAIN_SCHEMA, Chain
 from steper_ray.stepwise.chains import chain_from_row
@@ -60,7 +61,8 @@ def judge_file(
     file: Path, *, select: SelectConfig, reasoning: ReasoningConfig, teachers: Sequence[str]
 ) -> list[Judged]:
     """The verdict on each chain of a file, looked at alone; see `judge`."""
-    return [judge(chain, select, reasoning.code, teachers) for chain in read_file(file)]
+    framework = framework_named(reasoning.framework)
+    return [judge(chain, select, framework, teachers) for chain in read_file(file)]
 
 
 def rewrite_file(job: tuple[Path, Path, Mapping[str, str | None]]) -> Counts:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import InputError
+from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.prompts import PromptEncoder, fit_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import STAGES, STEP_EXAMPLE_SCHEMA, Passage
@@ -137,7 +138,7 @@ def tokenize_examples(
     import numpy as np
 
     encoder = PromptEncoder(tokenizer, reasoning.chat)
-    framework = reasoning.code
+    framework = framework_named(reasoning.framework)
     examples: list[TokenExample] = []
     dropped = 0
     for row in _read(files):

@@ -29,6 +29,7 @@ from pydantic import (
 
 from steper_ray.errors import InputError, StageError, find_steper_error
 from steper_ray.models import check_model, files_digest, model_size
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.schema import STAGES, Stage
 from steper_ray.section import Section
 from steper_ray.training.deepspeed_config import Offload, ZeroStage
@@ -435,7 +436,7 @@ def worker_task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
         stepwise_files=tuple(str(file.absolute()) for file in files),
         training_dir=str(config.metrics_file.parent.absolute()),
         seed=config.run.seed,
-        reasoning=config.reasoning,
+        reasoning=complete_reasoning(config.reasoning),
         corpus_version=read_corpus_version(config.chains_dir),
         log=str(config.log_file("train").absolute()),
         hub=config.hub,

@@ -10,8 +10,9 @@ from steper_ray.errors import InputError, RowError
 from steper_ray.questions import load_questions
 from steper_ray.reasoning.engine import VLLMEngine
 from steper_ray.reasoning.framework import Prompt
+from steper_ray.reasoning.frameworks import FRAMEWORKS
 from steper_ray.reasoning.loop import Reasoned, Sampling, reason
-from steper_ray.reasoning.settings import FRAMEWORKS, ReasoningConfig
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval import Retriever
 
 pytestmark = pytest.mark.engine

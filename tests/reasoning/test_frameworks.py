@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from steper_ray.reasoning import ircot, react, self_ask
 from steper_ray.reasoning.framework import STEP_TERMINATOR, Framework, Written
-from steper_ray.reasoning.settings import FRAMEWORKS
+from steper_ray.reasoning.frameworks import FRAMEWORKS
 from steper_ray.schema import Passage
 
 A, B, C = (Passage(name, name.upper(), f"About {name}.") for name in "abc")

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steper_ray.errors import InputError
 from steper_ray.reasoning.framework import Prompt
+from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.loop import GREEDY, Generation, Reasoned, Sampling, reason
 from steper_ray.reasoning.prompts import PromptEncoder, fit_prompt, make_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
@@ -150,7 +151,9 @@ def test_a_student_is_trained_on_the_very_tokens_it_is_asked_with(
     )
     (whole,) = path.examples
     text = tokenizer.decode(whole.ids[-whole.target_tokens :])
-    assert text == settings.code.render_path([step.rationale for step in reasoned.steps])
+    assert text == framework_named(settings.framework).render_path(
+        [step.rationale for step in reasoned.steps]
+    )
 
 
 @pytest.mark.parametrize("framework", WRITES)

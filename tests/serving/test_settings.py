@@ -6,12 +6,16 @@ from pydantic import ValidationError
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.config import load_config
 from steper_ray.reasoning import ircot, react, self_ask
+from steper_ray.reasoning.demonstrations import complete_reasoning
+from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.serving.schema import AnswerRequest
 from steper_ray.serving.settings import ServeConfig, Served, places
 
-TRAINED = ReasoningConfig(
-    passages_per_step=4, max_steps=5, demonstrations="bundled", max_step_tokens=64, chat=False
+TRAINED = complete_reasoning(
+    ReasoningConfig(
+        passages_per_step=4, max_steps=5, demonstrations="bundled", max_step_tokens=64, chat=False
+    )
 )
 SERVED = Served(TRAINED, "v1", TRAINED.model_copy(update={"max_steps": 3}), "v1")
 
@@ -37,8 +41,8 @@ def test_another_framework_brings_its_own_instruction_and_no_demonstrations(
     name: str, code: object
 ) -> None:
     asked = SERVED.asked({"framework": name, "passages_per_step": 2})
-    assert asked.code is code
-    assert asked.instruction == asked.code.INSTRUCTION != ircot.INSTRUCTION
+    assert framework_named(asked.framework) is code
+    assert asked.instruction == framework_named(asked.framework).INSTRUCTION != ircot.INSTRUCTION
     assert asked.demonstrations == ()
     assert (asked.passages_per_step, asked.max_steps) == (2, 3)
     assert (asked.max_step_tokens, asked.chat) == (64, False)

@@ -9,6 +9,7 @@ import pytest
 from steper_ray.errors import RowError
 from steper_ray.reasoning.engine import EngineConfig
 from steper_ray.reasoning.framework import Prompt
+from steper_ray.reasoning.frameworks import FRAMEWORKS
 from steper_ray.reasoning.loop import GREEDY, Generation, Sampling
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval import Hit
@@ -92,7 +93,7 @@ def test_a_wrong_one_is_criticized_and_tried_again_without_the_gold_answer() -> 
     assert again.index(CRITICISM) < again.index("Title: Towns") < again.index("Question: Where")
     assert "Rom" not in critique + again
     # The student learns from the second attempt, and never sees that it was one.
-    assert select([first, second], SelectConfig(), ReasoningConfig().code) == {
+    assert select([first, second], SelectConfig(), FRAMEWORKS["ircot"]) == {
         "q1": "wrong_answer",
         "q1:corrected": None,
     }

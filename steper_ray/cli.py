@@ -111,6 +111,11 @@ def parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="throw away the chains that are there and ask every question again",
             )
+            command.add_argument(
+                "--mix",
+                action="store_true",
+                help="add chains to existing ones that another version made by other rules (build.mix)",
+            )
     return root
 
 
@@ -129,6 +134,8 @@ def main(argv: list[str] | None = None) -> int:
         overrides.append(f"build.plan_sample={arguments.sample}")
     if getattr(arguments, "fresh", False):
         overrides.append("build.fresh=true")
+    if getattr(arguments, "mix", False):
+        overrides.append("build.mix=true")
     try:
         config = load_config(arguments.config, overrides)
         if arguments.command == "prompt":

@@ -1,10 +1,9 @@
 """`steper demo`: from a toy world to a served student, every stage on its real engine.
 
-A stage that finished with the same settings is not run again: `stages.json` in the run folder keeps
-what each was run with. The result is `summary.json`.
+A stage that finished with the same settings is not run again: `stages.json` in the run folder has the
+record (`steper_ray.run.identity`) of each. The result is `summary.json`.
 """
 
-import hashlib
 import json
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -12,45 +11,76 @@ from typing import TYPE_CHECKING, Any, Final
 from steper_ray.display import stage_done, stage_progress
 from steper_ray.errors import InputError, StageError, find_steper_error
 from steper_ray.files import write_whole
+from steper_ray.run.identity import (
+    BUILD_KEYS,
+    CORPUS_KEYS,
+    EVAL_KEYS,
+    QUESTIONS_KEYS,
+    REASONING_KEYS,
+    SELECT_KEYS,
+    TOY_KEYS,
+    TRAIN_KEYS,
+    check_format,
+    differences,
+    pick,
+    stage_identity,
+)
 from steper_ray.stages import run_stage
 
 if TYPE_CHECKING:
     from steper_ray.config import RunConfig
 
-SECTIONS: Final = {
-    "toy": ("toy",),
-    "index": ("corpus",),
-    "build": ("questions", "reasoning", "engine", "build", "select"),
-    "train": ("train",),
-    "eval": ("eval",),
-}
-"""The stages in order, and the sections of the run file that each depends on beyond those before it."""
+STAGES: Final = ("toy", "index", "build", "train", "eval")
+"""The stages in order."""
 
 
 def demo(config: "RunConfig") -> None:
     """Run every stage, serve the student, ask it one question, and show what came out.
 
-    Needs a running Ray. Raises InputError and StageError as the stages do; run again, it takes up
-    where it stopped.
+    Needs a running Ray. Raises InputError and StageError as the stages do; run again, it resumes where it
+    stopped.
     """
     config.dir.mkdir(parents=True, exist_ok=True)
     ledger = config.dir / "stages.json"
     done: dict[str, Any] = json.loads(ledger.read_text()) if ledger.exists() else {}
-    fingerprint = str(config.run.seed)
-    for name in SECTIONS:
-        sections = {section: getattr(config, section).model_dump() for section in SECTIONS[name]}
-        fingerprint = hashlib.sha256(f"{fingerprint} {sections}".encode()).hexdigest()[:16]
-        if done.get(name, {}).get("fingerprint") == fingerprint:
-            stage_done(name, done[name]["seconds"], ["already done with these settings"])
-            continue
+    for number, name in enumerate(STAGES):
+        identity = stage_identity(name, _inputs(name, config))
+        before = done.get(name, {}).get("identity")
+        if before is not None:
+            check_format(before, ledger)
+            if not differences(before, identity):
+                stage_done(name, done[name]["seconds"], ["already done with these settings"])
+                continue
+        # later stages depend on this one
+        done = {other: done[other] for other in STAGES[:number] if other in done}
+        write_whole(ledger, json.dumps(done, indent=2) + "\n")
         seconds = _run(name, config)
-        done = {key: value for key, value in done.items() if key != name}
-        done[name] = {"fingerprint": fingerprint, "seconds": round(seconds, 3)}
+        done[name] = {"identity": identity, "seconds": round(seconds, 3)}
         write_whole(ledger, json.dumps(done, indent=2) + "\n")
     served, seconds = _ask_served_student(config)
-    stages = {name: {"seconds": done[name]["seconds"]} for name in SECTIONS}
+    stages = {name: {"seconds": done[name]["seconds"]} for name in STAGES}
     stages["serve"] = {"seconds": round(seconds, 3)}
     _finish(config, stages, served)
+
+
+def _inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
+    """What a stage depends on beyond the stages before it; a run folder may be moved."""
+    build, train = config.build, config.train
+    inputs: dict[str, dict[str, Any]] = {
+        "toy": {"toy": pick(config.toy, TOY_KEYS)},
+        "index": {"corpus": pick(config.corpus, CORPUS_KEYS)},
+        "build": {
+            "questions": pick(config.questions, QUESTIONS_KEYS),
+            "reasoning": pick(config.reasoning, REASONING_KEYS),
+            "build": pick(build, BUILD_KEYS),
+            "select": pick(config.select, SELECT_KEYS),
+        },
+        "train": {"run": {"seed": config.run.seed}, "train": pick(train, TRAIN_KEYS)},
+        "eval": {"eval": pick(config.eval, EVAL_KEYS)},
+    }
+    folder = json.dumps(str(config.dir))[1:-1]
+    moved: dict[str, Any] = json.loads(json.dumps(inputs[stage]).replace(folder, "{run.dir}"))
+    return moved
 
 
 def _run(name: str, config: "RunConfig") -> float:

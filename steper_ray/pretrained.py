@@ -6,9 +6,10 @@ names the model, the variable and the way out, whatever library failed.
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,21 +48,62 @@ def use_hub(hub: HubConfig) -> None:
                 vars(sys.modules[name])["HF_HUB_OFFLINE"] = True
 
 
-def load_tokenizer(model: str, hub: HubConfig = DEFAULTS) -> Any:
+def split_revision(model: str) -> tuple[str, str | None]:
+    """(name, revision) of `owner/name@revision`; a folder, and a name without one, has None."""
+    name, at, revision = model.partition("@")
+    if not at or Path(model).expanduser().exists():
+        return model, None
+    return name, revision
+
+
+def hub_commit(name: str, revision: str | None = None, hub: HubConfig = DEFAULTS) -> str | None:
+    """The commit that a revision of a model on the Hub is; None where nothing can tell.
+
+    revision: commit, branch or tag; None is the branch `main`
+    What was fetched to this machine before counts first, then the Hub is asked.
+    """
+    use_hub(hub)
+    import httpx2
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.file_download import repo_folder_name
+
+    revision = revision or constants.DEFAULT_REVISION
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    with suppress(OSError):
+        return (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+    if constants.is_offline_mode():
+        return None
+    try:
+        return HfApi().model_info(name, revision=revision, timeout=10).sha
+    except (HfHubHTTPError, HFValidationError, httpx2.TransportError, OSError):
+        return None  # whoever loads it says why
+
+
+def load_tokenizer(model: str, hub: HubConfig = DEFAULTS, revision: str | None = None) -> Any:
     """A model's tokenizer; raises InputError with the reason if it cannot be had."""
     use_hub(hub)
     from transformers import AutoTokenizer
 
     try:
         with explained(model, hub):
-            return AutoTokenizer.from_pretrained(model, trust_remote_code=hub.trust_remote_code)
+            return AutoTokenizer.from_pretrained(
+                model, trust_remote_code=hub.trust_remote_code, **at_revision(revision)
+            )
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{model}: its tokenizer cannot be loaded ({_short(error)})") from None
 
 
-def load_model_config(model: str, hub: HubConfig = DEFAULTS) -> Any:
+def at_revision(revision: str | None) -> dict[str, str]:
+    """What `from_pretrained` is told so that it loads a revision; None is what it loads by itself."""
+    return {} if revision is None else {"revision": revision}
+
+
+def load_model_config(model: str, hub: HubConfig = DEFAULTS, revision: str | None = None) -> Any:
     """A model's transformers configuration. It has an `auto_map` only where the code it names is run.
 
     Raises InputError with the reason if it cannot be had.
@@ -70,7 +112,9 @@ def load_model_config(model: str, hub: HubConfig = DEFAULTS) -> Any:
     from transformers import AutoConfig
 
     with explained(model, hub):
-        config: Any = AutoConfig.from_pretrained(model, trust_remote_code=hub.trust_remote_code)
+        config: Any = AutoConfig.from_pretrained(
+            model, trust_remote_code=hub.trust_remote_code, **at_revision(revision)
+        )
     if not hub.trust_remote_code and hasattr(config, "auto_map"):
         del config.auto_map
     return config
@@ -115,6 +159,10 @@ def why_not(error: BaseException, name: str, token_env: str = TOKEN, kind: str =
         return (
             f"{name}: not on this machine, and offline mode is on; fetch it with `hf download {name}{of}`, "
             "or set hub.offline: false and unset HF_HUB_OFFLINE"
+        )
+    if raised(errors.RevisionNotFoundError):
+        return (
+            f"{name}: has no such revision at {endpoint}; name one of its branches, tags or commits"
         )
     if raised(errors.RepositoryNotFoundError) or "doesn't exist on the Hub" in said:
         return f"{name}: no such repository at {endpoint}, or a private one; check the name, or put {given}"

@@ -20,8 +20,9 @@ from steper_ray.config import RunConfig, load_config
 from steper_ray.errors import ConfigError, InputError
 from steper_ray.pretrained import HubConfig, load_model_config, load_tokenizer, use_hub
 from steper_ray.reasoning.engine import EngineConfig
+from steper_ray.run.identity import record
 from steper_ray.stepwise.dataset import select_chains
-from steper_ray.stepwise.store import take_up
+from steper_ray.stepwise.store import prepare_store
 from steper_ray.toy.pretrain import Recipe, make_model
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.attention import packing_obstacle
@@ -404,7 +405,7 @@ def test_nothing_that_is_written_has_a_token(
     use_hub(run.hub)
     assert os.environ["HF_TOKEN"] == TOKEN
     write(run.chains_dir, [CHAIN])
-    take_up(run.chains_dir, run.model_dump(mode="json"), fresh=True)
+    prepare_store(run.chains_dir, record("chains", run.model_dump(mode="json")), fresh=True)
     write(run.chains_dir, [CHAIN])
     select_chains(run, {"seconds": 1.0, "tokens_per_second": 1.0, "versions": {}})
     student = student_of(plain, run.hub).model

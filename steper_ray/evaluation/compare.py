@@ -5,10 +5,9 @@ learning rates; the one whose student answers most of `questions.dev` exactly is
 the base student and the teacher answer `questions.test`, each through the one reasoning loop. Variants of
 most interest are trained with several seeds (a seed is another order of the data).
 
-What is done stays done: the same command again goes on where the last one stopped.
+Finished students and answers are used again: the same command resumes where the last one stopped.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,11 +17,21 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field, PositiveFloat, ValidationError
 
 from steper_ray.errors import ConfigError, InputError
-from steper_ray.evaluation.evaluate import answer
+from steper_ray.evaluation.evaluate import answer, evaluated
 from steper_ray.evaluation.significance import difference_interval, holm, interval, paired_p
 from steper_ray.evaluation.summary import BASE, TEACHER, Scores, Summary, summarize
-from steper_ray.models import check_model, files_digest, reasoning_for
+from steper_ray.models import check_model, reasoning_for
 from steper_ray.questions import load_questions
+from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.retrieval import Retriever
+from steper_ray.run.identity import (
+    RECORD_FILE,
+    SCORING_RULES,
+    answers_identity,
+    differences,
+    read_record,
+    write_record,
+)
 from steper_ray.section import Section
 
 if TYPE_CHECKING:
@@ -42,7 +51,6 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
 }
 """The paper's comparison: name → the keys of the train section in which it differs."""
 
-DONE_FILE: Final = "done.json"
 METRICS: Final = ("em", "f1", "acc")
 
 
@@ -130,8 +138,8 @@ class _Units:
     def __init__(self, progress: "StageProgress", total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
 
-    def begin(self, what: str) -> None:
-        """A unit begins."""
+    def next(self, what: str) -> None:
+        """Show that the next unit is at work."""
         self._progress.update(
             self._done, self._total, f"{self._done + 1}/{self._total}  {what}", at_once=True
         )
@@ -147,8 +155,8 @@ def compare(config: "RunConfig", progress: "StageProgress") -> Comparison:
 
     section = config.compare
     trains = check_variants(config)
-    base = check_model(config.train.model, "train.model")
-    teacher = check_model(config.build.teacher, "build.teacher")
+    base = check_model(config.train.model, "train.model", config.train.revision)
+    teacher = check_model(config.build.teacher, "build.teacher", config.build.revision)
     dev = load_questions(config, "dev")[: config.eval.limit]
     test = load_questions(config, "test")
     if {question.id for question in dev} & {question.id for question in test}:
@@ -176,10 +184,10 @@ def compare(config: "RunConfig", progress: "StageProgress") -> Comparison:
     for name in repeated:
         lr = students[name][0].lr
         students[name] += [_train(config, name, lr, seed, units) for seed in section.seeds[1:]]
-    answers = {BASE: [_answers_of(config, BASE, base, test, units)]}
+    answers = {BASE: [_answers_of(config, BASE, base, test, units, config.train.revision)]}
     for name, trained in students.items():
         answers[name] = [_answers(config, student, "test", test, units) for student in trained]
-    answers[TEACHER] = [_answers_of(config, TEACHER, teacher, test, units)]
+    answers[TEACHER] = [_answers_of(config, TEACHER, teacher, test, units, config.build.revision)]
     result = Comparison(
         baseline=section.baseline,
         questions=len(test),
@@ -273,7 +281,7 @@ def _train(config: "RunConfig", variant: str, lr: float, seed: int, units: _Unit
     """The student of one variant; trained only if it is not there yet."""
     from steper_ray.training.trainer import train
 
-    units.begin(f"training {variant}, lr {lr:g}, seed {seed}")
+    units.next(f"training {variant}, lr {lr:g}, seed {seed}")
     folder = config.compare_dir / variant / f"lr-{lr:g}-seed-{seed}"
     values = {**config.train.model_dump(), **config.compare.variants[variant], "lr": lr}
     its_config = config.model_copy(
@@ -284,12 +292,7 @@ def _train(config: "RunConfig", variant: str, lr: float, seed: int, units: _Unit
             "train": type(config.train).model_validate(values),
         }
     )
-    student = folder / "student"
-    before = files_digest(str(student))
     summary = train(its_config)
-    if files_digest(str(student)) != before:
-        shutil.rmtree(folder / "dev", ignore_errors=True)
-        shutil.rmtree(folder / "test", ignore_errors=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return Trained(
         variant=variant,
@@ -303,10 +306,6 @@ def _train(config: "RunConfig", variant: str, lr: float, seed: int, units: _Unit
     )
 
 
-def _is_done(file: Path, fingerprint: str) -> bool:
-    return file.exists() and json.loads(file.read_text())["fingerprint"] == fingerprint
-
-
 def _answers(
     config: "RunConfig",
     student: Trained,
@@ -314,31 +313,57 @@ def _answers(
     questions: Sequence["Question"],
     units: _Units,
 ) -> list[dict[str, Any]]:
-    units.begin(f"{student.variant}, lr {student.lr:g}, seed {student.seed}: {split} questions")
+    units.next(f"{student.variant}, lr {student.lr:g}, seed {student.seed}: {split} questions")
     return _rows(config, str(student.folder / "student"), student.folder / split, questions)
 
 
 def _answers_of(
-    config: "RunConfig", name: str, model: str, questions: Sequence["Question"], units: _Units
+    config: "RunConfig",
+    name: str,
+    model: str,
+    questions: Sequence["Question"],
+    units: _Units,
+    revision: str | None = None,
 ) -> list[dict[str, Any]]:
     """A model's that was not trained here."""
-    units.begin(f"{name}: test questions")
-    folder = config.compare_dir / name
-    fingerprint = f"{files_digest(model)} {reasoning_for(config, model)!r}"
-    if not _is_done(folder / DONE_FILE, fingerprint):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / DONE_FILE).write_text(json.dumps({"fingerprint": fingerprint}) + "\n")
-    return _rows(config, model, folder / "test", questions)
+    units.next(f"{name}: test questions")
+    return _rows(config, model, config.compare_dir / name / "test", questions, revision)
 
 
 def _rows(
-    config: "RunConfig", model: str, out: Path, questions: Sequence["Question"]
+    config: "RunConfig",
+    model: str,
+    out: Path,
+    questions: Sequence["Question"],
+    revision: str | None = None,
 ) -> list[dict[str, Any]]:
-    """One row a question, ordered by id; answered only if that was not done before."""
+    """One row a question, ordered by id; asked only where no answers of the same model exist.
+
+    A raised rule of reading or scoring answers is applied to existing ones.
+    """
+    from steper_ray.stepwise.asking import score_again
     from steper_ray.stepwise.chains import read_chains
 
+    now = answers_identity(
+        Retriever(config.corpus_dir).corpus_version,
+        "",
+        evaluated(config, model, revision).identity,
+    )
+    file = out.with_name(f"{out.name}.{RECORD_FILE}")
+    before = read_record(file)
     wanted = sorted(question.id for question in questions)
-    if not out.is_dir() or [chain.id for chain in read_chains(out)] != wanted:
-        answer(config, model, questions, out)
-    return [asdict(chain) for chain in read_chains(out)]
+    scoring = [f"rules.{name}" for name in SCORING_RULES]
+    if (
+        before is None
+        or differences(before, now, ignore=scoring)
+        or not out.is_dir()
+        or [chain.id for chain in read_chains(out)] != wanted
+    ):
+        answer(config, model, questions, out, revision=revision)
+        write_record(file, now)
+        before = now
+    chains = read_chains(out)
+    if differences(before, now):
+        framework = framework_named(reasoning_for(config, model).framework)
+        chains = [score_again(chain, framework) for chain in chains]
+    return [asdict(chain) for chain in chains]

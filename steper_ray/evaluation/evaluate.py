@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field, PositiveInt
 
 from steper_ray.files import write_whole
-from steper_ray.models import carried_settings, check_model, model_size, reasoning_for
+from steper_ray.models import (
+    carried_settings,
+    check_model,
+    model_size,
+    pinned,
+    reasoning_for,
+)
+from steper_ray.pretrained import split_revision
 from steper_ray.questions import load_questions
 from steper_ray.retrieval import Retriever
 from steper_ray.section import Section
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from steper_ray.evaluation.report import Role
     from steper_ray.evaluation.summary import Summary
     from steper_ray.schema import Question
+    from steper_ray.stepwise.asking import Respondent
     from steper_ray.stepwise.chains import Progress
 
 STUDENT: Final = "student"
@@ -29,8 +37,8 @@ class EvalConfig(Section):
     """Which models are compared, on how many questions."""
 
     models: dict[str, str] = Field(default_factory=dict)
-    """Name → model folder; empty evaluates the run's student. The names student, base and teacher
-    tell the report which is which."""
+    """Name → model folder, or `owner/name@revision` on the Hub; empty evaluates the run's student. The
+    names student, base and teacher tell the report which is which."""
     limit: PositiveInt | None = None
     """Use only the first so many held-out questions; null uses all."""
 
@@ -45,7 +53,10 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
     from steper_ray.training.card import add_scores
 
     named = config.eval.models or {STUDENT: str(config.student_dir)}
-    models = {name: check_model(path, f"eval.models.{name}") for name, path in named.items()}
+    models, revisions = {}, {}
+    for name, given in named.items():
+        model, revisions[name] = split_revision(given)
+        models[name] = check_model(model, f"eval.models.{name}", revisions[name])
     questions = load_questions(config, "dev")[: config.eval.limit]
     version = Retriever(config.corpus_dir).corpus_version
     summaries: dict[str, Summary] = {}
@@ -62,7 +73,9 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
                 )
 
         out = config.evaluation_dir / name
-        rows[name] = answer(config, model, questions, out, on_progress=show)
+        rows[name] = answer(
+            config, model, questions, out, on_progress=show, revision=revisions[name]
+        )
         summaries[name] = summarize(rows[name])
     values = {name: asdict(summary) for name, summary in summaries.items()}
     write_whole(config.evaluation_dir / "summary.json", json.dumps(values, indent=2) + "\n")
@@ -93,23 +106,40 @@ def answer(
     questions: Sequence["Question"],
     out: Path,
     on_progress: "Progress | None" = None,
+    *,
+    revision: str | None = None,
 ) -> list[dict[str, Any]]:
     """Answer questions with a model into `out`; returns its chains as rows, ordered by id.
 
     A student is asked as its folder says, the teacher and others as `reasoning_for` says.
+
+    revision: of a model on the Hub; None is its `main`
     """
-    from steper_ray.stepwise.asking import Respondent, Wanted
+    from steper_ray.stepwise.asking import Wanted
     from steper_ray.stepwise.chains import read_chains, write_chains
 
     write_chains(
         [Wanted(question) for question in questions],
         out,
-        respondent=Respondent(model, reasoning_for(config, model), config.engine, hub=config.hub),
+        respondent=evaluated(config, model, revision),
         corpus=config.corpus_dir,
         log=config.log_file("eval"),
         on_progress=on_progress,
     )
     return [asdict(chain) for chain in read_chains(out)]
+
+
+def evaluated(config: "RunConfig", model: str, revision: str | None = None) -> "Respondent":
+    """A model under evaluation, and how it is asked."""
+    from steper_ray.stepwise.asking import Respondent
+
+    return Respondent(
+        model,
+        reasoning_for(config, model),
+        config.engine,
+        hub=config.hub,
+        revision=pinned(model, revision, config.hub),
+    )
 
 
 def comparison_lines(summaries: "dict[str, Summary]") -> list[str]:

@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from pydantic import (
     Field,
@@ -27,6 +27,9 @@ from steper_ray.reasoning.loop import GREEDY, Generation, Sampling
 from steper_ray.reasoning.prompts import PromptEncoder
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.section import Section, did_you_mean, first_reason
+
+REVISIONS: Final = ("revision", "tokenizer_revision")
+"""vLLM's engine arguments for the revision of a model; settings beside its name say it."""
 
 
 class EngineConfig(Section):
@@ -62,6 +65,12 @@ class EngineConfig(Section):
                 "set hub.trust_remote_code instead of trust_remote_code: it holds for tokenizers and "
                 "training too"
             )
+        for name in REVISIONS:
+            if name in args:
+                raise ValueError(
+                    f"set build.revision, or owner/name@revision in eval.models, instead of {name}: it "
+                    "belongs to one model"
+                )
         return args
 
 
@@ -74,8 +83,11 @@ class VLLMEngine:
         config: EngineConfig,
         reasoning: ReasoningConfig,
         hub: HubConfig = DEFAULTS,
+        revision: str | None = None,
     ) -> None:
         """Start the engine.
+
+        revision: of a model on the Hub; None is its `main`
 
         Raises InputError if the model cannot be had, if vLLM refuses an argument, if the context is too
         short for the prompts, or for `reasoning.chat` without a chat template.
@@ -86,6 +98,8 @@ class VLLMEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = {"model": model, **engine_arguments(config, hub)}
+        if revision is not None:
+            arguments |= dict.fromkeys(REVISIONS, revision)
         self._seeded = takes_seeds(config)
         with engine_starts(model, hub):
             self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))

@@ -9,7 +9,6 @@ The student is asked as it was trained: k, S and the prompt come from its folder
 request overrides on purpose, or a corpus of another version, is named in every answer under `overrides`.
 """
 
-import hashlib
 import ipaddress
 import json
 import os
@@ -23,10 +22,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.display import stage_done, stage_progress
 from steper_ray.errors import InputError, StageError, find_steper_error
-from steper_ray.models import check_model, files_digest
+from steper_ray.models import check_model, model_identity
 from steper_ray.pretrained import load_tokenizer
 from steper_ray.reasoning.prompts import PromptEncoder
 from steper_ray.retrieval import Retriever
+from steper_ray.run.identity import ENGINE_KEYS, digest, pick
 from steper_ray.serving.keys import KeyRing, environment_keys
 from steper_ray.serving.settings import Served, places, served_model, serving_settings
 from steper_ray.session import quieten
@@ -220,23 +220,24 @@ EVERYWHERE: Final = "0.0.0.0"
 def llm_app(config: "RunConfig") -> str:
     """The name of the application of the LLM: another one for another model, or other settings of it."""
     model, serve, asked = served_model(config), config.serve, how_asked(config).served
-    parts = [model, files_digest(model), config.engine.model_dump_json()]
-    parts += [config.hub.model_dump_json(), str(asked.chat)]
+    parts: list[Any] = [
+        model,
+        model_identity(model, hub=config.hub),
+        pick(config.engine, ENGINE_KEYS),
+    ]
+    parts += [pick(config.hub, ("trust_remote_code", "offline", "token_env")), asked.chat]
     numbers = (serve.engines, serve.max_engines, serve.routes_by_prefix, serve.request_timeout_s)
-    return LLM_APP + digest(*parts, *numbers, asked.max_prompt_tokens + asked.max_step_tokens)
+    context = asked.max_prompt_tokens + asked.max_step_tokens
+    return LLM_APP + digest([*parts, *numbers, context])[:12]
 
 
 def corpus_app(config: "RunConfig") -> str:
     """The name of the application of the retriever: another one for another corpus, or other settings."""
     serve = config.serve
-    corpus = (config.corpus_dir.resolve(), how_asked(config).corpus_version)
+    corpus = (str(config.corpus_dir.resolve()), how_asked(config).corpus_version)
     numbers = (serve.retrievers, serve.max_retrievers, serve.retriever_cpus)
-    return CORPUS_APP + digest(*corpus, *numbers, places(config), serve.request_timeout_s)
-
-
-def digest(*parts: object) -> str:
-    """Tells these from others, in a name."""
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
+    parts = [*corpus, *numbers, places(config), serve.request_timeout_s]
+    return CORPUS_APP + digest(parts)[:12]
 
 
 def deploy(config: "RunConfig") -> None:

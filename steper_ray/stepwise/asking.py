@@ -20,12 +20,15 @@ from typing import Final, Literal
 
 from steper_ray.errors import InputError, RowError
 from steper_ray.evaluation.metrics import accuracy, exact_match, f1
+from steper_ray.models import model_identity
 from steper_ray.pretrained import DEFAULTS, HubConfig
 from steper_ray.reasoning.endpoint import EndpointConfig
 from steper_ray.reasoning.engine import EngineConfig
+from steper_ray.reasoning.framework import Framework
 from steper_ray.reasoning.hints import correction_hint, criticize, rationalization_hint
 from steper_ray.reasoning.loop import Engine, Reasoned, Sampling, Searcher, reason
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.identity import Record, asked_identity
 from steper_ray.schema import Chain, Question
 
 Kind = Literal["first", "corrected", "rationalized"]
@@ -50,6 +53,22 @@ class Respondent:
     rationalization: bool = False
     hub: HubConfig = DEFAULTS
     """How the model, or the tokenizer that counts for an endpoint, is reached."""
+    revision: str | None = None
+    """Of a model on the Hub; None is its `main`."""
+
+    @property
+    def identity(self) -> Record:
+        """The model by its content, and how it is asked."""
+        model: Record | str = self.model
+        if self.endpoint is None:
+            model = model_identity(self.model, self.revision, self.hub)
+        return asked_identity(
+            model,
+            self.reasoning,
+            endpoint=self.endpoint,
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
 
     @property
     def at_once(self) -> int:
@@ -153,6 +172,23 @@ def make_chain(
         model=model,
         corpus_version=corpus_version,
         supporting_ids=question.supporting_ids,
+    )
+
+
+def score_again(chain: Chain, framework: Framework) -> Chain:
+    """The chain with its answer read again from its last step, and scored, by the rules of today."""
+    if chain.error is not None or not chain.steps:
+        return chain
+    last = framework.render_target(chain.steps[-1].rationale, forced=chain.forced)
+    answer = framework.parse(last, forced=chain.forced).answer
+    answer = chain.answer if answer is None else answer
+    gold = chain.gold_answers
+    return replace(
+        chain,
+        answer=answer,
+        em=exact_match(answer, gold),
+        f1=f1(answer, gold),
+        acc=accuracy(answer, gold),
     )
 
 

@@ -8,22 +8,23 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field, PositiveInt, model_validator
 
 from steper_ray.errors import InputError, StageError
 from steper_ray.hub import check_repo_name, push_folder
-from steper_ray.models import check_model, reasoning_of
+from steper_ray.models import check_model, pinned, reasoning_of
 from steper_ray.questions import load_questions
 from steper_ray.reasoning.endpoint import EndpointConfig
 from steper_ray.reasoning.engine import EngineConfig
 from steper_ray.retrieval import Retriever
+from steper_ray.run.identity import chains_identity
 from steper_ray.section import Section
 from steper_ray.stepwise.asking import Respondent, find_wanted
 from steper_ray.stepwise.chains import Progress, Ran, read_chains, write_chains
-from steper_ray.stepwise.dataset import Selected, select_chains
-from steper_ray.stepwise.store import add, known, locked, new_dir, take_up
+from steper_ray.stepwise.dataset import Selected, score_chains, select_chains
+from steper_ray.stepwise.store import add, known, locked, new_dir, prepare_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,8 @@ class TeacherConfig(Section):
 
     teacher: str = ""
     """Hugging Face folder or Hub name of the teacher."""
+    revision: str | None = None
+    """Commit, branch or tag of a teacher on the Hub; null takes what was fetched before, else `main`."""
     instruction: str | None = None
     """What the teacher's prompts begin with; null begins them like the student's."""
     demonstrations: str | None = None
@@ -57,6 +60,12 @@ class TeacherConfig(Section):
     """Let the teacher criticize a chain with a wrong answer and try once more (`attempt` 2 in the data)."""
     rationalization: bool = False
     """Show the teacher the gold answer where its first sample was wrong (`rationalized` in the data)."""
+
+    @model_validator(mode="after")
+    def _has_a_revision(self) -> "TeacherConfig":
+        if self.revision is not None and self.endpoint is not None:
+            raise ValueError("an endpoint's model has no revision; leave revision out")
+        return self
 
     @model_validator(mode="after")
     def _samples_differ(self) -> "TeacherConfig":
@@ -89,6 +98,9 @@ class BuildConfig(TeacherConfig):
     that are there; `select.choose` says which teacher's chain is taken."""
     fresh: bool = False
     """Throw away the chains that are there and ask everything again (`steper build --fresh`)."""
+    mix: bool = False
+    """Add chains to existing ones that another version of steper_ray made by other rules of prompting or
+    searching (`steper build --mix`); `chains.identity.json` keeps both."""
     limit: PositiveInt | None = None
     """Use only the first so many training questions; null uses all."""
     plan_sample: PositiveInt | None = None
@@ -150,7 +162,8 @@ def build(config: "RunConfig", on_progress: Progress | None = None) -> BuildSumm
     respondents = find_respondents(config)
     questions = load_questions(config, "train")[: config.build.limit]
     with locked(config.chains_dir):
-        begin(config, respondents)
+        prepare_chains(config, respondents)
+        score_chains(config)
         rans = ask_all(config, respondents, questions, on_progress)
         ran = sum(rans.values(), Ran())
         told = {
@@ -172,7 +185,7 @@ def find_respondents(config: "RunConfig") -> list[Respondent]:
     for name, one in zip(section.teachers, (section, *section.ensemble), strict=True):
         where = f"build.ensemble: {name}" if name else "build.teacher"
         if one.endpoint is None:
-            check_model(one.teacher, where)
+            check_model(one.teacher, where, one.revision)
         elif not one.teacher:
             raise InputError(f"{where} is not set; name the model as the endpoint knows it")
         engine = (
@@ -191,37 +204,21 @@ def find_respondents(config: "RunConfig") -> list[Respondent]:
                 self_correction=one.self_correction,
                 rationalization=one.rationalization,
                 hub=config.hub,
+                revision=None if one.endpoint else pinned(one.teacher, one.revision, config.hub),
             )
         )
     return found
 
 
-def begin(config: "RunConfig", respondents: "Sequence[Respondent]") -> None:
-    """See that the chains that are there were made like this; the lock is held.
+def prepare_chains(config: "RunConfig", respondents: "Sequence[Respondent]") -> None:
+    """Check that existing chains were made by these teachers, asked like this; the lock is held.
 
     Raises InputError with what differs, and if there is no corpus.
     """
     version = Retriever(config.corpus_dir).corpus_version
-    first, *others = [asked_how(respondent) for respondent in respondents]
-    names = [respondent.name for respondent in respondents[1:]]
-    settings = {
-        "corpus_version": version,
-        **first,
-        "ensemble": dict(zip(names, others, strict=True)),
-    }
-    take_up(config.chains_dir, settings, fresh=config.build.fresh)
-
-
-def asked_how(respondent: Respondent) -> dict[str, Any]:
-    """What must stay the same for chains to lie side by side; there may always be more of them."""
-    endpoint = respondent.endpoint
-    return {
-        "teacher": respondent.model,
-        "endpoint": endpoint.base_url if endpoint else None,
-        "reasoning": respondent.reasoning.model_dump(mode="json"),
-        "temperature": respondent.temperature,
-        "top_p": respondent.top_p,
-    }
+    asked = {respondent.name: respondent.identity for respondent in respondents}
+    now = chains_identity(version, asked)
+    prepare_store(config.chains_dir, now, fresh=config.build.fresh, mix=config.build.mix)
 
 
 def ask_all(
@@ -247,6 +244,7 @@ def ask_all(
                 corpus=config.corpus_dir,
                 log=config.log_file("build"),
                 on_progress=on_progress,
+                by_other_rules=True,  # which the store's record keeps
             )
             add(chains)
             # what a killed build had made with fewer chains a question

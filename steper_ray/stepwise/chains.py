@@ -11,14 +11,13 @@ batches with it; after `engine.restarts` of them the stage ends.
 import asyncio
 import functools
 import gc
-import json
 import math
 import os
 import shutil
 import sys
 import time
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
@@ -26,10 +25,17 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import StageError
-from steper_ray.models import files_digest
 from steper_ray.reasoning.endpoint import EndpointEngine
 from steper_ray.reasoning.engine import VLLMEngine
 from steper_ray.retrieval import Retriever, search_in_one_thread
+from steper_ray.run.identity import (
+    RECORD_FILE,
+    Record,
+    answers_identity,
+    differences,
+    read_record,
+    write_record,
+)
 from steper_ray.schema import CHAIN_SCHEMA, QUESTION_SCHEMA, Chain, Passage, Question, Step
 from steper_ray.session import redirect_output
 from steper_ray.stepwise.asking import Respondent, Wanted, ask, next_id
@@ -129,23 +135,27 @@ def write_chains(
     corpus: Path,
     log: Path,
     on_progress: Progress | None = None,
+    by_other_rules: bool = False,
 ) -> Ran:
     """Ask a model what is wanted and write the chains to `out` as Parquet.
 
-    Written blocks survive a crash: the same call again takes up where the last one stopped, and a call
+    Written blocks survive a crash: the same call again resumes where the last one stopped, and a call
     with another model, corpus or way of asking begins anew. `out` appears when all questions are done.
 
-    log: file for what the engines print
+    log:            file for what the engines print
+    by_other_rules: whether to resume also what was begun by other RULES
     Raises StageError where engines keep dying, or questions keep failing.
     """
     import ray
 
     corpus = corpus.resolve()  # one corpus, also if another takes its place meanwhile
     partial = out.with_name(out.name + ".partial")
-    _begin(partial, respondent, Retriever(corpus).corpus_version)
+    version = Retriever(corpus).corpus_version
+    now = answers_identity(version, respondent.name, respondent.identity)
+    _prepare_partial(partial, now, ignore=("rules",) if by_other_rules else ())
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
-    done = _take_up(partial, context)
+    done = _resume(partial, context)
     goes_by = functools.partial(next_id, respondent=respondent)
     left = sorted((one for one in wanted if goes_by(one) not in done), key=goes_by)
     ran = Ran()
@@ -207,20 +217,16 @@ def _run(
     return ran
 
 
-def _begin(partial: Path, respondent: Respondent, corpus_version: str) -> None:
-    """See that the folder has nothing but what a killed call for the same has written."""
-    reasoning = respondent.reasoning.model_dump(mode="json")
-    model, sampling = files_digest(respondent.model), [respondent.temperature, respondent.top_p]
-    asked_how = json.dumps([model, respondent.name, corpus_version, reasoning, *sampling])
-    made_with = partial / "made_with.json"
-    if not made_with.is_file() or made_with.read_text(encoding="utf-8") != asked_how:
+def _prepare_partial(partial: Path, now: Record, *, ignore: Collection[str]) -> None:
+    """Leave in the folder only what an interrupted call with the same record has written."""
+    before = read_record(partial / RECORD_FILE)
+    if before is None or differences(before, now, ignore=ignore):
         shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True, exist_ok=True)
-    made_with.write_text(asked_how, encoding="utf-8")
+        write_record(partial / RECORD_FILE, now)
 
 
-def _take_up(partial: Path, context: "DataContext") -> set[str]:
-    """Have Ray Data's checkpoints written; returns what those of a killed call say is done.
+def _resume(partial: Path, context: "DataContext") -> set[str]:
+    """Have Ray Data's checkpoints written; returns the ids that those of an interrupted call say are done.
 
     Ray Data itself would filter what is done in an actor that holds a core as long as the run goes on, and
     a machine of two cores would wait for ever. So it is told that nothing is, and is not given what is.
@@ -334,7 +340,13 @@ class ChainMaker:
             )
         if respondent.endpoint is not None:
             return EndpointEngine(respondent.model, respondent.endpoint, respondent.hub)
-        return VLLMEngine(respondent.model, respondent.engine, respondent.reasoning, respondent.hub)
+        return VLLMEngine(
+            respondent.model,
+            respondent.engine,
+            respondent.reasoning,
+            respondent.hub,
+            respondent.revision,
+        )
 
     async def _ask(self, wanted: Wanted) -> list[Chain]:
         """The chains of one sample, as soon as there is a place for it."""

@@ -27,13 +27,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from steper_ray.cards import public_settings
 from steper_ray.files import write_whole
 from steper_ray.reasoning.demonstrations import complete_reasoning
+from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.schema import STEP_EXAMPLE_SCHEMA
 from steper_ray.stepwise.card import write_card
 from steper_ray.stepwise.pictures import write_histograms
 from steper_ray.stepwise.shards import plan_shards, write_shard
 from steper_ray.stepwise.statistics import Counts, describe, merge
-from steper_ray.stepwise.store import add, new_dir
-from steper_ray.stepwise.verdicts import chain_files, judge_file, rewrite_file, share_out
+from steper_ray.stepwise.store import add, is_scored, new_dir, record_scored
+from steper_ray.stepwise.verdicts import (
+    chain_files,
+    judge_file,
+    rewrite_file,
+    score_file,
+    share_out,
+)
 
 if TYPE_CHECKING:
     from steper_ray.config import RunConfig
@@ -66,8 +73,8 @@ def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -
     Raises InputError if there are no chains, or some that cannot be read or have the same id.
     """
     chains_dir, dataset_dir = config.chains_dir, config.dataset_dir
-    if new_dir(chains_dir).is_dir():  # of a command that was killed at the very end
-        add(chains_dir)
+    score_chains(config)
+    record_scored(chains_dir)
     files, reasoning = chain_files(chains_dir), complete_reasoning(config.reasoning)
     judge = partial(
         judge_file,
@@ -107,6 +114,24 @@ def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -
     _replace(dataset_dir, dataset)
     write_whole(config.stats_file, json.dumps(stats, indent=2, ensure_ascii=False) + "\n")
     return Selected(len(questions), counts, changes)
+
+
+def score_chains(config: "RunConfig") -> None:
+    """Score existing chains again where a rule by which they are read and scored was raised.
+
+    No model is asked. Raises InputError as `chain_files` does.
+    """
+    chains_dir = config.chains_dir
+    if new_dir(chains_dir).is_dir():  # of a command that was killed at the very end
+        add(chains_dir)
+    if is_scored(chains_dir):
+        return
+    scored = _empty(chains_dir.with_name(f"{chains_dir.name}.scored.partial"))
+    framework = framework_named(config.reasoning.framework)
+    jobs = [(file, scored, framework) for file in chain_files(chains_dir)]
+    deque(spread(score_file, jobs), maxlen=0)
+    scored.rename(new_dir(chains_dir))
+    add(chains_dir)
 
 
 def _earlier_build(config: "RunConfig") -> Any:

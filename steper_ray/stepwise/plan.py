@@ -18,15 +18,24 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from steper_ray import __version__
 from steper_ray.errors import InputError
 from steper_ray.files import write_whole
 from steper_ray.questions import load_questions
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.retrieval import Retriever
+from steper_ray.run.identity import (
+    ATTEMPT_KEYS,
+    FORMAT,
+    Record,
+    check_format,
+    differences,
+    measurement_identity,
+)
 from steper_ray.stepwise.asking import Respondent, Wanted, chain_id, find_wanted
-from steper_ray.stepwise.build import ask_all, asked_how, begin, find_respondents
+from steper_ray.stepwise.build import ask_all, find_respondents, prepare_chains
 from steper_ray.stepwise.chains import Progress, Ran, read_chains
-from steper_ray.stepwise.dataset import spread
+from steper_ray.stepwise.dataset import score_chains, spread
 from steper_ray.stepwise.estimate import Estimate
 from steper_ray.stepwise.forecast import (
     ALL,
@@ -55,7 +64,7 @@ MOST_WRITTEN: Final = 64
 class Measured:
     """How a teacher's engines ran on a sample."""
 
-    settings: Mapping[str, Any]
+    identity: Record
     """What the numbers hold for."""
     sample: tuple[str, ...]
     """Ids of the questions."""
@@ -104,7 +113,8 @@ def plan(config: "RunConfig", on_progress: Progress | None = None) -> Plan:
     if not questions:
         raise InputError("questions.train: no questions, so there is nothing to plan")
     with locked(config.chains_dir):
-        begin(config, respondents)
+        prepare_chains(config, respondents)
+        score_chains(config)
         measured, asked = _measure(config, respondents, questions, on_progress)
         found = _predict(config, respondents, questions, measured, asked)
         _write(config.plan_file, measured, found)
@@ -138,22 +148,22 @@ def _measure(
     measured = _read(config.plan_file)
     asked: set[str] = set()
     for respondent in respondents:
-        settings = _settings(respondent, version, ids)
+        identity = _identity(respondent, version, ids)
         there = known(config.chains_dir)
         before = measured.get(respondent.name)
         if (
             before is None
-            or before.settings != settings
+            or differences(before.identity, identity)
             or not _is_there(before, respondent, there)
         ):
-            before = Measured(settings, (), Ran(), 0)
+            before = Measured(identity, (), Ran(), 0)
         unasked = {one.question.id: one.question for one in _wanted(config, respondent, questions)}
         size = config.build.plan_sample or sample_size(respondent)
         drawn = draw(unasked.values(), max(0, size - len(before.sample)))
         if drawn:
             ran = ask_all(config, [respondent], drawn, on_progress)[respondent.name]
             sample = (*before.sample, *(question.id for question in drawn))
-            before = Measured(settings, sample, before.ran + ran, before.runs + 1)
+            before = Measured(identity, sample, before.ran + ran, before.runs + 1)
             asked.update(question.id for question in drawn)
         measured[respondent.name] = before
         _write(config.plan_file, measured)
@@ -173,20 +183,16 @@ def _wanted(
     )
 
 
-def _settings(respondent: Respondent, version: str, questions: str) -> dict[str, Any]:
-    """What a measurement holds for, as JSON has it."""
-    settings = {
-        **asked_how(respondent),
-        "corpus_version": version,
-        "questions": questions,
-        "samples": respondent.samples,
-        "self_correction": respondent.self_correction,
-        "rationalization": respondent.rationalization,
-        "engine": respondent.engine.model_dump(mode="json"),
-        "endpoint": respondent.endpoint and respondent.endpoint.model_dump(mode="json"),
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(settings))
-    return plain
+def _identity(respondent: Respondent, version: str, questions: str) -> Record:
+    """What a measurement holds for."""
+    return measurement_identity(
+        version,
+        questions,
+        respondent.identity,
+        {name: getattr(respondent, name) for name in ATTEMPT_KEYS},
+        respondent.engine,
+        respondent.endpoint,
+    )
 
 
 def _is_there(measured: Measured, respondent: Respondent, there: Mapping[str, Any]) -> bool:
@@ -257,7 +263,7 @@ def _last_build(config: "RunConfig", unknown: Measured) -> Measured:
         return unknown
     told = json.loads(config.stats_file.read_text(encoding="utf-8")).get("build") or {}
     ran = _ran(told)
-    return Measured(unknown.settings, (), ran, 1) if ran.asked else unknown
+    return Measured(unknown.identity, (), ran, 1) if ran.asked else unknown
 
 
 def _note(take: TeacherPlan) -> str | None:
@@ -294,17 +300,22 @@ def _read(file: Path) -> dict[str, Measured]:
     if not file.is_file():
         return {}
     try:
-        written = json.loads(file.read_text(encoding="utf-8"))["measured"]
+        values = json.loads(file.read_text(encoding="utf-8"))
+        check_format(values, file)
+        written = values["measured"]
         return {
-            name: Measured(one["settings"], tuple(one["sample"]), _ran(one["ran"]), one["runs"])
+            name: Measured(one["identity"], tuple(one["sample"]), _ran(one["ran"]), one["runs"])
             for name, one in written.items()
         }
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{file}: not what `steper plan` writes; take it away") from None
 
 
 def _write(file: Path, measured: Mapping[str, Measured], found: Plan | None = None) -> None:
-    whole = {"plan": found and _plain(found), "measured": _plain(measured)}
+    head = {"format": FORMAT, "steper_ray": __version__}
+    whole = {**head, "plan": found and _plain(found), "measured": _plain(measured)}
     write_whole(file, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -1,29 +1,33 @@
 """The chain store: a folder of chains that grows, and is never silently mixed with other settings' chains.
 
     chains/                  Parquet, every chain once, whole or not at all
-    chains.settings.json     what the chains were made with
+    chains.identity.json     what the chains were made with (`steper_ray.run.identity`)
     chains.new.partial/      while a build is at work: what is done so far
     chains.new/              all of it, about to be put into chains/
     chains.lock              held by the build at work
 
 A chain that is there is not asked for again. One that carries an error is: the new one takes its place.
 Other settings against chains that exist are refused with the differences, unless the user says to start
-afresh; only the ensemble may grow.
+afresh; only the ensemble may grow. A raised rule by which chains are made is refused too, unless the user
+says to mix; the record then keeps every number of it.
 """
 
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from steper_ray.errors import InputError
-from steper_ray.files import write_whole
+from steper_ray.run.identity import (
+    RULES,
+    SCORING_RULES,
+    Record,
+    differences,
+    read_record,
+    write_record,
+)
 from steper_ray.schema import CHAIN_SCHEMA
-
-MISSING = object()
 
 
 @contextmanager
@@ -45,9 +49,9 @@ def locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def settings_file(out: Path) -> Path:
-    """What the chains of a folder were made with."""
-    return out.with_name(out.name + ".settings.json")
+def record_file(out: Path) -> Path:
+    """The record of what the chains of a folder were made with."""
+    return out.with_name(out.name + ".identity.json")
 
 
 def new_dir(out: Path) -> Path:
@@ -55,52 +59,86 @@ def new_dir(out: Path) -> Path:
     return out.with_name(out.name + ".new")
 
 
-def take_up(out: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
-    """See that what is there was made with these settings, and write them down.
+def partial_dir(out: Path) -> Path:
+    """Where a build at work writes; `new_dir(out)` once it has all."""
+    return out.with_name(new_dir(out).name + ".partial")
 
-    settings: nested plain values; under `ensemble`, those of each further teacher by its name
-    fresh:    throw away what is there, whatever it was made with
-    Raises InputError with every difference if chains made with other settings exist.
+
+def prepare_store(out: Path, now: Record, *, fresh: bool = False, mix: bool = False) -> None:
+    """Check that existing chains were made with what `now` says, then record it.
+
+    now:   from `chains_identity`
+    fresh: throw away existing chains, whatever they were made with
+    mix:   add chains to those that were made by other rules
+    Raises InputError with every difference if chains made with other settings, or by other rules, exist.
     """
-    file = settings_file(out)
+    file = record_file(out)
     _recover(out)
-    at_work = [new_dir(out), out.with_name(new_dir(out).name + ".partial")]
+    at_work = [new_dir(out), partial_dir(out)]
     if fresh:
         for folder in (out, *at_work):
             shutil.rmtree(folder, ignore_errors=True)
-    present = any(folder.is_dir() for folder in (out, *at_work))
-    if present and file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(settings))
-        joined = now.get("ensemble", {}).keys() - before.get("ensemble", {}).keys()
-        for name in joined:
-            del now["ensemble"][name]
-        differences = list(_differences(before, now))
-        if differences:
+    numbers = {name: [number] for name, number in now["rules"].items()}
+    if any(folder.is_dir() for folder in (out, *at_work)):
+        before = read_record(file)
+        if before is None:
             raise InputError(
-                f"{out}: made with other settings: {'; '.join(differences)}. Go back to them, take another "
+                f"{out}: no {file.name} says what its chains were made with; take another run.dir, "
+                "or start over with `steper build --fresh`"
+            )
+        joined = now["ensemble"].keys() - before["ensemble"].keys()
+        same = {name: how for name, how in now["ensemble"].items() if name not in joined}
+        found = differences(before, {**now, "ensemble": same}, ignore=("rules",))
+        if found:
+            raise InputError(
+                f"{out}: made with other settings: {'; '.join(found)}. Go back to them, take another "
                 "run.dir, or start over with `steper build --fresh`"
             )
-    elif present:
-        raise InputError(
-            f"{out}: no {file.name} says what its chains were made with; take another run.dir, "
-            "or start over with `steper build --fresh`"
-        )
-    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    write_whole(file, text)
+        numbers = _rule_numbers(out, before, now, mix=mix)
+    write_record(file, {**now, "rules": numbers})
     if new_dir(out).is_dir():
         add(out)
 
 
-def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
-    """`key: before → now`, one for each value that differs."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in dict.fromkeys((*before, *now)):
-            inner = f"{path}.{key}" if path else str(key)
-            yield from _differences(before.get(key, MISSING), now.get(key, MISSING), inner)
-    elif before != now:
-        was, is_ = ("nothing" if value is MISSING else repr(value) for value in (before, now))
-        yield f"{path}: {was} → {is_}"
+def _rule_numbers(out: Path, before: Record, now: Record, *, mix: bool) -> dict[str, list[int]]:
+    """Every number of each rule by which the chains of a store are made, this build's included.
+
+    Rules by which chains are scored keep their numbers until the chains are scored again.
+    Raises InputError for another number of any other rule, unless both may be mixed.
+    """
+    numbers: dict[str, list[int]] = {}
+    others = []
+    for name, number in now["rules"].items():
+        numbers[name] = list(before["rules"].get(name, [1]))  # a rule begins with 1
+        if name not in SCORING_RULES and numbers[name][-1] != number:
+            old = " and ".join(map(str, numbers[name]))
+            others.append(f"{name} rule {old}, new ones with {number}")
+            numbers[name] = [*(n for n in numbers[name] if n != number), number]
+    if others and not mix:
+        raise InputError(
+            f"{out}: {len(known(out)) or 'unfinished'} chains were made with {'; with '.join(others)}; "
+            "continue with --mix (build.mix) or start a new run.dir"
+        )
+    return numbers
+
+
+def is_scored(out: Path) -> bool:
+    """Whether the scores of the chains follow the rules of today; so they do where no record says more.
+
+    Raises InputError if a newer version has written the chains.
+    """
+    before = read_record(record_file(out))
+    if before is None:
+        return True
+    return all(before["rules"].get(name, [1]) == [RULES[name]] for name in SCORING_RULES)
+
+
+def record_scored(out: Path) -> None:
+    """Record that the chains were scored by the rules of today, unless a build has left some unfinished."""
+    before = read_record(record_file(out))
+    if before is not None and not partial_dir(out).is_dir():
+        scored = {name: [RULES[name]] for name in SCORING_RULES}
+        write_record(record_file(out), {**before, "rules": {**before["rules"], **scored}})
 
 
 def known(out: Path) -> dict[str, float | None]:

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.errors import InputError
+from steper_ray.reasoning.framework import Framework
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.identity import read_record
 from steper_ray.schema import CHAIN_SCHEMA, Chain
+from steper_ray.stepwise.asking import score_again
 from steper_ray.stepwise.chains import chain_from_row
 from steper_ray.stepwise.choose import Judged, choose, judge
 from steper_ray.stepwise.select import SelectConfig
 from steper_ray.stepwise.statistics import Counts
+from steper_ray.stepwise.store import record_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,11 +33,13 @@ NEEDED: Final = tuple(field.name for field in fields(Chain) if field.default is 
 def chain_files(chains_dir: Path) -> list[Path]:
     """The Parquet files of a folder of chains, sorted, each with the columns that chains need.
 
-    Raises InputError naming the folder, or the file and the column.
+    Raises InputError naming the folder, or the file and the column, and for chains that a newer version
+    has written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    read_record(record_file(chains_dir))
     files = sorted(chains_dir.glob("*.parquet"))
     if not files:
         raise InputError(f"{chains_dir}: no chains; run `steper build` first")
@@ -83,6 +89,26 @@ def rewrite_file(job: tuple[Path, Path, Mapping[str, str | None]]) -> Counts:
             now = pa.array([verdicts[i] for i in batch["id"].to_pylist()], pa.string())
             writer.write_batch(batch.set_column(place, CHAIN_SCHEMA.field(place), now))
     return counts
+
+
+def score_file(job: tuple[Path, Path, Framework]) -> None:
+    """Write a file of chains to a folder, with answers and scores by the rules of today.
+
+    job: file, folder, framework by which the chains were written
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file, folder, framework = job
+    with pq.ParquetWriter(folder / file.name, CHAIN_SCHEMA) as writer:
+        for batch in _batches(file):
+            chains = [score_again(chain_from_row(row), framework) for row in batch.to_pylist()]
+            for name in ("answer", "em", "f1", "acc"):
+                place = CHAIN_SCHEMA.get_field_index(name)
+                field = CHAIN_SCHEMA.field(place)
+                now = pa.array([getattr(chain, name) for chain in chains], field.type)
+                batch = batch.set_column(place, field, now)
+            writer.write_batch(batch)
 
 
 def share_out(

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from steper_ray.errors import ConfigError
+from steper_ray.run.identity import CHECKPOINT_KEYS, EXCLUDED
 from steper_ray.schema import STAGES
 from steper_ray.section import did_you_mean, first_reason
-from steper_ray.training.trainer import NOT_OF_THE_RESULT, TrainConfig
+from steper_ray.training.trainer import TrainConfig
 
 if TYPE_CHECKING:
     from steper_ray.sweep.settings import Parameter, SweepConfig
 
 Point = dict[str, Any]
 
-FIXED: Final = NOT_OF_THE_RESULT | {
+FIXED: Final = {
+    *EXCLUDED["train"],
+    *CHECKPOINT_KEYS,
     "best_by",
-    "offload_optimizer",
-    "offload_weights",
-    "use_gpu",
     "validate_every_steps",
     "validation_chains",
 }
@@ -219,7 +219,8 @@ def chosen(sweep: "SweepConfig", proposal: Mapping[str, Any]) -> Point:
 
 def data_settings(sweep: "SweepConfig", train: TrainConfig) -> list[TrainConfig]:
     """One train section for each way in which the trials' examples can differ."""
-    keys = [key for key in ("model", "stages", "objective") if key in sweep.parameters]
+    varied = ("model", "revision", "stages", "objective")
+    keys = [key for key in varied if key in sweep.parameters]
     choices: list[Sequence[Any]] = [sweep.parameters[key].choice or () for key in keys]
     sections = [
         applied(train, dict(zip(keys, values, strict=True)))
@@ -231,4 +232,10 @@ def data_settings(sweep: "SweepConfig", train: TrainConfig) -> list[TrainConfig]
 def data_key(train: TrainConfig) -> tuple[Any, ...]:
     """What the examples of a run depend on, of the train section."""
     whole_path = train.objective == "vanilla-kd"
-    return (train.model, () if whole_path else train.stages, whole_path, train.packing)
+    return (
+        train.model,
+        train.revision,
+        () if whole_path else train.stages,
+        whole_path,
+        train.packing,
+    )

@@ -46,6 +46,8 @@ class Card:
 
     base_model: str
     """Hub name or folder of the base student; of a folder only the last part is shown."""
+    base_revision: str = ""
+    """Commit of a base student from the Hub; empty for a folder."""
     teacher: str
     """The same of the teacher; empty where it is not known."""
     objective: str

@@ -18,6 +18,7 @@ from steper_ray.errors import InputError
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.prompts import PromptEncoder, fit_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.identity import digest
 from steper_ray.schema import STAGES, STEP_EXAMPLE_SCHEMA, Passage
 
 if TYPE_CHECKING:
@@ -114,6 +115,18 @@ def _read(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
                             f"expected one of {', '.join(STAGES)}"
                         )
                     yield row
+
+
+def examples_digest(files: Sequence[Path]) -> str:
+    """Changes with anything that is read of the examples, not with how they are spread over files.
+
+    Values that are null do not count, so that a column may be added.
+    """
+    total = 0
+    for row in _read(files):
+        values = {name: value for name, value in row.items() if value is not None}
+        total += int(digest(values), 16)
+    return f"{total % 2**64:016x}"
 
 
 def tokenize_examples(

@@ -87,9 +87,9 @@ def prepare_file(task: "WorkerTask", path: Path) -> None:
     if path.is_file():
         return
     use_hub(task.hub)
-    model_config = load_model_config(task.train.model, task.hub)
+    model_config = load_model_config(task.train.model, task.hub, task.train.revision)
     packed = task.train.packing and packing_obstacle(model_config) is None
-    tokenizer = load_tokenizer(task.train.model, task.hub)
+    tokenizer = load_tokenizer(task.train.model, task.hub, task.train.revision)
     write_prepared(prepare(task, tokenizer, model_config.get_text_config(), packed=packed), path)
 
 

@@ -57,7 +57,10 @@ class StudentTraining:
     def __init__(
         self, task: WorkerTask, rank: int, ranks: int, device: Any, resume: Path | None = None
     ) -> None:
-        """resume: a checkpoint to go on from, written by any number of workers"""
+        """resume: a checkpoint to go on from, written by any number of workers
+
+        Raises InputError for one that a newer version has written.
+        """
         import deepspeed
         import torch
         from deepspeed.checkpoint.constants import (
@@ -72,14 +75,15 @@ class StudentTraining:
 
         self.task, self.rank, self.ranks, self.device = task, rank, ranks, device
         train = task.train
-        tokenizer = load_tokenizer(train.model, task.hub)
+        tokenizer = load_tokenizer(train.model, task.hub, train.revision)
         self.pad = tokenizer.pad_token_id or 0
         self.student_settings = student_settings(
             task.reasoning,
             task.corpus_version,
             chat=PromptEncoder(tokenizer, task.reasoning.chat).chat,
+            base=task.base_model,
         )
-        model_config = load_model_config(train.model, task.hub)
+        model_config = load_model_config(train.model, task.hub, train.revision)
         self.model_config = model_config.get_text_config()
         obstacle = packing_obstacle(model_config)
         self.separate_because = obstacle if train.packing else "train.packing is false"
@@ -115,6 +119,7 @@ class StudentTraining:
             liger=train.use_gpu and find_spec("liger_kernel") is not None,
             zero3=ds_config if train.zero_stage == 3 else None,
             hub=task.hub,
+            revision=train.revision,
         )
         # DeepSpeed writes it into ZeRO-1 and -2 checkpoints, which only then can be made universal.
         version = {UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE}
@@ -146,7 +151,7 @@ class StudentTraining:
             assert state is not None
             assert sigma is not None
             self._load_shards(resume, foreign=foreign)
-            self._take_up(resume, state, sigma)
+            self._restore(resume, state, sigma)
 
     @property
     def finished(self) -> bool:
@@ -443,7 +448,7 @@ class StudentTraining:
         if self.rank == 0:
             shutil.rmtree(between)
 
-    def _take_up(self, folder: Path, state: dict[str, Any], sigma: dict[str, Any]) -> None:
+    def _restore(self, folder: Path, state: dict[str, Any], sigma: dict[str, Any]) -> None:
         """σ, the place in the data, the record of validations, and the random states."""
         from steper_ray.training.checkpoints import load_random_state
 
@@ -470,6 +475,7 @@ class StudentTraining:
                 candidate_dir(self.task.training_dir, self.step),
                 self.student_settings,
                 self.task.hub,
+                train.revision,
             )
 
     def _remove_candidate(self, step: int) -> None:

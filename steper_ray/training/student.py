@@ -15,7 +15,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.integrations.deepspeed import set_hf_deepspeed_config
 
 from steper_ray.models import SETTINGS_FILE
-from steper_ray.pretrained import DEFAULTS, HubConfig, explained, load_model_config, load_tokenizer
+from steper_ray.pretrained import (
+    DEFAULTS,
+    HubConfig,
+    at_revision,
+    explained,
+    load_model_config,
+    load_tokenizer,
+)
 from steper_ray.training.attention import ATTENTION
 from steper_ray.training.batch import Batch
 from steper_ray.training.linear_cross_entropy import linear_cross_entropy
@@ -118,10 +125,11 @@ def load_student(
     liger: bool = False,
     zero3: dict[str, Any] | None = None,
     hub: HubConfig = DEFAULTS,
+    revision: str | None = None,
 ) -> StudentLoss:
     """The base student, ready for training.
 
-    name:   folder or hub name
+    name:   folder or hub name; revision: of a model on the Hub
     dtype:  the type to compute in
     packed: whether it will be given packed rows
     liger:  use Liger's Triton kernels for norms, rotary embeddings and feed-forward layers
@@ -130,7 +138,7 @@ def load_student(
     sharded = ShardedLoading(zero3) if zero3 is not None else None
     with explained(name, hub):
         model: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=hub.trust_remote_code
+            name, dtype=dtype, trust_remote_code=hub.trust_remote_code, **at_revision(revision)
         )
     del sharded
     if lora is not None:
@@ -173,16 +181,17 @@ def export_student(
     folder: Path,
     settings: dict[str, Any],
     hub: HubConfig = DEFAULTS,
+    revision: str | None = None,
 ) -> None:
     """Write the student as a Hugging Face folder, whole or not at all.
 
     weights:    from `gather_weights`
     generation: the trained model's generation config
-    base:       folder or hub name of the base student: its config, tokenizer, dtype and the code that it
-                brings are kept
+    base:       folder or hub name of the base student, at `revision`: its config, tokenizer, dtype and the
+                code that it brings are kept
     settings:   how the student is to be asked, written beside it for evaluation and serving
     """
-    config = load_model_config(base, hub)
+    config = load_model_config(base, hub, revision)
     dtype = config.dtype or torch.float32
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(
@@ -198,7 +207,7 @@ def export_student(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
-    load_tokenizer(base, hub).save_pretrained(partial)
+    load_tokenizer(base, hub, revision).save_pretrained(partial)
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     (partial / SETTINGS_FILE).write_text(text, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,12 +1,10 @@
 """The train stage: step-wise examples in, a student as a Hugging Face folder out, on Ray Train.
 
-A run that stopped (a dead node, Ctrl-C) goes on from its last checkpoint when started again with
-the same settings and the same examples; with others it starts anew. Both are part of the name under
-which Ray Train keeps its checkpoints.
+A run that stopped (a dead node, Ctrl-C) resumes from its last checkpoint when started again with the same
+settings, base student and examples; with others it starts anew and says why. The record of these
+(`steper_ray.run.identity`) lies in the folder of the checkpoints, and with the finished student's summary.
 """
 
-import hashlib
-import json
 import shutil
 import tempfile
 import time
@@ -28,8 +26,19 @@ from pydantic import (
 )
 
 from steper_ray.errors import InputError, StageError, find_steper_error
-from steper_ray.models import check_model, files_digest, model_size
+from steper_ray.models import check_model, model_identity, model_size, pinned
 from steper_ray.reasoning.demonstrations import complete_reasoning
+from steper_ray.run.identity import (
+    OF_A_CHECKPOINT,
+    RECORD_FILE,
+    Record,
+    because,
+    differences,
+    find_folder,
+    read_record,
+    training_identity,
+    write_record,
+)
 from steper_ray.schema import STAGES, Stage
 from steper_ray.section import Section
 from steper_ray.training.deepspeed_config import Offload, ZeroStage
@@ -50,6 +59,8 @@ class TrainConfig(Section):
 
     model: str = ""
     """The base student: a Hugging Face folder, or a name on the Hub."""
+    revision: str | None = None
+    """Commit, branch or tag of a base student on the Hub; null takes what was fetched, else `main`."""
     objective: Mode = "difficulty"
     """How the three stage losses become one: learned σ, one third each, or `fixed_weights`. `vanilla-kd`
     is the baseline: each chain's whole path at once, no stages."""
@@ -153,22 +164,6 @@ class TrainConfig(Section):
         return self
 
 
-NOT_OF_THE_RESULT: Final = {
-    "cpus_per_worker",
-    "checkpoint_every_minutes",
-    "checkpoint_every_steps",
-    "gradient_checkpointing",
-    "max_failures",
-    "micro_batch_tokens",
-    "num_to_keep",
-    "offload_dir",
-    "packing",
-    "push_to_hub",
-    "trackers",
-    "workers",
-}
-"""Settings that a run may be taken up with other values of: what is learned does not depend on them."""
-
 DONE_FILE: Final = "done.json"
 CARD_PACKAGES: Final = ("steper_ray", "ray", "torch", "transformers", "deepspeed")
 
@@ -208,7 +203,8 @@ def train(
 ) -> TrainSummary:
     """Train the student on the step-wise examples; Ray must be running.
 
-    A run that is done with the same settings and examples is not repeated.
+    A finished run with the same settings, base student and examples is not repeated; its student keeps the
+    RULES that it was trained by.
 
     prepared:  file with the examples prepared for these settings (`prepare_file`)
     callbacks: Ray Train's; they are told of each validation, which then has a checkpoint too
@@ -221,7 +217,7 @@ def train(
     from steper_ray.training.metrics import check_trackers
 
     section = config.train
-    check_model(section.model, "train.model")
+    check_model(section.model, "train.model", section.revision)
     check_trackers(section.trackers)
     if section.lora is not None and find_spec("peft") is None:
         raise InputError("train.lora: peft is not installed; pip install 'steper_ray[lora]'")
@@ -232,29 +228,54 @@ def train(
         prepared=None if prepared is None else str(prepared),
         report_validations=bool(callbacks),
     )
-    fingerprint = run_fingerprint(task)
-    done = config.metrics_file.with_name(DONE_FILE)
-    summary = _done(done, fingerprint) if config.student_dir.is_dir() else None
+    identity = task_identity(task)
+    summary, changed = finished_training(config, identity)
     if summary is None:
         check_storage(config)
         started = time.monotonic()
-        outcome = _run(config, task, f"train-{fingerprint}", callbacks)
-        summary = _finish(config, outcome, time.monotonic() - started)
-        values = {"fingerprint": fingerprint, "summary": asdict(summary)}
-        done.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        checkpoints = find_checkpoints(config, identity, changed)
+        outcome = _run(config, task, checkpoints, callbacks)
+        summary = _finish(config, task, outcome, time.monotonic() - started)
+        values = {**identity, "summary": asdict(summary)}
+        write_record(config.metrics_file.with_name(DONE_FILE), values)
     if section.push_to_hub is not None:
         push_folder(config.student_dir, section.push_to_hub, kind="model")
     return summary
 
 
-def _done(file: Path, fingerprint: str) -> TrainSummary | None:
-    if not file.is_file():
-        return None
-    values = json.loads(file.read_text(encoding="utf-8"))
-    return TrainSummary(**values["summary"]) if values["fingerprint"] == fingerprint else None
+def finished_training(
+    config: "RunConfig", identity: Record
+) -> tuple[TrainSummary | None, list[str]]:
+    """The summary of a finished training with this record, or None and how the finished one differs."""
+    before = read_record(config.metrics_file.with_name(DONE_FILE))
+    if before is None or not config.student_dir.is_dir():
+        return None, []
+    summary = before.pop("summary")
+    changed = differences(before, identity, ignore=OF_A_CHECKPOINT)
+    return (None if changed else TrainSummary(**summary)), changed
 
 
-def _finish(config: "RunConfig", outcome: "WorkerOutcome", seconds: float) -> TrainSummary:
+def find_checkpoints(config: "RunConfig", identity: Record, changed: Sequence[str] = ()) -> Path:
+    """The folder of the checkpoints to resume; a new one, with the record in it, where none fits.
+
+    changed: how a finished training in this run folder differs
+    Says in one line why a training starts anew where others are there.
+    """
+    parent = config.dir.absolute() / "checkpoints"
+    folder, others = find_folder(parent, identity, "train-")
+    if folder.is_dir():
+        return folder
+    reasons = list(changed) or (others[0][1] if others else [])
+    if reasons:
+        left = f"; checkpoints of {others[0][0]} remain" if others else ""
+        print(f"  train  starts anew because {because(reasons)}{left}")
+    write_record(folder / RECORD_FILE, identity)
+    return folder
+
+
+def _finish(
+    config: "RunConfig", task: "WorkerTask", outcome: "WorkerOutcome", seconds: float
+) -> TrainSummary:
     """Choose among the candidates, and put the best in place with its card and its pictures."""
     from steper_ray.evaluation.report import write_training_pictures
     from steper_ray.training.card import write_card
@@ -283,7 +304,7 @@ def _finish(config: "RunConfig", outcome: "WorkerOutcome", seconds: float) -> Tr
     shutil.copytree(candidate_dir(str(training_dir), step), partial)
     for picture in write_training_pictures(config.metrics_file, training_dir):
         shutil.copy(picture, partial)
-    write_card(partial, _card(config, summary))
+    write_card(partial, _card(config, summary, task.base_model.get("commit", "")))
     shutil.rmtree(config.student_dir, ignore_errors=True)
     partial.rename(config.student_dir)
     shutil.rmtree(training_dir / CANDIDATES)
@@ -310,12 +331,13 @@ def _best(config: "RunConfig", outcome: "WorkerOutcome") -> tuple[float, int]:
     return max(outcome.candidates, key=lambda candidate: em_of[candidate])
 
 
-def _card(config: "RunConfig", summary: TrainSummary) -> "Card":
+def _card(config: "RunConfig", summary: TrainSummary, base_commit: str) -> "Card":
     from steper_ray.training.card import Card
 
     reasoning, section = config.reasoning, config.train
     return Card(
         base_model=section.model,
+        base_revision=base_commit,
         teacher=config.build.teacher,
         objective=section.objective,
         stages=section.stages,
@@ -380,7 +402,7 @@ def read_corpus_version(chains_dir: Path) -> str:
 
 
 def _run(
-    config: "RunConfig", task: "WorkerTask", name: str, callbacks: Sequence[Any]
+    config: "RunConfig", task: "WorkerTask", checkpoints: Path, callbacks: Sequence[Any]
 ) -> "WorkerOutcome":
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -402,8 +424,8 @@ def _run(
             },
         ),
         run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=str(config.dir.absolute() / "checkpoints"),
+            name=checkpoints.name,
+            storage_path=str(checkpoints.parent),
             failure_config=ray.train.FailureConfig(max_failures=section.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=section.num_to_keep),
             callbacks=list(callbacks),
@@ -431,8 +453,10 @@ def worker_task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
 
     folder = Path(config.train.model).expanduser()
     model = str(folder.absolute()) if folder.is_dir() else config.train.model
+    revision = pinned(model, config.train.revision, config.hub)
     return WorkerTask(
-        train=config.train.model_copy(update={"model": model}),
+        train=config.train.model_copy(update={"model": model, "revision": revision}),
+        base_model=model_identity(model, revision, config.hub),
         stepwise_files=tuple(str(file.absolute()) for file in files),
         training_dir=str(config.metrics_file.parent.absolute()),
         seed=config.run.seed,
@@ -443,14 +467,16 @@ def worker_task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
     )
 
 
-def run_fingerprint(task: "WorkerTask") -> str:
-    """Twelve hex digits that change with the examples, the base student's files, and every setting that
-    what is learned depends on."""
-    settings = task.train.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
-    described = replace(task, train=TrainConfig(), stepwise_files=(), training_dir="", log="")
-    digest = hashlib.sha256(f"{settings} {described}".encode())
-    digest.update(files_digest(task.train.model).encode())
-    for file in task.stepwise_files:
-        with Path(file).open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()[:12]
+def task_identity(task: "WorkerTask") -> Record:
+    """The record of the training that a task describes."""
+    from steper_ray.training.data import examples_digest
+
+    return training_identity(
+        task.train,
+        task.reasoning,
+        bf16=task.bf16,
+        seed=task.seed,
+        model=dict(task.base_model),
+        examples=examples_digest([Path(file) for file in task.stepwise_files]),
+        corpus_version=task.corpus_version,
+    )

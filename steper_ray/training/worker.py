@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +45,13 @@ class WorkerTask:
     """What the chains were retrieved from; written there too."""
     log: str
     """File for what the workers print."""
-    hub: HubConfig = field(default=DEFAULTS, repr=False)
-    """How the base student is reached; not shown, since what is learned does not depend on it."""
-    prepared: str | None = field(default=None, repr=False)
+    base_model: Mapping[str, str] = field(default_factory=dict)
+    """The base student by its content, from `model_identity`; written there too."""
+    hub: HubConfig = DEFAULTS
+    """How the base student is reached."""
+    prepared: str | None = None
     """File with the prepared examples (`steper_ray.training.prepared`); null prepares them here."""
-    report_validations: bool = field(default=False, repr=False)
+    report_validations: bool = False
     """Write a checkpoint and report to Ray Train after each validation: what a sweep looks at."""
 
     @property

@@ -130,10 +130,11 @@ def test_a_student_s_folder_carries_what_was_in_the_file(tmp_path: Path, name: s
     assert carried_settings(str(tmp_path)) == (whole, "v1")
 
 
-def test_a_student_of_an_older_version_is_still_asked(tmp_path: Path) -> None:
-    old = {"framework": "ircot", "passages_per_step": 2, "max_steps": 5, "instruction": "Go."}
-    old |= {"max_prompt_tokens": 896, "max_step_tokens": 64, "corpus_version": "v1"}
-    (tmp_path / SETTINGS_FILE).write_text(json.dumps(old))
+def test_a_student_whose_settings_lack_later_keys_is_still_asked(tmp_path: Path) -> None:
+    settings = student_settings(ReasoningConfig(instruction="Go."), "v1", chat=False)
+    for key in ("chat", "demonstrations", "max_empty_searches"):
+        del settings[key]
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps(settings))
     carried = carried_settings(str(tmp_path))
     assert carried is not None
     assert (carried[0].chat, carried[0].demonstrations) == ("auto", ())

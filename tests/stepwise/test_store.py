@@ -1,7 +1,7 @@
-import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,8 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steper_ray.errors import InputError
+from steper_ray.run.identity import RULES, Record, read_record, record, write_record
 from steper_ray.schema import CHAIN_SCHEMA
-from steper_ray.stepwise.store import add, known, locked, new_dir, settings_file, take_up
+from steper_ray.stepwise.store import (
+    add,
+    is_scored,
+    known,
+    locked,
+    new_dir,
+    partial_dir,
+    prepare_store,
+    record_file,
+    record_scored,
+)
+from steper_ray.stepwise.verdicts import chain_files
 
 HOLD_THE_LOCK = """
 import sys, time
@@ -43,48 +55,103 @@ def read(folder: Path) -> dict[str, tuple[str | None, str]]:
     return {row["id"]: (row["error"], row["model"]) for row in rows}
 
 
+def chains_record(ensemble: dict[str, Any] | None = None, **made_with: Any) -> Record:
+    return record(
+        "chains", {**SETTINGS, **made_with, "ensemble": ensemble or {}}, ("match", "search")
+    )
+
+
 def test_other_settings_are_refused_with_every_difference(tmp_path):
     out = tmp_path / "chains"
-    take_up(out, SETTINGS, fresh=False)
-    take_up(out, {**SETTINGS, "teacher": "nothing was made with a yet"}, fresh=False)
-    take_up(out, SETTINGS, fresh=False)
+    prepare_store(out, chains_record())
+    prepare_store(out, chains_record(teacher="nothing was made with a yet"))
+    prepare_store(out, chains_record())
     write(out, {1: None})
-    take_up(out, SETTINGS, fresh=False)
-    other = {"teacher": "b", "reasoning": {"max_steps": 5}, "samples": 2}
+    prepare_store(out, chains_record())
+    other = chains_record(teacher="b", reasoning={"max_steps": 5}, samples=2)
     with pytest.raises(InputError) as refused:
-        take_up(out, other, fresh=False)
+        prepare_store(out, other)
     for difference in ("teacher: 'a' → 'b'", "reasoning.k: 4 → nothing", "samples: nothing → 2"):
         assert difference in str(refused.value)
     assert "max_steps" not in str(refused.value)
     assert "--fresh" in str(refused.value)
-    assert json.loads(settings_file(out).read_text()) == SETTINGS
+    assert read_record(record_file(out))["teacher"] == "a"
     assert out.is_dir()
 
-    take_up(out, other, fresh=True)
+    prepare_store(out, other, fresh=True)
     assert not out.exists()
-    assert json.loads(settings_file(out).read_text()) == other
+    assert read_record(record_file(out))["teacher"] == "b"
 
 
 def test_chains_that_nobody_knows_the_settings_of_are_refused(tmp_path):
     write(tmp_path / "chains", {1: None})
-    with pytest.raises(InputError, match=r"no chains\.settings\.json"):
-        take_up(tmp_path / "chains", SETTINGS, fresh=False)
+    with pytest.raises(InputError, match=r"no chains\.identity\.json"):
+        prepare_store(tmp_path / "chains", chains_record())
 
 
 def test_the_ensemble_may_grow_and_not_change(tmp_path):
     out = tmp_path / "chains"
-    first = {**SETTINGS, "ensemble": {"b": {"teacher": "/b"}}}
-    take_up(out, first, fresh=False)
+    prepare_store(out, chains_record({"b": {"teacher": "/b"}}))
     write(out, {1: None})
-    grown = {**SETTINGS, "ensemble": {"c": {"teacher": "/c"}, "b": {"teacher": "/b"}}}
-    take_up(out, grown, fresh=False)
-    assert json.loads(settings_file(out).read_text()) == grown
+    grown = {"c": {"teacher": "/c"}, "b": {"teacher": "/b"}}
+    prepare_store(out, chains_record(grown))
+    assert read_record(record_file(out))["ensemble"] == grown
     with pytest.raises(InputError, match=r"ensemble\.c: \{'teacher': '/c'\} → nothing"):
-        take_up(out, first, fresh=False)
+        prepare_store(out, chains_record({"b": {"teacher": "/b"}}))
     with pytest.raises(InputError, match=r"ensemble\.b\.teacher: '/b' → '/d'"):
-        take_up(
-            out, {**grown, "ensemble": {**grown["ensemble"], "b": {"teacher": "/d"}}}, fresh=False
-        )
+        prepare_store(out, chains_record({**grown, "b": {"teacher": "/d"}}))
+
+
+def test_chains_of_another_rule_are_mixed_only_if_that_is_said(tmp_path, monkeypatch):
+    out = tmp_path / "chains"
+    prepare_store(out, chains_record())
+    write(out, {1: None, 2: "failed", 3: None})
+    monkeypatch.setitem(RULES, "search", 2)
+    with pytest.raises(InputError) as refused:
+        prepare_store(out, chains_record())
+    assert str(refused.value) == (
+        f"{out}: 3 chains were made with search rule 1, new ones with 2; continue with --mix (build.mix) "
+        "or start a new run.dir"
+    )
+    prepare_store(out, chains_record(), mix=True)
+    assert read_record(record_file(out))["rules"]["search"] == [1, 2]
+    prepare_store(out, chains_record())  # what is new is not mixed again
+    assert read_record(record_file(out))["rules"]["search"] == [1, 2]
+    monkeypatch.setitem(RULES, "search", 3)
+    with pytest.raises(
+        InputError, match="3 chains were made with search rule 1 and 2, new ones with 3"
+    ):
+        prepare_store(out, chains_record())
+
+
+def test_a_raised_rule_of_scoring_asks_for_scores_only(tmp_path, monkeypatch):
+    out = tmp_path / "chains"
+    assert is_scored(out)
+    prepare_store(out, chains_record())
+    write(out, {1: None})
+    assert is_scored(out)
+    monkeypatch.setitem(RULES, "match", 2)
+    prepare_store(out, chains_record())
+    assert not is_scored(out)
+    partial_dir(out).mkdir()  # of a build that was interrupted: its chains are not scored yet
+    record_scored(out)
+    assert not is_scored(out)
+    partial_dir(out).rmdir()
+    record_scored(out)
+    assert is_scored(out)
+    assert read_record(record_file(out))["rules"]["search"] == [1]
+
+
+def test_chains_of_a_newer_version_are_refused(tmp_path):
+    out = tmp_path / "chains"
+    prepare_store(out, chains_record())
+    write(out, {1: None})
+    write_record(
+        record_file(out), {**read_record(record_file(out)), "format": 2, "steper_ray": "7.0"}
+    )
+    for use in (chain_files, is_scored, lambda folder: prepare_store(folder, chains_record())):
+        with pytest.raises(InputError, match=r"written by steper_ray 7\.0 in format 2"):
+            use(out)
 
 
 def test_what_is_known_of_chains(tmp_path):
@@ -116,7 +183,7 @@ def test_new_chains_take_the_place_of_old_ones(tmp_path_factory, old, new, cut):
 @pytest.mark.parametrize("moment", ["before", "between"])
 def test_what_a_killed_build_had_ready_is_put_in(tmp_path, moment):
     out = tmp_path / "chains"
-    take_up(out, SETTINGS, fresh=False)
+    prepare_store(out, chains_record())
     write(out, {1: None, 2: "failed"}, "a.parquet")
     write(new_dir(out), {2: None, 3: None}, "b.parquet")
     if moment == "between":
@@ -126,7 +193,7 @@ def test_what_a_killed_build_had_ready_is_put_in(tmp_path, moment):
             new_dir(out) / "a.parquet",
         )
         out.rename(tmp_path / "chains.old")
-    take_up(out, SETTINGS, fresh=False)
+    prepare_store(out, chains_record())
     assert {key: error for key, (error, _) in read(out).items()} == dict.fromkeys(
         ("q1", "q2", "q3")
     )

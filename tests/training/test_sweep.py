@@ -21,7 +21,7 @@ import yaml
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.config import RunConfig, load_config
 from steper_ray.display import StageProgress
-from steper_ray.sweep.sweep import fingerprint, sweep
+from steper_ray.sweep.sweep import sweep, sweep_folder
 from steper_ray.training.trainer import train
 
 pytestmark = pytest.mark.engine
@@ -88,7 +88,7 @@ def test_a_sweep_end_to_end_and_its_best_run_file_gives_the_same(
     """Its first trials are killed on the way, and go on from their checkpoints."""
     parameters = {"lr": {"choice": [1e-4, 1e-2]}, "sigma_init": {"choice": [0.5, 2.0]}}
     config = with_sweep(options, {"parameters": parameters, "search": "grid", "scheduler": "none"})
-    first = config.sweep_dir / "runs" / fingerprint(config) / "trials" / "0001"
+    first = sweep_folder(config) / "trials" / "0001"
     with ThreadPoolExecutor() as pool:
         killed = pool.submit(kill_trials_after_a_checkpoint, first)
         swept = sweep(config, progress())
@@ -137,7 +137,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster: None, options: 
         arguments += ["--set", text]
     for key, value in section.items():
         arguments += ["--set", f"sweep.{key}={json.dumps(value)}"]
-    folder = config.sweep_dir / "runs" / fingerprint(config) / "trials"
+    folder = sweep_folder(config) / "trials"
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as ray:
         process = subprocess.Popen(
             [sys.executable, "-m", "steper_ray.cli", *arguments],

@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -19,12 +22,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from steper_ray.config import RunConfig
 from steper_ray.errors import InputError
 from steper_ray.models import carried_settings
+from steper_ray.run.identity import differences
 from steper_ray.training.data import stepwise_files
 from steper_ray.training.trainer import (
     TrainConfig,
     check_storage,
+    find_checkpoints,
     read_corpus_version,
-    run_fingerprint,
+    task_identity,
     train,
     worker_task,
 )
@@ -83,24 +88,55 @@ def test_input_is_checked_before_any_worker_starts(tmp_path, tiny_student):
 
 
 @pytest.mark.parametrize(
-    ("values", "same"),
+    ("values", "changed"),
     [
-        ({"workers": 5, "cpus_per_worker": 3, "micro_batch_tokens": 99}, True),
-        ({"checkpoint_every_minutes": 3.0, "num_to_keep": 7, "trackers": []}, True),
-        ({"lr": 2e-5}, False),
-        ({"objective": "uniform"}, False),
-        ({"validation_chains": 1}, False),
-        ({"lora": {"rank": 2}}, False),
+        ({"workers": 5, "cpus_per_worker": 3, "micro_batch_tokens": 99}, None),
+        ({"checkpoint_every_minutes": 3.0, "num_to_keep": 7, "trackers": []}, None),
+        ({"precision": "fp32"}, None),  # what auto is without a GPU
+        ({"lr": 2e-5}, r"train\.lr changed \(5e-06 → 2e-05\)"),
+        ({"objective": "uniform"}, r"train\.objective changed"),
+        ({"validation_chains": 1}, r"train\.validation_chains changed"),
+        ({"lora": {"rank": 2}}, r"train\.lora changed"),
+        ({"zero_stage": 2}, r"checkpoint\.zero_stage changed \(3 → 2\)"),
     ],
 )
-def test_a_run_is_taken_up_by_what_it_learns_from_and_not_by_how_it_is_cut(
-    tmp_path, tiny_student, write_stepwise, values, same
+def test_a_run_resumes_by_what_it_learns_from_and_not_by_how_it_is_cut(
+    tmp_path, tiny_student, write_stepwise, capsys, values, changed
 ):
     write_stepwise(tmp_path, [2, 3])
     files = stepwise_files(tmp_path / "stepwise")
-    before = run_fingerprint(worker_task(run_config(tmp_path, model=str(tiny_student)), files))
-    config = run_config(tmp_path, model=str(tiny_student), **values)
-    assert (run_fingerprint(worker_task(config, files)) == before) is same
+
+    def checkpoints(**values) -> Path:
+        config = run_config(tmp_path, model=str(tiny_student), **values)
+        return find_checkpoints(config, task_identity(worker_task(config, files)))
+
+    before = checkpoints()
+    assert capsys.readouterr().out == ""
+    assert (checkpoints(**values) == before) is (changed is None)
+    said = capsys.readouterr().out
+    if changed is None:
+        assert said == ""
+    else:
+        assert re.search(
+            f"train  starts anew because {changed}.*; checkpoints of {before} remain", said
+        )
+
+
+def test_a_run_resumes_however_its_examples_lie_and_its_model_is_called(
+    tmp_path, tiny_student, write_stepwise
+):
+    write_stepwise(tmp_path, [2, 3])
+    files = stepwise_files(tmp_path / "stepwise")
+    before = task_identity(worker_task(run_config(tmp_path, model=str(tiny_student)), files))
+    whole = tmp_path / "whole.parquet"
+    table = pq.read_table(files)
+    pq.write_table(table, whole, compression="zstd")
+    copied = shutil.copytree(tiny_student, tmp_path / "copied", copy_function=shutil.copyfile)
+    now = task_identity(worker_task(run_config(tmp_path, model=str(copied)), [whole]))
+    assert differences(before, now) == []
+    pq.write_table(table.slice(1), whole)
+    now = task_identity(worker_task(run_config(tmp_path, model=str(copied)), [whole]))
+    assert [one.partition(":")[0] for one in differences(before, now)] == ["examples"]
 
 
 def test_a_full_disk_is_noticed_before_any_worker_starts(

@@ -202,7 +202,7 @@ MOUNTS: Final = (
     ("/v1", "/v1"),
     ("/a/b", "/a/b"),
 )
-"""root_path, and what of it is still in the path: uvicorn and Serve leave it there, other servers do not."""
+"""root_path, and what of it is still in the path: uvicorn and Serve leave it, others do not."""
 
 
 @pytest.mark.anyio

@@ -37,8 +37,8 @@ OVERLOADED: Final = RefusedError(
 TOO_LARGE: Final = RefusedError(413, "too_large", f"the body is over {LARGEST_BODY} bytes")
 
 
-ASKING: Final = frozenset({"/v1/answer", "/v1/answers", "/v1/chat/completions"})
-"""Paths whose requests take places in an ingress."""
+ASKING: Final = ("/v1/answer", "/v1/answers", "/v1/chat/completions")
+"""Paths whose requests take places in an ingress, behind the `route_prefix` of its application."""
 PROBE_S: Final = 0.25
 """Seconds after which one question more than the ingresses took is let through, as a trial."""
 GROWTH: Final = 1.25
@@ -81,26 +81,45 @@ def middlewares() -> list[Middleware]:
     return [Middleware(Front)]
 
 
+def asked_mount(scope: Scope) -> str | None:
+    """Where the application is mounted that a question is for; None for a request that is no question.
+
+    The proxy has not looked yet which application a path belongs to, so this is what its path says.
+    """
+    if scope["method"] != "POST":
+        return None
+    path: str = scope["path"]
+    return next((path.removesuffix(end) for end in ASKING if path.endswith(end)), None)
+
+
 class Front:
     """ASGI middleware around a proxy."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app, self._capacity = app, Capacity()
+        self._app = app
+        self._capacities: dict[str, Capacity] = {}
+        """By where an application is mounted: each has ingresses of its own."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         reply = _Reply(send)
-        if scope["path"] not in ASKING or scope["method"] != "POST":
+        mount = asked_mount(scope)
+        if mount is None:
             await self._forward(scope, receive, reply)
-        elif self._capacity.enter():
-            try:
-                await self._forward(scope, receive, reply)
-            finally:
-                self._capacity.leave(refused=reply.overloaded)
-        else:
+            return
+        capacity = self._capacities.setdefault(mount, Capacity())
+        if not capacity.enter():
             await reply.refuse(OVERLOADED)
+            return
+        try:
+            await self._forward(scope, receive, reply)
+        finally:
+            capacity.leave(refused=reply.overloaded)
+            # Serve has set root_path by now; made-up mounts must not pile up
+            if not capacity.taken and scope.get("root_path", "") != mount:
+                del self._capacities[mount]
 
     async def _forward(self, scope: Scope, receive: Receive, reply: "_Reply") -> None:
         gone = False

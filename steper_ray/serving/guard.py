@@ -6,9 +6,10 @@ Pure ASGI, so that a body that is too large is never read, and a stream is passe
 import json
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,8 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from steper_ray.serving.keys import KeyRing
 from steper_ray.serving.service import RefusedError
 
-GUARDED: Final = "/v1/"
-"""Paths that need a key."""
 HEADERS: Final = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -34,21 +33,57 @@ LONGEST_NUMBER: Final = 18
 CODE_HEADER: Final = "x-error-code"
 """The error's code again, for who stands between and reads no bodies."""
 
+POLICY_VIOLATION: Final = 1008
+"""WebSocket close code of a connection without a valid key; before it is accepted, HTTP's 403."""
+
 Take = Callable[[str, int], Awaitable[float]]
 """Take one request of an owner's so many a minute, over all ingresses: see `RateLimiter.take`."""
+
+
+def route_path(scope: Scope) -> str:
+    """The path of a request relative to `root_path`, which is where the server is mounted.
+
+    `scope["path"]` may or may not begin with `root_path` (Ray Serve's `route_prefix`, a proxy's prefix). By
+    Starlette's own function, so that a request is never checked as one path and routed as another.
+    """
+    return get_route_path(scope) or "/"
 
 
 class Guard:
     """ASGI middleware around the API."""
 
-    def __init__(self, app: ASGIApp, *, keys: KeyRing, take: Take, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: KeyRing,
+        take: Take,
+        open_paths: Collection[str],
+        max_body_bytes: int,
+    ) -> None:
+        """open_paths: the only paths that need no key, as `route_path` gives them"""
         self._app, self._keys, self._take = app, keys, take
-        self._most = max_body_bytes
+        self._open_paths, self._most = open_paths, max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
             return
+        if scope["type"] == "websocket":
+            try:
+                await self._check_key(scope)
+            except RefusedError as refused:
+                await send(
+                    {
+                        "type": "websocket.close",
+                        "code": POLICY_VIOLATION,
+                        "reason": refused.message,
+                    }
+                )
+                return
+        await self._app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
         async def send_on(message: Message) -> None:
@@ -61,8 +96,8 @@ class Guard:
             await send(message)
 
         try:
-            if scope["path"].startswith(GUARDED) and scope["method"] != "OPTIONS":
-                await self._check_key(Headers(scope=scope))
+            if scope["method"] != "OPTIONS":  # a browser asks so, without its key, what it may send
+                await self._check_key(scope)
             await self._app(scope, self._measured(scope, receive), send_on)
         except RefusedError as refused:
             await send_refusal(refused, send_on)
@@ -74,10 +109,11 @@ class Guard:
                 RefusedError(500, "internal", "the server failed; its log says why"), send_on
             )
 
-    async def _check_key(self, headers: Headers) -> None:
-        if not self._keys.required:
+    async def _check_key(self, scope: Scope) -> None:
+        """Raises RefusedError for a path that is not open, unless the request has a key and may use it."""
+        if not self._keys.required or route_path(scope) in self._open_paths:
             return
-        scheme, _, key = headers.get("authorization", "").partition(" ")
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise RefusedError(401, "no_key", "send an API key as `Authorization: Bearer KEY`")
         owner = self._keys.owner(key.strip())

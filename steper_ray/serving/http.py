@@ -7,6 +7,8 @@ GET  /v1/models            \\ OpenAI's interface: `<model>` is the plain model,
 POST /v1/chat/completions  / `<model>-rag` the whole loop (`steper_ray.serving.chat`)
 GET  /healthz, /readyz     alive; whether model and corpus answer
 GET  /, /docs              the page; this interface as OpenAPI
+
+All of them relative to where the server is mounted (`root_path`, Ray Serve's `route_prefix`).
 """
 
 import json
@@ -62,6 +64,8 @@ FILES: Final = {
     "/docs/swagger-ui-bundle.js": SWAGGER_UI / "swagger-ui-bundle.js",
 }
 """Served as they are. FastAPI's own /docs loads Swagger UI from elsewhere, which `guard.HEADERS` forbid."""
+OPEN_PATHS: Final = frozenset({*FILES, "/openapi.json", "/healthz", "/readyz"})
+"""Served without a key; every other path, known or unknown, needs one where the server has keys."""
 KINDS: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 KEY: Final = Security(HTTPBearer(scheme_name="api_key", auto_error=False))
 """Says in OpenAPI that a route needs a key; `Guard` is what checks it."""
@@ -83,7 +87,13 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
         redoc_url=None,
     )
     key = [KEY] if keys.required else []
-    api.add_middleware(Guard, keys=keys, take=take, max_body_bytes=config.max_body_bytes)
+    api.add_middleware(
+        Guard,
+        keys=keys,
+        take=take,
+        open_paths=OPEN_PATHS,
+        max_body_bytes=config.max_body_bytes,
+    )
     if config.cors_origins:
         api.add_middleware(
             CORSMiddleware,

@@ -179,9 +179,12 @@ def api_over(service: AnswerService, keys: Keys | None = None, take: Take | None
     return build_api(service, KeyRing(service.config, keys or {}), take or take_here)
 
 
-def client_of(api: FastAPI, **options: Any) -> httpx.AsyncClient:
-    """A client in the same process; a stream comes to it only when it is whole."""
-    transport = httpx.ASGITransport(app=api, raise_app_exceptions=False)
+def client_of(api: FastAPI, *, root_path: str = "", **options: Any) -> httpx.AsyncClient:
+    """A client in the same process; a stream comes to it only when it is whole.
+
+    root_path: where the API is told that it is mounted; URLs are sent to it as they are
+    """
+    transport = httpx.ASGITransport(app=api, raise_app_exceptions=False, root_path=root_path)
     return httpx.AsyncClient(transport=transport, base_url="http://test", **options)
 
 

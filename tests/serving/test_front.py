@@ -272,3 +272,38 @@ async def test_past_capacity_a_proxy_refuses_by_itself_and_forwards_everything_e
         assert forwarded[3:] == ["/v1/search", "/healthz"]
         done.set()
         await first
+
+
+async def test_each_mounted_application_has_a_capacity_and_a_made_up_one_leaves_nothing() -> None:
+    """Under `/student` all places are taken, under `/other` there are any number."""
+    forwarded: list[str] = []
+    done = asyncio.Event()
+    refusal = [*JSON, (CODE_HEADER.encode(), b"overloaded")]
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        forwarded.append(scope["path"])
+        first, scope["root_path"] = scope["path"].split("/")[1], ""
+        if first in ("student", "other"):
+            scope["root_path"] = f"/{first}"  # as Serve does where a route_prefix is matched
+        full = first == "student" and len(forwarded) > 1
+        if not full and first == "student":
+            await done.wait()
+        await send(start(503, refusal) if full else start(200, JSON))
+        await send(body(b"{}"))
+
+    front = Front(serve)
+    transport = httpx.ASGITransport(front)
+    async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:
+        held = asyncio.create_task(client.post("/student/v1/answer", json={}))
+        await asyncio.sleep(0)
+        for _ in range(6):
+            assert (await client.post("/student/v1/answer", json={})).status_code == 503
+        assert len(forwarded) == 3  # the first, one that was refused, and a trial
+        for _ in range(6):
+            assert (await client.post("/other/v1/answers", json={})).status_code == 200
+        for number in range(6):
+            await client.post(f"/student/{number}/v1/answer", json={})
+            await client.post(f"/{number}/v1/chat/completions", json={})
+        assert set(front._capacities) == {"/student", "/other"}
+        done.set()
+        assert (await held).status_code == 200

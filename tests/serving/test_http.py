@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any, Final
+from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -147,28 +148,34 @@ async def test_health_and_readiness() -> None:
         assert ready.json() == {"status": "not ready", "missing": ["model"], **told}
 
 
-async def test_the_page_and_the_description_are_served() -> None:
-    async with client_of(api_over(service_over(ScriptedBackend()))) as client:
-        for path in ("/", "/docs"):
+@pytest.mark.parametrize("mount", ["", "/student"])
+async def test_the_page_and_the_description_are_served(mount: str) -> None:
+    api = api_over(service_over(ScriptedBackend()))
+    async with client_of(api, root_path=mount) as client:
+        for path in (f"{mount}/", f"{mount}/docs"):
             reply = await client.get(path)
             assert (reply.status_code, kind_of(reply)) == (200, "text/html"), path
             for tag in INLINE.findall(reply.text):
                 assert re.fullmatch(r'<script [^>]*src="[^"]+"></script>', tag), "it is blocked"
             named = re.findall(r'(?:src|href)="([^"]+)"', reply.text)
-            parts = [name for name in named if name != "data:,"]
+            parts = [name for name in named if name not in ("data:,", "openapi.json")]
             assert len(parts) >= 2
             for name in parts:  # every resource is here, and is what it should be
-                assert re.match("/[^/]", name), f"{path} loads {name} from elsewhere"
-                part = await client.get(name)
+                assert re.match("[a-z]", name), f"{path} loads {name} from elsewhere"
+                part = await client.get(urljoin(path, name))
                 assert (part.status_code, kind_of(part)) == (200, LOADED[name.rpartition(".")[2]])
                 assert part.text.strip()
-        shown = (await client.get("/docs/docs.js")).text
-        assert re.findall(r'url: "([^"]+)"', shown) == ["/openapi.json"]
-        odd = await client.get("/page.js", headers={"range": "bytes=a-b"})
+        shown = (await client.get(f"{mount}/docs/docs.js")).text
+        assert re.findall(r'url: "([^"]+)"', shown) == ["openapi.json"]  # beside /docs
+        script = (await client.get(f"{mount}/page.js")).text
+        assert re.findall(r"fetch\(([^,)]+)", script) == ['"v1/answer"', '"readyz"']  # beside /
+        odd = await client.get(f"{mount}/page.js", headers={"range": "bytes=a-b"})
         assert (odd.status_code, odd.content) == (200, (PAGE / "page.js").read_bytes())
         for path in ("/page.html", "/page.py", "/page.", "/page.css/x", "/redoc", "/docs/x"):
-            refusal(await client.get(path), 404, "not_found")
-        paths = (await client.get("/openapi.json")).json()["paths"]
+            refusal(await client.get(mount + path), 404, "not_found")
+        described = (await client.get(f"{mount}/openapi.json")).json()
+    assert described.get("servers", []) == ([{"url": mount}] if mount else [])
+    paths = described["paths"]
     assert set(paths) == {
         "/v1/answer",
         "/v1/answers",

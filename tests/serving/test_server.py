@@ -26,8 +26,16 @@ from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.corpus import CorpusInfo, build_corpus
 from steper_ray.errors import StageError
 from steper_ray.retrieval import Retriever
-from steper_ray.serving.app import APP, corpus_app, llm_app, update_server
+from steper_ray.serving.app import (
+    APP,
+    build_ingress,
+    corpus_app,
+    llm_app,
+    update_server,
+    with_one_ingress,
+)
 from steper_ray.serving.ingress import LLM
+from steper_ray.serving.keys import new_key
 from tests.serving.conftest import PLACES, Server
 
 pytestmark = pytest.mark.engine
@@ -367,6 +375,31 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     assert [server.processes(name)[0].pid for name in (":llm", ":retriever")] == before
     answer = post(server, "/v1/answer", {"question": server.questions[0]})
     assert answer.status_code == 200
+
+
+def test_keys_hold_under_a_route_prefix_too(server: Server, tmp_path: Path) -> None:
+    """As `build` is served by a Serve config file with another `route_prefix`, beside the server."""
+    keys = {"keys_file": str(tmp_path / "keys.yaml")}
+    keyed = with_one_ingress(
+        server.config.model_copy(update={"serve": server.config.serve.model_copy(update=keys)})
+    )
+    headers = {"authorization": f"Bearer {new_key(keyed.serve, 'alice')}"}
+    ingress = build_ingress(keyed, llm_app(server.config), corpus_app(server.config))
+    serve.run(ingress, name="student", route_prefix="/student")
+    try:
+        ask = {"question": server.questions[0]}
+        for path in ("/v1/answer", "//v1/answer", "/v1/answer/", "/%76%31/answer", "/nothing"):
+            refused = post(server, f"/student{path}", ask)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "no_key"), path
+        assert post(server, "/%73tudent/v1/answer", ask).status_code == 401
+        for path in ("", "/", "/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"):
+            reply = httpx.get(f"{server.url}/student{path}", follow_redirects=True)
+            assert reply.status_code == 200, path
+        answer = post(server, "/student/v1/answer", ask, headers=headers)
+        assert answer.status_code == 200
+        assert answer.json()["answer"] == post(server, "/v1/answer", ask).json()["answer"]
+    finally:
+        serve.delete("student")
 
 
 def index_renamed(server: Server) -> CorpusInfo:

@@ -349,7 +349,7 @@ async function follow(asked, result, signal) {
   const headers = { "Content-Type": "application/json", Accept: "text/event-stream" };
   if (key.value) headers.Authorization = `Bearer ${key.value}`;
   const body = JSON.stringify({ question: asked, stream: true });
-  const response = await fetch("/v1/answer", { method: "POST", headers, body, signal })
+  const response = await fetch("v1/answer", { method: "POST", headers, body, signal })
     .catch(unlessStopped("The server cannot be reached", "No connection could be made."));
   if (!response.ok) throw await refusal(response);
   shown.replaceChildren(result.root);
@@ -412,7 +412,7 @@ function setRunning(on) {
 async function checkReady() {
   const line = document.getElementById("server");
   try {
-    const ready = await (await fetch("/readyz")).json();
+    const ready = await (await fetch("readyz")).json();
     if (ready.status === "ready") {
       line.textContent = [`Model ${ready.model}`, `corpus ${ready.corpus_version.slice(0, 10)}`,
         ready.framework, `${plural(ready.passages_per_step, "passage")} a step`,

@@ -1,4 +1,4 @@
-# `make demo` and `make test` each set everything up first; neither needs the other.
+# `make demo` and `make test` each set up what they need first; neither needs the other.
 
 # Interpreter for .venv; empty: the first of python3, python3.11 … python3.13 that will do.
 PYTHON ?=
@@ -10,11 +10,12 @@ INSTALLED := .venv/.installed
 # The same with what the tests need on top.
 TEST_INSTALLED := .venv/.installed-test
 
-.PHONY: help env demo test check format lock pretrain clean
+.PHONY: help env demo test test-fast check format lock pretrain clean
 
 help:
 	@echo "make demo      set up, then the whole line on the toy world (steper demo)"
-	@echo "make test      set up, then check and the tests"
+	@echo "make test      set up, then check and all tests"
+	@echo "make test-fast set up, then the tests that start no engine (a few minutes)"
 	@echo "make check     format, lint and types, changing nothing"
 	@echo "make format    format and fix what ruff can fix"
 	@echo "make lock      write the versions installed in .venv to requirements.lock and requirements-test.lock"
@@ -34,7 +35,11 @@ demo: $(INSTALLED)
 	@$(BIN)/steper demo $(ARGS)
 
 test: check
+	@.ci/chromium
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(TEST_INSTALLED)
+	@$(BIN)/python -m pytest -m "not engine" $(ARGS)
 
 check: $(TEST_INSTALLED)
 	@$(BIN)/ruff format --check --quiet . || { echo "run make format"; exit 1; }

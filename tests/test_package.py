@@ -40,7 +40,7 @@ def lock() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def test_lock() -> dict[str, str]:
+def tests_lock() -> dict[str, str]:
     """What the tests need on top."""
     return read_lock("requirements-test.lock")
 
@@ -65,24 +65,24 @@ def test_help_answers_within_a_second(arguments: list[str]) -> None:
 
 
 def test_direct_dependencies_are_the_locked_versions(
-    project: dict[str, Any], lock: dict[str, str], test_lock: dict[str, str]
+    project: dict[str, Any], lock: dict[str, str], tests_lock: dict[str, str]
 ) -> None:
     extras = project["optional-dependencies"]
     for requirements, locked in [
         (project["dependencies"] + extras["cpu"], lock),
-        (extras["dev"], lock | test_lock),
+        (extras["dev"], lock | tests_lock),
     ]:
         for requirement in map(Requirement, requirements):
             version = locked[canonicalize_name(requirement.name)]
             assert version in requirement.specifier, f"{requirement} but {version} is locked"
 
 
-def test_locks_are_what_is_installed(lock: dict[str, str], test_lock: dict[str, str]) -> None:
+def test_locks_are_what_is_installed(lock: dict[str, str], tests_lock: dict[str, str]) -> None:
     assert {"pip", "setuptools", "torch", "ray", "deepspeed"} <= set(lock)
-    assert {"pytest", "mypy", "ruff", "peft"} <= set(test_lock)
+    assert {"pytest", "mypy", "ruff", "peft"} <= set(tests_lock)
     assert lock["torch"].endswith("+cpu")
-    assert not set(lock) & set(test_lock)
-    both = lock | test_lock
+    assert not set(lock) & set(tests_lock)
+    both = lock | tests_lock
     assert not set(both) & {"torchvision", "torchaudio", "torchcodec", "steper-ray"}
     assert {name: metadata.version(name) for name in both} == both
 

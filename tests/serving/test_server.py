@@ -18,16 +18,12 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
-from openai import APIError, OpenAI
-from ray import serve
 
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.corpus import CorpusInfo, build_corpus
 from steper_ray.errors import StageError
 from steper_ray.retrieval import Retriever
 from steper_ray.serving.app import APP, corpus_app, llm_app, update_server
-from steper_ray.serving.ingress import LLM
 from tests.serving.conftest import PLACES, Server
 
 pytestmark = pytest.mark.engine
@@ -56,6 +52,10 @@ def until(holds: Callable[[], bool], seconds: float) -> None:
 
 async def unfinished(server: Server) -> int:
     """Requests in the engine."""
+    from ray import serve
+
+    from steper_ray.serving.ingress import LLM
+
     handle = serve.get_deployment_handle(LLM, llm_app(server.config))
     return int(await handle.unfinished.remote())
 
@@ -114,6 +114,8 @@ def test_a_stream_tells_the_same_as_it_happens(server: Server) -> None:
 
 
 def test_openai_s_client_works_unchanged_with_both_models(server: Server) -> None:
+    from openai import OpenAI
+
     client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == ["teacher", "teacher-rag"]
     asked: Any = [{"role": "user", "content": server.questions[0]}]
@@ -289,6 +291,8 @@ class Load:
 @pytest.mark.parametrize("deployment", ["llm", "retriever"])
 def test_a_killed_replica_loses_no_whole_answer(server: Server, deployment: str) -> None:
     """There is one of each: what is asked meanwhile waits for the one that Serve starts."""
+    from openai import APIError, OpenAI
+
     before = server.processes(f":{deployment}")[0].pid
     load = Load(server, whole=4, streams=2)
 
@@ -330,6 +334,8 @@ def test_a_killed_ingress_is_said_and_the_next_request_succeeds(server: Server) 
 
 
 def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
+    import ray
+
     node = ray.nodes()[0]
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     wanted = {
@@ -357,6 +363,8 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The keys lie where the command runs, and not where the ingress does."""
+    from ray import serve
+
     serve_section = server.config.serve.model_copy(update={"keys_file": str(tmp_path / "keys")})
     monkeypatch.setattr("steper_ray.serving.app.check", lambda _config: None)
     before = [server.processes(name)[0].pid for name in (":llm", ":retriever")]
@@ -383,6 +391,8 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     server: Server, tmp_path: Path
 ) -> None:
     """By the command itself; the new settings bring API keys with them. The last test of this server."""
+    from ray import serve
+
     folder = tmp_path / "student-2"
     shutil.copytree(server.config.serve.model, folder)
     before = {APP, llm_app(server.config), corpus_app(server.config)}

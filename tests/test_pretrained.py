@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from steper_ray.config import RunConfig, load_config
 from steper_ray.errors import ConfigError, InputError
@@ -23,12 +21,9 @@ from steper_ray.reasoning.engine import EngineConfig
 from steper_ray.run.identity import record
 from steper_ray.stepwise.dataset import select_chains
 from steper_ray.stepwise.store import prepare_store
-from steper_ray.toy.pretrain import Recipe, make_model
 from steper_ray.toy.tokenizer import make_tokenizer
-from steper_ray.training.attention import packing_obstacle
 from steper_ray.training.card import write_card
 from steper_ray.training.metrics import MetricsWriter
-from steper_ray.training.student import export_student, gather_weights, load_student
 from steper_ray.training.worker import WorkerTask
 from tests.conftest import ROOT
 from tests.stepwise.conftest import CHAIN, write
@@ -69,6 +64,10 @@ def change(file: Path, **values: Any) -> None:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen3 of two layers with the toy tokenizer."""
+    import torch
+
+    from steper_ray.toy.pretrain import Recipe, make_model
+
     folder = tmp_path_factory.mktemp("plain")
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
@@ -112,6 +111,10 @@ def refusal(model: Path) -> str:
 
 
 def student_of(folder: Path, hub: HubConfig) -> Any:
+    import torch
+
+    from steper_ray.training.student import load_student
+
     return load_student(
         str(folder), dtype=torch.float32, gradient_checkpointing=False, packed=False, hub=hub
     )
@@ -133,6 +136,10 @@ def test_code_of_a_model_is_not_run_unasked(own: Path, load: Any) -> None:
 
 
 def test_a_student_with_code_of_its_own_is_exported_with_it(own: Path, tmp_path: Path) -> None:
+    import torch
+
+    from steper_ray.training.student import export_student, gather_weights
+
     assert load_tokenizer(str(own), TRUSTED).sign == "this code ran"
     student = student_of(own, TRUSTED)
     assert student.model.sign == "this code ran"
@@ -190,12 +197,19 @@ for trust in (False, True):
 
 
 def test_code_that_is_run_is_trained_on_separate_examples(own: Path, plain: Path) -> None:
+    from steper_ray.training.attention import packing_obstacle
+
     assert packing_obstacle(load_model_config(str(own), TRUSTED)) == "it runs code of its own"
     assert packing_obstacle(load_model_config(str(plain), TRUSTED)) is None
 
 
 def test_code_that_is_not_needed_is_left_alone(plain: Path, tmp_path: Path) -> None:
     """transformers has a model of this type itself, and takes that one unless it is told otherwise."""
+    from transformers import AutoModelForCausalLM
+
+    from steper_ray.training.attention import packing_obstacle
+    from steper_ray.training.student import export_student, gather_weights
+
     folder = tmp_path / "known"
     folder.mkdir()
     for file in plain.iterdir():
@@ -390,6 +404,8 @@ def test_nothing_that_is_written_has_a_token(
     tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cards, statistics, the settings of chains, `steper.json`, metrics and what trackers keep."""
+    from steper_ray.training.student import export_student, gather_weights
+
     for name in ("MY_TOKEN", "HF_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, TOKEN)
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -3,7 +3,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from matplotlib.image import imread
 
 from steper_ray.evaluation.charts import (
     CURVE_POINTS,
@@ -102,6 +101,8 @@ PAPER, INIT, EXP = (252, 252, 250), (36, 99, 180), (185, 106, 16)
 
 def pixels(file: Path) -> np.ndarray:
     """(height, width, 3) numbers up to 255."""
+    from matplotlib.image import imread
+
     return np.rint(imread(file)[:, :, :3] * 255).astype(int)
 
 

@@ -1,16 +1,17 @@
 """One rendering for engine, count and training: plain text and chat templates, on real tokenizers."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tokenizers import processors
-from transformers import PreTrainedTokenizerFast
 
 from steper_ray.errors import InputError
 from steper_ray.reasoning.framework import Prompt
@@ -23,6 +24,9 @@ from steper_ray.schema import STEP_EXAMPLE_SCHEMA, Chain, Passage
 from steper_ray.stepwise.select import explode
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.data import stepwise_files, tokenize_examples
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 A, B, C, D = (Passage(name, name.upper(), f"About {name}.") for name in "abcd")
 

@@ -1,14 +1,13 @@
 """OpenAI's interface, asked by OpenAI's own client over loopback."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import openai
 import pytest
-from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletionMessageParam
 
 from steper_ray.errors import ReplicaLostError, RowError
 from steper_ray.reasoning.loop import Sampling
@@ -24,6 +23,10 @@ from tests.serving.backend import (
     until,
 )
 
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.chat import ChatCompletionMessageParam
+
 pytestmark = pytest.mark.anyio
 
 HI: Final[list[ChatCompletionMessageParam]] = [{"role": "user", "content": "Who lives where?"}]
@@ -33,6 +36,8 @@ LOST: Final = ReplicaLostError("the replica that wrote the answer was lost")
 @asynccontextmanager
 async def openai_at(service: AnswerService) -> AsyncIterator[AsyncOpenAI]:
     """The client of a new server; afterwards its places are free."""
+    from openai import AsyncOpenAI
+
     async with (
         on_loopback(api_over(service)) as url,
         AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
@@ -49,6 +54,8 @@ def chunk(**delta: str) -> str:
 
 
 async def test_two_models_are_listed() -> None:
+    import openai
+
     async with openai_at(service_over(ScriptedBackend())) as client:
         assert [model.id async for model in client.models.list()] == ["student", "student-rag"]
         model = await client.models.retrieve("student-rag")
@@ -126,6 +133,8 @@ async def test_without_settings_the_loop_is_greedy_and_nothing_is_ignored() -> N
 
 @pytest.mark.parametrize("usage", [True, False])
 async def test_the_loop_streams_rationales_then_the_answer(usage: bool) -> None:
+    import openai
+
     async with openai_at(service_over(ScriptedBackend())) as client:
         stream = await client.chat.completions.create(
             model="student-rag",
@@ -167,6 +176,8 @@ async def test_a_stream_of_the_loop_ends_as_openai_says() -> None:
     "messages", [[{"role": "system", "content": "Hi"}], [{"role": "user", "content": " "}]]
 )
 async def test_without_a_user_message_there_is_no_question(messages: Any) -> None:
+    import openai
+
     async with openai_at(service_over(ScriptedBackend())) as client:
         with pytest.raises(openai.UnprocessableEntityError, match="no user message") as told:
             await client.chat.completions.create(model="student-rag", messages=messages)
@@ -184,6 +195,8 @@ async def test_without_a_user_message_there_is_no_question(messages: Any) -> Non
 async def test_an_error_in_the_middle_of_a_stream_is_raised(
     model: str, act: Any, code: str
 ) -> None:
+    import openai
+
     backend = ScriptedBackend(
         [TWO_STEPS[0], [" Bob", act]], chatting=[chunk(content="Bob"), act, chunk(content="!")]
     )

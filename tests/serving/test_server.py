@@ -18,9 +18,6 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
-from openai import APIError, OpenAI
-from ray import serve
 
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.corpus import CorpusInfo, build_corpus
@@ -34,8 +31,6 @@ from steper_ray.serving.app import (
     update_server,
     with_one_ingress,
 )
-from steper_ray.serving.ingress import LLM
-from steper_ray.serving.keys import new_key
 from tests.serving.conftest import PLACES, Server
 
 pytestmark = pytest.mark.engine
@@ -64,6 +59,10 @@ def until(holds: Callable[[], bool], seconds: float) -> None:
 
 async def unfinished(server: Server) -> int:
     """Requests in the engine."""
+    from ray import serve
+
+    from steper_ray.serving.ingress import LLM
+
     handle = serve.get_deployment_handle(LLM, llm_app(server.config))
     return int(await handle.unfinished.remote())
 
@@ -122,6 +121,8 @@ def test_a_stream_tells_the_same_as_it_happens(server: Server) -> None:
 
 
 def test_openai_s_client_works_unchanged_with_both_models(server: Server) -> None:
+    from openai import OpenAI
+
     client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == ["teacher", "teacher-rag"]
     asked: Any = [{"role": "user", "content": server.questions[0]}]
@@ -297,6 +298,8 @@ class Load:
 @pytest.mark.parametrize("deployment", ["llm", "retriever"])
 def test_a_killed_replica_loses_no_whole_answer(server: Server, deployment: str) -> None:
     """There is one of each: what is asked meanwhile waits for the one that Serve starts."""
+    from openai import APIError, OpenAI
+
     before = server.processes(f":{deployment}")[0].pid
     load = Load(server, whole=4, streams=2)
 
@@ -338,6 +341,8 @@ def test_a_killed_ingress_is_said_and_the_next_request_succeeds(server: Server) 
 
 
 def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
+    import ray
+
     node = ray.nodes()[0]
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     wanted = {
@@ -365,6 +370,8 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The keys lie where the command runs, and not where the ingress does."""
+    from ray import serve
+
     serve_section = server.config.serve.model_copy(update={"keys_file": str(tmp_path / "keys")})
     monkeypatch.setattr("steper_ray.serving.app.check", lambda _config: None)
     before = [server.processes(name)[0].pid for name in (":llm", ":retriever")]
@@ -379,6 +386,10 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
 
 def test_keys_hold_under_a_route_prefix_too(server: Server, tmp_path: Path) -> None:
     """As `build` is served by a Serve config file with another `route_prefix`, beside the server."""
+    from ray import serve
+
+    from steper_ray.serving.keys import new_key
+
     keys = {"keys_file": str(tmp_path / "keys.yaml")}
     keyed = with_one_ingress(
         server.config.model_copy(update={"serve": server.config.serve.model_copy(update=keys)})
@@ -416,6 +427,8 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     server: Server, tmp_path: Path
 ) -> None:
     """By the command itself; the new settings bring API keys with them. The last test of this server."""
+    from ray import serve
+
     folder = tmp_path / "student-2"
     shutil.copytree(server.config.serve.model, folder)
     before = {APP, llm_app(server.config), corpus_app(server.config)}

@@ -271,7 +271,6 @@ def test_what_a_killed_command_had_finished_is_taken_up(tmp_path: Path) -> None:
     assert not new_dir(run.chains_dir).exists()
 
 
-@pytest.mark.engine
 def test_on_a_cluster_it_is_the_same(ray_cluster: None, tmp_path: Path) -> None:
     alone, together = (
         config(tmp_path / "a", per_hops="equal"),

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib.image
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
@@ -131,6 +130,8 @@ def test_settings_stand_there_without_paths_and_secrets(tmp_path: Path) -> None:
 
 
 def test_pictures_show_the_bars(tmp_path: Path) -> None:
+    import matplotlib.image
+
     tokens = {("init", 120): 10, ("exp", 160): 30, ("agg", 199): 20}
     drawn = {"prompt": histogram(tokens), "generated": histogram({})}
     written = write_histograms(drawn, tmp_path)

@@ -1,24 +1,26 @@
 """A tiny student, and step-wise examples of the toy world as the earlier stages write them."""
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from steper_ray.reasoning.ircot import ANSWER_FLAG, INSTRUCTION, render_prompt, render_target
 from steper_ray.schema import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA, StepExample
 from steper_ray.stepwise.select import stage_of
-from steper_ray.toy.pretrain import Recipe, make_model
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.toy.world import World, make_world
+
+if TYPE_CHECKING:
+    import torch
 
 
 def chain_examples(world: World, rng: random.Random, chain_id: str, hops: int) -> list[StepExample]:
@@ -50,6 +52,8 @@ def chain_examples(world: World, rng: random.Random, chain_id: str, hops: int) -
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Threads of tiny models only wait for each other."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -59,6 +63,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     """What the tests train on: the first GPU where torch sees one, else the CPU."""
+    import torch
+
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
@@ -94,6 +100,10 @@ def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Its tied embedding is above the 100,000 numbers below which ZeRO-3 keeps a weight whole.
     """
+    import torch
+
+    from steper_ray.toy.pretrain import Recipe, make_model
+
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
@@ -121,6 +131,8 @@ class Reference:
 @pytest.fixture(scope="session")
 def reference() -> Callable[[Any, list[StepExample], list[float]], Reference]:
     """Loss and gradients of Σ_j [ L_j / (2σ_j²) + log σ_j ] over all the examples given."""
+    import torch
+
     tokenizer = make_tokenizer()
 
     def work(model: Any, examples: list[StepExample], sigma_3: list[float]) -> Reference:
@@ -155,6 +167,8 @@ class PlainStep:
 @pytest.fixture(scope="session")
 def plain_training(reference) -> Callable[..., tuple[list[PlainStep], Any]]:
     """Trains on all examples at once with torch alone: AdamW, warmup of one step, clipping at 1."""
+    import torch
+    from transformers import AutoModelForCausalLM
 
     def work(
         folder: Path, examples: list[StepExample], steps: int, *, lr: float, sigma_lr: float

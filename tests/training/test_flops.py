@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from steper_ray.training.flops import model_flops, peak_flops
 from steper_ray.training.packing import pack_row, prefix_tree, visible_pairs
 
 
 def test_model_flops_are_what_torch_counts():
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     tokens, supervised = 96, 10
     config = LlamaConfig(
         vocab_size=500,

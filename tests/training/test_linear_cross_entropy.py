@@ -2,9 +2,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
-
-from steper_ray.training.linear_cross_entropy import linear_cross_entropy
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
@@ -12,6 +9,10 @@ from steper_ray.training.linear_cross_entropy import linear_cross_entropy
     ("bias", "scale", "softcap"), [(False, 1.0, None), (True, 0.25, None), (False, 2.0, 3.0)]
 )
 def test_it_equals_plain_cross_entropy(chunk, bias, scale, softcap):
+    import torch
+
+    from steper_ray.training.linear_cross_entropy import linear_cross_entropy
+
     torch.manual_seed(0)
     hidden = torch.randn(20, 8, requires_grad=True)
     head = torch.randn(33, 8, requires_grad=True)
@@ -37,6 +38,10 @@ def test_it_equals_plain_cross_entropy(chunk, bias, scale, softcap):
 
 
 def test_a_frozen_head_and_no_gradient_at_all():
+    import torch
+
+    from steper_ray.training.linear_cross_entropy import linear_cross_entropy
+
     hidden = torch.randn(4, 8, requires_grad=True)
     head, wanted, weight = torch.randn(9, 8), torch.tensor([0, 1, 2, 3]), torch.ones(4)
     loss, _, _ = linear_cross_entropy(hidden, head, None, wanted, weight)

@@ -1,7 +1,6 @@
 import math
 
 import pytest
-import torch
 
 from steper_ray.training.objective import (
     Sigma,
@@ -52,6 +51,8 @@ def test_an_absent_stage_contributes_nothing_to_the_loss():
 
 
 def test_example_means_are_over_the_tokens_of_each_example():
+    import torch
+
     means = example_means(torch.tensor([1.0, 4.0, 2.0]), torch.tensor([0, 1, 0]), 2)
     assert means.tolist() == [1.5, 4.0]
 
@@ -64,6 +65,8 @@ def test_sigma_rests_at_the_root_of_the_stage_loss():
 
 
 def test_sigma_follows_the_gradient_autograd_finds():
+    import torch
+
     losses, start = [0.3, 2.0, 0.9], (0.8, 1.3, 1.0)
     sigma = make_sigma(start, lr=0.05)
     logs = [torch.tensor(math.log(s), dtype=torch.float64, requires_grad=True) for s in start]

@@ -1,21 +1,25 @@
 """DeepSpeed on one and on two ranks, in processes of their own, without Ray."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.training.data import stepwise_files
 from steper_ray.training.run import StudentTraining
 from steper_ray.training.trainer import TrainConfig
 from steper_ray.training.worker import WorkerTask, prepare_process
+
+if TYPE_CHECKING:
+    import torch
 
 pytestmark = pytest.mark.engine
 
@@ -39,6 +43,7 @@ class Trace:
 
 
 def whole_gradient(training: StudentTraining) -> torch.Tensor:
+    import torch
     from deepspeed.utils import safe_get_full_grad
 
     parameters = training.engine.module.parameters()
@@ -66,6 +71,8 @@ def train_on_rank(
     resume: Path | None,
     save: Path | None,
 ) -> None:
+    import torch
+
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     prepare_process(task)
@@ -113,6 +120,7 @@ def train_on_rank(
 @pytest.fixture
 def train(tmp_path) -> Callable[..., list[Trace]]:
     """Trains on so many ranks; what each of them saw."""
+    import torch
 
     def work(task: WorkerTask, ranks: int, resume: Path | None = None, save: Path | None = None):
         folder = tmp_path / f"results-{len(list(tmp_path.iterdir()))}"
@@ -164,6 +172,8 @@ def changed(task: WorkerTask, **values: Any) -> WorkerTask:
 
 
 def relative(found: Any, expected: Any) -> float:
+    import torch
+
     found, expected = torch.as_tensor(found).double(), torch.as_tensor(expected).double()
     return float((found - expected).norm() / expected.norm())
 

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from steper_ray.errors import StageError
 from steper_ray.reasoning.ircot import render_prompt
@@ -24,7 +21,6 @@ from steper_ray.training.data import stepwise_files
 from steper_ray.training.lora import LoraConfig
 from steper_ray.training.metrics import StepMetrics
 from steper_ray.training.run import StudentTraining
-from steper_ray.training.student import gather_weights
 from steper_ray.training.trainer import TrainConfig
 from steper_ray.training.worker import WorkerTask, prepare_process
 
@@ -36,6 +32,8 @@ LR, SIGMA_LR = 2e-3, 0.1
 @pytest.fixture(scope="module")
 def only_rank(device):
     """torch.distributed with a single rank, as Ray Train would have set it up."""
+    import torch
+
     gpu = device.type == "cuda"
     with pytest.MonkeyPatch.context() as patch:
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -81,6 +79,8 @@ def task(tmp_path, write_stepwise, tiny_student, device) -> WorkerTask:
 
 def start(task: WorkerTask, resume: Path | None = None, **values: Any) -> StudentTraining:
     """The only rank of a training whose settings differ in `values`."""
+    import torch
+
     task = replace(task, train=task.train.model_copy(update=values))
     device = torch.device("cuda:0" if task.train.use_gpu else "cpu")
     return StudentTraining(task, 0, 1, device, resume)
@@ -93,6 +93,10 @@ def learned(metrics: StepMetrics) -> dict[str, Any]:
 
 
 def gather_and_save(training: StudentTraining, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from steper_ray.training.student import gather_weights
+
     model = AutoModelForCausalLM.from_pretrained(training.task.train.model)
     model.load_state_dict(gather_weights(training.engine.module.model, keep=True), strict=False)
     model.save_pretrained(folder)
@@ -154,6 +158,9 @@ def test_uniform_leaves_sigma_alone(task):
 def test_accuracy_is_the_share_of_target_tokens_that_were_the_likeliest(
     tmp_path, task, write_stepwise
 ):
+    import torch
+    from transformers import AutoModelForCausalLM
+
     written = write_stepwise(tmp_path, [3, 2, 4])
     first = start(task, epochs=60)
     for _ in range(3):  # until some tokens are right and some are not
@@ -178,6 +185,9 @@ def test_accuracy_is_the_share_of_target_tokens_that_were_the_likeliest(
 
 @pytest.mark.usefixtures("only_rank")
 def test_vanilla_kd_is_the_mean_over_whole_paths(tmp_path, task, write_stepwise):
+    import torch
+    from transformers import AutoModelForCausalLM
+
     written = write_stepwise(tmp_path, [3, 2, 4])
     model = AutoModelForCausalLM.from_pretrained(task.train.model)
     tokenizer = make_tokenizer()
@@ -212,6 +222,8 @@ def test_an_absent_stage_is_null_and_its_sigma_stays(tmp_path, task, write_stepw
 
 @pytest.mark.usefixtures("only_rank")
 def test_a_loss_that_is_no_number_ends_the_run_and_names_its_examples(tmp_path, task):
+    import torch
+
     training = start(task, zero_stage=1)
     with torch.no_grad():
         next(training.engine.module.parameters()).fill_(float("nan"))
@@ -232,6 +244,9 @@ def stages_of(examples: list[StepExample], chains: set[str]) -> list[StepExample
 def test_validation_is_the_plain_loss_of_chains_that_are_not_trained_on(
     tmp_path, task, write_stepwise, reference, packing
 ):
+    import torch
+    from transformers import AutoModelForCausalLM
+
     written = write_stepwise(tmp_path, [3, 2, 4, 3, 3, 2])
     training = start(
         task, validation_chains=2, chains_per_batch=2, packing=packing, validate_every_steps=1
@@ -262,6 +277,9 @@ def test_validation_is_the_plain_loss_of_chains_that_are_not_trained_on(
 
 @pytest.mark.usefixtures("only_rank")
 def test_the_best_student_is_kept_and_patience_ends_the_training(tmp_path, task, write_stepwise):
+    import torch
+    from transformers import AutoModelForCausalLM
+
     write_stepwise(tmp_path, [3, 2, 4, 3, 3, 2])
     # A learning rate at which the loss soon gets worse again.
     training = start(
@@ -304,6 +322,12 @@ def test_a_validation_that_is_taken_up_again_remembers_the_best(tmp_path, task, 
 @pytest.mark.usefixtures("only_rank")
 @pytest.mark.parametrize("zero_stage", [1, 3])
 def test_lora_trains_adapters_only_and_exports_them_merged(tmp_path, task, zero_stage):
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from steper_ray.training.student import gather_weights
+
     training = start(
         task,
         lora=LoraConfig(rank=4, alpha=8.0, dropout=0.1),
@@ -363,6 +387,8 @@ def test_a_checkpoint_is_due_by_the_clock(task):
 
 @pytest.mark.usefixtures("only_rank")
 def test_every_random_state_goes_on_from_a_checkpoint(tmp_path, task, device):
+    import torch
+
     training = start(task)
     training.train_step()
     training.save(tmp_path / "checkpoint")

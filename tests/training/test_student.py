@@ -2,18 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import (
-    AutoModelForCausalLM,
-    CohereConfig,
-    Gemma2Config,
-    GraniteConfig,
-    LlamaConfig,
-)
 
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.toy.tokenizer import make_tokenizer
-from steper_ray.training.batch import packed_batch, padded_batch
 from steper_ray.training.data import (
     TokenExample,
     cut_micro_batches,
@@ -22,12 +13,6 @@ from steper_ray.training.data import (
 )
 from steper_ray.training.objective import example_weights, stage_weights
 from steper_ray.training.packing import packed_length, prefix_tree
-from steper_ray.training.student import (
-    StudentLoss,
-    export_student,
-    gather_weights,
-    load_student,
-)
 
 SIGMA = (0.7, 1.4, 0.9)
 
@@ -55,6 +40,12 @@ def test_the_gradient_does_not_depend_on_the_cut(
     checkpointing,
     packed,
 ):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from steper_ray.training.batch import packed_batch, padded_batch
+    from steper_ray.training.student import load_student
+
     written = write_stepwise(tmp_path, [3, 2, 4, 1])
     data = load_examples(tmp_path)
     examples = data.examples
@@ -96,6 +87,12 @@ def test_the_gradient_does_not_depend_on_the_cut(
 def test_in_bf16_a_packed_gradient_is_as_good_as_that_of_separate_examples(
     tmp_path, write_stepwise, tiny_student, reference, device
 ):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from steper_ray.training.batch import packed_batch, padded_batch
+    from steper_ray.training.student import load_student
+
     written = write_stepwise(tmp_path, [3, 2, 4, 1])
     data = load_examples(tmp_path)
     expected = reference(AutoModelForCausalLM.from_pretrained(tiny_student), written, list(SIGMA))
@@ -127,17 +124,23 @@ def test_in_bf16_a_packed_gradient_is_as_good_as_that_of_separate_examples(
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("model_type", "values"),
     [
-        LlamaConfig(tie_word_embeddings=False),
-        Gemma2Config(head_dim=16, final_logit_softcapping=2.0, query_pre_attn_scalar=16),
-        CohereConfig(logit_scale=0.25),
-        GraniteConfig(logits_scaling=4.0),
+        ("llama", {"tie_word_embeddings": False}),
+        ("gemma2", {"head_dim": 16, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 16}),
+        ("cohere", {"logit_scale": 0.25}),
+        ("granite", {"logits_scaling": 4.0}),
     ],
-    ids=lambda config: config.model_type,
 )
-def test_whatever_a_model_does_behind_its_head_is_in_the_loss(config):
+def test_whatever_a_model_does_behind_its_head_is_in_the_loss(model_type, values):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from steper_ray.training.batch import padded_batch
+    from steper_ray.training.student import StudentLoss
+
     torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **values)
     sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     for name, value in (sizes | {"num_attention_heads": 2, "num_key_value_heads": 1}).items():
         setattr(config, name, value)
@@ -154,6 +157,11 @@ def test_whatever_a_model_does_behind_its_head_is_in_the_loss(config):
 
 
 def test_the_export_replaces_what_was_there_and_keeps_the_base_dtype(tmp_path, tiny_student):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from steper_ray.training.student import export_student, gather_weights, load_student
+
     base = tmp_path / "base"
     AutoModelForCausalLM.from_pretrained(tiny_student).to(torch.bfloat16).save_pretrained(base)
     make_tokenizer().save_pretrained(base)

@@ -14,10 +14,8 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
 from pydantic import ValidationError
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import RunConfig
 from steper_ray.errors import InputError
@@ -161,11 +159,13 @@ def test_corpus_version_comes_with_the_chains(tmp_path, write_stepwise):
     assert read_corpus_version(tmp_path / "nothing") == ""
 
 
-@pytest.mark.engine
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     tmp_path, write_stepwise, tiny_student, plain_training
 ):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     examples = write_stepwise(tmp_path, [2, 3, 4, 1, 2, 3])
     expected, model = plain_training(tiny_student, examples, STEPS, lr=LR, sigma_lr=SIGMA_LR)
     config = small_run(tmp_path, tiny_student, checkpoint_every_steps=1, num_to_keep=9)
@@ -202,7 +202,6 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     torch.testing.assert_close(student(ids).logits, model(ids).logits, atol=2e-2, rtol=0)
 
 
-@pytest.mark.engine
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_job_goes_on_with_fewer_workers_and_is_not_done_twice(
     tmp_path, write_stepwise, tiny_student, plain_training
@@ -279,8 +278,7 @@ def metrics_of(config: RunConfig) -> list[dict[str, Any]]:
     return [json.loads(line) for line in config.metrics_file.read_text().splitlines()]
 
 
-@pytest.mark.engine
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a worker on a GPU")
+@pytest.mark.gpu
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_on_a_gpu_trains_in_bf16_close_to_plain_torch_in_fp32(
     tmp_path, write_stepwise, tiny_student, plain_training

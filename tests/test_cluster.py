@@ -311,9 +311,9 @@ def test_storage_is_shared() -> None:
     assert storage["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_run_file_of_the_readme_is_valid(tmp_path: Path) -> None:
-    readme = (CLUSTER / "README.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^ *(sed .*) > run\.yaml$", readme, re.MULTILINE)
+def test_run_file_of_the_guide_is_valid(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^ *(sed .*) > run\.yaml$", guide, re.MULTILINE)
     done = subprocess.run(
         shlex.split(command), cwd=ROOT, capture_output=True, check=True, text=True
     )
@@ -322,11 +322,11 @@ def test_run_file_of_the_readme_is_valid(tmp_path: Path) -> None:
     assert load_config(run_file).run.dir == "/runs/toy"
 
 
-def test_service_of_the_readme_has_its_keys(tmp_path: Path) -> None:
-    """The README's commands, in order: the run files, a key, the Secret and the config map of them."""
-    readme = (CLUSTER / "README.md").read_text(encoding="utf-8")
+def test_service_of_the_guide_has_its_keys(tmp_path: Path) -> None:
+    """The guide's commands, in order: the run files, a key, the Secret and the config map of them."""
+    guide = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     pattern = r"^ *(sed .*|\(cat .*|steper serve --new-key .*)$"
-    commands = re.findall(pattern, readme.split("### API keys")[0], re.MULTILINE)
+    commands = re.findall(pattern, guide.split("### API keys")[0], re.MULTILINE)
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     done = subprocess.run(
         ["bash", "-ec", "\n".join(commands)],
@@ -342,15 +342,15 @@ def test_service_of_the_readme_has_its_keys(tmp_path: Path) -> None:
     assert served.serve.keys_file == f"{KEYS}/keys.yaml"
     asked = load_config(tmp_path / "run.yaml")  # the job asks its own student, without a key
     assert (served.run.dir, asked.serve) == (asked.run.dir, ServeConfig())
-    assert "create secret generic steper-keys --from-file=keys.yaml\n" in readme
+    assert "create secret generic steper-keys --from-file=keys.yaml\n" in guide
     files = " ".join(f"--from-file={Path(file).name}" for file in (RUN_FILE, SERVE_FILE))
-    assert f"create configmap steper-run {files}\n" in readme
+    assert f"create configmap steper-run {files}\n" in guide
 
 
-def test_files_that_the_readme_names_exist() -> None:
-    readme = (CLUSTER / "README.md").read_text(encoding="utf-8")
+def test_files_that_the_guide_names_exist() -> None:
+    guide = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     named = set(
-        re.findall(r"\b(?:cluster|jobs)/[\w./-]+\.(?:yaml|py|json)\b|cluster/Dockerfile", readme)
+        re.findall(r"\b(?:cluster|jobs)/[\w./-]+\.(?:yaml|py|json)\b|cluster/Dockerfile", guide)
     )
     assert named >= {"cluster/Dockerfile", "cluster/rayjob.yaml", "jobs/configs/toy.yaml"}
     assert not [name for name in named if not (ROOT / name).is_file()]

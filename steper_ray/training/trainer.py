@@ -119,8 +119,8 @@ class TrainConfig(Section):
     """One GPU for each worker; otherwise CPU."""
     checkpoint_every_steps: NonNegativeInt = 0
     """Optimizer steps between checkpoints; 0 does not count steps. One is always written at the end."""
-    checkpoint_every_minutes: NonNegativeFloat = 0.0
-    """Minutes between checkpoints; 0 does not look at the clock."""
+    checkpoint_every_minutes: NonNegativeFloat = 30.0
+    """Minutes between checkpoints: what a dead worker costs at most; 0 does not look at the clock."""
     num_to_keep: PositiveInt = 2
     """Newest checkpoints kept, older ones are deleted; also how many students `best_by: em` compares."""
     max_failures: NonNegativeInt = 2

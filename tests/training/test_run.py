@@ -375,14 +375,21 @@ def test_bf16_comes_close_to_fp32(task, zero_stage):
 
 
 @pytest.mark.usefixtures("only_rank")
-def test_a_checkpoint_is_due_by_the_clock(task):
-    training = start(task, chains_per_batch=1, checkpoint_every_minutes=0.001)
-    training.saved -= 60
+@pytest.mark.parametrize(
+    ("settings", "minutes", "due"),
+    [
+        ({"checkpoint_every_minutes": 0.5}, 1, True),
+        ({"checkpoint_every_minutes": 0.5}, 0, False),
+        ({}, 31, True),
+        ({}, 20, False),
+        ({"checkpoint_every_minutes": 0}, 10_000, False),
+    ],
+)
+def test_a_checkpoint_is_due_by_the_clock(task, settings, minutes, due):
+    training = start(task, chains_per_batch=1, **settings)
+    training.saved -= 60 * minutes
     training.train_step()
-    assert training.checkpoint_due
-    training.saved += 3600
-    training.train_step()
-    assert not training.checkpoint_due
+    assert training.checkpoint_due is due
 
 
 @pytest.mark.usefixtures("only_rank")

@@ -113,8 +113,14 @@ def new_key(config: ServeConfig, name: str) -> str:
 class KeyRing:
     """The keys that open this server; a changed file counts within seconds."""
 
-    def __init__(self, config: ServeConfig, from_environment: Keys) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        from_environment: Keys,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """from_environment: read where the server was started. Raises InputError for an unusable file."""
+        self._clock = clock
         self._file = Path(config.keys_file) if config.keys_file else None
         self._from_environment = from_environment
         self._rate = config.requests_per_minute
@@ -143,7 +149,7 @@ class KeyRing:
 
     def _current(self) -> Keys:
         """What the file says now; one that is broken while it is edited leaves the keys as they were."""
-        now = time.monotonic()
+        now = self._clock()
         if self._file is None or now - self._looked < LOOK_AGAIN_S:
             return self._keys
         self._looked = now

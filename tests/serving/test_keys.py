@@ -1,7 +1,6 @@
 """API keys, from the file and the environment to the door; and the rate of a key, by hand."""
 
 import hashlib
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +38,15 @@ def written(file: Path, **keys: Any) -> Path:
     """A keys file."""
     file.write_text(yaml.safe_dump({name: {"sha256": hash_key(key)} for name, key in keys.items()}))
     return file
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 # the file
@@ -296,7 +304,11 @@ def test_a_changed_file_counts_within_seconds_and_a_broken_one_not_at_all(
         for name in ("changed", "broken", "removed", "emptied")
     }
     carol = {"carol": Key(sha256=hash_key("carol"))}  # of the environment, whatever the file says
-    rings = {name: KeyRing(ServeConfig(keys_file=str(file)), carol) for name, file in files.items()}
+    clock = Clock()
+    rings = {
+        name: KeyRing(ServeConfig(keys_file=str(file)), carol, clock)
+        for name, file in files.items()
+    }
 
     def owners() -> dict[str, str]:
         """Whose keys open, by file."""
@@ -311,7 +323,7 @@ def test_a_changed_file_counts_within_seconds_and_a_broken_one_not_at_all(
     files["removed"].unlink()
     files["emptied"].write_text("")
     assert owners() == dict.fromkeys(rings, "alice carol")  # nobody looks at every request
-    time.sleep(LOOK_AGAIN_S)
+    clock.now += LOOK_AGAIN_S
     assert owners() == {
         "changed": "bob carol",
         "broken": "alice carol",
@@ -323,21 +335,12 @@ def test_a_changed_file_counts_within_seconds_and_a_broken_one_not_at_all(
     assert all(str(files[name]) in said for name in ("broken", "removed"))
     for name in ("broken", "removed"):
         written(files[name], bob=BOB)
-    time.sleep(LOOK_AGAIN_S)
+    clock.now += LOOK_AGAIN_S
     assert owners() == {**dict.fromkeys(rings, "bob carol"), "emptied": "carol"}
     assert all(ring.required for ring in rings.values())
 
 
 # the rate
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_a_minutes_requests_may_come_at_once_then_one_a_second() -> None:

@@ -196,6 +196,12 @@ def test_run_files_are_valid(page: Path) -> None:
         RunConfig.model_validate(values)
 
 
+@ANY_PAGE
+def test_python_is_python(page: Path) -> None:
+    for block in blocks(page, "python"):
+        ast.parse(block)
+
+
 def test_is_key_tells_keys_from_others() -> None:
     for key in (
         "train.lora.rank",

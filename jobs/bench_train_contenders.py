@@ -305,7 +305,7 @@ def write_run(setting: Setting, folder: Path) -> Any:
     from steper_ray.config import load_config
     from steper_ray.reasoning.ircot import render_prompt, render_target
     from steper_ray.schema import STEP_EXAMPLE_SCHEMA, StepExample
-    from steper_ray.stepwise.select import stage_of
+    from steper_ray.stepwise.select import ability_of
     from steper_ray.toy.pretrain import rationales
     from steper_ray.toy.stage import MODELS
     from steper_ray.toy.world import make_world
@@ -321,7 +321,7 @@ def write_run(setting: Setting, folder: Path) -> Any:
                 id=f"{number}/{step}",
                 chain_id=str(number),
                 step=step,
-                stage=stage_of(step, len(chain)),
+                ability=ability_of(step, len(chain)),
                 question=question,
                 passages=passages[: step * copies],
                 reasoning=sentences[: step - 1],

@@ -96,7 +96,7 @@ class RunConfig(Section):
 
     @property
     def stats_file(self) -> Path:
-        """Counts of chains and examples, by stage, hops and reason."""
+        """Counts of chains and examples, by ability, hops and reason."""
         return self.data_dir / "stats.json"
 
     @property

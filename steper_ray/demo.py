@@ -116,7 +116,7 @@ def _ask_served_student(config: "RunConfig") -> tuple[dict[str, Any], float]:
         body: dict[str, Any] = {"question": asked.question, "gold": asked.answer, **reply.json()}
     seconds = time.monotonic() - started
     lines = [f"asked over HTTP: {asked.question}"]
-    lines += [f"{step['step']}. [{step['stage']}] {step['rationale']}" for step in body["steps"]]
+    lines += [f"{step['step']}. [{step['ability']}] {step['rationale']}" for step in body["steps"]]
     lines.append(f"answer: {body['answer']} (gold: {asked.answer}), {body['seconds']:.2f} s")
     stage_done("serve", seconds, lines)
     return body, seconds

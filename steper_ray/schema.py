@@ -8,7 +8,8 @@ Words used the same way everywhere:
 
 * *chain*: one question answered in several steps; *step*: one search plus one written sentence.
 * *rationale* r_s: the sentence written at step s, without the step terminator.
-* *stage*: which ability a step teaches: `init`, `exp` or `agg` (StepER, section 3.2).
+* *ability*: what a step teaches: `init`, `exp` or `agg` (StepER, section 3.2).
+* *stage*: a step of the pipeline: index, build, train …
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from typing import Final, Literal
 
 import pyarrow as pa
 
-Stage = Literal["init", "exp", "agg"]
-STAGES: Final[tuple[Stage, ...]] = ("init", "exp", "agg")
+Ability = Literal["init", "exp", "agg"]
+ABILITIES: Final[tuple[Ability, ...]] = ("init", "exp", "agg")
 
 StopReason = Literal["answered", "forced", "no_query", "nothing_new"]
 """Why a chain ended: it gave its answer, or was asked for it because the steps ran out, a step named
@@ -124,7 +125,7 @@ class StepExample:
     chain_id: str
     step: int
     """Step number s, counted from 1."""
-    stage: Stage
+    ability: Ability
     question: str
     passages: tuple[Passage, ...]
     """P_≤s in the order retrieved."""
@@ -208,7 +209,7 @@ STEP_EXAMPLE_SCHEMA: Final = pa.schema(
         ("id", pa.string()),
         ("chain_id", pa.string()),
         ("step", pa.int32()),
-        ("stage", pa.string()),
+        ("ability", pa.string()),
         ("question", pa.string()),
         ("passages", _PASSAGES),
         ("reasoning", pa.list_(pa.string())),

@@ -73,7 +73,7 @@ def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
     _check_own_data(config)
     summary = build(config, progress.count)
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in summary.rejected.items())
-    examples = " · ".join(f"{stage} {count:,}" for stage, count in summary.examples.items())
+    examples = " · ".join(f"{ability} {count:,}" for ability, count in summary.examples.items())
     left_out, totals = sum(summary.rejected.values()), summary.totals
     more = "" if summary.chains == summary.questions else f"{summary.chains:,} chains of "
     parts = f"{summary.kept:,} kept + {left_out:,} rejected ({rejected or 'none'})"
@@ -120,7 +120,7 @@ def run_select(config: "RunConfig", _progress: StageProgress) -> list[str]:
     counts = selected.counts
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in counts.rejected.items())
     left_out = counts.chains - counts.kept
-    examples = " · ".join(f"{stage} {count:,}" for stage, count in counts.stages.items())
+    examples = " · ".join(f"{ability} {count:,}" for ability, count in counts.abilities.items())
     changes = ", ".join(
         f"{count:,} {before or 'kept'} → {now or 'kept'}"
         for (before, now), count in selected.changes.most_common()
@@ -139,9 +139,11 @@ def run_train(config: "RunConfig", progress: StageProgress) -> list[str]:
 
     with _following(config.metrics_file, progress):
         summary = train(config)
-    sigma = " · ".join(f"{stage} {value:.3f}" for stage, value in summary.sigma.items())
+    sigma = " · ".join(f"{ability} {value:.3f}" for ability, value in summary.sigma.items())
     losses = " · ".join(
-        f"{stage} {value:.4f}" for stage, value in summary.stage_losses.items() if value is not None
+        f"{ability} {value:.4f}"
+        for ability, value in summary.ability_losses.items()
+        if value is not None
     )
     layout = "chains packed by their common prefixes"
     if summary.separate_because is not None:

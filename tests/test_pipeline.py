@@ -26,7 +26,7 @@ from steper_ray.errors import InputError, StageError
 from steper_ray.evaluation.compare import CompareConfig, compare
 from steper_ray.models import carried_settings
 from steper_ray.retrieval import Retriever
-from steper_ray.schema import CHAIN_SCHEMA, STAGES
+from steper_ray.schema import ABILITIES, CHAIN_SCHEMA
 from steper_ray.stepwise.build import build, write_examples
 from steper_ray.stepwise.chains import read_chains
 from steper_ray.stepwise.select import REJECTIONS
@@ -74,7 +74,7 @@ def test_every_question_is_accounted_for(run: RunConfig) -> None:
     examples = pq.read_table(run.stepwise_dir).to_pandas()
     assert len(examples) == sum(len(steps) for steps in kept["steps"])
     assert set(examples["chain_id"]) == set(kept["id"])
-    assert set(examples["stage"]) == set(STAGES)
+    assert set(examples["ability"]) == set(ABILITIES)
 
 
 def test_the_teacher_searched_with_its_own_sentences(run: RunConfig) -> None:
@@ -158,7 +158,7 @@ def test_training_metrics_are_one_line_a_step(run: RunConfig) -> None:
     assert [row["step"] for row in rows] == list(range(1, rows[-1]["steps"] + 1))
     for row in rows:
         assert row["loss"] is not None
-        assert {f"L_{s}" for s in STAGES} | {f"sigma_{s}" for s in STAGES} <= set(row)
+        assert {f"L_{s}" for s in ABILITIES} | {f"sigma_{s}" for s in ABILITIES} <= set(row)
     assert list((run.metrics_file.parent / "tensorboard").glob("events*"))
 
 

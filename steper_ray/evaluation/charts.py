@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.evaluation.summary import wilson_interval
-from steper_ray.schema import STAGES
+from steper_ray.schema import ABILITIES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,9 @@ _PAINTS: Final = (
     "other-1",
     "other-2",
 )
-STAND_INS: Final = {name: f"#0a0b{number:02x}" for number, name in enumerate((*_PAINTS, *STAGES))}
+STAND_INS: Final = {
+    name: f"#0a0b{number:02x}" for number, name in enumerate((*_PAINTS, *ABILITIES))
+}
 """The stand-in colour of each CSS variable."""
 
 
@@ -180,12 +182,12 @@ def loss_chart(losses: Sequence[Curve]) -> "Markup":
 
 
 def sigma_chart(sigmas: Sequence[Curve], rests: Sequence[Curve]) -> "Markup":
-    """σ of each stage, and dashed the √L where it comes to rest."""
+    """σ of each ability, and dashed the √L where it comes to rest."""
     figure, axes = bare_axes(STAND_INS, height=280, right=46)
     solid, dashed = _draw_sigmas(axes, STAND_INS, sigmas, rests)
     return markup(
         figure,
-        f"Sigma of each stage, at the end {_ends(solid)}; "
+        f"Sigma of each ability, at the end {_ends(solid)}; "
         f"dashed the square root of its loss, at the end {_ends(dashed)}",
     )
 
@@ -195,7 +197,7 @@ def write_training_plots(
 ) -> list[Path]:
     """Write `losses.png` and `sigma.png` to `folder`: the charts of a training, to share.
 
-    losses: in nats; sigmas, rests: σ of each stage and √L, where it comes to rest
+    losses: in nats; sigmas, rests: σ of each ability and √L, where it comes to rest
     Without losses, or without sigmas, that picture is left out. Returns the files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +210,7 @@ def write_training_plots(
         written.append(write_picture(figure, paint, folder / "losses.png"))
     if sigmas:
         note = "Dashed: the square root of its loss, where it comes to rest"
-        figure, axes = _titled_axes(paint, sigmas, "σ of each stage", note, "σ")
+        figure, axes = _titled_axes(paint, sigmas, "σ of each ability", note, "σ")
         _draw_sigmas(axes, paint, sigmas, rests)
         written.append(write_picture(figure, paint, folder / "sigma.png"))
     return written

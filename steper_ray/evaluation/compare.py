@@ -45,8 +45,8 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "uniform": {"objective": "uniform"},
     "fixed 1.5,1,0.5": {"objective": "fixed", "fixed_weights": [1.5, 1.0, 0.5]},
     "fixed 0.5,1,1.5": {"objective": "fixed", "fixed_weights": [0.5, 1.0, 1.5]},
-    "init only": {"objective": "difficulty", "stages": ["init"]},
-    "init+exp": {"objective": "difficulty", "stages": ["init", "exp"]},
+    "init only": {"objective": "difficulty", "abilities": ["init"]},
+    "init+exp": {"objective": "difficulty", "abilities": ["init", "exp"]},
     "difficulty": {"objective": "difficulty"},
 }
 """The paper's comparison: name → the keys of the train section in which it differs."""

@@ -25,7 +25,7 @@ from steper_ray.evaluation.charts import (
 )
 from steper_ray.evaluation.summary import UNKNOWN_HOPS, Row, Scores, Summary
 from steper_ray.files import write_whole
-from steper_ray.schema import STAGES
+from steper_ray.schema import ABILITIES
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -282,10 +282,10 @@ class _Curves:
     """What is drawn of a training."""
 
     losses: list[Curve]
-    """One a stage; of a training without stages the loss alone."""
+    """One an ability; of a training without abilities the loss alone."""
     staged: bool
     smooth: dict[str, Curve]
-    """Running mean of each stage's loss."""
+    """Running mean of each ability's loss."""
     sigmas: list[Curve]
     rests: dict[str, Curve]
     """The root of the running mean, where σ comes to rest."""
@@ -294,8 +294,8 @@ class _Curves:
 def _curves(training: Training) -> _Curves:
     import numpy as np
 
-    losses = [curve for s in STAGES if (curve := training.curve(f"L_{s}", s, s))]
-    sigmas = [curve for s in STAGES if (curve := training.curve(f"sigma_{s}", s, s))]
+    losses = [curve for s in ABILITIES if (curve := training.curve(f"L_{s}", s, s))]
+    sigmas = [curve for s in ABILITIES if (curve := training.curve(f"sigma_{s}", s, s))]
     smooth = {loss.name: loss.shortened().smoothed() for loss in losses}
     rests = {
         name: Curve(name, loss.paint, loss.steps, np.sqrt(np.maximum(loss.values, 0.0)))
@@ -346,7 +346,7 @@ def _training_part(training: Training) -> dict[str, Any]:
         else None,
         "ends": [
             {
-                "stage": name,
+                "ability": name,
                 "loss": f"{loss.last:.3f}",
                 "sigma": f"{at_end[name]:.3f}" if name in at_end else UNKNOWN,
                 "rest": f"{curves.rests[name].last:.3f}",

@@ -96,7 +96,7 @@ ENGINE_KEYS: Final = (
 """What the speed of an engine depends on; chains do not (the same model, computed elsewhere)."""
 LEARNING_KEYS: Final = (
     "objective",
-    "stages",
+    "abilities",
     "fixed_weights",
     "sigma_init",
     "sigma_optimizer",

@@ -50,7 +50,7 @@ from steper_ray.serving.service import (
     passage_out,
     step_out,
 )
-from steper_ray.stepwise.select import stage_of
+from steper_ray.stepwise.select import ability_of
 
 PAGE: Final = Path(__file__).parent / "page"
 SWAGGER_UI: Final = Path(fastapi_offline.__file__).parent / "static"
@@ -197,8 +197,8 @@ def event_texts(happening: Happening) -> list[str]:
         case Token(step, text):
             return [event_text("token", json.dumps({"step": step, "text": text}))]
         case Stepped(number, step, hits, last):
-            stage = stage_of(number, number if last else number + 1)
-            done = step_out(number, step, list(map(passage_out, hits)), stage)
+            ability = ability_of(number, number if last else number + 1)
+            done = step_out(number, step, list(map(passage_out, hits)), ability)
             return [event_text("step", done.model_dump_json())]
         case Answered(answer):
             return [event_text("answer", answer.model_dump_json())]

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from steper_ray.schema import Stage, StopReason
+from steper_ray.schema import Ability, StopReason
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 AnyText = Annotated[str, StringConstraints(min_length=0)]
@@ -75,7 +75,7 @@ class StepOut(BaseModel):
 
     step: int
     """From 1 on."""
-    stage: Stage
+    ability: Ability
     """The ability it needed: `init`ialization, `exp`ansion or `agg`regation."""
     query: str
     passages: list[PassageOut]

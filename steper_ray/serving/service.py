@@ -23,10 +23,10 @@ from steper_ray.reasoning.loop import (
 )
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval import Hit
-from steper_ray.schema import Stage, Step
+from steper_ray.schema import Ability, Step
 from steper_ray.serving.schema import AnswerOut, PassageOut, StepOut
 from steper_ray.serving.settings import ServeConfig, Served
-from steper_ray.stepwise.select import stage_of
+from steper_ray.stepwise.select import ability_of
 
 Record = Callable[..., None]
 """`record(name, value, **tags)`: see `steper_ray.serving.metrics`."""
@@ -369,11 +369,11 @@ def passage_out(hit: Hit) -> PassageOut:
     return PassageOut(id=passage.id, title=passage.title, text=passage.text, score=hit.score)
 
 
-def step_out(number: int, step: Step, passages: list[PassageOut], stage: Stage) -> StepOut:
+def step_out(number: int, step: Step, passages: list[PassageOut], ability: Ability) -> StepOut:
     """A step as the API shows it."""
     return StepOut(
         step=number,
-        stage=stage,
+        ability=ability,
         query=step.query,
         passages=passages,
         rationale=step.rationale,
@@ -395,7 +395,7 @@ def steps_out(reasoned: Reasoned) -> list[StepOut]:
             number,
             step,
             [found[passage_id] for passage_id in step.passage_ids],
-            stage_of(number, len(reasoned.steps)),
+            ability_of(number, len(reasoned.steps)),
         )
         for number, step in enumerate(reasoned.steps, 1)
     ]

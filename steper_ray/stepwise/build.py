@@ -141,7 +141,7 @@ class BuildSummary:
     rejected: dict[str, int]
     """Chains left out, by reason code."""
     examples: dict[str, int]
-    """Examples by stage."""
+    """Examples by ability."""
     totals: Mapping[str, int]
     """See `steper_ray.stepwise.statistics.Counts`."""
     ran: Ran
@@ -309,7 +309,7 @@ def _summary(selected: Selected, ran: Ran, seconds: float) -> BuildSummary:
         chains=counts.chains,
         kept=counts.kept,
         rejected=counts.rejected,
-        examples=counts.stages,
+        examples=counts.abilities,
         totals=counts.totals,
         ran=ran,
         seconds=seconds,

@@ -19,7 +19,7 @@ COLUMNS: Final = {
     "id": "chain and step",
     "chain_id": "which chain the example is a step of",
     "step": "number of the step, from 1",
-    "stage": "`init`: first step; `exp`: between; `agg`: last, with the answer",
+    "ability": "`init`: first step; `exp`: between; `agg`: last, with the answer",
     "question": "the question",
     "passages": "every passage retrieved up to this step, in the order retrieved: id, title, text",
     "reasoning": "what the earlier steps said",

@@ -14,22 +14,22 @@ from typing import Final
 
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.schema import STAGES, Chain
+from steper_ray.schema import ABILITIES, Chain
 from steper_ray.stepwise.asking import Respondent
 from steper_ray.stepwise.chains import Ran
 from steper_ray.stepwise.choose import Judged, choose, judge
 from steper_ray.stepwise.estimate import Estimate, cap, predict
 from steper_ray.stepwise.pace import Pace, find_pace
-from steper_ray.stepwise.select import SelectConfig, stage_of
+from steper_ray.stepwise.select import SelectConfig, ability_of
 from steper_ray.stepwise.shards import plan_shards, write_shard
 from steper_ray.stepwise.verdicts import read_file, rewrite_file
 
 KINDS: Final = ("prompt", "cached", "generated")
 ALL: Final = "all"
-"""All stages together."""
+"""All abilities together."""
 
 Key = tuple[str, str]
-"""(what is counted, of which stage)."""
+"""(what is counted, of which ability)."""
 Sums = Mapping[Key, float]
 
 
@@ -41,8 +41,8 @@ class Looked:
     teacher: str
     sample: int
     counts: Sums
-    """Tokens by KINDS and `examples`, by stage; `chains`, `requests`, `seconds` and `text` (in characters,
-    for how sizes vary)."""
+    """Tokens by KINDS and `examples`, by ability; `chains`, `requests`, `seconds` and `text` (in
+    characters, for how sizes vary)."""
 
     @property
     def question_id(self) -> str:
@@ -88,7 +88,7 @@ class TeacherPlan:
     requests_left: Estimate | None
     requests_all: Estimate | None
     tokens: Mapping[str, Mapping[str, Estimate | None]]
-    """Stage, or `all` → `prompt`, of which `cached`, and `generated`; of the whole job."""
+    """Ability, or `all` → `prompt`, of which `cached`, and `generated`; of the whole job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,9 @@ class DataPlan:
 
     kept: Estimate | None
     examples: Mapping[str, Estimate | None]
-    """Stage, or `all` → examples."""
+    """Ability, or `all` → examples."""
     training_tokens: Mapping[str, Estimate | None]
-    """Stage, or `all` → tokens of prompts and targets, by the teacher's tokenizer."""
+    """Ability, or `all` → tokens of prompts and targets, by the teacher's tokenizer."""
     stepwise_bytes: Estimate | None
 
 
@@ -115,11 +115,11 @@ def look(chain: Chain, judged: Judged) -> Looked:
     """A chain, as far as a plan needs it."""
     counts: dict[Key, float] = defaultdict(float)
     for number, step in enumerate(chain.steps, 1):
-        for stage in (stage_of(number, len(chain.steps)), ALL):
-            counts["prompt", stage] += step.prompt_tokens
-            counts["cached", stage] += step.cached_tokens or 0
-            counts["generated", stage] += step.generated_tokens
-            counts["examples", stage] += 1
+        for ability in (ability_of(number, len(chain.steps)), ALL):
+            counts["prompt", ability] += step.prompt_tokens
+            counts["cached", ability] += step.cached_tokens or 0
+            counts["generated", ability] += step.generated_tokens
+            counts["examples", ability] += 1
         counts["seconds", ALL] += step.search_seconds + step.generate_seconds
     counts["chains", ALL] = 1
     counts["requests", ALL] = len(chain.steps) + (chain.attempt == 2)
@@ -141,9 +141,9 @@ def forecast_teacher(job: TeacherJob, looked: Iterable[Looked], questions: int) 
     rows = [per_question.get(question, {}) for question in job.sample]
     left = len(job.left) / samples
 
-    def total(what: str, stage: str = ALL) -> Estimate | None:
-        values = [row.get((what, stage), 0.0) for row in rows]
-        return predict(values, left, there.get((what, stage), 0.0))
+    def total(what: str, ability: str = ALL) -> Estimate | None:
+        values = [row.get((what, ability), 0.0) for row in rows]
+        return predict(values, left, there.get((what, ability), 0.0))
 
     def each(what: str, number: float) -> Estimate | None:
         return predict([row.get((what, ALL), 0.0) for row in rows], number)
@@ -176,7 +176,9 @@ def forecast_teacher(job: TeacherJob, looked: Iterable[Looked], questions: int) 
         text_left=each("text", left),
         requests_left=each("requests", left),
         requests_all=each("requests", questions),
-        tokens={stage: {kind: total(kind, stage) for kind in KINDS} for stage in (*STAGES, ALL)},
+        tokens={
+            ability: {kind: total(kind, ability) for kind in KINDS} for ability in (*ABILITIES, ALL)
+        },
     )
 
 
@@ -225,8 +227,12 @@ def forecast_data(
     size = total(data, kept, ("spelled", ALL))
     return DataPlan(
         kept=number,
-        examples={stage: total(data, kept, ("examples", stage)) for stage in (*STAGES, ALL)},
-        training_tokens={stage: total(data, kept, ("training", stage)) for stage in (*STAGES, ALL)},
+        examples={
+            ability: total(data, kept, ("examples", ability)) for ability in (*ABILITIES, ALL)
+        },
+        training_tokens={
+            ability: total(data, kept, ("training", ability)) for ability in (*ABILITIES, ALL)
+        },
         stepwise_bytes=size and size.times(density),
     )
 
@@ -264,12 +270,12 @@ def _as_data(one: Looked, share: float) -> Sums:
     sums: dict[Key, float] = {
         ("spelled", ALL): share * one.counts["text", ALL] * one.counts["examples", ALL]
     }
-    for stage in (*STAGES, ALL):
+    for ability in (*ABILITIES, ALL):
         prompt, written, examples = (
-            one.counts.get((what, stage), 0.0) for what in ("prompt", "generated", "examples")
+            one.counts.get((what, ability), 0.0) for what in ("prompt", "generated", "examples")
         )
-        sums["training", stage] = share * (prompt + written)
-        sums["examples", stage] = share * examples
+        sums["training", ability] = share * (prompt + written)
+        sums["examples", ability] = share * examples
     return sums
 
 

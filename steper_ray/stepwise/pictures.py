@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURES: Final = {
-    "prompt": ("prompt_tokens.png", "Prompt tokens", "What a step sees, by stage"),
-    "generated": ("generated_tokens.png", "Written tokens", "What the teacher wrote, by stage"),
+    "prompt": ("prompt_tokens.png", "Prompt tokens", "What a step sees, by ability"),
+    "generated": ("generated_tokens.png", "Written tokens", "What the teacher wrote, by ability"),
 }
 """Histogram in `stats.json` → its file, title and note."""
 HEIGHT: Final = 330
@@ -22,29 +22,29 @@ def write_histograms(tokens: Mapping[str, Mapping[str, Any]], folder: Path) -> l
     return [
         _write(tokens[name], folder / file, title, note)
         for name, (file, title, note) in PICTURES.items()
-        if tokens[name]["stages"]
+        if tokens[name]["abilities"]
     ]
 
 
 def _write(histogram: Mapping[str, Any], file: Path, title: str, note: str) -> Path:
-    """Bars of examples over tokens, the stages stacked in their order, with a legend in words."""
+    """Bars of examples over tokens, the abilities stacked in their order, with a legend in words."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     paint = light_paint()
     figure, axes = bare_axes(paint, height=HEIGHT, left=72, right=30, bottom=50, top=82)
     axes.patch.set_visible(False)
     start, width = histogram["start"], histogram["width"]
-    bottoms = [0] * len(next(iter(histogram["stages"].values()))["counts"])
+    bottoms = [0] * len(next(iter(histogram["abilities"].values()))["counts"])
     first = start - 0.5 if width == 1 else start  # one number's bar stands around it
     edges = [first + width * number for number in range(len(bottoms))]
-    for stage, part in histogram["stages"].items():
+    for ability, part in histogram["abilities"].items():
         axes.bar(
             edges,
             part["counts"],
             0.9 * width,
             bottoms,
             align="edge",
-            color=paint[stage],
+            color=paint[ability],
             linewidth=0,
         )
         bottoms = [low + count for low, count in zip(bottoms, part["counts"], strict=True)]
@@ -60,20 +60,22 @@ def _write(histogram: Mapping[str, Any], file: Path, title: str, note: str) -> P
     figure.text(16 / WIDTH, 1 - 42 / HEIGHT, note, **small)
     axes.set_xlabel(f"tokens, in bins of {width:,}" if width > 1 else "tokens", labelpad=6, **small)
     axes.set_ylabel("examples", labelpad=8, **small)
-    _legend(figure, paint, histogram["stages"])
+    _legend(figure, paint, histogram["abilities"])
     return write_picture(figure, paint, file)
 
 
 def _legend(
-    figure: "Figure", paint: Mapping[str, str], stages: Mapping[str, Mapping[str, Any]]
+    figure: "Figure", paint: Mapping[str, str], abilities: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Each stage's name and median in its colour, side by side above the bars."""
+    """Each ability's name and median in its colour, side by side above the bars."""
     from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
 
     bold: dict[str, Any] = {"fontsize": 12, "fontweight": "bold"}
     words: list[Any] = [
-        TextArea(f"{stage}: median {part['median']:,}", textprops={**bold, "color": paint[stage]})
-        for stage, part in stages.items()
+        TextArea(
+            f"{ability}: median {part['median']:,}", textprops={**bold, "color": paint[ability]}
+        )
+        for ability, part in abilities.items()
     ]
     figure.add_artist(
         AnchoredOffsetbox(

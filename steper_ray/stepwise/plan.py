@@ -1,4 +1,4 @@
-"""What a build will take, before it is run: questions an hour, tokens by stage, GPU-hours, size on disk.
+"""What a build will take, before it is run: questions an hour, tokens by ability, GPU-hours, size on disk.
 
 A sample of the questions that nobody has asked yet, drawn by a hash of their ids, is asked by the builder
 itself into the run's chains: the build that follows asks only the rest. What such questions take and bring

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from steper_ray.cards import public_name
-from steper_ray.schema import STAGES
+from steper_ray.schema import ABILITIES
 from steper_ray.stepwise.estimate import Estimate
 from steper_ray.stepwise.forecast import ALL, KINDS, TeacherPlan
 from steper_ray.stepwise.plan import Plan
@@ -29,13 +29,13 @@ def plan_lines(plan: Plan) -> list[str]:
     for teacher in plan.teachers:
         whose = f" of {_name(teacher)}" if len(plan.teachers) > 1 else ""
         spent: dict[str, Mapping[str, Estimate | None]] = {
-            title: {stage: of[kind] for stage, of in teacher.tokens.items()}
+            title: {ability: of[kind] for ability, of in teacher.tokens.items()}
             for kind, title in zip(KINDS, TOKENS, strict=True)
         }
-        lines += ["", *_by_stage(f"teacher{whose}", spent)]
+        lines += ["", *_by_ability(f"teacher{whose}", spent)]
     data = plan.data
     columns = {"examples": data.examples, "tokens": data.training_tokens}
-    lines += ["", *_by_stage("training data", columns), ""]
+    lines += ["", *_by_ability("training data", columns), ""]
     lines.append(f"{_count(data.kept)} kept of {_count(plan.chains)} chains")
     size = f"{_size(plan.chains_bytes)} in chains/, {_size(data.stepwise_bytes)} in stepwise/"
     return [*lines, f"on disk {size}", *plan.notes]
@@ -65,17 +65,19 @@ def _time(plan: Plan) -> list[str]:
     return lines
 
 
-def _by_stage(title: str, columns: Mapping[str, Mapping[str, Estimate | None]]) -> list[str]:
-    """A row a stage and one of all, in which the rounded numbers of the stages add up."""
+def _by_ability(title: str, columns: Mapping[str, Mapping[str, Estimate | None]]) -> list[str]:
+    """A row an ability and one of all, in which the rounded numbers of the abilities add up."""
     lines = [_row(title, *columns)]
-    lines += [_row(stage, *(_count(one[stage]) for one in columns.values())) for stage in STAGES]
+    lines += [
+        _row(ability, *(_count(one[ability]) for one in columns.values())) for ability in ABILITIES
+    ]
     return [*lines, _row(ALL, *(_count(_whole(one)) for one in columns.values()))]
 
 
-def _whole(stages: Mapping[str, Estimate | None]) -> Estimate | None:
-    """All stages together: the sum of what is shown of each."""
-    whole = stages[ALL]
-    shown = [stages[stage] for stage in STAGES]
+def _whole(abilities: Mapping[str, Estimate | None]) -> Estimate | None:
+    """All abilities together: the sum of what is shown of each."""
+    whole = abilities[ALL]
+    shown = [abilities[ability] for ability in ABILITIES]
     if whole is None or None in shown:
         return None
     return Estimate(sum(round(one.value) for one in shown if one is not None), whole.margin)

@@ -13,7 +13,7 @@ from steper_ray.reasoning.framework import Framework
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.prompts import make_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.schema import Chain, Stage, StepExample
+from steper_ray.schema import Ability, Chain, StepExample
 from steper_ray.section import Section
 from steper_ray.stepwise.grounding import ungrounded
 
@@ -168,7 +168,7 @@ def _bad_length(chain: Chain, config: SelectConfig) -> str | None:
     return None
 
 
-def stage_of(step: int, steps: int) -> Stage:
+def ability_of(step: int, steps: int) -> Ability:
     """The ability that step `step` (from 1) of a chain of `steps` teaches."""
     if step == steps:
         return "agg"
@@ -194,7 +194,7 @@ def explode(chain: Chain, settings: ReasoningConfig) -> list[StepExample]:
                 id=f"{chain.id}/{number}",
                 chain_id=chain.id,
                 step=number,
-                stage=stage_of(number, len(chain.steps)),
+                ability=ability_of(number, len(chain.steps)),
                 question=chain.question,
                 passages=passages,
                 reasoning=reasoning,

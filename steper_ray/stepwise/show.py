@@ -20,7 +20,7 @@ from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.schema import CHAIN_SCHEMA, Chain, Step
 from steper_ray.stepwise.chains import chain_from_row
 from steper_ray.stepwise.grounding import ungrounded
-from steper_ray.stepwise.select import AMONG_OTHERS, REJECTIONS, rejection, stage_of
+from steper_ray.stepwise.select import AMONG_OTHERS, REJECTIONS, ability_of, rejection
 from steper_ray.stepwise.verdicts import chain_files
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MOST_NEAREST: Final = 5
 _WORD: Final = re.compile(r"[^\W_]+")
-_STAGE_STYLE: Final = {"init": "bold blue", "exp": "bold yellow", "agg": "bold magenta"}
+_ABILITY_STYLE: Final = {"init": "bold blue", "exp": "bold yellow", "agg": "bold magenta"}
 _LABEL: Final = 12
 """Columns that the labels at the left take."""
 
@@ -130,7 +130,7 @@ def _head(chain: Chain, now: str | None) -> Iterator[tuple[int, Text]]:
 
 def _step(chain: Chain, number: int, step: Step, *, plain: bool) -> Iterator[tuple[int, Text]]:
     """(indent, line) of one step: its search, what that brought, what was said."""
-    stage = stage_of(number, len(chain.steps))
+    ability = ability_of(number, len(chain.steps))
     sure = "unknown" if step.mean_logprob is None else f"{step.mean_logprob:.4f}"
     dropped = f" · {step.dropped_passages} passages left out" if step.dropped_passages else ""
     numbers = (
@@ -138,7 +138,7 @@ def _step(chain: Chain, number: int, step: Step, *, plain: bool) -> Iterator[tup
         f"{step.generated_tokens:,} written{dropped}"
     )
     head = (f"step {number} ", "bold")
-    yield 0, Text.assemble(head, (stage, _STAGE_STYLE[stage]), (numbers, "dim"))
+    yield 0, Text.assemble(head, (ability, _ABILITY_STYLE[ability]), (numbers, "dim"))
     yield 2, _labelled("search", step.query)
     passages = {passage.id: passage for passage in chain.passages}
     for passage in (passages[passage_id] for passage_id in step.passage_ids):

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from steper_ray.cards import public_name
 from steper_ray.evaluation.summary import UNKNOWN_HOPS
-from steper_ray.schema import STAGES, Chain
-from steper_ray.stepwise.select import REJECTIONS, stage_of
+from steper_ray.schema import ABILITIES, Chain
+from steper_ray.stepwise.select import REJECTIONS, ability_of
 
 TOTALS: Final = (
     "forced",
@@ -44,13 +44,13 @@ class Counts:
     scores: Counter[tuple[str, float]] = field(default_factory=Counter)
     """(metric, its value) → chains; counts, so that the means do not depend on the order of adding."""
     examples: Counter[tuple[int | None, str]] = field(default_factory=Counter)
-    """(hops, stage) → examples of kept chains."""
+    """(hops, ability) → examples of kept chains."""
     steps: Counter[int] = field(default_factory=Counter)
     """Number of steps → kept chains."""
     prompt_tokens: Counter[tuple[str, int]] = field(default_factory=Counter)
-    """(stage, tokens of the prompt) → examples of kept chains."""
+    """(ability, tokens of the prompt) → examples of kept chains."""
     generated_tokens: Counter[tuple[str, int]] = field(default_factory=Counter)
-    """(stage, tokens written) → examples of kept chains."""
+    """(ability, tokens written) → examples of kept chains."""
 
     def add(self, chain: Chain, reason: str | None) -> None:
         """Count one chain with its verdict."""
@@ -71,10 +71,10 @@ class Counts:
             return
         self.steps[len(chain.steps)] += 1
         for number, step in enumerate(chain.steps, 1):
-            stage = stage_of(number, len(chain.steps))
-            self.examples[chain.hops, stage] += 1
-            self.prompt_tokens[stage, step.prompt_tokens] += 1
-            self.generated_tokens[stage, step.generated_tokens] += 1
+            ability = ability_of(number, len(chain.steps))
+            self.examples[chain.hops, ability] += 1
+            self.prompt_tokens[ability, step.prompt_tokens] += 1
+            self.generated_tokens[ability, step.generated_tokens] += 1
 
     @property
     def chains(self) -> int:
@@ -97,11 +97,11 @@ class Counts:
         return round(math.fsum(values) / self.chains, 6) if self.chains else 0.0
 
     @property
-    def stages(self) -> dict[str, int]:
-        """Stage → examples, every stage."""
+    def abilities(self) -> dict[str, int]:
+        """Ability → examples, every ability."""
         return {
-            stage: sum(count for (_, of), count in self.examples.items() if of == stage)
-            for stage in STAGES
+            ability: sum(count for (_, of), count in self.examples.items() if of == ability)
+            for ability in ABILITIES
         }
 
 
@@ -120,7 +120,7 @@ def describe(counts: Counts) -> dict[str, Any]:
         "chains": {"all": counts.chains, "kept": counts.kept, "rejected": counts.rejected},
         "hops": {name: _describe_hops(counts, hops) for name, hops in _hop_counts(counts).items()},
         "steps": {str(steps): counts.steps[steps] for steps in sorted(counts.steps)},
-        "examples": counts.stages,
+        "examples": counts.abilities,
         "tokens": {
             "prompt": histogram(counts.prompt_tokens),
             "generated": histogram(counts.generated_tokens),
@@ -135,28 +135,28 @@ def describe(counts: Counts) -> dict[str, Any]:
 
 
 def histogram(tokens: Mapping[tuple[str, int], int]) -> dict[str, Any]:
-    """Bins of one width for all stages, and of each stage its counts in them and what is typical.
+    """Bins of one width for all abilities, and of each ability its counts in them and what is typical.
 
-    tokens: (stage, tokens) → examples
-    Returns `start` and `width` in tokens (bin b begins at start + b·width), and `stages`: for each that has
-    examples their number, min, median, mean, p95 and max, and `counts`, one for each bin.
+    tokens: (ability, tokens) → examples
+    Returns `start` and `width` in tokens (bin b begins at start + b·width), and `abilities`: for each that
+    has examples their number, min, median, mean, p95 and max, and `counts`, one for each bin.
     """
     if not tokens:
-        return {"start": 0, "width": 1, "stages": {}}
+        return {"start": 0, "width": 1, "abilities": {}}
     lowest, highest = (end(value for _, value in tokens) for end in (min, max))
     width = _round_width(highest - lowest + 1)
     start = lowest // width * width
     bins = (highest - start) // width + 1
-    stages = {}
-    for stage in STAGES:
-        values = Counter({value: count for (of, value), count in tokens.items() if of == stage})
+    abilities = {}
+    for ability in ABILITIES:
+        values = Counter({value: count for (of, value), count in tokens.items() if of == ability})
         if not values:
             continue
         counts = [0] * bins
         for value, count in values.items():
             counts[(value - start) // width] += count
         number = values.total()
-        stages[stage] = {
+        abilities[ability] = {
             "examples": number,
             "min": min(values),
             "median": _quantile(values, 0.5),
@@ -165,7 +165,7 @@ def histogram(tokens: Mapping[tuple[str, int], int]) -> dict[str, Any]:
             "max": max(values),
             "counts": counts,
         }
-    return {"start": start, "width": width, "stages": stages}
+    return {"start": start, "width": width, "abilities": abilities}
 
 
 def _round_width(span: int) -> int:
@@ -203,7 +203,7 @@ def _describe_hops(counts: Counts, hops: int | None) -> dict[str, Any]:
         "all": sum(count for _, count in of_these),
         "kept": sum(count for (_, reason), count in of_these if reason is None),
         "rejected": _by_reason(of_these),
-        "examples": {stage: counts.examples[hops, stage] for stage in STAGES},
+        "examples": {ability: counts.examples[hops, ability] for ability in ABILITIES},
     }
 
 

@@ -149,17 +149,17 @@ def _few_log_ticks(axes: "Axes", which: str, values: Sequence[float | None]) -> 
 
 
 def sigma_paths_chart(
-    stage: str,
+    ability: str,
     paths: Sequence[Sequence[tuple[int, float]]],
     rests: Sequence[Sequence[tuple[int, float]]],
 ) -> "Markup":
-    """σ of one stage over the steps, a line a trial from its own start; dashed each trial's √L."""
+    """σ of one ability over the steps, a line a trial from its own start; dashed each trial's √L."""
     figure, axes = bare_axes(STAND_INS, height=260, left=50, right=12)
     for path, dashed in [*((rest, True) for rest in rests), *((path, False) for path in paths)]:
         axes.plot(
             [step for step, _ in path],
             [value for _, value in path],
-            color=STAND_INS[stage],
+            color=STAND_INS[ability],
             linewidth=1 if dashed else 1.8,
             alpha=0.3 if dashed else 0.85,
             linestyle=(0, (4, 3)) if dashed else "-",
@@ -168,7 +168,7 @@ def sigma_paths_chart(
     axes.set_ylim(min(values) * 0.85, max(values) * 1.15)
     _few_log_ticks(axes, "y", values)
     return markup(
-        figure, f"Sigma of {stage} in {len(paths)} trials; dashed the square root of its loss"
+        figure, f"Sigma of {ability} in {len(paths)} trials; dashed the square root of its loss"
     )
 
 

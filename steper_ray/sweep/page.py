@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from steper_ray.evaluation.report import render_page
 from steper_ray.files import write_whole
-from steper_ray.schema import STAGES
+from steper_ray.schema import ABILITIES
 from steper_ray.sweep.charts import (
     BEST,
     OTHER,
@@ -60,8 +60,8 @@ def write_page(config: "RunConfig", trials: Sequence[Trial], best: Trial | None)
         rungs=_rungs_chart(section, shown, best),
         arrivals=rung_counts(section, shown),
         head=["trial", *section.parameters, "status", section.metric]
-        + [f"L {stage}" for stage in STAGES]
-        + [f"σ {stage}" for stage in STAGES]
+        + [f"L {ability}" for ability in ABILITIES]
+        + [f"σ {ability}" for ability in ABILITIES]
         + ["steps", "seconds"],
         rows=[_row(section, trial) for trial in shown],
         errors=[(trial.number, trial.error) for trial in shown if trial.error],
@@ -119,34 +119,39 @@ def _learned(trials: Sequence[Trial]) -> list[Trial]:
         trial
         for trial in trials
         if trial.status != "failed"
-        and any(len({value for _, value in trial.curves[f"sigma_{stage}"]}) > 1 for stage in STAGES)
+        and any(
+            len({value for _, value in trial.curves[f"sigma_{ability}"]}) > 1
+            for ability in ABILITIES
+        )
     ]
 
 
 def _paths(trials: Sequence[Trial]) -> list[tuple[str, "Markup"]]:
     drawn: list[tuple[str, Markup]] = []
-    for stage in STAGES:
-        paths = [trial.curves[f"sigma_{stage}"] for trial in _learned(trials)]
+    for ability in ABILITIES:
+        paths = [trial.curves[f"sigma_{ability}"] for trial in _learned(trials)]
         rests = [
-            [(step, math.sqrt(max(loss, 1e-12))) for step, loss in trial.curves[f"L_{stage}"]]
+            [(step, math.sqrt(max(loss, 1e-12))) for step, loss in trial.curves[f"L_{ability}"]]
             for trial in _learned(trials)
         ]
         if any(rests):
-            drawn.append((stage, sigma_paths_chart(stage, paths, [rest for rest in rests if rest])))
+            drawn.append(
+                (ability, sigma_paths_chart(ability, paths, [rest for rest in rests if rest]))
+            )
     return drawn
 
 
 def meeting_line(trials: Sequence[Trial]) -> str:
     """How far σ ended from √L, over the finished trials, as a sentence; empty where σ did not move."""
     parts = []
-    for stage in STAGES:
+    for ability in ABILITIES:
         ratios = [
-            trial.sigma[stage] / math.sqrt(sum(v for _, v in last) / len(last))  # type: ignore[operator]
+            trial.sigma[ability] / math.sqrt(sum(v for _, v in last) / len(last))  # type: ignore[operator]
             for trial in _learned(trials)
-            if trial.status == "finished" and (last := trial.curves[f"L_{stage}"][-5:])
+            if trial.status == "finished" and (last := trial.curves[f"L_{ability}"][-5:])
         ]
         if ratios:
-            parts.append(f"{stage} {min(ratios):.2f} to {max(ratios):.2f}")
+            parts.append(f"{ability} {min(ratios):.2f} to {max(ratios):.2f}")
     if not parts:
         return ""
     return (
@@ -203,8 +208,8 @@ def _row(section: SweepConfig, trial: Trial) -> list[str]:
         *(short(trial.point[key]) for key in section.parameters),
         trial.status,
         short(trial.metric),
-        *(short(trial.loss[stage]) for stage in STAGES),
-        *(short(trial.sigma[stage]) for stage in STAGES),
+        *(short(trial.loss[ability]) for ability in ABILITIES),
+        *(short(trial.sigma[ability]) for ability in ABILITIES),
         f"{trial.step:,}/{trial.steps or 0:,}",
         f"{trial.seconds:,.0f}",
     ]

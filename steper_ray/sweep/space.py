@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from steper_ray.errors import ConfigError
 from steper_ray.run.identity import CHECKPOINT_KEYS, EXCLUDED
-from steper_ray.schema import STAGES
+from steper_ray.schema import ABILITIES
 from steper_ray.section import did_you_mean, first_reason
 from steper_ray.training.trainer import TrainConfig
 
@@ -34,7 +34,7 @@ FIXED: Final = {
 """Keys that every trial has alike: what is learned does not depend on them, or what is compared does."""
 
 TRIPLES: Final = ("sigma_init", "fixed_weights")
-"""Keys with a value for each stage."""
+"""Keys with a value for each ability."""
 
 
 def applied(train: TrainConfig, point: Mapping[str, Any]) -> TrainConfig:
@@ -53,7 +53,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     if first in TRIPLES:
         triple = list(values[first])
         if rest:
-            triple[STAGES.index(rest[0])] = value
+            triple[ABILITIES.index(rest[0])] = value
         else:
             triple = list(value) if isinstance(value, list | tuple) else [value] * 3
         values[first] = tuple(triple)
@@ -71,7 +71,7 @@ def value_of(train: TrainConfig, key: str) -> Any:
     value: Any = getattr(train, first)
     if first in TRIPLES:
         if rest:
-            return value[STAGES.index(rest[0])]
+            return value[ABILITIES.index(rest[0])]
         return value[0] if len(set(value)) == 1 else list(value)
     for part in rest:
         value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
@@ -99,7 +99,7 @@ def check_space(sweep: "SweepConfig", train: TrainConfig) -> None:
         )
     objectives = sweep.parameters.get("objective")
     mixed = objectives is not None and "vanilla-kd" in (objectives.choice or ())
-    unlike = {"model": "models", "stages": "stages"}
+    unlike = {"model": "models", "abilities": "abilities"}
     if mixed:
         unlike["objective"] = "objectives, vanilla-kd among them,"
     for key, what in unlike.items():
@@ -122,8 +122,8 @@ def _check_key(key: str) -> None:
             f"{where}: is the same for all trials: what is learned does not depend on it, or the trials "
             "would not compare; set it in the train section"
         )
-    if first in TRIPLES and rest and (len(rest) > 1 or rest[0] not in STAGES):
-        raise ConfigError(f"{where}: no such stage; there are {', '.join(STAGES)}")
+    if first in TRIPLES and rest and (len(rest) > 1 or rest[0] not in ABILITIES):
+        raise ConfigError(f"{where}: no such ability; there are {', '.join(ABILITIES)}")
     if rest and first not in (*TRIPLES, "lora", "deepspeed"):
         raise ConfigError(f"{where}: train.{first} has no keys within")
 
@@ -219,7 +219,7 @@ def chosen(sweep: "SweepConfig", proposal: Mapping[str, Any]) -> Point:
 
 def data_settings(sweep: "SweepConfig", train: TrainConfig) -> list[TrainConfig]:
     """One train section for each way in which the trials' examples can differ."""
-    varied = ("model", "revision", "stages", "objective")
+    varied = ("model", "revision", "abilities", "objective")
     keys = [key for key in varied if key in sweep.parameters]
     choices: list[Sequence[Any]] = [sweep.parameters[key].choice or () for key in keys]
     sections = [
@@ -235,7 +235,7 @@ def data_key(train: TrainConfig) -> tuple[Any, ...]:
     return (
         train.model,
         train.revision,
-        () if whole_path else train.stages,
+        () if whole_path else train.abilities,
         whole_path,
         train.packing,
     )

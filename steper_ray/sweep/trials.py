@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from steper_ray.files import write_whole
-from steper_ray.schema import STAGES
+from steper_ray.schema import ABILITIES
 from steper_ray.sweep.settings import Metric
 from steper_ray.training.metrics import METRICS_FILE
 
@@ -48,7 +48,7 @@ class Trial:
     metric: float | None
     """What trials are ranked by; of one that did not finish, its best validation loss if that is it."""
     loss: dict[str, float | None]
-    """Validation loss of each stage where it was best."""
+    """Validation loss of each ability where it was best."""
     sigma: dict[str, float | None]
     """σ at the end."""
     step: int
@@ -61,7 +61,7 @@ class Trial:
     folder: Path
     validations: list[Validated] = field(repr=False)
     curves: dict[str, list[tuple[int, float]]] = field(repr=False)
-    """(step, value) of σ and L of each stage: `sigma_init`, `L_init`, …"""
+    """(step, value) of σ and L of each ability: `sigma_init`, `L_init`, …"""
 
 
 def trial_folder(folder: Path, number: int) -> Path:
@@ -87,7 +87,7 @@ def read_trial(folder: Path, metric: Metric) -> Trial:
         Validated(
             row["step"],
             row["validation_loss"],
-            {stage: row[f"validation_{stage}"] for stage in STAGES},
+            {ability: row[f"validation_{ability}"] for ability in ABILITIES},
         )
         for row in rows
         if row["validation_loss"] is not None and math.isfinite(row["validation_loss"])
@@ -100,14 +100,14 @@ def read_trial(folder: Path, metric: Metric) -> Trial:
         status = "failed" if failed is not None else status
         value = best.loss if best is not None and metric == "loss" else None
     last = rows[-1] if rows else {}
-    names = [f"{kind}_{stage}" for kind in ("sigma", "L") for stage in STAGES]
+    names = [f"{kind}_{ability}" for kind in ("sigma", "L") for ability in ABILITIES]
     return Trial(
         number=begun["number"],
         point=begun["point"],
         status=status,
         metric=value,
-        loss=best.loss_of if best is not None else dict.fromkeys(STAGES),
-        sigma={stage: last.get(f"sigma_{stage}") for stage in STAGES},
+        loss=best.loss_of if best is not None else dict.fromkeys(ABILITIES),
+        sigma={ability: last.get(f"sigma_{ability}") for ability in ABILITIES},
         step=last.get("step", 0),
         steps=last.get("steps"),
         seconds=outcome["seconds"] if outcome else sum(row["seconds"] for row in rows),
@@ -159,8 +159,8 @@ def table_rows(trials: Sequence[Trial], metric: Metric) -> list[dict[str, Any]]:
             **trial.point,
             "status": trial.status,
             metric: trial.metric,
-            **{f"L_{stage}": trial.loss[stage] for stage in STAGES},
-            **{f"final_sigma_{stage}": trial.sigma[stage] for stage in STAGES},
+            **{f"L_{ability}": trial.loss[ability] for ability in ABILITIES},
+            **{f"final_sigma_{ability}": trial.sigma[ability] for ability in ABILITIES},
             "step": trial.step,
             "steps": trial.steps,
             "seconds": trial.seconds,
@@ -204,7 +204,10 @@ def write_tables(folder: Path, trials: Sequence[Trial], metric: Metric) -> None:
             values = [None if value is None else float(value) for value in values]
         columns[name] = values
     text, real = ("status", "error"), ("seconds", metric)
-    reals = (*real, *(f"{kind}_{stage}" for kind in ("L", "final_sigma") for stage in STAGES))
+    reals = (
+        *real,
+        *(f"{kind}_{ability}" for kind in ("L", "final_sigma") for ability in ABILITIES),
+    )
     table = pa.table(
         {
             name: pa.array(

@@ -25,8 +25,8 @@ from steper_ray.errors import InputError
 from steper_ray.files import write_whole
 
 PICTURES: Final = {
-    "losses.png": "Loss of each stage over the optimizer steps",
-    "sigma.png": "Learned difficulty σ of each stage over the optimizer steps",
+    "losses.png": "Loss of each ability over the optimizer steps",
+    "sigma.png": "Learned difficulty σ of each ability over the optimizer steps",
 }
 """Files beside the card that it shows, with what is said to who cannot see them."""
 BEGIN: Final = "<!-- evaluation: `steper eval` rewrites what stands from here -->"
@@ -51,8 +51,8 @@ class Card:
     teacher: str
     """The same of the teacher; empty where it is not known."""
     objective: str
-    stages: tuple[str, ...]
-    """Stages that were trained on."""
+    abilities: tuple[str, ...]
+    """Abilities that were trained on."""
     settings: Mapping[str, Any]
     """The train section of the run file."""
     framework: str
@@ -66,7 +66,7 @@ class Card:
     chains: int
     """Chains trained on."""
     examples: Mapping[str, int]
-    """Training examples of each stage."""
+    """Training examples of each ability."""
     dropped_passages: int
     """Passages left out of training prompts that would have outgrown the context."""
     steps: int
@@ -77,13 +77,13 @@ class Card:
     supervised_tokens: int
     """Those of them that are targets."""
     losses: Mapping[str, float | None]
-    """L_j of the last global batch, in nats; None for a stage it had no example of."""
+    """L_j of the last global batch, in nats; None for an ability it had no example of."""
     validation_loss: float | None = None
     """⅓ Σ L_j of the best checkpoint on held-out chains, in nats; None if nothing was held out."""
     validation_step: int | None = None
     """Optimizer step of that checkpoint."""
     sigma: Mapping[str, float]
-    """σ of each stage at the end."""
+    """σ of each ability at the end."""
     workers: int
     seconds: float
     """Wall clock of the training."""

@@ -19,7 +19,7 @@ from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.prompts import PromptEncoder, fit_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.identity import digest
-from steper_ray.schema import STAGES, STEP_EXAMPLE_SCHEMA, Passage
+from steper_ray.schema import ABILITIES, STEP_EXAMPLE_SCHEMA, Passage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 READ_COLUMNS: Final = (
     "chain_id",
     "step",
-    "stage",
+    "ability",
     "question",
     "passages",
     "reasoning",
@@ -44,7 +44,7 @@ class TokenExample:
 
     chain_id: str
     step: int
-    stage: int
+    ability: int
     """0 init · 1 exp · 2 agg."""
     ids: "NDArray[np.int32]"
     """(tokens,) prompt, then target."""
@@ -74,7 +74,7 @@ class MicroBatch:
 
 
 def stepwise_files(folder: Path) -> list[Path]:
-    """The Parquet files of the stepwise stage, checked to have rows and every column.
+    """The Parquet files of the stepwise ability, checked to have rows and every column.
 
     Raises InputError naming the file, and the column if one is missing.
     """
@@ -109,10 +109,10 @@ def _read(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(columns=list(READ_COLUMNS)):
                 for row in batch.to_pylist():
-                    if row["stage"] not in STAGES:
+                    if row["ability"] not in ABILITIES:
                         raise InputError(
-                            f"{file}: column 'stage' has {row['stage']!r}; "
-                            f"expected one of {', '.join(STAGES)}"
+                            f"{file}: column 'ability' has {row['ability']!r}; "
+                            f"expected one of {', '.join(ABILITIES)}"
                         )
                     yield row
 
@@ -134,7 +134,7 @@ def tokenize_examples(
     tokenizer: Any,
     *,
     reasoning: ReasoningConfig,
-    stages: Sequence[str] = STAGES,
+    abilities: Sequence[str] = ABILITIES,
     whole_path: bool = False,
 ) -> TokenizedData:
     """Render, fit and tokenize every example, with the prompt code the engines use.
@@ -143,10 +143,10 @@ def tokenize_examples(
     tokenizer:  the student's, from transformers
     reasoning:  how the student will be asked; prompts longer than its `max_prompt_tokens` lose whole
                 passages, oldest first, and the target is never cut
-    stages:     examples of other stages are left out
+    abilities:     examples of other abilities are left out
     whole_path: one example a chain instead, for `vanilla-kd`: all passages, then the whole path
 
-    Raises InputError if a stage that is asked for has no example.
+    Raises InputError if an ability that is asked for has no example.
     """
     import numpy as np
 
@@ -155,7 +155,7 @@ def tokenize_examples(
     examples: list[TokenExample] = []
     dropped = 0
     for row in _read(files):
-        if row["stage"] not in (("agg",) if whole_path else stages):
+        if row["ability"] not in (("agg",) if whole_path else abilities):
             continue
         found, rationales = row["found"] or (), row["reasoning"]
         target, forced = row["target"], row["forced"]
@@ -174,16 +174,16 @@ def tokenize_examples(
         dropped += fitted.dropped_passages
         wanted = encoder.encode_target(target)
         ids = np.array([*encoder.encode(fitted.prompt), *wanted], dtype=np.int32)
-        stage = STAGES.index(row["stage"])
+        ability = ABILITIES.index(row["ability"])
         examples.append(
-            TokenExample(row["chain_id"], row["step"], stage, ids, len(wanted), row["question"])
+            TokenExample(row["chain_id"], row["step"], ability, ids, len(wanted), row["question"])
         )
-    present = {STAGES[example.stage] for example in examples}
-    for name in ("agg",) if whole_path else stages:
+    present = {ABILITIES[example.ability] for example in examples}
+    for name in ("agg",) if whole_path else abilities:
         if name not in present:
             raise InputError(
-                f"{files[0].parent}: no example of stage {name!r} among the step-wise examples; leave it "
-                "out of train.stages, or build from questions that need more steps"
+                f"{files[0].parent}: no example of ability {name!r} among the step-wise examples; leave it "
+                "out of train.abilities, or build from questions that need more steps"
             )
     examples.sort(key=lambda example: (example.chain_id, example.step))
     chains: dict[str, list[int]] = {}
@@ -216,7 +216,7 @@ def hold_out(data: TokenizedData, count: int) -> tuple[list[list[int]], list[lis
     the same side.
 
     Which ones depends on the questions alone, so that runs on the same data are validated on the same ones.
-    Raises InputError if too few chains would be left, or a stage would be missing on either side.
+    Raises InputError if too few chains would be left, or an ability would be missing on either side.
     """
 
     def rank(chain: list[int]) -> str:
@@ -232,12 +232,12 @@ def hold_out(data: TokenizedData, count: int) -> tuple[list[list[int]], list[lis
     chosen = {chain[0] for chain in ranked[:count]}
     train = [chain for chain in data.chains if chain[0] not in chosen]
     held_out = [chain for chain in data.chains if chain[0] in chosen]
-    wanted = {example.stage for example in data.examples}
+    wanted = {example.ability for example in data.examples}
     for part, what in ((train, "left to train on"), (held_out, "held out")):
-        present = {data.examples[index].stage for chain in part for index in chain}
-        for stage in sorted(wanted - present) if part else ():
+        present = {data.examples[index].ability for chain in part for index in chain}
+        for ability in sorted(wanted - present) if part else ():
             raise InputError(
-                f"train.validation_chains: no example of stage {STAGES[stage]!r} is {what}; "
+                f"train.validation_chains: no example of ability {ABILITIES[ability]!r} is {what}; "
                 f"hold out {'fewer' if part is train else 'more'} than {count:,} chains"
             )
     return train, held_out

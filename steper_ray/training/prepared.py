@@ -68,7 +68,7 @@ def prepare(task: "WorkerTask", tokenizer: Any, model_config: Any, *, packed: bo
         [Path(file) for file in task.stepwise_files],
         tokenizer,
         reasoning=task.reasoning,
-        stages=task.train.stages,
+        abilities=task.train.abilities,
         whole_path=task.train.objective == "vanilla-kd",
     )
     check_examples(
@@ -105,7 +105,7 @@ def write_prepared(prepared: Prepared, path: Path) -> None:
                 {
                     "chain_id": example.chain_id,
                     "step": example.step,
-                    "stage": example.stage,
+                    "ability": example.ability,
                     "question": example.question,
                     "ids": example.ids,
                     "target_tokens": example.target_tokens,
@@ -118,7 +118,7 @@ def write_prepared(prepared: Prepared, path: Path) -> None:
         {
             "chain_id": pa.string(),
             "step": pa.int32(),
-            "stage": pa.int8(),
+            "ability": pa.int8(),
             "question": pa.string(),
             "ids": pa.list_(pa.int32()),
             "target_tokens": pa.int32(),
@@ -155,7 +155,7 @@ def read_prepared(path: Path) -> Prepared:
             TokenExample(
                 row["chain_id"],
                 row["step"],
-                row["stage"],
+                row["ability"],
                 ids,
                 row["target_tokens"],
                 row["question"],

@@ -2,7 +2,7 @@
 
 All ranks run the same code on the same data order and differ only in which micro-batches they
 compute. Per global batch they exchange, beside ZeRO's own traffic, the sums of example losses and
-accuracies by stage; from these every rank knows L_j exactly and moves σ by itself.
+accuracies by ability; from these every rank knows L_j exactly and moves σ by itself.
 """
 
 import json
@@ -34,10 +34,10 @@ from steper_ray.training.metrics import StepMetrics
 from steper_ray.training.objective import (
     Sigma,
     Triple,
-    count_stages,
+    ability_weights,
+    count_abilities,
     example_weights,
     global_loss,
-    stage_weights,
 )
 from steper_ray.training.packing import packed_length, visible_pairs
 from steper_ray.training.prepared import Unit, prepare
@@ -192,29 +192,29 @@ class StudentTraining:
         )[position]
         units = self._units([self.chains[place] for place in batch])
         examples = [example for unit in units for example in unit.examples]
-        stage_E = [example.stage for example in examples]
-        weight_3 = stage_weights(train.objective, self.sigma.value_3, train.fixed_weights)
-        weights = iter(example_weights(stage_E, weight_3))
+        ability_E = [example.ability for example in examples]
+        weight_A = ability_weights(train.objective, self.sigma.value_3, train.fixed_weights)
+        weights = iter(example_weights(ability_E, weight_A))
         weights_of = [[next(weights) for _ in unit.examples] for unit in units]
 
         lr = learning_rate(self.step, self.steps, peak=train.lr, warmup_ratio=train.warmup_ratio)
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
-        count_3 = count_stages(stage_E)
-        loss_3, accuracy_3 = self._stage_means(self._forward_backward(units, weights_of), count_3)
-        loss = global_loss(train.objective, loss_3, count_3, self.sigma.value_3, weight_3)
+        count_A = count_abilities(ability_E)
+        loss_A, accuracy_3 = self._ability_means(self._forward_backward(units, weights_of), count_A)
+        loss = global_loss(train.objective, loss_A, count_A, self.sigma.value_3, weight_A)
         self._check_finite("loss", loss, examples)
         grad_norm = self._update()
         self._check_finite("gradient norm", grad_norm, examples)
         if train.objective == "difficulty":
-            self.sigma.update(loss_3, [count > 0 for count in count_3])
+            self.sigma.update(loss_A, [count > 0 for count in count_A])
         self.step += 1
         seconds = time.monotonic() - started
 
         staged = train.objective != "vanilla-kd"
-        L_init, L_exp, L_agg = _where(count_3 if staged else (0, 0, 0), loss_3)
+        L_init, L_exp, L_agg = _where(count_A if staged else (0, 0, 0), loss_A)
         accuracy_init, accuracy_exp, accuracy_agg = _where(
-            count_3 if staged else (0, 0, 0), accuracy_3
+            count_A if staged else (0, 0, 0), accuracy_3
         )
         sigma_init, sigma_exp, sigma_agg = self.sigma.value_3
         self.last = StepMetrics(
@@ -261,16 +261,16 @@ class StudentTraining:
                 _, nll_E, right_E = self.engine(batch)
                 self._add(sums, micro_batch, units, nll_E, right_E)
         self.engine.train()
-        count_3 = count_stages([e.stage for unit in units for e in unit.examples])
-        loss_3, _ = self._stage_means(sums, count_3)
-        loss = validation_loss(loss_3, count_3)
+        count_A = count_abilities([e.ability for unit in units for e in unit.examples])
+        loss_A, _ = self._ability_means(sums, count_A)
+        loss = validation_loss(loss_A, count_A)
         kept, given_up = self.validations.add(loss, self.step)
         if kept:
             self.export()
         for step in given_up:
             self._remove_candidate(step)
         staged = self.task.train.objective != "vanilla-kd"
-        init, exp, agg = _where(count_3 if staged else (0, 0, 0), loss_3)
+        init, exp, agg = _where(count_A if staged else (0, 0, 0), loss_A)
         self.last = replace(
             self.last,
             validation_loss=loss,
@@ -318,7 +318,7 @@ class StudentTraining:
     def _forward_backward(
         self, units: Sequence[Unit], weights_of: Sequence[Sequence[float]]
     ) -> Any:
-        """Gradients of this rank's share; (2, 3) fp32 sums of NLL and accuracy of examples by stage."""
+        """Gradients of this rank's share; (2, 3) fp32 sums of NLL and accuracy of examples by ability."""
         import torch
 
         sums = torch.zeros(2, 3, device=self.device)
@@ -346,12 +346,12 @@ class StudentTraining:
     ) -> None:
         import torch
 
-        stages = [example.stage for i in micro_batch.units for example in units[i].examples]
+        abilities = [example.ability for i in micro_batch.units for example in units[i].examples]
         values = torch.stack([nll_E, right_E]) * float(micro_batch.counted)
-        sums.index_add_(1, torch.tensor(stages, device=self.device), values)
+        sums.index_add_(1, torch.tensor(abilities, device=self.device), values)
 
-    def _stage_means(self, sums: Any, count_3: Sequence[int]) -> tuple[Triple, Triple]:
-        """L_j and accuracy of the global batch, 0 for an absent stage, the same on every rank."""
+    def _ability_means(self, sums: Any, count_A: Sequence[int]) -> tuple[Triple, Triple]:
+        """L_j and accuracy of the global batch, 0 for an absent ability, the same on every rank."""
         import torch
         import torch.distributed as dist
 
@@ -362,7 +362,7 @@ class StudentTraining:
         *values, late_ranks = shared.tolist()
         self.save_due = late_ranks > 0
         means = [
-            value / max(1, count) for value, count in zip(values, (*count_3, *count_3), strict=True)
+            value / max(1, count) for value, count in zip(values, (*count_A, *count_A), strict=True)
         ]
         init, exp, agg, right_init, right_exp, right_agg = means
         return (init, exp, agg), (right_init, right_exp, right_agg)
@@ -483,6 +483,6 @@ class StudentTraining:
             shutil.rmtree(candidate_dir(self.task.training_dir, step), ignore_errors=True)
 
 
-def _where(count_3: Sequence[int], value_3: Triple) -> Iterator[float | None]:
+def _where(count_A: Sequence[int], value_3: Triple) -> Iterator[float | None]:
     """Each value, None where there is nothing that it is a mean of."""
-    return (value if count else None for value, count in zip(value_3, count_3, strict=True))
+    return (value if count else None for value, count in zip(value_3, count_A, strict=True))

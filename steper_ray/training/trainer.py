@@ -39,7 +39,7 @@ from steper_ray.run.identity import (
     training_identity,
     write_record,
 )
-from steper_ray.schema import STAGES, Stage
+from steper_ray.schema import ABILITIES, Ability
 from steper_ray.section import Section
 from steper_ray.training.deepspeed_config import Offload, ZeroStage
 from steper_ray.training.lora import LoraConfig
@@ -62,10 +62,10 @@ class TrainConfig(Section):
     revision: str | None = None
     """Commit, branch or tag of a base student on the Hub; null takes what was fetched, else `main`."""
     objective: Mode = "difficulty"
-    """How the three stage losses become one: learned σ, one third each, or `fixed_weights`. `vanilla-kd`
-    is the baseline: each chain's whole path at once, no stages."""
-    stages: tuple[Stage, ...] = STAGES
-    """Stages whose examples are trained on."""
+    """How the three ability losses become one: learned σ, one third each, or `fixed_weights`. `vanilla-kd`
+    is the baseline: each chain's whole path at once, no abilities."""
+    abilities: tuple[Ability, ...] = ABILITIES
+    """Abilities whose examples are trained on."""
     fixed_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (1.0, 1.0, 1.0)
     """λ of init, exp and agg for `fixed`; scaled to sum 1."""
     sigma_init: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
@@ -75,7 +75,7 @@ class TrainConfig(Section):
     sigma_lr: PositiveFloat = 0.02
     """Learning rate of log σ, constant."""
     sigma_min: PositiveFloat = 0.05
-    """Least σ: a stage then weighs at most 1/(2·sigma_min²)."""
+    """Least σ: an ability then weighs at most 1/(2·sigma_min²)."""
     sigma_max: PositiveFloat = 20.0
     """Largest σ."""
     lr: PositiveFloat = 5e-6
@@ -142,11 +142,11 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
         if not any(self.fixed_weights):
-            raise ValueError("fixed_weights are all 0; give at least one stage some weight")
+            raise ValueError("fixed_weights are all 0; give at least one ability some weight")
         if not all(self.sigma_min <= sigma <= self.sigma_max for sigma in self.sigma_init):
             raise ValueError("sigma_init must lie between sigma_min and sigma_max")
-        if not self.stages or len(set(self.stages)) < len(self.stages):
-            raise ValueError("stages must name at least one stage, and none twice")
+        if not self.abilities or len(set(self.abilities)) < len(self.abilities):
+            raise ValueError("abilities must name at least one ability, and none twice")
         if self.zero_stage == 0 and (
             self.precision == "bf16" or (self.use_gpu and self.precision == "auto")
         ):
@@ -180,14 +180,14 @@ class TrainSummary:
     """Wall clock, start of the workers included."""
     loss: float
     """L of the last global batch, in nats."""
-    stage_losses: dict[str, float | None]
-    """L_j of the last global batch; null for a stage it had no example of."""
+    ability_losses: dict[str, float | None]
+    """L_j of the last global batch; null for an ability it had no example of."""
     validation_loss: float | None
     """⅓ Σ L_j of the exported student over the held-out chains; null where none were."""
     sigma: dict[str, float]
     chains: int
     examples: dict[str, int]
-    """Training examples of each stage."""
+    """Training examples of each ability."""
     input_tokens: int
     """Prompt and target tokens of all examples, every epoch counted."""
     supervised_tokens: int
@@ -289,7 +289,7 @@ def _finish(
         planned_steps=last.steps,
         seconds=seconds,
         loss=last.loss,
-        stage_losses={"init": last.L_init, "exp": last.L_exp, "agg": last.L_agg},
+        ability_losses={"init": last.L_init, "exp": last.L_exp, "agg": last.L_agg},
         validation_loss=loss if outcome.validated else None,
         sigma={"init": last.sigma_init, "exp": last.sigma_exp, "agg": last.sigma_agg},
         chains=outcome.chains,
@@ -340,7 +340,7 @@ def _card(config: "RunConfig", summary: TrainSummary, base_commit: str) -> "Card
         base_revision=base_commit,
         teacher=config.build.teacher,
         objective=section.objective,
-        stages=section.stages,
+        abilities=section.abilities,
         settings=section.model_dump(mode="json"),
         framework=reasoning.framework,
         passages_per_step=reasoning.passages_per_step,
@@ -354,7 +354,7 @@ def _card(config: "RunConfig", summary: TrainSummary, base_commit: str) -> "Card
         epochs=section.epochs,
         input_tokens=summary.input_tokens,
         supervised_tokens=summary.supervised_tokens,
-        losses=summary.stage_losses,
+        losses=summary.ability_losses,
         validation_loss=summary.validation_loss,
         validation_step=None if summary.validation_loss is None else summary.steps,
         sigma=summary.sigma,

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 from steper_ray.files import write_whole
 from steper_ray.pretrained import DEFAULTS, HubConfig, use_hub
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.schema import STAGES
+from steper_ray.schema import ABILITIES
 from steper_ray.session import redirect_output
 from steper_ray.training.metrics import MetricsWriter, StepMetrics
-from steper_ray.training.objective import count_stages
+from steper_ray.training.objective import count_abilities
 
 if TYPE_CHECKING:
     from steper_ray.training.run import StudentTraining
@@ -73,7 +73,7 @@ class WorkerOutcome:
     chains: int
     """Chains trained on."""
     examples: dict[str, int]
-    """Training examples of each stage."""
+    """Training examples of each ability."""
     input_tokens: int
     """Prompt and target tokens of all examples, every epoch counted."""
     supervised_tokens: int
@@ -166,7 +166,7 @@ def _outcome(training: "StudentTraining") -> WorkerOutcome:
         candidates=candidates,
         validated=bool(training.held_out),
         chains=len(training.chains),
-        examples=dict(zip(STAGES, count_stages([e.stage for e in examples]), strict=True)),
+        examples=dict(zip(ABILITIES, count_abilities([e.ability for e in examples]), strict=True)),
         input_tokens=train.epochs * sum(len(example.ids) for example in examples),
         supervised_tokens=train.epochs * sum(example.target_tokens for example in examples),
         dropped_passages=data.dropped_passages,

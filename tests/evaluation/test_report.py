@@ -243,11 +243,11 @@ def test_missing_metrics_are_said(tmp_path: Path, missing: Path | None) -> None:
 
 
 def test_objectives_without_sigma_or_stages(tmp_path: Path) -> None:
-    none = {f"sigma_{stage}": None for stage in ("init", "exp", "agg")}
+    none = {f"sigma_{ability}": None for ability in ("init", "exp", "agg")}
     uniform = render(tmp_path, metrics_file=metrics(tmp_path / "uniform.jsonl", **none))
     assert "This objective learns no σ." in Page(uniform).text
     assert uniform.count("<svg") == 2
-    none |= {f"L_{stage}": None for stage in ("init", "exp", "agg")}
+    none |= {f"L_{ability}": None for ability in ("init", "exp", "agg")}
     vanilla = render(tmp_path, metrics_file=metrics(tmp_path / "vanilla.jsonl", **none))
     assert vanilla.count("<svg") == 2
     assert "At the end of training" not in vanilla

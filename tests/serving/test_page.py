@@ -111,7 +111,7 @@ def one_step(title: str, text: str, rationale: str, answer: str) -> str:
     numbers = {"prompt_tokens": 90, "generated_tokens": 9, "cached_tokens": 30}
     step = {
         "step": 1,
-        "stage": "agg",
+        "ability": "agg",
         "query": "asked",
         "passages": [passage],
         "rationale": rationale,

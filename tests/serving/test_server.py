@@ -85,8 +85,8 @@ def test_an_answer_is_what_the_loop_gives_in_this_corpus(server: Server) -> None
         ]
         query = step["rationale"]
     assert body["answer"] in body["steps"][-1]["rationale"]
-    stages = [step["stage"] for step in body["steps"]]
-    assert stages == ["init", *["exp"] * (len(stages) - 2), "agg"]
+    abilities = [step["ability"] for step in body["steps"]]
+    assert abilities == ["init", *["exp"] * (len(abilities) - 2), "agg"]
     for kind in ("prompt_tokens", "generated_tokens", "cached_tokens"):
         assert body[kind] == sum(step[kind] for step in body["steps"])
     assert body["cached_tokens"] > 0  # a step finds the one before it in the cache

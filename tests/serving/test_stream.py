@@ -66,14 +66,14 @@ async def test_events_tell_what_happens_in_order() -> None:
 async def test_the_stages_of_a_stream_are_those_of_its_answer() -> None:
     backend = ScriptedBackend([[" Ada knows Bob."], [" Cy."], [" Dee."], [" Delft."]])
     events = events_of((await ask(service_over(backend), STREAMED)).text)
-    stages = [data["stage"] for name, data in events if name == "step"]
-    assert stages == ["init", "exp", "exp", "agg"]
-    assert [s["stage"] for s in events[-1][1]["steps"]] == stages
+    abilities = [data["ability"] for name, data in events if name == "step"]
+    assert abilities == ["init", "exp", "exp", "agg"]
+    assert [s["ability"] for s in events[-1][1]["steps"]] == abilities
     steps = [data for name, data in events if name == "step"]
     assert untimed(events[-1][1]["steps"]) == untimed(steps)
     backend = ScriptedBackend([[f" {ANSWER_FLAG} X."]])
     events = events_of((await ask(service_over(backend), STREAMED)).text)
-    assert [data["stage"] for name, data in events if name == "step"] == ["agg"]
+    assert [data["ability"] for name, data in events if name == "step"] == ["agg"]
 
 
 async def test_a_step_that_does_not_search_shows_no_passages_of_the_one_before() -> None:

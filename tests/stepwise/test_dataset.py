@@ -205,7 +205,7 @@ def test_others_read_it(tmp_path: Path) -> None:
 
     frame = pd.read_parquet(run.stepwise_dir)
     assert list(frame["id"]) == [row["id"] for row in rows]
-    assert list(frame["stage"].value_counts()) == [12, 11, 11]
+    assert list(frame["ability"].value_counts()) == [12, 11, 11]
     everything = pd.read_parquet(run.chains_dir)
     assert everything["rejected"].isna().sum() == 12
 

@@ -74,9 +74,9 @@ def test_every_count_is_there() -> None:
     assert "3,597 examples" in text
     assert "1,199 chains" in text
     assert "1,201 chains = 1,199 kept + 2 rejected." in text
-    columns, stages, hops, steps, reasons, tokens, made = tables(text)
+    columns, abilities, hops, steps, reasons, tokens, made = tables(text)
     assert [row[0] for row in columns[1:]] == STEP_EXAMPLE_SCHEMA.names == list(COLUMNS)
-    assert [(row[0], row[2]) for row in stages[1:]] == [
+    assert [(row[0], row[2]) for row in abilities[1:]] == [
         *(("init", "1,199"), ("exp", "1,199"), ("agg", "1,199"))
     ]
     assert hops[1:] == [
@@ -139,9 +139,9 @@ def test_pictures_show_the_bars(tmp_path: Path) -> None:
     pixels = (255 * matplotlib.image.imread(written[0])[:, :, :3]).round().astype(int)
     # The tallest bar is that of 30 examples, in the colour of exp; the others are in proportion.
     heights = {}
-    for stage, colour in (("init", 0x2463B4), ("exp", 0xB96A10), ("agg", 0x9C3572)):
+    for ability, colour in (("init", 0x2463B4), ("exp", 0xB96A10), ("agg", 0x9C3572)):
         same = (pixels == [colour >> 16, colour >> 8 & 255, colour & 255]).all(axis=2)
-        heights[stage] = same[180:].sum(axis=0).max()  # below the legend
+        heights[ability] = same[180:].sum(axis=0).max()  # below the legend
     assert heights["init"] / heights["exp"] == pytest.approx(1 / 3, abs=0.02)
     assert heights["agg"] / heights["exp"] == pytest.approx(2 / 3, abs=0.02)
     first = written[0].read_bytes()

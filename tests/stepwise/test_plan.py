@@ -18,7 +18,7 @@ from steper_ray.reasoning import ircot
 from steper_ray.reasoning.endpoint import EndpointConfig
 from steper_ray.reasoning.engine import EngineConfig
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.schema import STAGES, Chain, Question
+from steper_ray.schema import ABILITIES, Chain, Question
 from steper_ray.stepwise.asking import Respondent
 from steper_ray.stepwise.build import build
 from steper_ray.stepwise.chains import Ran, read_chains
@@ -218,7 +218,7 @@ def forecast(left: set[tuple[str, int]], **engine: float) -> TeacherPlan:
 
 def test_what_a_teacher_takes_by_hand() -> None:
     found = forecast({("q4", 1), ("q5", 1)}, gpus=4, actors=2)
-    prompts = {stage: of["prompt"] for stage, of in found.tokens.items()}
+    prompts = {ability: of["prompt"] for ability, of in found.tokens.items()}
     # 10 tokens a step: there 10, 10, 20; of two more questions the mean, 5, 5, 10, each
     assert {s: one and one.value for s, one in prompts.items()} == {
         "init": 20, "exp": 20, "agg": 40, ALL: 80,
@@ -268,9 +268,9 @@ def test_what_selection_makes_of_it_by_hand() -> None:
     found = forecast_data(there, left, ["q1", "q2", "q3"], SelectConfig(), 0.5)
     assert found.kept is not None
     assert found.kept.value == pytest.approx(2 + 2)
-    examples = {stage: one and one.value for stage, one in found.examples.items()}
+    examples = {ability: one and one.value for ability, one in found.examples.items()}
     assert examples == pytest.approx({"init": 2, "exp": 2, "agg": 4, ALL: 8})
-    tokens = {stage: one and one.value for stage, one in found.training_tokens.items()}
+    tokens = {ability: one and one.value for ability, one in found.training_tokens.items()}
     assert tokens == pytest.approx({"init": 30, "exp": 30, "agg": 60, ALL: 120})
     text = [one.counts["text", ALL] for one in there]
     assert found.stepwise_bytes is not None
@@ -283,7 +283,7 @@ def test_hop_counts_are_evened_out_in_all_numbers() -> None:
     found = forecast_data(there, frozenset(), [], SelectConfig(per_hops="equal"), 1.0)
     assert found.kept == Estimate(2, 0)
     # of the two of 3 hops, half are kept
-    examples = {stage: one and one.value for stage, one in found.examples.items()}
+    examples = {ability: one and one.value for ability, one in found.examples.items()}
     assert examples == {"init": 1, "exp": 1, "agg": 2, ALL: 4}
 
 
@@ -353,12 +353,12 @@ def test_the_printed_numbers_add_up() -> None:
     values = [
         (row[0], [int(cell.split(" ± ")[0]) for cell in row[1:]])
         for row in rows
-        if row[0] in (*STAGES, ALL)
+        if row[0] in (*ABILITIES, ALL)
     ]
-    assert [name for name, _ in values] == 3 * [*STAGES, ALL]
+    assert [name for name, _ in values] == 3 * [*ABILITIES, ALL]
     for place in (0, 4, 8):
-        *stages, (_, total) = values[place : place + 4]
-        assert [sum(column) for column in zip(*(row for _, row in stages), strict=True)] == total
+        *abilities, (_, total) = values[place : place + 4]
+        assert [sum(column) for column in zip(*(row for _, row in abilities), strict=True)] == total
 
 
 @pytest.mark.engine
@@ -396,10 +396,10 @@ def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
     summary = build(config)
     assert (summary.ran.asked, summary.questions) == (20, 60)
     made = read_chains(config.chains_dir)
-    for stage in (*STAGES, ALL):
-        examples = first.data.examples[stage]
+    for ability in (*ABILITIES, ALL):
+        examples = first.data.examples[ability]
         assert examples is not None
-        counted = summary.examples[stage] if stage != ALL else sum(summary.examples.values())
+        counted = summary.examples[ability] if ability != ALL else sum(summary.examples.values())
         assert examples.value == pytest.approx(counted, rel=0.25)
     sizes = [
         sum(file.stat().st_size for file in folder.glob("*.parquet"))
@@ -413,8 +413,8 @@ def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
     last = plan(config)
     assert (last.asked, last.left, last.chains) == (0, 0, Estimate(60.0, 0.0))
     assert last.data.kept == Estimate(float(summary.kept), 0.0)
-    assert {s: last.data.examples[s] for s in STAGES} == {
-        stage: Estimate(float(count), 0.0) for stage, count in summary.examples.items()
+    assert {s: last.data.examples[s] for s in ABILITIES} == {
+        ability: Estimate(float(count), 0.0) for ability, count in summary.examples.items()
     }
     training = sum(
         step.prompt_tokens + step.generated_tokens

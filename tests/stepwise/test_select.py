@@ -13,9 +13,9 @@ from steper_ray.stepwise.select import (
     AMONG_OTHERS,
     REJECTIONS,
     SelectConfig,
+    ability_of,
     explode,
     rejection,
-    stage_of,
 )
 from tests.stepwise.conftest import CHAIN, PASSAGES, step
 
@@ -23,15 +23,15 @@ FIRST, SECOND, LAST = CHAIN.steps
 
 
 def test_stages_of_chains_of_every_length() -> None:
-    assert [stage_of(1, 1)] == ["agg"]
-    assert [stage_of(s, 2) for s in (1, 2)] == ["init", "agg"]
-    assert [stage_of(s, 4) for s in (1, 2, 3, 4)] == ["init", "exp", "exp", "agg"]
+    assert [ability_of(1, 1)] == ["agg"]
+    assert [ability_of(s, 2) for s in (1, 2)] == ["init", "agg"]
+    assert [ability_of(s, 4) for s in (1, 2, 3, 4)] == ["init", "exp", "exp", "agg"]
 
 
 def test_a_chain_becomes_one_example_a_step() -> None:
     first, second, last = explode(CHAIN, ReasoningConfig(instruction="Go."))
-    assert (first.id, first.chain_id, first.step, first.stage) == ("q1/1", "q1", 1, "init")
-    assert (second.stage, last.stage) == ("exp", "agg")
+    assert (first.id, first.chain_id, first.step, first.ability) == ("q1/1", "q1", 1, "init")
+    assert (second.ability, last.ability) == ("exp", "agg")
     assert [e.passages for e in (first, second, last)] == [
         PASSAGES[:1],
         PASSAGES[:2],

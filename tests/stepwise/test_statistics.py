@@ -64,8 +64,8 @@ def test_everything_is_counted() -> None:
         "generated_tokens": 3 * 5 + 5 + 65,
     }
     assert described["corpus_versions"] == {"c0ffee": 4}
-    assert described["tokens"]["generated"]["stages"]["agg"]["examples"] == 2
-    assert described["tokens"]["prompt"]["stages"]["exp"]["max"] == 10
+    assert described["tokens"]["generated"]["abilities"]["agg"]["examples"] == 2
+    assert described["tokens"]["prompt"]["abilities"]["exp"]["max"] == 10
 
 
 def test_nothing_is_counted_as_nothing() -> None:
@@ -73,7 +73,7 @@ def test_nothing_is_counted_as_nothing() -> None:
     assert described["chains"] == {"all": 0, "kept": 0, "rejected": {}}
     assert described["examples"] == {"init": 0, "exp": 0, "agg": 0}
     assert described["teacher"]["em"] == 0.0
-    assert described["tokens"]["prompt"]["stages"] == {}
+    assert described["tokens"]["prompt"]["abilities"] == {}
 
 
 def test_parts_add_up_whatever_their_order() -> None:
@@ -87,8 +87,8 @@ def test_a_histogram_by_hand() -> None:
     tokens = Counter({("init", 103): 2, ("init", 107): 1, ("agg", 150): 1, ("agg", 202): 3})
     drawn = histogram(tokens)
     assert (drawn["start"], drawn["width"]) == (100, 5)
-    init, agg = drawn["stages"]["init"], drawn["stages"]["agg"]
-    assert list(drawn["stages"]) == ["init", "agg"]
+    init, agg = drawn["abilities"]["init"], drawn["abilities"]["agg"]
+    assert list(drawn["abilities"]) == ["init", "agg"]
     assert init == {
         "examples": 3,
         "min": 103,
@@ -113,12 +113,14 @@ def test_a_histogram_by_hand() -> None:
 def test_every_example_is_in_its_bin(tokens: dict[tuple[str, int], int]) -> None:
     drawn = histogram(tokens)
     start, width = drawn["start"], drawn["width"]
-    for stage, part in drawn["stages"].items():
-        values = sorted(v for (of, v), count in tokens.items() for _ in range(count) if of == stage)
+    for ability, part in drawn["abilities"].items():
+        values = sorted(
+            v for (of, v), count in tokens.items() for _ in range(count) if of == ability
+        )
         assert len(part["counts"]) <= MOST_BINS
         for number, count in enumerate(part["counts"]):
             low = start + number * width
             assert count == sum(low <= value < low + width for value in values)
         assert part["examples"] == len(values) == sum(part["counts"])
         assert part["median"] == values[(len(values) - 1) // 2]
-    assert sum(part["examples"] for part in drawn["stages"].values()) == sum(tokens.values())
+    assert sum(part["examples"] for part in drawn["abilities"].values()) == sum(tokens.values())

@@ -10,7 +10,7 @@ import pytest
 
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.config import RunConfig, load_config
-from steper_ray.schema import STAGES
+from steper_ray.schema import ABILITIES
 from steper_ray.sweep.page import headline, meeting_line, rung_counts, write_page
 from steper_ray.sweep.trials import (
     Trial,
@@ -28,8 +28,8 @@ def lines(losses: list[float], sigma: float, steps: int) -> list[dict[str, Any]]
         now = sigma + (math.sqrt(loss) - sigma) * step / len(losses) / 2
         row: dict[str, Any] = {"step": step, "steps": steps, "seconds": 2.0}
         row |= {"validation_loss": loss}
-        for stage in STAGES:
-            row |= {f"validation_{stage}": loss, f"L_{stage}": loss, f"sigma_{stage}": now}
+        for ability in ABILITIES:
+            row |= {f"validation_{ability}": loss, f"L_{ability}": loss, f"sigma_{ability}": now}
         rows.append(row)
     return rows
 
@@ -74,7 +74,7 @@ def test_trials_are_read_from_their_folders(folder: Path) -> None:
     assert [trial.status for trial in trials] == ["finished", "finished", "stopped", "failed"]
     assert [trial.metric for trial in trials] == [1.0, 0.25, 9.0, None]
     assert [trial.seconds for trial in trials] == [11.0, 11.0, 2.0, 0]
-    assert trials[1].loss == dict.fromkeys(STAGES, 0.25)
+    assert trials[1].loss == dict.fromkeys(ABILITIES, 0.25)
     assert trials[1].step == 4
     assert trials[3].error == "the loss of step 1 is <nan>"
 
@@ -104,7 +104,7 @@ def test_the_page_has_every_chart_and_escapes_errors(folder: Path, config: RunCo
     trials = read_trials(folder, "loss")
     write_page(config, trials, best_trial(trials, "loss"))
     page = (config.sweep_dir / "sweep.html").read_text()
-    assert page.count("<svg") == 1 + 2 + 3 + 1  # parallel, by setting, σ of each stage, rungs
+    assert page.count("<svg") == 1 + 2 + 3 + 1  # parallel, by setting, σ of each ability, rungs
     assert "&lt;nan&gt;" in page
     assert "<nan>" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")

@@ -22,7 +22,7 @@ CARD: Final = Card(
     base_model="Some-Org/Base_1.5B",
     teacher="Some-Org/Teacher-70B",
     objective="difficulty",
-    stages=("init", "exp", "agg"),
+    abilities=("init", "exp", "agg"),
     settings=TrainConfig(model="Some-Org/Base_1.5B", lr=1.25e-5).model_dump(),
     framework="ircot",
     passages_per_step=3,
@@ -125,11 +125,11 @@ def test_every_fact_is_there() -> None:
             ["Most steps, S", "6"],
             ["Longest prompt", "4,321 tokens"],
         ],
-        [["Stage", "Examples"], ["init", "1,112"], ["exp", "2,223"], ["agg", "1,114"]],
+        [["Ability", "Examples"], ["init", "1,112"], ["exp", "2,223"], ["agg", "1,114"]],
         [
             ["", ""],
             ["Objective", "difficulty"],
-            ["Stages", "init, exp, agg"],
+            ["Abilities", "init, exp, agg"],
             ["Optimizer steps", "345"],
             ["Epochs", "9"],
             ["Input tokens, all epochs", "12,345,678"],
@@ -140,7 +140,7 @@ def test_every_fact_is_there() -> None:
             ["ray", "2.60.0"],
         ],
         [
-            ["Stage", "Loss L of the last batch, nats", "Difficulty σ"],
+            ["Ability", "Loss L of the last batch, nats", "Difficulty σ"],
             ["init", "0.5123", "0.7100"],
             ["exp", "–", "0.6200"],
             ["agg", "0.3100", "0.5300"],
@@ -155,7 +155,7 @@ def test_every_fact_is_there() -> None:
         "1,111 chains of reasoning, written by Some-Org/Teacher-70B, over passages",
         "of corpus version c0ffee42.",
         "would have outgrown the context: 77.",
-        "Validation loss, the mean of the three stages on held-out chains: 0.4124 nats at step 321,",
+        "Validation loss, the mean of the three abilities on held-out chains: 0.4124 nats at step 321,",
         "Not evaluated yet.",
     ):
         assert sentence in text
@@ -185,7 +185,7 @@ def test_objectives_without_sigma_or_stages() -> None:
     text = shown(ModelCard(render_card(card)).text)
     assert "by vanilla knowledge distillation, a baseline of StepER" in text
     assert "its whole path at once: 1,111 examples." in text
-    assert "no losses by stage" in text
+    assert "no losses by ability" in text
 
 
 def test_no_local_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

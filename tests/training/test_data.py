@@ -41,7 +41,7 @@ def test_examples_are_prompt_then_target(tmp_path, write_stepwise):
     for example, source in zip(data.examples, written, strict=True):
         assert tokenizer.decode(example.ids) == source.prompt + source.target
         assert tokenizer.decode(example.ids[-example.target_tokens :]) == source.target
-    assert [example.stage for example in data.examples] == [0, 1, 2, 2, 0, 1, 1, 2]
+    assert [example.ability for example in data.examples] == [0, 1, 2, 2, 0, 1, 1, 2]
     assert data.chains == [[0, 1, 2], [3], [4, 5, 6, 7]]
     assert data.dropped_passages == 0
 
@@ -77,7 +77,7 @@ def test_a_held_out_part_that_cannot_serve_is_refused(tmp_path, write_stepwise):
     data = tokenize(tmp_path / "stepwise")
     with pytest.raises(InputError, match="3 of 3 chains leave none to train on"):
         hold_out(data, 3)
-    with pytest.raises(InputError, match=r"no example of stage 'exp' is (held out|left)"):
+    with pytest.raises(InputError, match=r"no example of ability 'exp' is (held out|left)"):
         hold_out(data, 1)
 
 
@@ -110,11 +110,14 @@ def test_a_whole_path_is_one_example_a_chain_and_begins_like_its_first_step(
 
 def test_only_the_stages_asked_for_are_read(tmp_path, write_stepwise):
     write_stepwise(tmp_path, [3, 1, 4])
-    data = tokenize(tmp_path / "stepwise", stages=("init", "exp"))
-    assert sorted(example.stage for example in data.examples) == [0, 0, 1, 1, 1]
+    data = tokenize(tmp_path / "stepwise", abilities=("init", "exp"))
+    assert sorted(example.ability for example in data.examples) == [0, 0, 1, 1, 1]
     write_stepwise(tmp_path, [2, 2])
-    assert [e.stage for e in tokenize(tmp_path / "stepwise", stages=("init",)).examples] == [0, 0]
-    with pytest.raises(InputError, match="no example of stage 'exp'"):
+    assert [e.ability for e in tokenize(tmp_path / "stepwise", abilities=("init",)).examples] == [
+        0,
+        0,
+    ]
+    with pytest.raises(InputError, match="no example of ability 'exp'"):
         tokenize(tmp_path / "stepwise")
 
 
@@ -148,7 +151,7 @@ def test_no_file_and_no_row_are_refused(tmp_path):
 def test_an_unknown_stage_is_refused(tmp_path, write_stepwise):
     write_stepwise(tmp_path, [2])
     file = tmp_path / "stepwise" / "a.parquet"
-    rows = [{**row, "stage": "middle"} for row in pq.read_table(file).to_pylist()]
+    rows = [{**row, "ability": "middle"} for row in pq.read_table(file).to_pylist()]
     pq.write_table(pa.Table.from_pylist(rows, STEP_EXAMPLE_SCHEMA), file)
     with pytest.raises(InputError, match="'middle'"):
         tokenize(tmp_path / "stepwise")

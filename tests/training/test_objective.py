@@ -4,10 +4,10 @@ import pytest
 
 from steper_ray.training.objective import (
     Sigma,
+    ability_weights,
     example_means,
     example_weights,
     global_loss,
-    stage_weights,
 )
 
 ONES = (1.0, 1.0, 1.0)
@@ -18,9 +18,9 @@ def make_sigma(initial_3=ONES, *, lr=0.02, lowest=0.05, highest=20.0, optimizer=
 
 
 def test_stage_weights_by_hand():
-    assert stage_weights("uniform", (9.0, 9.0, 9.0), (5.0, 0.0, 0.0)) == (1 / 3, 1 / 3, 1 / 3)
-    assert stage_weights("fixed", ONES, (1.5, 1.0, 0.5)) == (0.5, pytest.approx(1 / 3), 1.5 / 9)
-    assert stage_weights("difficulty", (0.5, 1.0, 2.0), ONES) == (2.0, 0.5, 0.125)
+    assert ability_weights("uniform", (9.0, 9.0, 9.0), (5.0, 0.0, 0.0)) == (1 / 3, 1 / 3, 1 / 3)
+    assert ability_weights("fixed", ONES, (1.5, 1.0, 0.5)) == (0.5, pytest.approx(1 / 3), 1.5 / 9)
+    assert ability_weights("difficulty", (0.5, 1.0, 2.0), ONES) == (2.0, 0.5, 0.125)
 
 
 def test_example_weights_share_a_stage_equally():
@@ -35,17 +35,17 @@ def test_example_weights_share_a_stage_equally():
 
 
 def test_global_loss_by_hand():
-    sigma_3 = (0.5, 1.0, 2.0)
-    weight_3 = stage_weights("difficulty", sigma_3, ONES)
-    loss = global_loss("difficulty", (1.0, 3.0, 4.0), (1, 1, 1), sigma_3, weight_3)
+    sigma_A = (0.5, 1.0, 2.0)
+    weight_A = ability_weights("difficulty", sigma_A, ONES)
+    loss = global_loss("difficulty", (1.0, 3.0, 4.0), (1, 1, 1), sigma_A, weight_A)
     # 1/(2·¼) + log ½  +  3/2 + log 1  +  4/(2·4) + log 2
     assert loss == pytest.approx(2.0 + 1.5 + 0.5)
 
 
 def test_an_absent_stage_contributes_nothing_to_the_loss():
-    sigma_3 = (0.5, 7.0, 1.0)
-    weight_3 = stage_weights("difficulty", sigma_3, ONES)
-    loss = global_loss("difficulty", (1.0, 123.0, 4.0), (2, 0, 5), sigma_3, weight_3)
+    sigma_A = (0.5, 7.0, 1.0)
+    weight_A = ability_weights("difficulty", sigma_A, ONES)
+    loss = global_loss("difficulty", (1.0, 123.0, 4.0), (2, 0, 5), sigma_A, weight_A)
     assert loss == pytest.approx(2.0 + math.log(0.5) + 2.0)
     assert global_loss("uniform", (3.0, 123.0, 6.0), (2, 0, 5), ONES, (1 / 3,) * 3) == 3.0
 

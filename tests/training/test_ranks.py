@@ -31,7 +31,7 @@ class Trace:
     """A training as one rank saw it."""
 
     losses: list[float]
-    stage_losses: list[tuple[float, float, float]]
+    ability_losses: list[tuple[float, float, float]]
     sigmas: list[tuple[float, float, float]]
     gradients: list[torch.Tensor]
     """Of each step, whole and before clipping; on rank 0 only."""
@@ -103,7 +103,7 @@ def train_on_rank(
             training.save(save)
     trace = Trace(
         losses=[m.loss for m in done],
-        stage_losses=[(m.L_init, m.L_exp, m.L_agg) for m in done],
+        ability_losses=[(m.L_init, m.L_exp, m.L_agg) for m in done],
         sigmas=[(m.sigma_init, m.sigma_exp, m.sigma_agg) for m in done],
         gradients=gradients,
         head_whole=[*head_whole, head.numel() > 0],
@@ -181,7 +181,7 @@ def relative(found: Any, expected: Any) -> float:
 def worst(found: Trace, expected: Trace, first: int = 0) -> float:
     pairs = [
         (getattr(found, what), getattr(expected, what)[first:])
-        for what in ("losses", "stage_losses", "sigmas", "gradients")
+        for what in ("losses", "ability_losses", "sigmas", "gradients")
     ]
     return max(relative(f, e) for fs, es in pairs for f, e in zip(fs, es, strict=True))
 

@@ -115,10 +115,10 @@ def test_every_zero_stage_trains_as_plain_torch_does(
     for expected in steps:
         done = training.train_step()
         assert done.loss == pytest.approx(expected.loss, rel=1e-5)
-        assert [done.L_init, done.L_exp, done.L_agg] == pytest.approx(expected.loss_3, rel=1e-5)
+        assert [done.L_init, done.L_exp, done.L_agg] == pytest.approx(expected.loss_A, rel=1e-5)
         assert done.grad_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
-        sigma_3 = [done.sigma_init, done.sigma_exp, done.sigma_agg]
-        assert sigma_3 == pytest.approx(expected.sigma_3, rel=1e-5)
+        sigma_A = [done.sigma_init, done.sigma_exp, done.sigma_agg]
+        assert sigma_A == pytest.approx(expected.sigma_A, rel=1e-5)
 
 
 @pytest.mark.usefixtures("only_rank")
@@ -175,9 +175,9 @@ def test_accuracy_is_the_share_of_target_tokens_that_were_the_likeliest(
         with torch.no_grad():
             likeliest = model(torch.tensor([prompt + target])).logits[0].argmax(-1)
         right = likeliest[len(prompt) - 1 : -1] == torch.tensor(target)
-        shares.setdefault(example.stage, []).append(right.float().mean().item())
+        shares.setdefault(example.ability, []).append(right.float().mean().item())
     done = first.train_step()
-    expected = [sum(shares[stage]) / len(shares[stage]) for stage in ("init", "exp", "agg")]
+    expected = [sum(shares[ability]) / len(shares[ability]) for ability in ("init", "exp", "agg")]
     assert all(0 < share < 1 for share in expected)
     found = [done.accuracy_init, done.accuracy_exp, done.accuracy_agg]
     assert found == pytest.approx(expected, abs=0.03)  # a tie may fall either way
@@ -214,7 +214,7 @@ def test_vanilla_kd_is_the_mean_over_whole_paths(tmp_path, task, write_stepwise)
 @pytest.mark.usefixtures("only_rank")
 def test_an_absent_stage_is_null_and_its_sigma_stays(tmp_path, task, write_stepwise):
     write_stepwise(tmp_path, [2, 2])
-    done = start(task, stages=("init", "agg")).train_step()
+    done = start(task, abilities=("init", "agg")).train_step()
     assert done.L_exp is None
     assert done.sigma_exp == 1.0
     assert done.sigma_init != 1.0
@@ -264,8 +264,8 @@ def test_validation_is_the_plain_loss_of_chains_that_are_not_trained_on(
     assert training.validation_due
     done = training.validate()
     found = [done.validation_init, done.validation_exp, done.validation_agg]
-    assert found == pytest.approx(plain.loss_3, rel=1e-5)
-    assert done.validation_loss == pytest.approx(sum(plain.loss_3) / 3, rel=1e-5)
+    assert found == pytest.approx(plain.loss_A, rel=1e-5)
+    assert done.validation_loss == pytest.approx(sum(plain.loss_A) / 3, rel=1e-5)
     # Nothing was learned from them.
     gather_and_save(training, tmp_path / "after")
     before, after = (

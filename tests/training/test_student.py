@@ -11,7 +11,7 @@ from steper_ray.training.data import (
     stepwise_files,
     tokenize_examples,
 )
-from steper_ray.training.objective import example_weights, stage_weights
+from steper_ray.training.objective import ability_weights, example_weights
 from steper_ray.training.packing import packed_length, prefix_tree
 
 SIGMA = (0.7, 1.4, 0.9)
@@ -54,8 +54,8 @@ def test_the_gradient_does_not_depend_on_the_cut(
     student = load_student(
         str(tiny_student), dtype=torch.float32, gradient_checkpointing=checkpointing, packed=packed
     ).to(device)
-    stages = [example.stage for example in examples]
-    weights = example_weights(stages, stage_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
+    abilities = [example.ability for example in examples]
+    weights = example_weights(abilities, ability_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
     sums = torch.zeros(3)
     units = data.chains if packed else [[i] for i in range(len(examples))]
     trees = [prefix_tree([examples[i].ids for i in unit]) for unit in units]
@@ -73,10 +73,10 @@ def test_the_gradient_does_not_depend_on_the_cut(
             )
             loss, nll, _ = student(batch)
             loss.backward()
-            sums.index_add_(0, torch.tensor([e.stage for e in flat]), nll.cpu() * counted)
+            sums.index_add_(0, torch.tensor([e.ability for e in flat]), nll.cpu() * counted)
 
-    counts = torch.tensor([stages.count(stage) for stage in range(3)])
-    assert (sums / counts).tolist() == pytest.approx(expected.loss_3, abs=1e-5)
+    counts = torch.tensor([abilities.count(ability) for ability in range(3)])
+    assert (sums / counts).tolist() == pytest.approx(expected.loss_A, abs=1e-5)
     for name, parameter in student.model.named_parameters():
         assert parameter.grad is not None
         torch.testing.assert_close(
@@ -96,8 +96,8 @@ def test_in_bf16_a_packed_gradient_is_as_good_as_that_of_separate_examples(
     written = write_stepwise(tmp_path, [3, 2, 4, 1])
     data = load_examples(tmp_path)
     expected = reference(AutoModelForCausalLM.from_pretrained(tiny_student), written, list(SIGMA))
-    stages = [example.stage for example in data.examples]
-    weights = example_weights(stages, stage_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
+    abilities = [example.ability for example in data.examples]
+    weights = example_weights(abilities, ability_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
     chains = [[data.examples[i] for i in chain] for chain in data.chains]
     trees = [prefix_tree([example.ids for example in chain]) for chain in chains]
     away = {}

@@ -182,15 +182,15 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     for line, step in zip(lines, expected, strict=True):
         assert line["loss"] == pytest.approx(step.loss, rel=1e-5)
         losses = [line["L_init"], line["L_exp"], line["L_agg"]]
-        assert losses == pytest.approx(step.loss_3, rel=1e-5)
+        assert losses == pytest.approx(step.loss_A, rel=1e-5)
         assert line["grad_norm"] == pytest.approx(step.gradient_norm, rel=1e-4)
-        sigma_3 = [line["sigma_init"], line["sigma_exp"], line["sigma_agg"]]
-        assert sigma_3 == pytest.approx(step.sigma_3, rel=1e-5)
+        sigma_A = [line["sigma_init"], line["sigma_exp"], line["sigma_agg"]]
+        assert sigma_A == pytest.approx(step.sigma_A, rel=1e-5)
         assert line["examples"] == len(examples)
     assert summary.steps == STEPS
     assert summary.examples == {"init": 5, "exp": 4, "agg": 6}
     assert summary.dropped_passages == 0
-    assert list(summary.stage_losses.values()) == pytest.approx(expected[-1].loss_3, rel=1e-5)
+    assert list(summary.ability_losses.values()) == pytest.approx(expected[-1].loss_A, rel=1e-5)
 
     assert not config.student_dir.with_name("student.partial").exists()
     trained = config.reasoning.model_copy(update={"chat": False})  # its tokenizer has no template

@@ -21,7 +21,8 @@ from steper_ray.cli import parser
 from steper_ray.config import RunConfig
 from steper_ray.reasoning.demonstrations import read_demonstrations
 from steper_ray.reasoning.prompts import make_prompt
-from steper_ray.reasoning.settings import FRAMEWORKS, ReasoningConfig
+from steper_ray.reasoning.frameworks import FRAMEWORKS
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA, Passage
 from steper_ray.stepwise.select import REJECTIONS
 

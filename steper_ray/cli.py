@@ -123,9 +123,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     arguments = parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
-    from steper_ray.config import load_config
     from steper_ray.errors import InputError, find_steper_error
-    from steper_ray.stages import run_command
+    from steper_ray.pipeline.execute import run_command
+    from steper_ray.run.loading import load_config
 
     overrides = list(arguments.set)
     if getattr(arguments, "push_to_hub", None):
@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
             ):
                 print(line)
         elif arguments.command == "show":
-            from steper_ray.stepwise.show import show
+            from steper_ray.selection.show import show
 
             show(config, arguments.id)
         elif getattr(arguments, "new_key", None) is not None:

@@ -9,11 +9,14 @@ import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from steper_ray.cli import TOY_RUN_FILE
-from steper_ray.config import RunConfig, load_config
+from steper_ray.run.config import RunConfig
+from steper_ray.run.loading import load_config
+from tests.fakes import Teacher
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -92,7 +95,7 @@ def ray_cluster() -> Iterator[None]:
     """A local Ray for the whole session, gone afterwards."""
     import ray
 
-    from steper_ray.session import ray_session
+    from steper_ray.ray_runtime.session import ray_session
 
     os.environ["RAY_TMPDIR"] = tempfile.gettempdir()
     with ray_session():
@@ -104,7 +107,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def toy_corpus(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """The full toy world of a seed no model was trained on, indexed."""
-    from steper_ray.stages import run_stage
+    from steper_ray.pipeline.execute import run_stage
 
     folder = tmp_path_factory.mktemp("toy")
     config = load_config(TOY_RUN_FILE, [f"run.dir={folder}", "toy.seed=3"])
@@ -119,3 +122,12 @@ def free_port() -> int:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def teacher() -> Iterator[Teacher]:
+    server = Teacher()
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()

@@ -17,14 +17,15 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pydantic import BaseModel
 
+from steper_ray.arrow import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA
 from steper_ray.cli import parser
-from steper_ray.config import RunConfig
 from steper_ray.reasoning.demonstrations import read_demonstrations
-from steper_ray.reasoning.prompts import make_prompt
 from steper_ray.reasoning.frameworks import FRAMEWORKS
+from steper_ray.reasoning.prompts import make_prompt
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.schema import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA, Passage
-from steper_ray.stepwise.select import REJECTIONS
+from steper_ray.run.config import RunConfig
+from steper_ray.schema import Passage
+from steper_ray.selection.rejection import REJECTIONS
 
 ROOT: Final = Path(__file__).parent.parent
 DOCS: Final = ROOT / "docs"

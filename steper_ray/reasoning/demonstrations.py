@@ -29,13 +29,15 @@ import yaml
 from pydantic import Field, ValidationError
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.framework import Framework
 from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.reasoning.settings import Demonstration, ReasoningConfig
+from steper_ray.run.section import Section
 from steper_ray.schema import Passage
-from steper_ray.section import Section
 
 BUNDLED: Final = "bundled"
+
+
 FOLDER: Final = Path(__file__).parent / "demonstrations"
 
 

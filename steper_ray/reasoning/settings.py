@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from steper_ray.section import Section
+from steper_ray.run.section import Section
 
 
 class DemonstrationPassage(Section):

@@ -4,9 +4,11 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from steper_ray.section import Section
+from steper_ray.run.section import Section
 
 Number = int | float
+
+
 Metric = Literal["loss", "em", "f1"]
 
 

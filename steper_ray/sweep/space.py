@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from steper_ray.errors import ConfigError
-from steper_ray.run.identity import CHECKPOINT_KEYS, EXCLUDED
+from steper_ray.run.dependencies import CHECKPOINT_KEYS, EXCLUDED
+from steper_ray.run.section import did_you_mean, first_reason
 from steper_ray.schema import ABILITIES
-from steper_ray.section import did_you_mean, first_reason
-from steper_ray.training.trainer import TrainConfig
+from steper_ray.training.settings import TrainConfig
 
 if TYPE_CHECKING:
     from steper_ray.sweep.settings import Parameter, SweepConfig
 
+
 Point = dict[str, Any]
+
 
 FIXED: Final = {
     *EXCLUDED["train"],
@@ -32,6 +34,7 @@ FIXED: Final = {
     "validation_chains",
 }
 """Keys that every trial has alike: what is learned does not depend on them, or what is compared does."""
+
 
 TRIPLES: Final = ("sigma_init", "fixed_weights")
 """Keys with a value for each ability."""

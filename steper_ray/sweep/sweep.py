@@ -18,17 +18,10 @@ import yaml
 
 from steper_ray.errors import ConfigError, StageError, find_steper_error
 from steper_ray.files import write_whole
-from steper_ray.models import check_model
-from steper_ray.run.identity import (
-    RECORD_FILE,
-    Record,
-    because,
-    digest,
-    find_folder,
-    sweep_identity,
-    write_record,
-)
-from steper_ray.sweep.room import check_room
+from steper_ray.models.folder import check_model
+from steper_ray.run.dependencies import sweep_identity
+from steper_ray.run.identity import RECORD_FILE, Record, because, digest, find_folder, write_record
+from steper_ray.sweep.capacity import check_capacity
 from steper_ray.sweep.space import (
     Point,
     check_space,
@@ -40,34 +33,36 @@ from steper_ray.sweep.space import (
     resolved,
 )
 from steper_ray.sweep.trial import TrialTask, run_trial, trial_config
-from steper_ray.sweep.trials import (
+from steper_ray.sweep.trial_files import (
     ERROR_FILE,
     Trial,
     best_trial,
-    counted,
     drop_bulk,
     read_trials,
     short,
+    status_counts,
     table_rows,
     write_tables,
 )
-from steper_ray.training.data import stepwise_files
-from steper_ray.training.metrics import check_trackers
-from steper_ray.training.trainer import task_identity, worker_task
+from steper_ray.training.tokenization import stepwise_files
+from steper_ray.training.trackers import check_trackers
+from steper_ray.training.train import task_identity, worker_task
 
 if TYPE_CHECKING:
-    from steper_ray.config import RunConfig
-    from steper_ray.display import StageProgress
+    from steper_ray.ray_runtime.progress import StageProgress
+    from steper_ray.run.config import RunConfig
+
 
 LIVE_ROWS: Final = 16
 """Trials in the table on the terminal."""
+
 
 LONGEST: Final = 10**6
 """ASHA's last rung: it ends trials there, so it lies beyond all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepSummary:
     """What a sweep came to."""
 
     trials: list[Trial]
@@ -76,13 +71,13 @@ class Swept:
     """Trials that ran at a time, at most."""
 
 
-def sweep(config: "RunConfig", progress: "StageProgress") -> Swept:
+def sweep(config: "RunConfig", progress: "StageProgress") -> SweepSummary:
     """Run all trials that have not ended; writes the table, the page and the best run to `sweep/`.
 
     Needs a running Ray and step-wise examples with their chains. Raises InputError before the first trial
     for what cannot be run, and StageError if no trial finished.
     """
-    from steper_ray.sweep.page import write_page
+    from steper_ray.reports.sweep_page import write_page
 
     section = config.sweep
     check_space(section, config.train)
@@ -92,7 +87,7 @@ def sweep(config: "RunConfig", progress: "StageProgress") -> Swept:
     if section.search == "optuna" and find_spec("optuna") is None:
         raise ConfigError("sweep.search: optuna is not installed; pip install 'steper_ray[optuna]'")
     known = None if section.search == "optuna" else points(section, config.train, config.run.seed)
-    at_a_time = check_room(config, _nodes())
+    at_a_time = check_capacity(config, _nodes())
     folder = sweep_folder(config)
     task = TrialTask(config, folder / "trials", _prepare(config, folder), str(Path.cwd()))
     total = len(known) if known is not None else section.trials
@@ -112,7 +107,7 @@ def sweep(config: "RunConfig", progress: "StageProgress") -> Swept:
             f"{config.sweep_dir / 'trials.csv'}"
         )
     _export(config, best)
-    return Swept(trials, best, at_a_time)
+    return SweepSummary(trials, best, at_a_time)
 
 
 def sweep_folder(config: "RunConfig") -> Path:
@@ -132,7 +127,7 @@ def sweep_folder(config: "RunConfig") -> Path:
 
 def identity_of(config: "RunConfig") -> Record:
     """The record of what all trials of a sweep depend on."""
-    from steper_ray.questions import load_questions
+    from steper_ray.data.questions import load_questions
 
     sources = stepwise_files(config.stepwise_dir)
     trains = data_settings(config.sweep, config.train)
@@ -165,7 +160,7 @@ def _prepare(config: "RunConfig", folder: Path) -> dict[tuple[Any, ...], Path]:
     import ray
     import ray.exceptions
 
-    from steper_ray.training.prepared import prepare_file
+    from steper_ray.training.training_data import prepare_file
 
     files: dict[tuple[Any, ...], Path] = {}
     waiting = []
@@ -194,8 +189,8 @@ def _tune(task: TrialTask, folder: Path, known: Sequence[Point] | None, at_a_tim
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     from ray import tune
 
-    from steper_ray.session import quieten
-    from steper_ray.sweep.reports import WriteEnds
+    from steper_ray.ray_runtime.logs import quieten
+    from steper_ray.sweep.tune_callbacks import WriteEnds
 
     config, section = task.config, task.config.sweep
     quieten()
@@ -310,7 +305,7 @@ def _following(
         trials = read_trials(folder, metric, known=over)
         over.update({t.number: t for t in trials if t.status != "unfinished"})
         best = best_trial(trials, metric)
-        said = counted(trials)
+        said = status_counts(trials)
         standing = f"; best {metric} {best.metric:.4f} (trial {best.number})" if best else ""
         progress.table(*live_table(trials, config))
         share = sum(

@@ -8,7 +8,7 @@ round trip.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steper_ray.reasoning.ircot import ANSWER_FLAG, INSTRUCTION
+from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG, INSTRUCTION
 from steper_ray.toy.world import vocabulary
 
 if TYPE_CHECKING:

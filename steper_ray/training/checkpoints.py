@@ -17,8 +17,14 @@ from steper_ray import __version__
 from steper_ray.run.identity import FORMAT, check_format
 
 SHARDS_TAG: Final = "zero"
+
+
 UNIVERSAL_TAG: Final = "universal"
+
+
 STATE_FILE: Final = "state.json"
+
+
 SIGMA_FILE: Final = "sigma.pt"
 
 

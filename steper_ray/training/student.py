@@ -14,61 +14,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.integrations.deepspeed import set_hf_deepspeed_config
 
-from steper_ray.models import SETTINGS_FILE
-from steper_ray.pretrained import (
-    DEFAULTS,
-    HubConfig,
-    at_revision,
-    explained,
-    load_model_config,
-    load_tokenizer,
-)
+from steper_ray.models.hub import at_revision, explained
+from steper_ray.models.loading import load_model_config, load_tokenizer
+from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.models.student_settings import SETTINGS_FILE
 from steper_ray.training.attention import ATTENTION
-from steper_ray.training.batch import Batch
-from steper_ray.training.linear_cross_entropy import linear_cross_entropy
-from steper_ray.training.lora import LoraConfig, add_adapters
+from steper_ray.training.lora import add_adapters
+from steper_ray.training.loss_head import LossHead
 from steper_ray.training.objective import example_means
-
-
-class LossHead(nn.Module):
-    """A model's head together with the loss, in chunks of tokens.
-
-    It has the head's own parameters, so ZeRO-3 gathers them once for all chunks, and after `stay_gathered`
-    once for all micro-batches of a step.
-    """
-
-    def __init__(self, head: nn.Linear, config: Any) -> None:
-        super().__init__()
-        self.weight, self.bias = head.weight, head.bias
-        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        factor: Any = getattr(config, "logit_scale", None) or getattr(
-            config, "lm_head_multiplier", 1.0
-        )
-        divisor: Any = getattr(config, "logits_scaling", None) or 1.0
-        self.scale = float(factor) / float(divisor)
-
-    def forward(
-        self, hidden_PH: Tensor, wanted_P: Tensor, weight_P: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `linear_cross_entropy`."""
-        return linear_cross_entropy(
-            hidden_PH,
-            self.weight,
-            self.bias,
-            wanted_P,
-            weight_P,
-            scale=self.scale,
-            softcap=self.softcap,
-        )
-
-    def stay_gathered(self) -> None:
-        """From its first use in a step until the weights move; without ZeRO-3 it means nothing.
-
-        DeepSpeed leaves what it calls persistent alone between modules, and shards everything in
-        `engine.step`. A persistent weight from a disk (NVMe) would never be written back: not for those.
-        """
-        for parameter in self.parameters():
-            parameter.ds_persist = True  # type: ignore[attr-defined]
+from steper_ray.training.settings import LoraConfig
+from steper_ray.training.tensors import Batch
 
 
 class StudentLoss(nn.Module):

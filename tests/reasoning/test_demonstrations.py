@@ -5,15 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from steper_ray.config import load_config
+from steper_ray.chains.teachers import model_reasoning, teacher_settings
 from steper_ray.errors import InputError
-from steper_ray.models import (
-    SETTINGS_FILE,
-    carried_settings,
-    reasoning_for,
-    student_settings,
-    teacher_settings,
-)
+from steper_ray.models.student_settings import SETTINGS_FILE, carried_settings, student_settings
 from steper_ray.reasoning.demonstrations import (
     FOLDER,
     complete_reasoning,
@@ -22,6 +16,7 @@ from steper_ray.reasoning.demonstrations import (
 )
 from steper_ray.reasoning.frameworks import FRAMEWORKS
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.loading import load_config
 
 FILE = """
 framework: ircot
@@ -145,14 +140,14 @@ def test_the_teacher_may_be_shown_what_the_student_is_not_trained_with(tmp_path:
     run.write_text(f"build: {{teacher: some/teacher, demonstrations: {file}, instruction: Teach.}}")
     config = load_config(run)
     assert config.reasoning == ReasoningConfig()
-    teacher = reasoning_for(config, "some/teacher")
+    teacher = model_reasoning(config, "some/teacher")
     assert (len(teacher.demonstrations), teacher.instruction) == (1, "Teach.")
     assert (
         teacher.model_copy(
             update={"demonstrations": (), "instruction": FRAMEWORKS["ircot"].INSTRUCTION}
         )
         == complete_reasoning(config.reasoning)
-        == reasoning_for(config, "some/other")
+        == model_reasoning(config, "some/other")
     )
 
 

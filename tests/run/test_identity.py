@@ -6,18 +6,16 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from steper_ray.config import RunConfig
 from steper_ray.errors import InputError
 from steper_ray.run import identity
+from steper_ray.run.config import RunConfig
+from steper_ray.run.dependencies import DEPENDED_ON, EXCLUDED, pick
 from steper_ray.run.identity import (
-    DEPENDED_ON,
-    EXCLUDED,
     FORMAT,
     RECORD_FILE,
     because,
     differences,
     find_folder,
-    pick,
     read_record,
     record,
     write_record,

@@ -6,11 +6,8 @@ from typing import Any, Final
 import httpx
 
 from steper_ray.errors import ReplicaLostError
-from steper_ray.serving.service import AnswerService
-from tests.serving.backend import (
-    api_over,
-    client_of,
-)
+from steper_ray.serving.answering import AnswerService
+from tests.serving.backend import api_over, client_of
 
 ASKED: Final = {"question": "Who lives where?"}
 STREAMED: Final = {**ASKED, "stream": True}

@@ -18,9 +18,9 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 from pydantic import ValidationError
 
-from steper_ray.serving.chat import ChatBody
-from steper_ray.serving.schema import BatchRequest
-from steper_ray.serving.service import AnswerService
+from steper_ray.serving.answering import AnswerService
+from steper_ray.serving.api.openai_chat import ChatBody
+from steper_ray.serving.api.schema import BatchRequest
 from tests.conftest import ROOT
 from tests.serving.backend import ScriptedBackend, api_over, service_over
 from tests.serving.malformed import MAKERS, Request

@@ -20,17 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from steper_ray.cli import TOY_RUN_FILE, main
-from steper_ray.corpus import CorpusInfo, build_corpus
 from steper_ray.errors import StageError
-from steper_ray.retrieval import Retriever
-from steper_ray.serving.app import (
-    APP,
-    build_ingress,
-    corpus_app,
-    llm_app,
-    update_server,
-    with_one_ingress,
-)
+from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval.corpus import CorpusInfo, build_corpus
+from steper_ray.serving.deploy import APP, build_ingress, corpus_app, llm_app, with_one_ingress
+from steper_ray.serving.session import update_server
 from tests.serving.conftest import PLACES, Server
 
 pytestmark = pytest.mark.engine
@@ -61,7 +55,7 @@ async def unfinished(server: Server) -> int:
     """Requests in the engine."""
     from ray import serve
 
-    from steper_ray.serving.ingress import LLM
+    from steper_ray.serving.deployments.ingress import LLM
 
     handle = serve.get_deployment_handle(LLM, llm_app(server.config))
     return int(await handle.unfinished.remote())
@@ -69,7 +63,7 @@ async def unfinished(server: Server) -> int:
 
 def test_an_answer_is_what_the_loop_gives_in_this_corpus(server: Server) -> None:
     body = post(server, "/v1/answer", {"question": server.questions[0]}).json()
-    retriever = Retriever(server.config.corpus_dir)
+    retriever = BM25Retriever(server.config.corpus_dir)
     assert body["corpus_version"] == retriever.corpus_version
     assert body["overrides"] == {}
     assert body["model"] == "teacher"
@@ -171,7 +165,7 @@ def test_a_batch_a_search_and_readiness(server: Server) -> None:
     singly = [post(server, "/v1/answer", {"question": one}).json()["answer"] for one in asked]
     assert [one["answer"] for one in body["answers"]] == singly
     found = post(server, "/v1/search", {"query": asked[0], "k": 3}).json()["passages"]
-    hits = Retriever(server.config.corpus_dir).search(asked[0], 3)
+    hits = BM25Retriever(server.config.corpus_dir).search(asked[0], 3)
     assert [passage["id"] for passage in found] == [hit.passage.id for hit in hits]
     ready = httpx.get(f"{server.url}/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
@@ -373,7 +367,7 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     from ray import serve
 
     serve_section = server.config.serve.model_copy(update={"keys_file": str(tmp_path / "keys")})
-    monkeypatch.setattr("steper_ray.serving.app.check", lambda _config: None)
+    monkeypatch.setattr("steper_ray.serving.preflight.check_server", lambda _config: None)
     before = [server.processes(name)[0].pid for name in (":llm", ":retriever")]
     with pytest.raises(StageError, match=r"keys_file: .*no such file.*serve\.log"):
         update_server(server.config.model_copy(update={"serve": serve_section}))
@@ -432,7 +426,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     folder = tmp_path / "student-2"
     shutil.copytree(server.config.serve.model, folder)
     before = {APP, llm_app(server.config), corpus_app(server.config)}
-    version, info = Retriever(server.config.corpus_dir).corpus_version, index_renamed(server)
+    version, info = BM25Retriever(server.config.corpus_dir).corpus_version, index_renamed(server)
     assert info.version != version
     command = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(TOY_RUN_FILE)]
     shared: dict[str, Any] = {

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from steper_ray.cli import TOY_RUN_FILE
-from steper_ray.config import load_config
 from steper_ray.errors import ConfigError
+from steper_ray.run.loading import load_config
 from steper_ray.sweep.settings import SweepConfig
 from steper_ray.sweep.space import (
     applied,
@@ -19,7 +19,7 @@ from steper_ray.sweep.space import (
     points,
     resolved,
 )
-from steper_ray.training.trainer import TrainConfig
+from steper_ray.training.settings import TrainConfig
 
 TRAIN = TrainConfig(validation_chains=10)
 

@@ -13,9 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from steper_ray.reasoning.ircot import ANSWER_FLAG, INSTRUCTION, render_prompt, render_target
-from steper_ray.schema import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA, StepExample
-from steper_ray.stepwise.select import ability_of
+from steper_ray.arrow import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA
+from steper_ray.reasoning.frameworks.ircot import (
+    ANSWER_FLAG,
+    INSTRUCTION,
+    render_prompt,
+    render_target,
+)
+from steper_ray.schema import StepExample
+from steper_ray.selection.abilities import ability_of
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.toy.world import World, make_world
 

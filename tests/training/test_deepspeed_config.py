@@ -1,6 +1,7 @@
 import pytest
 
-from steper_ray.training.deepspeed_config import deepspeed_config, learning_rate, merged
+from steper_ray.training.deepspeed_config import deepspeed_config, merged
+from steper_ray.training.schedule import learning_rate
 
 
 def test_learning_rate_rises_then_falls():

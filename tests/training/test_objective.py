@@ -3,12 +3,12 @@ import math
 import pytest
 
 from steper_ray.training.objective import (
-    Sigma,
     ability_weights,
     example_means,
     example_weights,
     global_loss,
 )
+from steper_ray.training.sigma import Sigma
 
 ONES = (1.0, 1.0, 1.0)
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.training.data import stepwise_files
-from steper_ray.training.run import StudentTraining
-from steper_ray.training.trainer import TrainConfig
-from steper_ray.training.worker import WorkerTask, prepare_process
+from steper_ray.training.rank import RankTraining
+from steper_ray.training.settings import TrainConfig
+from steper_ray.training.tokenization import stepwise_files
+from steper_ray.training.worker import prepare_process
+from steper_ray.training.worker_spec import WorkerTask
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ class Trace:
     parameters: int
 
 
-def whole_gradient(training: StudentTraining) -> torch.Tensor:
+def whole_gradient(training: RankTraining) -> torch.Tensor:
     import torch
     from deepspeed.utils import safe_get_full_grad
 
@@ -50,7 +51,7 @@ def whole_gradient(training: StudentTraining) -> torch.Tensor:
     return torch.cat([safe_get_full_grad(p).flatten().clone() for p in parameters])
 
 
-def held_between_steps(training: StudentTraining) -> dict[str, int]:
+def held_between_steps(training: RankTraining) -> dict[str, int]:
     optimizer = training.engine.optimizer
     moments = optimizer.optimizer.state.values()
     return {
@@ -77,7 +78,7 @@ def train_on_rank(
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     prepare_process(task)
     torch.distributed.init_process_group("gloo")
-    training = StudentTraining(task, rank, ranks, torch.device("cpu"), resume)
+    training = RankTraining(task, rank, ranks, torch.device("cpu"), resume)
     gradients = []
     step = training.engine.step
 

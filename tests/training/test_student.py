@@ -5,14 +5,10 @@ import pytest
 
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.toy.tokenizer import make_tokenizer
-from steper_ray.training.data import (
-    TokenExample,
-    cut_micro_batches,
-    stepwise_files,
-    tokenize_examples,
-)
+from steper_ray.training.batches import cut_micro_batches
 from steper_ray.training.objective import ability_weights, example_weights
 from steper_ray.training.packing import packed_length, prefix_tree
+from steper_ray.training.tokenization import TokenExample, stepwise_files, tokenize_examples
 
 SIGMA = (0.7, 1.4, 0.9)
 
@@ -43,8 +39,8 @@ def test_the_gradient_does_not_depend_on_the_cut(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from steper_ray.training.batch import packed_batch, padded_batch
     from steper_ray.training.student import load_student
+    from steper_ray.training.tensors import packed_batch, padded_batch
 
     written = write_stepwise(tmp_path, [3, 2, 4, 1])
     data = load_examples(tmp_path)
@@ -90,8 +86,8 @@ def test_in_bf16_a_packed_gradient_is_as_good_as_that_of_separate_examples(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from steper_ray.training.batch import packed_batch, padded_batch
     from steper_ray.training.student import load_student
+    from steper_ray.training.tensors import packed_batch, padded_batch
 
     written = write_stepwise(tmp_path, [3, 2, 4, 1])
     data = load_examples(tmp_path)
@@ -136,8 +132,8 @@ def test_whatever_a_model_does_behind_its_head_is_in_the_loss(model_type, values
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from steper_ray.training.batch import padded_batch
     from steper_ray.training.student import StudentLoss
+    from steper_ray.training.tensors import padded_batch
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **values)

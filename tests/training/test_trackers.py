@@ -15,14 +15,9 @@ import pytest
 
 import steper_ray
 from steper_ray.errors import InputError
-from steper_ray.training.metrics import (
-    METRICS_FILE,
-    TRACKED_FILE,
-    MetricsWriter,
-    StepMetrics,
-    Tracker,
-    check_trackers,
-)
+from steper_ray.training.metrics import METRICS_FILE, TRACKED_FILE, MetricsWriter, StepMetrics
+from steper_ray.training.settings import Tracker
+from steper_ray.training.trackers import check_trackers
 
 SETTINGS = {
     "run": {"dir": Path("runs/a")},
@@ -335,7 +330,7 @@ def test_a_missing_package_is_named(tracker: str, tmp_path: Path) -> None:
 import sys
 sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]
 from steper_ray.errors import InputError
-from steper_ray.training.metrics import check_trackers
+from steper_ray.training.trackers import check_trackers
 try:
     check_trackers([{tracker!r}])
 except InputError as error:

@@ -9,7 +9,7 @@ Words used the same way everywhere:
 * *chain*: one question answered in several steps; *step*: one search plus one written sentence.
 * *rationale* r_s: the sentence written at step s, without the step terminator.
 * *ability*: what a step teaches: `init`, `exp` or `agg` (StepER, section 3.2).
-* *stage*: a step of the pipeline: index, build, train …
+* *ability*: a step of the pipeline: index, build, train …
 """
 
 from dataclasses import dataclass

@@ -51,6 +51,7 @@ def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         check_format(values, file)
+        _check_rules(values["rules"], values["steper_ray"], file)
         version = str(values.pop("corpus_version"))
         for name in ("format", "steper_ray", "base_model", "rules"):
             values.pop(name)
@@ -59,3 +60,13 @@ def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
         raise InputError(
             f"{file}: not the settings of a student ({type(error).__name__}); export it again"
         ) from None
+
+
+def _check_rules(rules: Mapping[str, int], version: str, file: Path) -> None:
+    """Raises InputError for a student that is to be asked by a rule which this version does not know."""
+    for name in ASKING_RULES:
+        if rules.get(name, 1) > RULES[name]:
+            raise InputError(
+                f"{file}: trained with {name} rule {rules[name]} by steper_ray {version}; this is "
+                f"steper_ray {__version__}, which knows rule {RULES[name]}: install that version or later"
+            )

@@ -44,7 +44,7 @@ def demo(config: "RunConfig") -> None:
     ledger = config.dir / "stages.json"
     done: dict[str, Any] = json.loads(ledger.read_text()) if ledger.exists() else {}
     for number, name in enumerate(STAGES):
-        identity = stage_identity(name, _inputs(name, config))
+        identity = stage_identity(name, stage_inputs(name, config))
         before = done.get(name, {}).get("identity")
         if before is not None:
             check_format(before, ledger)
@@ -63,7 +63,7 @@ def demo(config: "RunConfig") -> None:
     _finish(config, stages, served)
 
 
-def _inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
+def stage_inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
     """What a stage depends on beyond the stages before it; a run folder may be moved."""
     build, train = config.build, config.train
     inputs: dict[str, dict[str, Any]] = {

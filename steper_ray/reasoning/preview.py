@@ -13,6 +13,7 @@ from steper_ray.chains.teachers import model_reasoning
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.errors import InputError
 from steper_ray.models.folder import check_model
+from steper_ray.models.hub import split_revision
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
@@ -80,11 +81,16 @@ def show_prompts(
     if not question:
         raise InputError("--question is blank; give one to answer")
     setting = "build.teacher" if teacher else "train.model"
-    name = model or (config.build.teacher if teacher else config.train.model)
-    name = check_model(name, "--model" if model else setting)
+    if model:
+        name, revision = split_revision(model)
+    elif teacher:
+        name, revision = config.build.teacher, config.build.revision
+    else:
+        name, revision = config.train.model, config.train.revision
+    name = check_model(name, "--model" if model else setting, revision)
     settings = model_reasoning(config, name)
     retriever = BM25Retriever(config.corpus_dir)
-    encoder = PromptEncoder(load_tokenizer(name, config.hub), settings.chat)
+    encoder = PromptEncoder(load_tokenizer(name, config.hub, revision), settings.chat)
     shown = "in its chat template" if encoder.chat else "as plain text"
     examples = len(settings.demonstrations)
     yield (

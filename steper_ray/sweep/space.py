@@ -48,7 +48,7 @@ def applied(train: TrainConfig, point: Mapping[str, Any]) -> TrainConfig:
     values = train.model_dump()
     for key in sorted(point, key=lambda key: key.count(".")):
         _set(values, key, point[key])
-    return TrainConfig.model_validate(values)
+    return type(train).model_validate(values)
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:

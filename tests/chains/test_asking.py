@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from steper_ray.chains.asking import ask
+from steper_ray.chains.asking import ask, score_again
 from steper_ray.chains.attempts import MissingAttempts, missing_attempts, next_id
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.engines.settings import EngineConfig
 from steper_ray.errors import RowError
+from steper_ray.reasoning.demonstrations import read_demonstrations
 from steper_ray.reasoning.frameworks import FRAMEWORKS
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.settings import ReasoningConfig
@@ -20,6 +21,7 @@ from steper_ray.schema import Chain, Passage, Question
 from steper_ray.selection.choice import select
 from steper_ray.selection.examples import step_examples
 from steper_ray.selection.settings import SelectConfig
+from tests.samples import CHAIN
 
 QUESTION = Question("q1", "Where is it?", "Rome", ("Roma",))
 RIGHT, WRONG = " It is there. So the answer is: Roma.", " It is here. So the answer is: Milan."
@@ -185,3 +187,24 @@ def test_what_is_left_to_be_asked(
     assert [next_id(one, respondent) for one in wanted] == left
     if None in known.values():
         assert missing_attempts(respondent, [QUESTION], known, read, again=False) == []
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_chain_scored_again_by_the_same_rules_is_the_same(name: str) -> None:
+    framework = FRAMEWORKS[name]
+    shown = read_demonstrations("bundled", name, framework)[0]
+    for text, forced in ((shown.steps[-1].text, False), (" Neill.", True), ("It is Neill", True)):
+        written = framework.parse(text, forced=forced)
+        assert written.answer is not None
+        chain = replace(
+            CHAIN,
+            answer=written.answer,
+            steps=(replace(CHAIN.steps[-1], rationale=written.rationale),),
+            stop_reason="forced" if forced else "answered",
+            em=0.5,
+        )
+        again = score_again(chain, framework)
+        assert again.answer == written.answer
+        assert again.em == float(written.answer == "Neill")
+    failed = replace(CHAIN, error="refused", em=0.5)
+    assert score_again(failed, framework) is failed

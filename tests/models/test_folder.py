@@ -167,3 +167,8 @@ def test_a_student_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         InputError, match=r"steper\.json: written by steper_ray 3\.0\.0 in format 2"
     ):
         carried_settings(str(tmp_path))
+    file.write_text(json.dumps({**settings, "rules": {**settings["rules"], "prompt": 2}}))
+    with pytest.raises(
+        InputError, match=r"trained with prompt rule 2 by steper_ray .* knows rule 1"
+    ):
+        carried_settings(str(tmp_path))

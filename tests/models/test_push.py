@@ -20,6 +20,7 @@ import pytest
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from steper_ray.data.hub_tables import read_hub
 from steper_ray.errors import InputError
 from steper_ray.models.hub import explained
 from steper_ray.models.push import check_repo_name, push_folder
@@ -450,3 +451,41 @@ def test_what_cannot_be_reached() -> None:
         f"owner/name: not on this machine, and {ENDPOINT} cannot be reached; check the network and "
         "HF_ENDPOINT, or fetch it elsewhere"
     )
+
+
+PIN: Final = """
+import sys
+from steper_ray.errors import InputError
+from steper_ray.data.hub_tables import read_hub
+from steper_ray.models.folder import model_identity, pinned
+
+print(pinned("owner/name", "v1"), model_identity("owner/name", "v1")["commit"])
+try:
+    next(read_hub("hf:owner/data@v2:config:train"))
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_revision_is_asked_for_of_models_and_data_sets(hub: Hub, tmp_path: Path) -> None:
+    commit = "d" * 40
+    hub.refuse["/api/models/owner/name/revision/v1"] = 200, {"id": "owner/name", "sha": commit}
+    hub.refuse["owner/data"] = 404, {"code": "RevisionNotFound"}
+    done = subprocess.run(
+        [sys.executable, "-c", PIN],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    pins, refusal = done.stdout.splitlines()
+    assert pins == f"{commit} {commit}"
+    assert refusal.startswith("hf:owner/data")
+    assert any("/owner/data" in path and "/v2" in path for path in hub.paths)
+
+
+def test_a_data_set_folder_has_no_revision(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is a folder, which has no revision \(v2\)"):
+        next(read_hub(f"hf:{tmp_path}@v2"))

@@ -1,6 +1,5 @@
 """What an installed package promises: its command, its pins, its make targets."""
 
-import re
 import runpy
 import subprocess
 import sys
@@ -93,11 +92,3 @@ def test_make_lock_would_write_the_same() -> None:
     assert texts[abilities] == (ROOT / abilities).read_text(encoding="utf-8")
     written = (ROOT / tests).read_text(encoding="utf-8").splitlines()
     assert set(texts[tests].splitlines()) >= set(written)  # more may be installed by hand
-
-
-def test_make_targets_of_the_readme_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:`|^ *)make ([a-z]+)", readme, re.MULTILINE))
-    assert {"demo", "test"} <= named <= targets

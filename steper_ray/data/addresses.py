@@ -228,7 +228,7 @@ def _filesystem(address: str, what: str = "") -> tuple[Any, str]:
         if address.partition("://")[0] in ARROW_SCHEMES:
             system, path = arrow_fs.FileSystem.from_uri(address)
         else:
-            from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+            from fsspec.core import url_to_fs
 
             files, path = url_to_fs(address)
             system = arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(files))

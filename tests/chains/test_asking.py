@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ class Searcher:
 
 
 def asked(
-    *texts: str | Exception, wanted: MissingAttempts | None = None, **how: object
+    *texts: str | Exception, wanted: MissingAttempts | None = None, **how: Any
 ) -> tuple[list[Chain], Engine]:
     engine = Engine(*texts)
     respondent = replace(Reasoner("m", ReasoningConfig(), EngineConfig()), **how)
@@ -166,7 +167,7 @@ def test_every_sample_is_drawn_anew_and_always_the_same() -> None:
     ],
 )  # fmt: skip
 def test_what_is_left_to_be_asked(
-    known: dict[str, float | None], how: dict[str, object], left: list[str]
+    known: dict[str, Any], how: dict[str, Any], left: list[str]
 ) -> None:
     respondent = replace(Reasoner("m", ReasoningConfig(), EngineConfig()), **how)
     (chain,), _ = asked(WRONG)

@@ -108,7 +108,8 @@ def pixels(file: Path) -> np.ndarray:
 
 def painted(picture: np.ndarray, color: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The rows and columns that have the colour."""
-    return np.nonzero((picture == color).all(axis=2))
+    rows, columns = np.nonzero((picture == color).all(axis=2))
+    return rows, columns
 
 
 def test_pictures_are_drawn_in_the_light_colours_at_twice_the_size(tmp_path: Path) -> None:

@@ -120,14 +120,15 @@ def test_the_version_is_of_the_content_not_of_how_it_came(
     raw.write_text(json.dumps(rows[::-1]))
     fewer = tmp_path / "fewer.json"
     fewer.write_text(json.dumps(rows[:3]))
+    cases: list[tuple[Path, dict[str, object]]] = [
+        (hub, {}),
+        (raw, {"passage_size": 99, "passage_overlap": 9, "bad_rows": "skip"}),
+        (raw, {"stem": False}),
+        (fewer, {}),
+    ]
     versions = [
         build_corpus(corpus_config(tmp_path, passages=str(file), **settings)).version
-        for file, settings in [
-            (hub, {}),
-            (raw, {"passage_size": 99, "passage_overlap": 9, "bad_rows": "skip"}),
-            (raw, {"stem": False}),
-            (fewer, {}),
-        ]
+        for file, settings in cases
     ]
     assert versions[0] == versions[1]
     assert len(set(versions)) == 3

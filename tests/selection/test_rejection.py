@@ -108,7 +108,7 @@ def test_every_reason_alone(
 
 
 def test_every_reason_that_a_chain_has_by_itself_is_tested_above() -> None:
-    (mark,) = test_every_reason_alone.pytestmark  # type: ignore[attr-defined]
+    (mark,) = test_every_reason_alone.pytestmark
     tested = {reason for _, _, reason in mark.args[1]}
     assert tested == {*REJECTIONS, None} - {*AMONG_OTHERS, "no_query"}
 

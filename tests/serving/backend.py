@@ -137,6 +137,7 @@ class ScriptedBackend:
                 elif act is HANG:
                     await asyncio.Event().wait()
                 else:
+                    assert isinstance(act, float | int)
                     await asyncio.sleep(act)
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled += 1

@@ -176,7 +176,7 @@ async def test_only_a_key_opens_the_api(file: Path) -> None:
             assert "Authorization: Bearer KEY" in reply.json()["error"]["message"]
         for wrong in (f"Bearer {ALICE}x", f"Bearer {hash_key(ALICE)}", "Bearer \xff", "Bearer a b"):
             reply = await client.get(
-                "/v1/models", headers={"authorization": wrong.encode("latin-1")}
+                "/v1/models", headers=[(b"authorization", wrong.encode("latin-1"))]
             )
             assert reply.status_code == 401
             assert reply.json()["error"]["code"] == "wrong_key"

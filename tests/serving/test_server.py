@@ -457,7 +457,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
 
     def watch() -> None:
         for name, deployment in serve.status().applications[APP].deployments.items():
-            states: dict[str, int] = {**deployment.replica_states}
+            states = {state.value: n for state, n in deployment.replica_states.items()}
             fewest[name] = min(fewest[name], states.get("RUNNING", 0))
 
     def update() -> None:

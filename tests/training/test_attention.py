@@ -1,5 +1,7 @@
 """Packed attention against one dense mask, on both of its engines; and which models it fits."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -86,7 +88,8 @@ def test_the_tiles_are_those_of_the_dense_mask(trees):
     row = pack_row([prefix_tree(tree) for tree in examples], examples, targets).padded_to(128, 0)
     mask = tile_mask(row, torch.device("cpu"))
     seen = row.visible().reshape(len(row.ids_T) // 128, 128, -1, 128)
-    some, every = seen.any((1, 3)), seen.all((1, 3))
+    some: Any = seen.any((1, 3))
+    every: Any = seen.all((1, 3))
     found = {
         name: [
             sorted(places[:count].tolist())

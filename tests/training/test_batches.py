@@ -83,6 +83,7 @@ def test_too_long_a_prompt_loses_its_oldest_passages(tmp_path, write_stepwise):
     text = make_tokenizer().decode(data.examples[-1].ids)
     assert source.passages[0].text not in text
     assert all(passage.text in text for passage in source.passages[1:])
+    assert isinstance(text, str)
     assert text.endswith(source.target)
 
 

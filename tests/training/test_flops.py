@@ -18,9 +18,9 @@ def test_model_flops_are_what_torch_counts():
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
-        attn_implementation="eager",  # computes every pair
         tie_word_embeddings=False,
     )
+    config._attn_implementation = "eager"  # computes every pair
     model = LlamaForCausalLM(config)
     tables = {model.model.embed_tokens.weight, model.lm_head.weight}
     with FlopCounterMode(display=False) as counter:

@@ -67,18 +67,18 @@ def test_sigma_rests_at_the_root_of_the_stage_loss():
 def test_sigma_follows_the_gradient_autograd_finds():
     import torch
 
-    losses, start = [0.3, 2.0, 0.9], (0.8, 1.3, 1.0)
+    losses, start = (0.3, 2.0, 0.9), (0.8, 1.3, 1.0)
     sigma = make_sigma(start, lr=0.05)
     logs = [torch.tensor(math.log(s), dtype=torch.float64, requires_grad=True) for s in start]
     adam = torch.optim.Adam(logs, lr=0.05)
     for _ in range(20):
-        total = sum(
+        terms = [
             loss / 2 * torch.exp(-2 * log) + log for loss, log in zip(losses, logs, strict=True)
-        )
+        ]
         adam.zero_grad()
-        total.backward()
+        torch.stack(terms).sum().backward()
         adam.step()
-        sigma.update(tuple(losses), (True, True, True))
+        sigma.update(losses, (True, True, True))
     assert sigma.value_3 == pytest.approx([math.exp(log.item()) for log in logs], rel=1e-5)
 
 

@@ -150,7 +150,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path, task):
 @pytest.mark.usefixtures("only_rank")
 def test_uniform_leaves_sigma_alone(task):
     done = start(task, objective="uniform").train_step()
-    assert done.loss == pytest.approx((done.L_init + done.L_exp + done.L_agg) / 3)
+    assert done.loss == pytest.approx(np.mean([done.L_init, done.L_exp, done.L_agg]))
     assert done.sigma_init == done.sigma_exp == done.sigma_agg == pytest.approx(1.0)
 
 
@@ -202,7 +202,8 @@ def test_vanilla_kd_is_the_mean_over_whole_paths(tmp_path, task, write_stepwise)
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(target)))
     expected = torch.stack(losses).mean()
     expected.backward()
-    squares = sum(float(p.grad.double().square().sum()) for p in model.parameters())
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    squares = sum(float(gradient.double().square().sum()) for gradient in gradients)
     done = start(task, objective="vanilla-kd").train_step()
     assert done.loss == pytest.approx(expected.item(), rel=1e-5)
     assert done.grad_norm == pytest.approx(squares**0.5, rel=1e-3)
@@ -291,7 +292,8 @@ def test_the_best_student_is_kept_and_patience_ends_the_training(tmp_path, task,
         validate_every_steps=1,
         patience=2,
     )
-    losses, students = [], []
+    losses: list[Any] = []
+    students = []
     while not training.finished:
         training.train_step()
         losses.append(training.validate().validation_loss)
@@ -311,7 +313,11 @@ def test_the_best_student_is_kept_and_patience_ends_the_training(tmp_path, task,
 @pytest.mark.usefixtures("only_rank")
 def test_a_validation_that_is_taken_up_again_remembers_the_best(tmp_path, task, write_stepwise):
     write_stepwise(tmp_path, [3, 2, 4, 3, 3, 2])
-    values = {"validation_chains": 2, "validate_every_steps": 1, "chains_per_batch": 2}
+    values: dict[str, Any] = {
+        "validation_chains": 2,
+        "validate_every_steps": 1,
+        "chains_per_batch": 2,
+    }
     training = start(task, **values)
     training.train_step()
     training.validate()

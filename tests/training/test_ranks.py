@@ -32,7 +32,7 @@ class Trace:
     """A training as one rank saw it."""
 
     losses: list[float]
-    ability_losses: list[tuple[float, float, float]]
+    ability_losses: list[tuple[float | None, ...]]
     sigmas: list[tuple[float, float, float]]
     gradients: list[torch.Tensor]
     """Of each step, whole and before clipping; on rank 0 only."""

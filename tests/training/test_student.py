@@ -159,7 +159,7 @@ def test_the_export_replaces_what_was_there_and_keeps_the_base_dtype(tmp_path, t
     from steper_ray.training.student import export_student, gather_weights, load_student
 
     base = tmp_path / "base"
-    AutoModelForCausalLM.from_pretrained(tiny_student).to(torch.bfloat16).save_pretrained(base)
+    AutoModelForCausalLM.from_pretrained(tiny_student, dtype=torch.bfloat16).save_pretrained(base)
     make_tokenizer().save_pretrained(base)
     folder = tmp_path / "student"
     folder.mkdir()

@@ -251,7 +251,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
     ends; a piece is a checksum (4 bytes), its length (2), its kind (1: the whole record, 2 to 4:
     the first, a middle, the last piece) and the bytes. A block's last 6 bytes are never used.
     """
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
     data = file.read_bytes()
     assert data[:4] == b":W&B"
@@ -265,7 +265,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
         record += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):
-            yield Record.FromString(record)
+            yield wandb_internal_pb2.Record.FromString(record)  # type: ignore[attr-defined]
             record = b""
 
 

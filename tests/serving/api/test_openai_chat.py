@@ -240,7 +240,7 @@ async def test_a_chat_with_the_plain_model_is_handed_on() -> None:
         ],
     }
     backend = ScriptedBackend(chatting=[json.dumps(reply)])
-    given = {
+    given: Any = {
         "temperature": 0.5,
         "top_p": 0.9,
         "seed": 7,

@@ -87,7 +87,7 @@ async def test_what_the_server_itself_changes_is_named_too() -> None:
 
 
 async def test_a_batch_answers_in_order_and_one_failure_is_that_question_alone() -> None:
-    own = {"RefusedError?": [[RowError("the prompt is too long")]], "Lost?": [[LOST]]}
+    own: Any = {"RefusedError?": [[RowError("the prompt is too long")]], "Lost?": [[LOST]]}
     service = service_over(ScriptedBackend(own=own), places=2)  # so one at a time
     questions = ["Who lives where?", "RefusedError?", "Lost?", "Who else?"]
     reply = await ask(service, {"questions": questions}, "/v1/answers")
@@ -197,7 +197,7 @@ async def test_the_description_says_which_routes_need_a_key(keys: Keys) -> None:
         described = (await client.get("/openapi.json")).json()
     for path, operations in described["paths"].items():
         (operation,) = operations.values()
-        needed = [{"api_key": []}] if keys and path.startswith("/v1/") else None
+        needed: Any = [{"api_key": []}] if keys and path.startswith("/v1/") else None
         assert operation.get("security") == needed, path
     schemes = described["components"].get("securitySchemes", {})
     assert schemes == ({"api_key": {"type": "http", "scheme": "bearer"}} if keys else {})
@@ -262,7 +262,7 @@ async def test_the_description_says_which_routes_need_a_key(keys: Keys) -> None:
 )
 async def test_limits(path: str, body: Any, code: str, param: str, message: str) -> None:
     backend = ScriptedBackend()
-    limits = {"max_question_chars": 10, "max_batch": 2}
+    limits: Any = {"max_question_chars": 10, "max_batch": 2}
     service = service_over(backend, most_passages_per_step=7, most_steps=5, **limits)
     said = refusal(await ask(service, body, f"/v1/{path}"), 422, code, param)
     assert said.startswith(f"{param}: ")
@@ -271,7 +271,7 @@ async def test_limits(path: str, body: Any, code: str, param: str, message: str)
 
 
 async def test_the_limits_themselves_are_allowed() -> None:
-    limits = {"max_question_chars": 10, "max_batch": 2, "most_passages_per_step": 7}
+    limits: Any = {"max_question_chars": 10, "max_batch": 2, "most_passages_per_step": 7}
     service = service_over(ScriptedBackend(), most_steps=5, **limits)
     asked = {"passages_per_step": 7, "max_steps": 5}
     for path, body in (

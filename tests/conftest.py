@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from threading import Thread
 
+import hypothesis
 import pytest
 
 from steper_ray.cli import TOY_RUN_FILE
@@ -22,6 +23,9 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.pop("RAY_ADDRESS", None)
+
+hypothesis.settings.register_profile("any speed", deadline=None)
+hypothesis.settings.load_profile("any speed")
 
 ROOT = Path(__file__).parent.parent
 

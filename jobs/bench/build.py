@@ -74,9 +74,9 @@ def run_builder(folder: Path, count: int) -> dict[str, Any]:
         ran = write_chains(
             [MissingAttempts(question) for question in load_questions(config, "train")[:count]],
             out,
-            respondent=teacher,
-            corpus=config.corpus_dir,
-            log=config.log_file("build"),
+            reasoner=teacher,
+            corpus=config.folder.corpus,
+            log=config.folder.log("build"),
         )
         grown = peak_memory() - before
     return {
@@ -140,7 +140,7 @@ def run_lockstep(folder: Path, count: int, *, cached: bool) -> dict[str, Any]:
     from steper_ray.retrieval.bm25 import BM25Retriever
 
     config = load(folder)
-    retriever = BM25Retriever(config.corpus_dir)
+    retriever = BM25Retriever(config.folder.corpus)
     questions = [question.question for question in load_questions(config, "train")[:count]]
 
     async def run(engine: Any) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def run_bare(folder: Path) -> None:
     async def serve() -> None:
         engine, retriever = (
             VLLMEngine(model, config.engine, asked),
-            BM25Retriever(config.corpus_dir),
+            BM25Retriever(config.folder.corpus),
         )
         print("ready", file=out, flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -198,7 +198,7 @@ def steps_in_time(folder: Path, questions: list[str]) -> dict[str, Any]:
 
 def prefixes(folder: Path, questions: list[str]) -> dict[str, Any]:
     """Two LLM replicas: the share of prompt tokens found in a cache, and the questions/s."""
-    with server(folder, "serve.engines=2", "engine.cpus=0.5") as url:
+    with server(folder, "serve.llm_replicas=2", "engine.cpus=0.5") as url:
         ask_server(url, questions[:64], 32)
         outcome = ask_server(url, questions[64:384], 32)
     return {"cached": outcome["cached"] / outcome["prompt"], "rate": 320 / outcome["seconds"]}

@@ -238,7 +238,7 @@ def faults(folder: Path, questions: list[str]) -> dict[str, Any]:
             await asyncio.gather(killer(), *clients)
         return {**counts, "longest_s": longest}
 
-    with server(folder, "serve.ingresses=2") as url:
+    with server(folder, "serve.ingress_replicas=2") as url:
         ask_server(url, [next(asked) for _ in range(32)], 32)
         for kill, seconds in (("llm", 60), ("retriever", 20), ("ingress", 20)):
             outcomes[kill] = asyncio.run(under_load(url, kill, seconds))

@@ -338,9 +338,9 @@ def write_run(setting: Setting, folder: Path) -> Any:
         base = folder / "base"
         make_model(setting).save_pretrained(base)
     config = load_config(TOY_RUN_FILE, [f"run.dir={folder}", f"train.model={base}", *setting.train])
-    config.stepwise_dir.mkdir(parents=True)
+    config.folder.examples.mkdir(parents=True)
     table = pa.Table.from_pylist([asdict(row) for row in rows], STEP_EXAMPLE_SCHEMA)
-    pq.write_table(table, config.stepwise_dir / "examples.parquet")
+    pq.write_table(table, config.folder.examples / "examples.parquet")
     return config
 
 
@@ -353,7 +353,7 @@ def run_loop_without_ray(setting: Setting) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         config = write_run(setting, Path(folder))
-        task = worker_task(config, stepwise_files(config.stepwise_dir))
+        task = worker_task(config, stepwise_files(config.folder.examples))
         prepare_process(task)
         import torch
 
@@ -379,7 +379,7 @@ def run_loop_under_ray(setting: Setting) -> dict[str, Any]:
         config = write_run(setting, Path(folder))
         with ray_session():
             train(config)
-        lines = config.metrics_file.read_text(encoding="utf-8").splitlines()
+        lines = config.folder.metrics.read_text(encoding="utf-8").splitlines()
     return loop_outcome([json.loads(line) for line in lines])
 
 

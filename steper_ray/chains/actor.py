@@ -39,17 +39,17 @@ REPORT_INTERVAL_S: Final = 0.5
 class ChainActor:
     """The Ray Data actor: an engine, a retriever, and as many chains at once as they can take."""
 
-    def __init__(self, respondent: Reasoner, corpus: Path, log: Path, tally: Any) -> None:
+    def __init__(self, reasoner: Reasoner, corpus: Path, log: Path, tally: Any) -> None:
         import ray
 
         redirect_output(log)
         # The searches of many questions fill a core by themselves; more threads only disturb the engine.
         search_in_one_thread()
-        self._respondent, self._log, self._tally = respondent, log, tally
+        self._reasoner, self._log, self._tally = reasoner, log, tally
         self._retriever = BM25Retriever(corpus)
         self._engine: VLLMEngine | EndpointEngine | None = None
         self._starting = asyncio.Lock()
-        self._places = asyncio.Semaphore(respondent.at_once)
+        self._places = asyncio.Semaphore(reasoner.at_once)
         self._failures = 0
         """Questions that failed since the last one that did not."""
         here = ray.get_runtime_context().current_actor
@@ -92,22 +92,22 @@ class ChainActor:
         )
 
     def _start(self) -> "VLLMEngine | EndpointEngine":
-        respondent = self._respondent
-        restarts = self._starts - respondent.engine.actors
-        if restarts > respondent.engine.restarts:
+        reasoner = self._reasoner
+        restarts = self._starts - reasoner.engine.replicas
+        if restarts > reasoner.engine.max_restarts:
             why = self._reason or "they were killed, or ran out of memory"
             raise StageError(
-                f"engines had to be started again {restarts} times, more than engine.restarts allows; "
+                f"engines had to be started again {restarts} times, more than engine.max_restarts allows; "
                 f"the last because: {why}; see {self._log}"
             )
-        if respondent.endpoint is not None:
-            return EndpointEngine(respondent.model, respondent.endpoint, respondent.hub)
+        if reasoner.endpoint is not None:
+            return EndpointEngine(reasoner.model, reasoner.endpoint, reasoner.hub)
         return VLLMEngine(
-            respondent.model,
-            respondent.engine,
-            respondent.reasoning,
-            respondent.hub,
-            respondent.revision,
+            reasoner.model,
+            reasoner.engine,
+            reasoner.reasoning,
+            reasoner.hub,
+            reasoner.revision,
         )
 
     async def _ask(self, wanted: MissingAttempts) -> list[Chain]:
@@ -120,7 +120,7 @@ class ChainActor:
             try:
                 chains = await ask(
                     wanted,
-                    respondent=self._respondent,
+                    reasoner=self._reasoner,
                     engine=self._engine,
                     searcher=self._retriever,
                     corpus_version=self._retriever.corpus_version,

@@ -63,7 +63,7 @@ def score_again(chain: Chain, framework: Framework) -> Chain:
 async def ask(
     wanted: MissingAttempts,
     *,
-    respondent: Reasoner,
+    reasoner: Reasoner,
     engine: Engine,
     searcher: Retriever,
     corpus_version: str,
@@ -71,13 +71,13 @@ async def ask(
     """The chains of a sample that were not there; one that could not be made carries its error."""
     there = {kind_of(chain): chain for chain in wanted.earlier}
     made: list[Chain] = []
-    while (kind := missing_kind(respondent, wanted.sample, there)) is not None:
-        attempt_id = chain_id(respondent, wanted.question.id, wanted.sample, kind)
+    while (kind := missing_kind(reasoner, wanted.sample, there)) is not None:
+        attempt_id = chain_id(reasoner, wanted.question.id, wanted.sample, kind)
         hint, critique, error = "", None, None
-        sampling = respondent.sampling(attempt_id)
+        sampling = reasoner.sampling(attempt_id)
         try:
             if kind == "corrected":
-                critique = await _critique(there["first"], respondent, engine, sampling)
+                critique = await _critique(there["first"], reasoner, engine, sampling)
                 hint = correction_hint(there["first"], critique)
             elif kind == "rationalized":
                 hint = rationalization_hint(wanted.question.answer)
@@ -85,7 +85,7 @@ async def ask(
                 wanted.question.question,
                 engine=engine,
                 searcher=searcher,
-                config=respondent.reasoning,
+                config=reasoner.reasoning,
                 hint=hint,
                 sampling=sampling,
             )
@@ -93,10 +93,10 @@ async def ask(
             raise
         except RowError as failure:
             reasoned, error = Trajectory((), (), (), "", "answered"), str(failure)
-        chain = make_chain(wanted.question, reasoned, respondent.model, corpus_version, attempt_id)
+        chain = make_chain(wanted.question, reasoned, reasoner.model, corpus_version, attempt_id)
         there[kind] = replace(
             chain,
-            teacher=respondent.name,
+            teacher=reasoner.name,
             sample=wanted.sample,
             attempt=2 if kind == "corrected" else 1,
             rationalized=kind == "rationalized",
@@ -107,8 +107,6 @@ async def ask(
     return made
 
 
-async def _critique(chain: Chain, respondent: Reasoner, engine: Engine, sampling: Sampling) -> str:
-    written = await criticize(
-        chain, engine=engine, settings=respondent.reasoning, sampling=sampling
-    )
+async def _critique(chain: Chain, reasoner: Reasoner, engine: Engine, sampling: Sampling) -> str:
+    written = await criticize(chain, engine=engine, settings=reasoner.reasoning, sampling=sampling)
     return " ".join(written.text.split())

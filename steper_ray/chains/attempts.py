@@ -20,23 +20,23 @@ Kind = Literal["first", "corrected", "rationalized"]
 KINDS: Final[tuple[Kind, ...]] = ("first", "corrected", "rationalized")
 
 
-def chain_id(respondent: Reasoner, question_id: str, sample: int = 1, kind: Kind = "first") -> str:
-    """The id of a chain of a respondent."""
-    by = f"@{respondent.name}" if respondent.name else ""
+def chain_id(reasoner: Reasoner, question_id: str, sample: int = 1, kind: Kind = "first") -> str:
+    """The id of a chain of a reasoner."""
+    by = f"@{reasoner.name}" if reasoner.name else ""
     number = f"#{sample}" if sample > 1 else ""
     return f"{question_id}{by}{number}" + ("" if kind == "first" else f":{kind}")
 
 
-def next_kind(respondent: Reasoner, sample: int, known: Mapping[Kind, float | None]) -> Kind | None:
+def next_kind(reasoner: Reasoner, sample: int, known: Mapping[Kind, float | None]) -> Kind | None:
     """The attempt to make next for a sample; None if none is missing.
 
     known: exact match of each that there is, None of one that carries an error
     """
     if "first" not in known:
         return "first"
-    if respondent.self_correction and known["first"] == 0.0 and "corrected" not in known:
+    if reasoner.self_correction and known["first"] == 0.0 and "corrected" not in known:
         return "corrected"
-    if respondent.rationalization and sample == 1 and "rationalized" not in known:
+    if reasoner.rationalization and sample == 1 and "rationalized" not in known:
         return "rationalized" if all(em == 0.0 for em in known.values()) else None
     return None
 
@@ -52,7 +52,7 @@ class MissingAttempts:
 
 
 def missing_attempts(
-    respondent: Reasoner,
+    reasoner: Reasoner,
     questions: Sequence[Question],
     known: Mapping[str, float | None],
     read: Callable[[Sequence[str]], Iterable[Chain]],
@@ -67,14 +67,14 @@ def missing_attempts(
     """
     wanted: list[tuple[Question, int, list[str]]] = []
     for question in questions:
-        for sample in range(1, respondent.samples + 1):
-            ids = {kind: chain_id(respondent, question.id, sample, kind) for kind in KINDS}
+        for sample in range(1, reasoner.samples + 1):
+            ids = {kind: chain_id(reasoner, question.id, sample, kind) for kind in KINDS}
             there = {
                 kind: known[chain_id]
                 for kind, chain_id in ids.items()
                 if chain_id in known and not (again and known[chain_id] is None)
             }
-            if next_kind(respondent, sample, there) is not None:
+            if next_kind(reasoner, sample, there) is not None:
                 sound = [ids[kind] for kind, em in there.items() if em is not None]
                 wanted.append((question, sample, sound))
     chains = {chain.id: chain for chain in read([i for _, _, ids in wanted for i in ids])}
@@ -84,18 +84,18 @@ def missing_attempts(
     ]
 
 
-def next_id(wanted: MissingAttempts, respondent: Reasoner) -> str:
+def next_id(wanted: MissingAttempts, reasoner: Reasoner) -> str:
     """The id of the first chain that `ask` will make."""
     kind = missing_kind(
-        respondent, wanted.sample, {kind_of(chain): chain for chain in wanted.earlier}
+        reasoner, wanted.sample, {kind_of(chain): chain for chain in wanted.earlier}
     )
     assert kind is not None, "what is wanted is not there"
-    return chain_id(respondent, wanted.question.id, wanted.sample, kind)
+    return chain_id(reasoner, wanted.question.id, wanted.sample, kind)
 
 
-def missing_kind(respondent: Reasoner, sample: int, there: Mapping[Kind, Chain]) -> Kind | None:
+def missing_kind(reasoner: Reasoner, sample: int, there: Mapping[Kind, Chain]) -> Kind | None:
     known = {kind: None if c.error is not None else c.em for kind, c in there.items()}
-    return next_kind(respondent, sample, known)
+    return next_kind(reasoner, sample, known)
 
 
 def kind_of(chain: Chain) -> Kind:

@@ -62,12 +62,12 @@ def build(config: "RunConfig", on_progress: Progress | None = None) -> BuildSumm
     """
     started = time.monotonic()
     check_push(config)
-    respondents = find_teachers(config)
+    reasoners = find_teachers(config)
     questions = load_questions(config, "train")[: config.build.limit]
-    with locked(config.chains_dir):
-        prepare_chains(config, respondents)
+    with locked(config.folder.chains):
+        prepare_chains(config, reasoners)
         score_chains(config)
-        rans = ask_all(config, respondents, questions, on_progress)
+        rans = ask_all(config, reasoners, questions, on_progress)
         ran = sum(rans.values(), EngineUsage())
         told = {
             "seconds": round(time.monotonic() - started, 3),
@@ -76,25 +76,25 @@ def build(config: "RunConfig", on_progress: Progress | None = None) -> BuildSumm
             **asdict(ran),
         }
         selected = select_chains(config, told if ran.asked else None)
-    _check_whole(config, respondents, questions)
+    _check_whole(config, reasoners, questions)
     summary = _summary(selected, ran, time.monotonic() - started)
     return replace(summary, pushed=push_examples(config))
 
 
-def prepare_chains(config: "RunConfig", respondents: "Sequence[Reasoner]") -> None:
+def prepare_chains(config: "RunConfig", reasoners: "Sequence[Reasoner]") -> None:
     """Check that existing chains were made by these teachers, asked like this; the lock is held.
 
     Raises InputError with what differs, and if there is no corpus.
     """
-    version = BM25Retriever(config.corpus_dir).corpus_version
-    asked = {respondent.name: respondent.identity for respondent in respondents}
+    version = BM25Retriever(config.folder.corpus).corpus_version
+    asked = {reasoner.name: reasoner.identity for reasoner in reasoners}
     now = chains_identity(version, asked)
-    prepare_store(config.chains_dir, now, fresh=config.build.fresh, mix=config.build.mix)
+    prepare_store(config.folder.chains, now, fresh=config.build.fresh, mix=config.build.mix)
 
 
 def ask_all(
     config: "RunConfig",
-    respondents: "Sequence[Reasoner]",
+    reasoners: "Sequence[Reasoner]",
     questions: "Sequence[Question]",
     on_progress: Progress | None = None,
 ) -> dict[str, EngineUsage]:
@@ -102,25 +102,25 @@ def ask_all(
 
     Returns how each one's engines ran, by its name.
     """
-    chains = config.chains_dir
-    rans = {respondent.name: EngineUsage() for respondent in respondents}
+    chains = config.folder.chains
+    rans = {reasoner.name: EngineUsage() for reasoner in reasoners}
     read = partial(read_chains, chains)
-    for respondent in respondents:
-        wanted = missing_attempts(respondent, questions, existing_chains(chains), read)
+    for reasoner in reasoners:
+        wanted = missing_attempts(reasoner, questions, existing_chains(chains), read)
         while wanted:
-            rans[respondent.name] += write_chains(
+            rans[reasoner.name] += write_chains(
                 wanted,
                 new_dir(chains),
-                respondent=respondent,
-                corpus=config.corpus_dir,
-                log=config.log_file("build"),
+                reasoner=reasoner,
+                corpus=config.folder.corpus,
+                log=config.folder.log("build"),
                 on_progress=on_progress,
                 by_other_rules=True,  # which the store's record keeps
             )
             merge_new(chains)
             # what a killed build had made with fewer chains a question
             wanted = missing_attempts(
-                respondent, questions, existing_chains(chains), read, again=False
+                reasoner, questions, existing_chains(chains), read, again=False
             )
     return rans
 
@@ -135,16 +135,16 @@ def _versions() -> dict[str, str]:
 
 
 def _check_whole(
-    config: "RunConfig", respondents: "Sequence[Reasoner]", questions: "Sequence[Question]"
+    config: "RunConfig", reasoners: "Sequence[Reasoner]", questions: "Sequence[Question]"
 ) -> None:
     """Raises StageError if a chain is missing."""
-    there, read = existing_chains(config.chains_dir), partial(read_chains, config.chains_dir)
-    for respondent in respondents:
-        lost = missing_attempts(respondent, questions, there, read, again=False)
+    there, read = existing_chains(config.folder.chains), partial(read_chains, config.folder.chains)
+    for reasoner in reasoners:
+        lost = missing_attempts(reasoner, questions, there, read, again=False)
         if lost:
             raise StageError(
                 f"{len(questions)} questions went in, and for {len(lost)} a chain is missing, as for "
-                f"{lost[0].question.id!r}; see {config.log_file('build')}"
+                f"{lost[0].question.id!r}; see {config.folder.log('build')}"
             )
 
 

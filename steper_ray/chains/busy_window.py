@@ -1,4 +1,4 @@
-"""The part of a run in which the engines were warm and questions were waiting: how much work was done in it."""
+"""How much work was done in the part of a run in which engines were warm and questions were waiting."""
 
 import math
 from collections.abc import Sequence

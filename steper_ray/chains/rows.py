@@ -51,11 +51,11 @@ def read_chains(folder: Path, ids: Sequence[str] | None = None) -> list[Chain]:
     return sorted((chain_from_row(row) for row in rows), key=lambda chain: chain.id)
 
 
-def attempts_row(wanted: MissingAttempts, respondent: Reasoner) -> dict[str, Any]:
+def attempts_row(wanted: MissingAttempts, reasoner: Reasoner) -> dict[str, Any]:
     """What is wanted, as a row that goes by the id of the first chain that it will bring."""
     return {
         **asdict(wanted.question),
-        "id": next_id(wanted, respondent),
+        "id": next_id(wanted, reasoner),
         "question_id": wanted.question.id,
         "sample": wanted.sample,
         "earlier": [asdict(chain) for chain in wanted.earlier],

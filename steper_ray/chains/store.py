@@ -89,8 +89,8 @@ def _rule_numbers(out: Path, before: Record, now: Record, *, mix: bool) -> dict[
             numbers[name] = [*(n for n in numbers[name] if n != number), number]
     if others and not mix:
         raise InputError(
-            f"{out}: {len(existing_chains(out)) or 'unfinished'} chains were made with {'; with '.join(others)}; "
-            "continue with --mix (build.mix) or start a new run.dir"
+            f"{out}: {len(existing_chains(out)) or 'unfinished'} chains were made with "
+            f"{'; with '.join(others)}; continue with --mix (build.mix) or start a new run.dir"
         )
     return numbers
 

@@ -5,7 +5,7 @@ as soon as its own step is done, and the next begins as soon as one is answered,
 the engine stays full. Used by the teacher (build) and by evaluation.
 
 An actor that is killed, or whose engine dies, is started again in its place or on another node, and its
-batches with it; after `engine.restarts` of them the stage ends.
+batches with it; after `engine.max_restarts` of them the stage ends.
 """
 
 import functools
@@ -45,7 +45,7 @@ def write_chains(
     wanted: Sequence[MissingAttempts],
     out: Path,
     *,
-    respondent: Reasoner,
+    reasoner: Reasoner,
     corpus: Path,
     log: Path,
     on_progress: Progress | None = None,
@@ -65,37 +65,37 @@ def write_chains(
     corpus = corpus.resolve()  # one corpus, also if another takes its place meanwhile
     partial = out.with_name(out.name + ".partial")
     version = BM25Retriever(corpus).corpus_version
-    now = answers_identity(version, respondent.name, respondent.identity)
+    now = answers_identity(version, reasoner.name, reasoner.identity)
     _prepare_partial(partial, now, ignore=("rules",) if by_other_rules else ())
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     done = _resume(partial, context)
-    goes_by = functools.partial(next_id, respondent=respondent)
+    goes_by = functools.partial(next_id, reasoner=reasoner)
     left = sorted((one for one in wanted if goes_by(one) not in done), key=goes_by)
     ran = EngineUsage()
     if left:
-        ran = _run(left, partial, context, respondent, corpus, log, on_progress)
+        ran = _run(left, partial, context, reasoner, corpus, log, on_progress)
     shutil.rmtree(out, ignore_errors=True)
     (partial / "chains").rename(out)
     shutil.rmtree(partial)
     return ran
 
 
-def block_size(respondent: Reasoner) -> int:
+def block_size(reasoner: Reasoner) -> int:
     """Questions and samples that an actor takes, and writes, together."""
-    return min(MAX_BLOCK_SIZE, max(1, respondent.at_once // BLOCKS_AT_WORK))
+    return min(MAX_BLOCK_SIZE, max(1, reasoner.at_once // BLOCKS_AT_WORK))
 
 
-def open_blocks(respondent: Reasoner) -> int:
+def open_blocks(reasoner: Reasoner) -> int:
     """Blocks that an actor has at a time, begun or waiting."""
-    return 2 * math.ceil(respondent.at_once / block_size(respondent))
+    return 2 * math.ceil(reasoner.at_once / block_size(reasoner))
 
 
 def _run(
     wanted: Sequence[MissingAttempts],
     partial: Path,
     context: "DataContext",
-    respondent: Reasoner,
+    reasoner: Reasoner,
     corpus: Path,
     log: Path,
     on_progress: Progress | None,
@@ -108,23 +108,23 @@ def _run(
     source = partial / "questions.parquet"
     with pq.ParquetWriter(source, attempts_schema()) as file:
         for start in range(0, len(wanted), ROWS_AT_ONCE):
-            rows = [attempts_row(one, respondent) for one in wanted[start : start + ROWS_AT_ONCE]]
+            rows = [attempts_row(one, reasoner) for one in wanted[start : start + ROWS_AT_ONCE]]
             file.write_table(pa.Table.from_pylist(rows, schema=attempts_schema()))
-    engine, size, at_a_time = respondent.engine, block_size(respondent), open_blocks(respondent)
+    engine, size, at_a_time = reasoner.engine, block_size(reasoner), open_blocks(reasoner)
     with usage_tally(len(wanted), on_progress) as tally, ray.data.DataContext.current(context):
         data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=size)
         chains = data.map_batches(
             ChainActor,
-            fn_constructor_args=(respondent, corpus, log, tally),
+            fn_constructor_args=(reasoner, corpus, log, tally),
             batch_size=size,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
-                size=engine.actors,
+                size=engine.replicas,
                 max_concurrent_calls_per_actor=at_a_time,
                 max_tasks_in_flight_per_actor=at_a_time,
             ),
             num_cpus=engine.cpus,
-            num_gpus=0.0 if respondent.endpoint else engine.gpus,
+            num_gpus=0.0 if reasoner.endpoint else engine.gpus,
         )
         chains.write_parquet(str(partial / "chains"))
         ran: EngineUsage = ray.get(tally.whole.remote())

@@ -1,7 +1,7 @@
 """Questions with their gold answers, from the files people have, in one schema.
 
-HotpotQA, 2WikiMultihopQA and MuSiQue are recognised by their columns (`steper_ray.data.published`). Any other
-table (JSON Lines, JSON, CSV, Parquet, a Hub dataset) has the columns `id`, `question`, `answer`, and
+HotpotQA, 2WikiMultihopQA and MuSiQue are recognised by their columns (`steper_ray.data.published`). Any
+other table (JSON Lines, JSON, CSV, Parquet, a Hub dataset) has the columns `id`, `question`, `answer`, and
 optionally `answer_aliases` (list of text), `supporting_ids` (list of passage ids in chain order) and `hops`
 (integer), under these names or those that `questions.columns` gives.
 """
@@ -55,7 +55,7 @@ def load_questions(config: "RunConfig", split: Split) -> list[Question]:
     """
     what = f"questions.{split}"
     found = gather_questions(getattr(config.questions, split), what, config.questions)
-    write_row_counts(config.dir, what, found.accounts, found.left_out)
+    write_row_counts(config.folder.root, what, found.accounts, found.left_out)
     return _some(found, getattr(config.questions, split), what)
 
 

@@ -58,7 +58,7 @@ class EndpointEngine:
         self._client = openai.AsyncOpenAI(
             api_key=key,
             base_url=config.base_url,
-            max_retries=config.retries,
+            max_retries=config.max_retries,
             timeout=config.timeout_seconds,
         )
         self._count = _token_counter(config.tokenizer, hub)
@@ -103,7 +103,7 @@ class EndpointEngine:
         import openai
 
         ask = self._complete if self._config.api == "completions" else self._chat
-        for attempt in range(self._config.retries + 1):
+        for attempt in range(self._config.max_retries + 1):
             wanted = self._logprobs
             try:
                 return await ask(prompt, options)

@@ -20,13 +20,13 @@ REVISIONS: Final = ("revision", "tokenizer_revision")
 class EngineConfig(Section):
     """The vLLM engines of teacher, evaluation and server."""
 
-    actors: PositiveInt = 1
+    replicas: PositiveInt = 1
     """Engines that work side by side on one dataset."""
     cpus: NonNegativeFloat = 1.0
     """CPU cores each engine reserves in Ray."""
     gpus: NonNegativeFloat = 0.0
     """GPUs each engine reserves in Ray (its tensor-parallel size at least)."""
-    restarts: NonNegativeInt = 10
+    max_restarts: NonNegativeInt = 10
     """Times that engines are started again in place of ones that died, before the stage stops."""
     max_num_seqs: PositiveInt = 64
     """Requests an engine runs at a time."""
@@ -74,7 +74,7 @@ class EndpointConfig(Section):
     """Requests at a time, of each actor."""
     requests_per_minute: PositiveFloat | None = None
     """Most requests a minute, of each actor; null does not limit them."""
-    retries: NonNegativeInt = 5
+    max_retries: NonNegativeInt = 5
     """Times a request is made again after 429, 5xx, a lost connection, or an answer that is none."""
     timeout_seconds: PositiveFloat = 120.0
     """Longest wait for one answer."""

@@ -37,9 +37,9 @@ def answer(
     write_chains(
         [MissingAttempts(question) for question in questions],
         out,
-        respondent=evaluated(config, model, revision),
-        corpus=config.corpus_dir,
-        log=config.log_file("eval"),
+        reasoner=evaluated(config, model, revision),
+        corpus=config.folder.corpus,
+        log=config.folder.log("eval"),
         on_progress=on_progress,
     )
     return [asdict(chain) for chain in read_chains(out)]

@@ -98,7 +98,7 @@ def compare(config: "RunConfig", progress: "StageProgress") -> Comparison:
         contenders=judge(answers, students, section.baseline),
         tuning=tuple(tuning),
     )
-    write_comparison(config.compare_dir, result, students)
+    write_comparison(config.folder.compare, result, students)
     return result
 
 
@@ -129,12 +129,12 @@ def _train(
     from steper_ray.training.train import train
 
     units.next(f"training {variant}, lr {lr:g}, seed {seed}")
-    folder = config.compare_dir / variant / f"lr-{lr:g}-seed-{seed}"
+    folder = config.folder.compare / variant / f"lr-{lr:g}-seed-{seed}"
     values = {**config.train.model_dump(), **config.compare.variants[variant], "lr": lr}
     its_config = config.model_copy(
         update={
             "run": config.run.model_copy(
-                update={"dir": str(folder), "data": str(config.data_dir), "seed": seed}
+                update={"dir": str(folder), "data": str(config.folder.data), "seed": seed}
             ),
             "train": type(config.train).model_validate(values),
         }
@@ -174,7 +174,7 @@ def _answers_of(
 ) -> list[dict[str, Any]]:
     """A model's that was not trained here."""
     units.next(f"{name}: test questions")
-    return _rows(config, model, config.compare_dir / name / "test", questions, revision)
+    return _rows(config, model, config.folder.compare / name / "test", questions, revision)
 
 
 def _rows(
@@ -192,7 +192,7 @@ def _rows(
     from steper_ray.chains.rows import read_chains
 
     now = answers_identity(
-        BM25Retriever(config.corpus_dir).corpus_version,
+        BM25Retriever(config.folder.corpus).corpus_version,
         "",
         evaluated(config, model, revision).identity,
     )

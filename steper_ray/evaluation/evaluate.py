@@ -32,13 +32,13 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
     from steper_ray.reports.evaluation_page import ModelReport, write_report
     from steper_ray.reports.student_card import add_scores
 
-    named = config.eval.models or {STUDENT: str(config.student_dir)}
+    named = config.eval.models or {STUDENT: str(config.folder.student)}
     models, revisions = {}, {}
     for name, given in named.items():
         model, revisions[name] = split_revision(given)
         models[name] = check_model(model, f"eval.models.{name}", revisions[name])
     questions = load_questions(config, "dev")[: config.eval.limit]
-    version = BM25Retriever(config.corpus_dir).corpus_version
+    version = BM25Retriever(config.folder.corpus).corpus_version
     summaries: dict[str, Summary] = {}
     rows: dict[str, list[dict[str, Any]]] = {}
     for number, (name, model) in enumerate(models.items()):
@@ -52,29 +52,29 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
                     number * total + done, len(models) * total, f"{name} {done:,}/{total:,}"
                 )
 
-        out = config.evaluation_dir / name
+        out = config.folder.evaluation / name
         rows[name] = answer(
             config, model, questions, out, on_progress=show, revision=revisions[name]
         )
         summaries[name] = summarize(rows[name])
     values = {name: asdict(summary) for name, summary in summaries.items()}
-    write_whole(config.evaluation_dir / "summary.json", json.dumps(values, indent=2) + "\n")
+    write_whole(config.folder.evaluation / "summary.json", json.dumps(values, indent=2) + "\n")
     scores = {
         name: {"em": s.overall.em, "f1": s.overall.f1, "acc": s.overall.acc}
         for name, s in summaries.items()
     }
     for name, model in models.items():
-        if Path(model).resolve() == config.student_dir.resolve():
-            add_scores(config.student_dir, name, scores, len(questions))
+        if Path(model).resolve() == config.folder.student.resolve():
+            add_scores(config.folder.student, name, scores, len(questions))
     read = STUDENT if STUDENT in rows else next(iter(rows))
     write_report(
-        config.evaluation_dir / "report.html",
-        title=f"steper_ray: {config.dir.name}",
+        config.folder.evaluation / "report.html",
+        title=f"steper_ray: {config.folder.root.name}",
         models={
             name: ModelReport(_role(name), summary, *model_size(models[name]))
             for name, summary in summaries.items()
         },
-        metrics_file=config.metrics_file,
+        metrics_file=config.folder.metrics,
         chains=rows[read],
     )
     return summaries

@@ -40,8 +40,8 @@ def demo(config: "RunConfig") -> None:
     Needs a running Ray. Raises InputError and StageError as the stages do; run again, it resumes where it
     stopped.
     """
-    config.dir.mkdir(parents=True, exist_ok=True)
-    ledger = config.dir / "stages.json"
+    config.folder.root.mkdir(parents=True, exist_ok=True)
+    ledger = config.folder.root / "stages.json"
     done: dict[str, Any] = json.loads(ledger.read_text()) if ledger.exists() else {}
     for number, name in enumerate(STAGES):
         identity = stage_identity(name, stage_inputs(name, config))
@@ -78,7 +78,7 @@ def stage_inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
         "train": {"run": {"seed": config.run.seed}, "train": pick(train, TRAIN_KEYS)},
         "eval": {"eval": pick(config.eval, EVAL_KEYS)},
     }
-    folder = json.dumps(str(config.dir))[1:-1]
+    folder = json.dumps(str(config.folder.root))[1:-1]
     moved: dict[str, Any] = json.loads(json.dumps(inputs[stage]).replace(folder, "{run.dir}"))
     return moved
 
@@ -94,7 +94,7 @@ def _run(name: str, config: "RunConfig") -> float:
             raise known from None
         what = str(known) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise StageError(
-            f"stage {name} failed: {what[:500]}; its log is {config.log_file(name)}; "
+            f"stage {name} failed: {what[:500]}; its log is {config.folder.log(name)}; "
             "run the same command again to go on from here"
         ) from error
 
@@ -124,12 +124,12 @@ def _ask_served_student(config: "RunConfig") -> tuple[dict[str, Any], float]:
 
 def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any]) -> None:
     """Write `summary.json` and say what came out and where everything is."""
-    scores = json.loads((config.evaluation_dir / "summary.json").read_text())
+    scores = json.loads((config.folder.evaluation / "summary.json").read_text())
     models = {
         name: {key: summary["overall"][key] for key in ("em", "f1", "acc")}
         for name, summary in scores.items()
     }
-    summary_file = config.dir / "summary.json"
+    summary_file = config.folder.root / "summary.json"
     write_whole(
         summary_file,
         json.dumps({"models": models, "stages": stages, "served": served}, indent=2) + "\n",
@@ -140,13 +140,13 @@ def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any])
     print(f"\nexact match on held-out questions: base {base:.1%} → student {student:.1%}{share}")
     print(f"all stages: {total / 60:.1f} minutes\n")
     for what, path in {
-        "report": config.evaluation_dir / "report.html",
+        "report": config.folder.evaluation / "report.html",
         "summary": summary_file,
-        "student": config.student_dir,
-        "corpus": config.corpus_dir,
-        "chains": config.chains_dir,
-        "examples": config.stepwise_dir,
-        "metrics": config.metrics_file,
-        "logs": config.dir / "logs",
+        "student": config.folder.student,
+        "corpus": config.folder.corpus,
+        "chains": config.folder.chains,
+        "examples": config.folder.examples,
+        "metrics": config.folder.metrics,
+        "logs": config.folder.root / "logs",
     }.items():
         print(f"{what:>9}  {path}")

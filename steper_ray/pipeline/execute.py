@@ -19,14 +19,14 @@ def run_stage(name: str, config: "RunConfig") -> float:
     """Run one stage under a progress line; returns its seconds."""
     stage = STAGES[name]
     started = time.monotonic()
-    with stage_progress(name, stage.doing) as progress, stderr_to(config.log_file(name)):
+    with stage_progress(name, stage.doing) as progress, stderr_to(config.folder.log(name)):
         try:
             lines = stage.run(config, progress)
         except Exception as error:
             if is_full_disk(error):
                 raise StageError(
-                    f"{name}: no space left on the disk of {config.dir} or of Ray's temporary folder; make "
-                    "room and give the same command again, it goes on from what is written"
+                    f"{name}: no space left on the disk of {config.folder.root} or of Ray's temporary "
+                    "folder; make room and give the same command again, it goes on from what is written"
                 ) from error
             raise
     seconds = time.monotonic() - started
@@ -52,7 +52,7 @@ def run_command(name: str, config: "RunConfig", *, update: bool = False) -> None
         from steper_ray.sweep.space import check_space
 
         check_space(config.sweep, config.train)  # at once: Ray takes seconds to start
-    if name == "toy" or (name == "select" and is_small(config.chains_dir)):
+    if name == "toy" or (name == "select" and is_small(config.folder.chains)):
         run_stage(name, config)
         return
     with ray_session():

@@ -47,7 +47,7 @@ def run_index(config: "RunConfig", _progress: StageProgress) -> list[str]:
     info = build_corpus(config)
     return [
         f"{info.passages:,} passages, version {info.version} → {info.folder}",
-        *row_count_lines(config.dir, "corpus.passages"),
+        *row_count_lines(config.folder.root, "corpus.passages"),
     ]
 
 
@@ -57,7 +57,7 @@ def run_plan(config: "RunConfig", progress: StageProgress) -> list[str]:
     from steper_ray.planning.table import plan_lines
 
     _check_own_data(config)
-    return [*plan_lines(plan(config, progress.count)), f"as numbers → {config.plan_file}"]
+    return [*plan_lines(plan(config, progress.count)), f"as numbers → {config.folder.plan}"]
 
 
 def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
@@ -76,7 +76,7 @@ def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
         f"{more}{summary.questions:,} questions = {parts}",
         f"examples: {examples}; {totals['forced']:,} forced, {dropped}",
         *usage_lines(summary.ran, summary.chains),
-        *row_count_lines(config.dir, "questions.train"),
+        *row_count_lines(config.folder.root, "questions.train"),
         *pushed_lines(summary.pushed),
     ]
 
@@ -98,7 +98,7 @@ def run_select(config: "RunConfig", _progress: StageProgress) -> list[str]:
     return [
         f"{counts.chains:,} chains = {counts.kept:,} kept + {left_out:,} rejected ({rejected or 'none'})",
         f"changed: {changes or 'nothing'}",
-        f"examples: {examples} → {config.dataset_dir}",
+        f"examples: {examples} → {config.folder.dataset}",
         *pushed_lines(selected.pushed),
     ]
 
@@ -107,7 +107,7 @@ def run_train(config: "RunConfig", progress: StageProgress) -> list[str]:
     """Train the student."""
     from steper_ray.training.train import train
 
-    with following_metrics(config.metrics_file, progress):
+    with following_metrics(config.folder.metrics, progress):
         summary = train(config)
     sigma = " · ".join(f"{ability} {value:.3f}" for ability, value in summary.sigma.items())
     losses = " · ".join(
@@ -123,7 +123,7 @@ def run_train(config: "RunConfig", progress: StageProgress) -> list[str]:
     if summary.validation_loss is not None:
         validation = f", validation loss {summary.validation_loss:.4f}"
     return [
-        f"{summary.steps:,}{of} steps{validation} → {config.student_dir}",
+        f"{summary.steps:,}{of} steps{validation} → {config.folder.student}",
         f"last losses: {losses or f'{summary.loss:.4f}'}; σ: {sigma}; {layout}",
     ]
 
@@ -134,9 +134,9 @@ def run_eval(config: "RunConfig", progress: StageProgress) -> list[str]:
 
     summaries = evaluate(config, progress)
     return [
-        f"report → {config.evaluation_dir / 'report.html'}",
+        f"report → {config.folder.evaluation / 'report.html'}",
         *comparison_lines(summaries),
-        *row_count_lines(config.dir, "questions.dev"),
+        *row_count_lines(config.folder.root, "questions.dev"),
     ]
 
 
@@ -147,9 +147,9 @@ def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
 
     result = compare(config, progress)
     return [
-        f"page → {config.compare_dir / 'comparison.html'}",
+        f"page → {config.folder.compare / 'comparison.html'}",
         *text_lines(result),
-        *row_count_lines(config.dir, "questions.dev", "questions.test"),
+        *row_count_lines(config.folder.root, "questions.dev", "questions.test"),
     ]
 
 
@@ -159,7 +159,7 @@ def run_sweep(config: "RunConfig", progress: StageProgress) -> list[str]:
     from steper_ray.sweep.trial_files import short, status_counts
 
     swept = sweep(config, progress)
-    best, folder = swept.best, config.sweep_dir
+    best, folder = swept.best, config.folder.sweep
     point = ", ".join(f"{key} {short(value)}" for key, value in best.point.items())
     failed = next((trial for trial in swept.trials if trial.status == "failed"), None)
     return [

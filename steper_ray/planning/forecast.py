@@ -61,7 +61,7 @@ class ChainCosts:
 class TeacherJob:
     """What a forecast knows of one teacher."""
 
-    respondent: Reasoner
+    reasoner: Reasoner
     left: frozenset[tuple[str, int]]
     """(question, sample) that it is still to be asked."""
     sample: tuple[str, ...]
@@ -143,8 +143,8 @@ def forecast_teacher(job: TeacherJob, looked: Iterable[ChainCosts], questions: i
 
     looked: every chain that is there
     """
-    respondent, samples = job.respondent, job.respondent.samples
-    own = [one for one in looked if one.teacher == respondent.name]
+    reasoner, samples = job.reasoner, job.reasoner.samples
+    own = [one for one in looked if one.teacher == reasoner.name]
     there = _sum(one.counts for one in own if (one.question_id, one.sample) not in job.left)
     per_question = _by_question(own)
     rows = [per_question.get(question, {}) for question in job.sample]
@@ -157,30 +157,30 @@ def forecast_teacher(job: TeacherJob, looked: Iterable[ChainCosts], questions: i
     def each(what: str, number: float) -> Estimate | None:
         return predict([row.get((what, ALL), 0.0) for row in rows], number)
 
-    endpoint, engine = respondent.endpoint, respondent.engine
+    endpoint, engine = reasoner.endpoint, reasoner.engine
     most = None
     if endpoint is not None and endpoint.requests_per_minute is not None and rows:
         requests = sum(row.get(("requests", ALL), 0.0) for row in rows) / (len(rows) * samples)
-        most = endpoint.requests_per_minute / 60 * engine.actors / max(requests, 1e-9)
+        most = endpoint.requests_per_minute / 60 * engine.replicas / max(requests, 1e-9)
     seen = rows or list(per_question.values())
     pace = estimate_throughput(
         job.ran,
         [row.get(("seconds", ALL), 0.0) for row in seen],
-        engines=engine.actors,
+        engines=engine.replicas,
         runs=job.runs,
         most_per_second=most,
     )
     device = "" if endpoint else "GPU" if engine.gpus else "core"
     return TeacherPlan(
-        name=respondent.name,
-        model=respondent.model,
+        name=reasoner.name,
+        model=reasoner.model,
         left=len(job.left),
         pace=pace,
         questions_per_hour=None if pace is None else pace.every(3600).times(1 / samples),
         hours_left=None if pace is None else pace.seconds(len(job.left)).times(1 / 3600),
         hours_all=None if pace is None else pace.seconds(questions * samples).times(1 / 3600),
         device=device,
-        devices=engine.actors * (engine.gpus or engine.cpus) if device else 0.0,
+        devices=engine.replicas * (engine.gpus or engine.cpus) if device else 0.0,
         chains=total("chains"),
         text_left=each("text", left),
         requests_left=each("requests", left),

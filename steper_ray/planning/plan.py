@@ -64,28 +64,28 @@ def plan(config: "RunConfig", on_progress: Progress | None = None) -> Plan:
             "build.fresh: the build that follows would throw away the chains that were made for the plan; "
             "leave it out, or take another run.dir to begin anew"
         )
-    respondents = find_teachers(config)
+    reasoners = find_teachers(config)
     questions = load_questions(config, "train")[: config.build.limit]
     if not questions:
         raise InputError("questions.train: no questions, so there is nothing to plan")
-    with locked(config.chains_dir):
-        prepare_chains(config, respondents)
+    with locked(config.folder.chains):
+        prepare_chains(config, reasoners)
         score_chains(config)
-        measured, asked = measure(config, respondents, questions, on_progress)
-        found = _predict(config, respondents, questions, measured, asked)
-        write_plan(config.plan_file, measured, found)
+        measured, asked = measure(config, reasoners, questions, on_progress)
+        found = _predict(config, reasoners, questions, measured, asked)
+        write_plan(config.folder.plan, measured, found)
     return found
 
 
 def _predict(
     config: "RunConfig",
-    respondents: Sequence[Reasoner],
+    reasoners: Sequence[Reasoner],
     questions: Sequence["Question"],
     measured: Mapping[str, Measurement],
     asked: int,
 ) -> Plan:
     """The plan, from the chains that are there."""
-    files = chain_files(config.chains_dir)
+    files = chain_files(config.folder.chains)
     select, teachers = config.select, config.build.teachers
     reasoning = complete_reasoning(config.reasoning)
     look = partial(file_costs, select=select, reasoning=reasoning, teachers=teachers)
@@ -93,15 +93,15 @@ def _predict(
     looked = [one for part in parts.values() for one in part]
     notes: list[str] = []
     jobs = []
-    for respondent in respondents:
-        wanted = missing_for(config, respondent, questions, again=True)
-        one = measured[respondent.name]
-        if not one.sample and len(respondents) == 1:
+    for reasoner in reasoners:
+        wanted = missing_for(config, reasoner, questions, again=True)
+        one = measured[reasoner.name]
+        if not one.sample and len(reasoners) == 1:
             one = _last_build(config, one)
             if one.runs:
                 notes.append("nothing was left to be measured: the pace is that of the last build")
         unasked = frozenset((each.question.id, each.sample) for each in wanted)
-        jobs.append(TeacherJob(respondent, unasked, one.sample, one.ran, one.runs))
+        jobs.append(TeacherJob(reasoner, unasked, one.sample, one.ran, one.runs))
     left = frozenset(question for job in jobs for question, _ in job.left)
     sample = sorted({question for job in jobs for question in job.sample})
     takes = [forecast_teacher(job, looked, len(questions)) for job in jobs]
@@ -111,7 +111,7 @@ def _predict(
     fresh = [file for file, part in parts.items() if any(o.question_id in drawn for o in part)]
     some = {file: parts[file] for file in (fresh or files)[:MAX_REWRITTEN_FILES]}
     per_text, per_spelled = measure_density(some, select, reasoning)
-    asked_of, names = {question.id for question in questions}, {r.name for r in respondents}
+    asked_of, names = {question.id for question in questions}, {r.name for r in reasoners}
     others = [one for one in looked if one.question_id not in asked_of or one.teacher not in names]
     foreign = sum(one.teacher not in names for one in looked)
     text = sum(one.counts["text", ALL] for one in looked)
@@ -136,9 +136,9 @@ def _predict(
 
 def _last_build(config: "RunConfig", unknown: Measurement) -> Measurement:
     """What `stats.json` says of how the engines ran; `unknown` where it does not."""
-    if not config.stats_file.is_file():
+    if not config.folder.stats.is_file():
         return unknown
-    told = json.loads(config.stats_file.read_text(encoding="utf-8")).get("build") or {}
+    told = json.loads(config.folder.stats.read_text(encoding="utf-8")).get("build") or {}
     ran = usage_from_json(told)
     return Measurement(unknown.identity, (), ran, 1) if ran.asked else unknown
 

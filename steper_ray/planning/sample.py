@@ -54,76 +54,76 @@ def draw(questions: Iterable["Question"], count: int) -> list["Question"]:
     return sorted(questions, key=place)[:count]
 
 
-def sample_size(respondent: Reasoner) -> int:
+def sample_size(reasoner: Reasoner) -> int:
     """Questions that fill the engines twice, so that some wait while others are at work."""
-    twice = 2 * respondent.at_once * respondent.engine.actors
-    return max(MIN_SAMPLE, -(-twice // respondent.samples))
+    twice = 2 * reasoner.at_once * reasoner.engine.replicas
+    return max(MIN_SAMPLE, -(-twice // reasoner.samples))
 
 
 def measure(
     config: "RunConfig",
-    respondents: Sequence[Reasoner],
+    reasoners: Sequence[Reasoner],
     questions: Sequence["Question"],
     on_progress: Progress | None,
 ) -> tuple[dict[str, Measurement], int]:
     """What is measured of each teacher after asking what is missing, and how many questions that took."""
-    version = BM25Retriever(config.corpus_dir).corpus_version
+    version = BM25Retriever(config.folder.corpus).corpus_version
     ids = hashlib.sha256("\n".join(question.id for question in questions).encode()).hexdigest()
-    measured = _read(config.plan_file)
+    measured = _read(config.folder.plan)
     asked: set[str] = set()
-    for respondent in respondents:
-        identity = _identity(respondent, version, ids)
-        there = existing_chains(config.chains_dir)
-        before = measured.get(respondent.name)
+    for reasoner in reasoners:
+        identity = _identity(reasoner, version, ids)
+        there = existing_chains(config.folder.chains)
+        before = measured.get(reasoner.name)
         if (
             before is None
             or differences(before.identity, identity)
-            or not _is_there(before, respondent, there)
+            or not _is_there(before, reasoner, there)
         ):
             before = Measurement(identity, (), EngineUsage(), 0)
         unasked = {
-            one.question.id: one.question for one in missing_for(config, respondent, questions)
+            one.question.id: one.question for one in missing_for(config, reasoner, questions)
         }
-        size = config.build.plan_sample or sample_size(respondent)
+        size = config.build.plan_sample or sample_size(reasoner)
         drawn = draw(unasked.values(), max(0, size - len(before.sample)))
         if drawn:
-            ran = ask_all(config, [respondent], drawn, on_progress)[respondent.name]
+            ran = ask_all(config, [reasoner], drawn, on_progress)[reasoner.name]
             sample = (*before.sample, *(question.id for question in drawn))
             before = Measurement(identity, sample, before.ran + ran, before.runs + 1)
             asked.update(question.id for question in drawn)
-        measured[respondent.name] = before
-        write_plan(config.plan_file, measured)
-    return {respondent.name: measured[respondent.name] for respondent in respondents}, len(asked)
+        measured[reasoner.name] = before
+        write_plan(config.folder.plan, measured)
+    return {reasoner.name: measured[reasoner.name] for reasoner in reasoners}, len(asked)
 
 
 def missing_for(
     config: "RunConfig",
-    respondent: Reasoner,
+    reasoner: Reasoner,
     questions: Sequence["Question"],
     *,
     again: bool = False,
 ) -> list[MissingAttempts]:
-    chains = config.chains_dir
+    chains = config.folder.chains
     return missing_attempts(
-        respondent, questions, existing_chains(chains), partial(read_chains, chains), again=again
+        reasoner, questions, existing_chains(chains), partial(read_chains, chains), again=again
     )
 
 
-def _identity(respondent: Reasoner, version: str, questions: str) -> Record:
+def _identity(reasoner: Reasoner, version: str, questions: str) -> Record:
     """What a measurement holds for."""
     return measurement_identity(
         version,
         questions,
-        respondent.identity,
-        {name: getattr(respondent, name) for name in ATTEMPT_KEYS},
-        respondent.engine,
-        respondent.endpoint,
+        reasoner.identity,
+        {name: getattr(reasoner, name) for name in ATTEMPT_KEYS},
+        reasoner.engine,
+        reasoner.endpoint,
     )
 
 
-def _is_there(measured: Measurement, respondent: Reasoner, there: Mapping[str, Any]) -> bool:
+def _is_there(measured: Measurement, reasoner: Reasoner, there: Mapping[str, Any]) -> bool:
     """Whether the sample's chains still are."""
-    return all(chain_id(respondent, question) in there for question in measured.sample)
+    return all(chain_id(reasoner, question) in there for question in measured.sample)
 
 
 def usage_from_json(values: Mapping[str, Any]) -> EngineUsage:

@@ -33,7 +33,7 @@ MIN_SHARE: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """How fast all engines of a respondent work together."""
+    """How fast all engines of a reasoner work together."""
 
     per_second: float
     """Questions and samples a second, as long as more are waiting."""

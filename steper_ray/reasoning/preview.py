@@ -89,7 +89,7 @@ def show_prompts(
         name, revision = config.train.model, config.train.revision
     name = check_model(name, "--model" if model else setting, revision)
     settings = model_reasoning(config, name)
-    retriever = BM25Retriever(config.corpus_dir)
+    retriever = BM25Retriever(config.folder.corpus)
     encoder = PromptEncoder(load_tokenizer(name, config.hub, revision), settings.chat)
     shown = "in its chat template" if encoder.chat else "as plain text"
     examples = len(settings.demonstrations)

@@ -1,8 +1,8 @@
 """The student's model card: a README.md that says what it is, from what, and how well it does.
 
-The text is `student_card.md.j2`; the metadata above it, by which the Hub files a model, is huggingface_hub's. A
-card may be published, so it holds no path of the machine it was written on and nothing secret, and
-names that a person chose are written so that Markdown reads them as text.
+The text is `student_card.md.j2`; the metadata above it, by which the Hub files a model, is
+huggingface_hub's. A card may be published, so it holds no path of the machine it was written on and
+nothing secret, and names that a person chose are written so that Markdown reads them as text.
 """
 
 from collections.abc import Collection, Mapping

@@ -46,7 +46,7 @@ def write_page(config: "RunConfig", trials: Sequence[Trial], best: Trial | None)
     ranked = any(_finite(trial.metric) is not None for trial in shown)
     page = render_page(
         "sweep.html.j2",
-        title=f"steper_ray: {config.dir.name}, a sweep",
+        title=f"steper_ray: {config.folder.root.name}, a sweep",
         headline=headline(section, shown, best),
         setting=_setting(section, shown),
         metric=metric,
@@ -67,7 +67,7 @@ def write_page(config: "RunConfig", trials: Sequence[Trial], best: Trial | None)
         rows=[_row(section, trial) for trial in shown],
         errors=[(trial.number, trial.error) for trial in shown if trial.error],
     )
-    write_whole(config.sweep_dir / "sweep.html", page, errors="replace")
+    write_whole(config.folder.sweep / "sweep.html", page, errors="replace")
 
 
 def headline(section: SweepConfig, trials: Sequence[Trial], best: Trial | None) -> str:

@@ -1,9 +1,9 @@
 """Passages → a Lance dataset with its BM25 index, built on Ray.
 
-Ray tasks read the sources (`steper_ray.data.passages`), write them as Lance fragments, and Lance's distributed
-inverted-index build indexes them: one index over the titles and one over the texts. What the index was
-built with is stored in the dataset itself, so that a query can never run with other settings than the
-index.
+Ray tasks read the sources (`steper_ray.data.passages`), write them as Lance fragments, and Lance's
+distributed inverted-index build indexes them: one index over the titles and one over the texts. What the
+index was built with is stored in the dataset itself, so that a query can never run with other settings
+than the index.
 
 The corpus has a *version*: a hash of its passages (in any order) and of the index's settings. Chains and
 students carry it.
@@ -71,9 +71,9 @@ def build_corpus(config: "RunConfig") -> CorpusInfo:
     units = plan_units(found.sources, config.corpus)
     accounts: list[RowCounts] = []
     if not any(True for unit in units for _ in islice(read_unit(unit, config.corpus, accounts), 1)):
-        write_row_counts(config.dir, WHAT, accounts, found.left_out)
+        write_row_counts(config.folder.root, WHAT, accounts, found.left_out)
         raise InputError(f"{WHAT}: {config.corpus.passages}: no passage in it")
-    target = config.corpus_dir
+    target = config.folder.corpus
     for left in target.parent.glob(f"{target.stem}-*.lance"):
         if left.resolve() != target.resolve():  # not finished, or the one before this
             shutil.rmtree(left)
@@ -114,7 +114,7 @@ def build_corpus(config: "RunConfig") -> CorpusInfo:
         "passages": info.passages,
         **config.corpus.model_dump(exclude={"passages"}),
     }
-    write_row_counts(config.dir, WHAT, _read_accounts(counted, len(units)), found.left_out)
+    write_row_counts(config.folder.root, WHAT, _read_accounts(counted, len(units)), found.left_out)
     shutil.rmtree(counted)
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
     link_to(folder, target)

@@ -1,4 +1,4 @@
-"""What each result depends on, key by key: the identities of chains, measurements, students, sweeps and stages."""
+"""What each result depends on, key by key: chains, measurements, students, sweeps and stages."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -175,7 +175,7 @@ _TEACHER: Final = (
 
 _NOT_OF_A_TEACHER: Final = (
     "endpoint.api_key_env",
-    "endpoint.retries",
+    "endpoint.max_retries",
     "endpoint.timeout_seconds",
 )
 
@@ -211,11 +211,11 @@ EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
     # how models are reached
     "hub": ("trust_remote_code", "offline", "token_env"),
     # how many engines there are, and how they are kept alive
-    "engine": ("actors", "restarts"),
+    "engine": ("replicas", "max_restarts"),
     "build": (
         *_NOT_OF_A_TEACHER,
         *(f"ensemble.{key}" for key in _NOT_OF_A_TEACHER),
-        *(f"ensemble.engine.{key}" for key in ("actors", "restarts")),
+        *(f"ensemble.engine.{key}" for key in ("replicas", "max_restarts")),
         "fresh",
         "mix",
         "plan_sample",
@@ -232,25 +232,25 @@ EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
         "checkpoint_every_steps",
         "checkpoint_every_minutes",
         "num_to_keep",
-        "max_failures",
+        "max_restarts",
         "trackers",
         "push_to_hub",
     ),
     # what is compared; each student and each model's answers have records of their own
     "compare": ("variants", "baseline", "learning_rates", "seeds", "repeated"),
-    "sweep": ("concurrent", "retries", "retry_failed"),
+    "sweep": ("concurrent", "max_restarts", "retry_failed"),
     # a server makes nothing that stays
     "serve": (
         "model",
         "host",
         "port",
-        "engines",
-        "max_engines",
-        "retrievers",
-        "max_retrievers",
+        "llm_replicas",
+        "max_llm_replicas",
+        "retriever_replicas",
+        "max_retriever_replicas",
         "retriever_cpus",
-        "ingresses",
-        "max_ingresses",
+        "ingress_replicas",
+        "max_ingress_replicas",
         "ingress_cpus",
         "keys_file",
         "keys_env",
@@ -260,8 +260,8 @@ EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
         "max_question_chars",
         "max_body_bytes",
         "max_batch",
-        "most_passages_per_step",
-        "most_steps",
+        "max_requested_passages_per_step",
+        "max_requested_steps",
         "max_concurrent",
         "request_timeout_s",
         "passages_per_step",
@@ -352,7 +352,7 @@ def measurement_identity(
         "questions": questions,
         **asked,
         **attempts,
-        "engine": pick(engine, ("actors", *ENGINE_KEYS)),
+        "engine": pick(engine, ("replicas", *ENGINE_KEYS)),
         "pace": None if endpoint is None else pick(endpoint, ENDPOINT_PACE_KEYS),
     }
     return record("measurement", made_with)

@@ -66,7 +66,7 @@ def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -
     build: what is known of the teachers' run; None keeps what `stats.json` says of an earlier one
     Raises InputError if there are no chains, or some that cannot be read or have the same id.
     """
-    chains_dir, dataset_dir = config.chains_dir, config.dataset_dir
+    chains_dir, dataset_dir = config.folder.chains, config.folder.dataset
     score_chains(config)
     record_scored(chains_dir)
     files, reasoning = chain_files(chains_dir), complete_reasoning(config.reasoning)
@@ -106,7 +106,7 @@ def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -
     else:
         shutil.rmtree(chains)
     _replace(dataset_dir, dataset)
-    write_whole(config.stats_file, json.dumps(stats, indent=2, ensure_ascii=False) + "\n")
+    write_whole(config.folder.stats, json.dumps(stats, indent=2, ensure_ascii=False) + "\n")
     return SelectionSummary(len(questions), counts, changes)
 
 
@@ -115,7 +115,7 @@ def score_chains(config: "RunConfig") -> None:
 
     No model is asked. Raises InputError as `chain_files` does.
     """
-    chains_dir = config.chains_dir
+    chains_dir = config.folder.chains
     if new_dir(chains_dir).is_dir():  # of a command that was killed at the very end
         merge_new(chains_dir)
     if is_scored(chains_dir):
@@ -130,7 +130,7 @@ def score_chains(config: "RunConfig") -> None:
 
 def _earlier_build(config: "RunConfig") -> Any:
     """What `stats.json` says of the teachers' run; None where nobody knows."""
-    file = config.stats_file
+    file = config.folder.stats
     return json.loads(file.read_text(encoding="utf-8"))["build"] if file.is_file() else None
 
 

@@ -20,7 +20,7 @@ def select_examples(config: "RunConfig") -> SelectionSummary:
     Raises InputError if there are no chains, they cannot be read, or somebody is writing them.
     """
     check_push(config)
-    with locked(config.chains_dir):
+    with locked(config.folder.chains):
         selected = select_chains(config)
     return replace(selected, pushed=push_examples(config))
 
@@ -35,4 +35,4 @@ def push_examples(config: "RunConfig") -> str | None:
     """Upload `stepwise/` with its card if `build.push_to_hub` names a repository; returns its address."""
     if config.build.push_to_hub is None:
         return None
-    return push_folder(config.dataset_dir, config.build.push_to_hub, kind="dataset")
+    return push_folder(config.folder.dataset, config.build.push_to_hub, kind="dataset")

@@ -47,7 +47,7 @@ def show(config: "RunConfig", chain_id: str, console: Console | None = None) -> 
     Raises InputError with the nearest ids if there is none.
     """
     console = console or Console(highlight=False, markup=False, emoji=False)
-    for number, chain in enumerate(find_chains(config.chains_dir, chain_id)):
+    for number, chain in enumerate(find_chains(config.folder.chains, chain_id)):
         if number:
             console.print()
         now = rejection(chain, config.select, framework_named(config.reasoning.framework))

@@ -77,8 +77,8 @@ class AnswerService:
     def settings(self, changes: Mapping[str, Any]) -> ReasoningConfig:
         """How a question is asked with what a request changes; raises RefusedError beyond the limits."""
         for name, most in (
-            ("passages_per_step", self.config.most_passages_per_step),
-            ("max_steps", self.config.most_steps),
+            ("passages_per_step", self.config.max_requested_passages_per_step),
+            ("max_steps", self.config.max_requested_steps),
         ):
             self.check_most(name, changes.get(name, 0), most)
         return self.served.asked(changes)

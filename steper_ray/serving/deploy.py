@@ -62,7 +62,9 @@ def build_llm(config: "RunConfig") -> "Application":
     from steper_ray.serving.deployments.llm import StudentLLM
 
     model, serve = served_model(config), config.serve
-    options: dict[str, Any] = replicas(serve.engines, serve.max_engines, config.engine.max_num_seqs)
+    options: dict[str, Any] = replicas(
+        serve.llm_replicas, serve.max_llm_replicas, config.engine.max_num_seqs
+    )
     if serve.routes_by_prefix:
         options["request_router_config"] = prefix_router(config)
     deployment = StudentLLM.options(  # type: ignore[attr-defined]
@@ -76,7 +78,7 @@ def build_llm(config: "RunConfig") -> "Application":
         ray_actor_options={"num_cpus": config.engine.cpus},
     )
     asked = serving_reasoning(config).served
-    log = config.log_file("serve")
+    log = config.folder.log("serve")
     app: Application = deployment.bind(
         model, Path(model).name, config.engine, asked, config.hub, log
     )
@@ -90,13 +92,13 @@ def build_retriever(config: "RunConfig") -> "Application":
 
     serve = config.serve
     app: Application = CorpusRetriever.options(  # type: ignore[attr-defined]
-        **replicas(serve.retrievers, serve.max_retrievers, places(config)),
+        **replicas(serve.retriever_replicas, serve.max_retriever_replicas, places(config)),
         **HEALTH,
         name=RETRIEVER,
         max_ongoing_requests=1000,
         graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
         ray_actor_options={"num_cpus": serve.retriever_cpus},
-    ).bind(config.corpus_dir.resolve(), config.log_file("serve"))
+    ).bind(config.folder.corpus.resolve(), config.folder.log("serve"))
     return app
 
 
@@ -121,7 +123,7 @@ def build_ingress(config: "RunConfig", llm: Any, retriever: Any) -> "Application
         ray_actor_options={"num_cpus": 0},
     ).bind()
     ingress = AnswerServer.options(  # type: ignore[attr-defined]
-        **replicas(serve.ingresses, serve.max_ingresses, at_once),
+        **replicas(serve.ingress_replicas, serve.max_ingress_replicas, at_once),
         **HEALTH,
         **ONE_MORE,
         name="ingress",
@@ -142,7 +144,7 @@ def build_ingress(config: "RunConfig", llm: Any, retriever: Any) -> "Application
         places=at_once,
         keys=keys,
         hub=config.hub,
-        log=config.log_file("serve"),
+        log=config.folder.log("serve"),
     )
     return app
 
@@ -189,7 +191,12 @@ def llm_app(config: "RunConfig") -> str:
         pick(config.engine, ENGINE_KEYS),
     ]
     parts += [pick(config.hub, ("trust_remote_code", "offline", "token_env")), asked.chat]
-    numbers = (serve.engines, serve.max_engines, serve.routes_by_prefix, serve.request_timeout_s)
+    numbers = (
+        serve.llm_replicas,
+        serve.max_llm_replicas,
+        serve.routes_by_prefix,
+        serve.request_timeout_s,
+    )
     context = asked.max_prompt_tokens + asked.max_step_tokens
     return LLM_APP + digest([*parts, *numbers, context])[:12]
 
@@ -197,8 +204,8 @@ def llm_app(config: "RunConfig") -> str:
 def corpus_app(config: "RunConfig") -> str:
     """The name of the application of the retriever: another one for another corpus, or other settings."""
     serve = config.serve
-    corpus = (str(config.corpus_dir.resolve()), serving_reasoning(config).corpus_version)
-    numbers = (serve.retrievers, serve.max_retrievers, serve.retriever_cpus)
+    corpus = (str(config.folder.corpus.resolve()), serving_reasoning(config).corpus_version)
+    numbers = (serve.retriever_replicas, serve.max_retriever_replicas, serve.retriever_cpus)
     parts = [*corpus, *numbers, places(config), serve.request_timeout_s]
     return CORPUS_APP + digest(parts)[:12]
 
@@ -242,7 +249,7 @@ def deploy(config: "RunConfig") -> None:
 
 def with_one_ingress(config: "RunConfig") -> "RunConfig":
     """The settings for one ingress."""
-    fixed = {"ingresses": 1, "max_ingresses": None}
+    fixed = {"ingress_replicas": 1, "max_ingress_replicas": None}
     return config.model_copy(update={"serve": config.serve.model_copy(update=fixed)})
 
 
@@ -254,7 +261,7 @@ def bring_up(config: "RunConfig", *apps: Any) -> None:
         serve.run_many(apps)
     except RuntimeError as error:
         reason = why_not_up() or " ".join(str(error).split())[:300]
-        raise StageError(f"serve: {reason}; see {config.log_file('serve')}") from error
+        raise StageError(f"serve: {reason}; see {config.folder.log('serve')}") from error
 
 
 def why_not_up() -> str | None:

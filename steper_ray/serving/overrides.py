@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 def served_model(config: "RunConfig") -> str:
     """The model that the run file says to serve."""
-    return config.serve.model or str(config.student_dir)
+    return config.serve.model or str(config.folder.student)
 
 
 def places(config: "RunConfig") -> int:
     """Questions that one ingress works on at a time."""
     if config.serve.max_concurrent is not None:
         return config.serve.max_concurrent
-    held = 2 * config.serve.engines * config.engine.max_num_seqs
-    return max(1, held // config.serve.ingresses)
+    held = 2 * config.serve.llm_replicas * config.engine.max_num_seqs
+    return max(1, held // config.serve.ingress_replicas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +85,4 @@ def serving_settings(config: "RunConfig", corpus_version: str) -> ServingReasoni
 
 def serving_reasoning(config: "RunConfig") -> ServingReasoning:
     """`serving_settings` with the version of the corpus that is there."""
-    return serving_settings(config, BM25Retriever(config.corpus_dir).corpus_version)
+    return serving_settings(config, BM25Retriever(config.folder.corpus).corpus_version)

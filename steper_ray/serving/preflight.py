@@ -53,7 +53,7 @@ def wait_for_room(config: "RunConfig") -> None:
 
 def cluster_file(config: "RunConfig") -> Path:
     """Where a running server says how `steper serve --update` reaches its Ray."""
-    return config.dir / "serve.cluster.json"
+    return config.folder.root / "serve.cluster.json"
 
 
 def missing_resources(config: "RunConfig", *apps: str) -> str | None:
@@ -68,13 +68,13 @@ def missing_resources(config: "RunConfig", *apps: str) -> str | None:
     serve, free = config.serve, ray.available_resources()
     needed = [{"CPU": serve.ingress_cpus}]
     if llm_app(config) not in apps:
-        needed += bundles(config.engine) * serve.engines
+        needed += bundles(config.engine) * serve.llm_replicas
     if corpus_app(config) not in apps:
-        needed += [{"CPU": serve.retriever_cpus}] * serve.retrievers
+        needed += [{"CPU": serve.retriever_cpus}] * serve.retriever_replicas
     for kind in ("CPU", "GPU"):
         amount = sum(bundle.get(kind, 0) for bundle in needed)
         if amount > free.get(kind, 0) + 1e-6:
-            keys = f"engine.{kind.lower()}s, serve.engines"
+            keys = f"engine.{kind.lower()}s, serve.llm_replicas"
             return f"{amount:g} {kind} are needed, {free.get(kind, 0):g} are free; lower {keys}"
     return None
 

@@ -7,7 +7,8 @@ refusals get the form of every other error, and a body that no ingress would tak
 Past their capacity the ingresses refuse questions, and a flood of those would cost more than the answers.
 So a proxy learns from their refusals how many questions they take from it, and refuses the others itself.
 
-Ray imports it where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares` (`steper_ray.ray_runtime.serve_environment.SERVE_SETTINGS`).
+Ray imports it where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares`, as
+`steper_ray.ray_runtime.serve_environment` sets it.
 """
 
 import math

@@ -55,7 +55,7 @@ def running_server(config: "RunConfig") -> Iterator[str]:
             yield f"http://{shown}:{port}"
     finally:
         # Ray says on the screen that it killed Serve's controller while that was shutting down.
-        with config.log_file("serve").open("a") as log, redirect_stdout(log):
+        with config.folder.log("serve").open("a") as log, redirect_stdout(log):
             serve.shutdown()
 
 
@@ -90,7 +90,8 @@ def find_cluster(config: "RunConfig") -> None:
         os.environ.update(json.loads(cluster_file(config).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(
-            f"no server of {config.dir} is running here; start it with `steper serve`, or set RAY_ADDRESS"
+            f"no server of {config.folder.root} is running here; start it with "
+            "`steper serve`, or set RAY_ADDRESS"
         ) from None
 
 

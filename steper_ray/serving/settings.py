@@ -16,19 +16,19 @@ class ServeConfig(Section):
     """Address to listen on; a public one needs API keys, or `open`."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
-    engines: PositiveInt = 1
+    llm_replicas: PositiveInt = 1
     """Replicas of the LLM; from two on, requests go to the one that holds most of their prefix."""
-    max_engines: PositiveInt | None = None
-    """With it the number of LLM replicas follows the load, from `engines` up to it; likewise below."""
-    retrievers: PositiveInt = 1
+    max_llm_replicas: PositiveInt | None = None
+    """With it the number of LLM replicas follows the load, from `llm_replicas` up to it; likewise below."""
+    retriever_replicas: PositiveInt = 1
     """Replicas of the retriever."""
-    max_retrievers: PositiveInt | None = None
+    max_retriever_replicas: PositiveInt | None = None
     """Most replicas of the retriever."""
     retriever_cpus: NonNegativeFloat = 0.1
     """CPU cores each retriever reserves in Ray."""
-    ingresses: PositiveInt = 1
+    ingress_replicas: PositiveInt = 1
     """Replicas of the ingress that runs the reasoning loop."""
-    max_ingresses: PositiveInt | None = None
+    max_ingress_replicas: PositiveInt | None = None
     """Most replicas of the ingress."""
     ingress_cpus: NonNegativeFloat = 0.1
     """CPU cores each ingress reserves in Ray."""
@@ -50,9 +50,9 @@ class ServeConfig(Section):
     """Largest request body accepted."""
     max_batch: PositiveInt = 64
     """Most questions in one batch."""
-    most_passages_per_step: PositiveInt = 20
+    max_requested_passages_per_step: PositiveInt = 20
     """Largest k that a request may ask for."""
-    most_steps: PositiveInt = 10
+    max_requested_steps: PositiveInt = 10
     """Largest S that a request may ask for."""
     max_concurrent: PositiveInt | None = None
     """Questions that an ingress works on at a time; one more is told to come back later. By default the
@@ -67,4 +67,4 @@ class ServeConfig(Section):
     @property
     def routes_by_prefix(self) -> bool:
         """Whether there may be several LLMs to choose from."""
-        return max(self.engines, self.max_engines or 0) > 1
+        return max(self.llm_replicas, self.max_llm_replicas or 0) > 1

@@ -22,7 +22,7 @@ def trial_bundles(config: "RunConfig") -> list[list[Resources]]:
     worker = {"CPU": float(train.cpus_per_worker), "GPU": float(train.use_gpu)}
     phases: list[list[Resources]] = [[worker] * train.workers]
     if config.sweep.metric != "loss":
-        engines = [{"CPU": float(engine.cpus), "GPU": float(engine.gpus)}] * engine.actors
+        engines = [{"CPU": float(engine.cpus), "GPU": float(engine.gpus)}] * engine.replicas
         phases.append([*engines, {"CPU": 1.0, "GPU": 0.0}])
     return phases
 
@@ -68,7 +68,7 @@ def check_capacity(config: "RunConfig", nodes: Sequence[Resources]) -> int:
             said = f"a trial takes {_said(needs)}, the cluster has {_said(has)}"
             if number:
                 raise InputError(
-                    f"sweep: to answer questions {said}; lower engine.actors or engine.cpus, or take "
+                    f"sweep: to answer questions {said}; lower engine.replicas or engine.cpus, or take "
                     "sweep.metric: loss"
                 )
             fitting = _groups(phase[:1], nodes)

@@ -71,8 +71,8 @@ class SweepConfig(Section):
     """One of so many goes on at each rung, and the next is so many times as far."""
     concurrent: PositiveInt | None = None
     """Most trials at a time; null takes as many as the cluster has room for."""
-    retries: NonNegativeInt = 1
-    """Times a trial whose process died goes on from its last checkpoint, beside `train.max_failures`."""
+    max_restarts: NonNegativeInt = 1
+    """Times a trial whose process died goes on from its last checkpoint, beside `train.max_restarts`."""
     retry_failed: bool = False
     """Where a sweep is taken up: try the trials again that ended with an error."""
 

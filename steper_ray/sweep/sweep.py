@@ -97,14 +97,14 @@ def sweep(config: "RunConfig", progress: "StageProgress") -> SweepSummary:
     for trial in trials:
         if trial.status == "stopped":  # its last workers may have written on while it was stopped
             drop_bulk(trial.folder, keep_student=False)
-    write_tables(config.sweep_dir, trials, section.metric)
+    write_tables(config.folder.sweep, trials, section.metric)
     best = best_trial(trials, section.metric)
     write_page(config, trials, best)
     if best is None:
         first = next((f"; the first error: {t.error}" for t in trials if t.error), "")
         raise StageError(
             f"tune: none of {len(trials):,} trials finished{first}; all are in "
-            f"{config.sweep_dir / 'trials.csv'}"
+            f"{config.folder.sweep / 'trials.csv'}"
         )
     _export(config, best)
     return SweepSummary(trials, best, at_a_time)
@@ -116,7 +116,7 @@ def sweep_folder(config: "RunConfig") -> Path:
     Says in one line why a sweep starts anew where others are there.
     """
     identity = identity_of(config)
-    folder, others = find_folder(config.sweep_dir / "runs", identity)
+    folder, others = find_folder(config.folder.sweep / "runs", identity)
     if not folder.is_dir():
         if others:
             other, found = others[0]
@@ -129,7 +129,7 @@ def identity_of(config: "RunConfig") -> Record:
     """The record of what all trials of a sweep depend on."""
     from steper_ray.data.questions import load_questions
 
-    sources = stepwise_files(config.stepwise_dir)
+    sources = stepwise_files(config.folder.examples)
     trains = data_settings(config.sweep, config.train)
     tasks = [worker_task(config.model_copy(update={"train": train}), sources) for train in trains]
     judged = None
@@ -166,7 +166,7 @@ def _prepare(config: "RunConfig", folder: Path) -> dict[tuple[Any, ...], Path]:
     waiting = []
     # Loosely typed: Ray's annotations end at options().
     remote: Any = ray.remote(prepare_file)
-    sources = stepwise_files(config.stepwise_dir)
+    sources = stepwise_files(config.folder.examples)
     for train in data_settings(config.sweep, config.train):
         key = data_key(train)
         name = digest(key)
@@ -230,7 +230,7 @@ def _tune(task: TrialTask, folder: Path, known: Sequence[Point] | None, at_a_tim
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(folder.absolute()),
-                failure_config=tune.FailureConfig(max_failures=section.retries),
+                failure_config=tune.FailureConfig(max_failures=section.max_restarts),
                 callbacks=[WriteEnds(task.folder)],
                 verbose=0,
             ),
@@ -272,7 +272,7 @@ def _scheduler(config: "RunConfig") -> Any:
 
 def _export(config: "RunConfig", best: Trial) -> None:
     """Put the best trial's run into `best/`, and the run file that gives it beside."""
-    target = config.sweep_dir / "best"
+    target = config.folder.sweep / "best"
     partial = target.with_name("best.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for name in ("student", "training"):
@@ -287,7 +287,7 @@ def _export(config: "RunConfig", best: Trial) -> None:
         "# `steper train --config` on it finds its student there; with another run.dir it trains again.\n"
     )
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    write_whole(config.sweep_dir / "best.yaml", head + text)
+    write_whole(config.folder.sweep / "best.yaml", head + text)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class TrialTask:
 def trial_config(config: "RunConfig", point: Point, folder: Path) -> "RunConfig":
     """The run file of a trial."""
     train = applied(config.train, point).model_copy(update={"push_to_hub": None})
-    run = config.run.model_copy(update={"dir": str(folder), "data": str(config.data_dir)})
+    run = config.run.model_copy(update={"dir": str(folder), "data": str(config.folder.data)})
     return config.model_copy(update={"run": run, "train": train})
 
 
@@ -113,6 +113,6 @@ def _score(config: "RunConfig") -> float:
     from steper_ray.evaluation.summary import summarize
 
     questions = load_questions(config, "dev")[: config.eval.limit]
-    rows = answer(config, str(config.student_dir), questions, config.dir / "dev")
+    rows = answer(config, str(config.folder.student), questions, config.folder.root / "dev")
     overall = summarize(rows).overall
     return overall.em if config.sweep.metric == "em" else overall.f1

@@ -28,8 +28,8 @@ def write_toy(config: "RunConfig") -> Path:
     toy = config.toy
     if not MODELS.is_dir():
         raise InputError(f"{MODELS}: the bundled models are missing; run `make pretrain`")
-    target = config.dir / "toy"
-    partial = config.dir / "toy.partial"
+    target = config.folder.root / "toy"
+    partial = config.folder.root / "toy.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     world = make_world(toy.seed, toy.scale)

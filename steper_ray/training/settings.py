@@ -114,7 +114,7 @@ class TrainConfig(Section):
     """Minutes between checkpoints: what a dead worker costs at most; 0 does not look at the clock."""
     num_to_keep: PositiveInt = 2
     """Newest checkpoints kept, older ones are deleted; also how many students `best_by: em` compares."""
-    max_failures: NonNegativeInt = 2
+    max_restarts: NonNegativeInt = 2
     """Times the run goes on from its last checkpoint after a worker died."""
     validation_chains: NonNegativeInt = 0
     """Chains held out of training to validate on; the best student is then exported instead of the last."""

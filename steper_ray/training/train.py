@@ -98,7 +98,7 @@ def train(
     if section.push_to_hub is not None:
         check_repo_name(section.push_to_hub, "train.push_to_hub")
     task = replace(
-        worker_task(config, stepwise_files(config.stepwise_dir)),
+        worker_task(config, stepwise_files(config.folder.examples)),
         prepared=None if prepared is None else str(prepared),
         report_validations=bool(callbacks),
     )
@@ -111,9 +111,9 @@ def train(
         outcome = _run(config, task, checkpoints, callbacks)
         summary = _finish(config, task, outcome, time.monotonic() - started)
         values = {**identity, "summary": asdict(summary)}
-        write_record(config.metrics_file.with_name(DONE_FILE), values)
+        write_record(config.folder.metrics.with_name(DONE_FILE), values)
     if section.push_to_hub is not None:
-        push_folder(config.student_dir, section.push_to_hub, kind="model")
+        push_folder(config.folder.student, section.push_to_hub, kind="model")
     return summary
 
 
@@ -121,8 +121,8 @@ def finished_training(
     config: "RunConfig", identity: Record
 ) -> tuple[TrainSummary | None, list[str]]:
     """The summary of a finished training with this record, or None and how the finished one differs."""
-    before = read_record(config.metrics_file.with_name(DONE_FILE))
-    if before is None or not config.student_dir.is_dir():
+    before = read_record(config.folder.metrics.with_name(DONE_FILE))
+    if before is None or not config.folder.student.is_dir():
         return None, []
     summary = before.pop("summary")
     changed = differences(before, identity, ignore=OF_A_CHECKPOINT)
@@ -135,7 +135,7 @@ def find_checkpoints(config: "RunConfig", identity: Record, changed: Sequence[st
     changed: how a finished training in this run folder differs
     Says in one line why a training starts anew where others are there.
     """
-    parent = config.dir.absolute() / "checkpoints"
+    parent = config.folder.root.absolute() / "checkpoints"
     folder, others = find_folder(parent, identity, "train-")
     if folder.is_dir():
         return folder
@@ -155,7 +155,7 @@ def _finish(
     from steper_ray.reports.training_curves import write_training_pictures
     from steper_ray.training.worker_spec import CANDIDATES, candidate_dir
 
-    training_dir = config.metrics_file.parent
+    training_dir = config.folder.metrics.parent
     loss, step = _best(config, outcome)
     last = outcome.last
     summary = TrainSummary(
@@ -173,14 +173,14 @@ def _finish(
         dropped_passages=outcome.dropped_passages,
         separate_because=outcome.separate_because,
     )
-    partial = config.student_dir.with_name("student.partial")
+    partial = config.folder.student.with_name("student.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(candidate_dir(str(training_dir), step), partial)
-    for picture in write_training_pictures(config.metrics_file, training_dir):
+    for picture in write_training_pictures(config.folder.metrics, training_dir):
         shutil.copy(picture, partial)
     write_card(partial, _card(config, summary, task.base_model.get("commit", "")))
-    shutil.rmtree(config.student_dir, ignore_errors=True)
-    partial.rename(config.student_dir)
+    shutil.rmtree(config.folder.student, ignore_errors=True)
+    partial.rename(config.folder.student)
     shutil.rmtree(training_dir / CANDIDATES)
     return summary
 
@@ -195,7 +195,7 @@ def _best(config: "RunConfig", outcome: "WorkerOutcome") -> tuple[float, int]:
     if config.train.best_by == "loss" or len(outcome.candidates) == 1:
         return outcome.candidates[0]
     questions = load_questions(config, "dev")[: config.eval.limit]
-    training_dir = config.metrics_file.parent
+    training_dir = config.folder.metrics.parent
     em_of = {}
     for loss, step in outcome.candidates:
         folder = candidate_dir(str(training_dir), step)
@@ -220,7 +220,7 @@ def _card(config: "RunConfig", summary: TrainSummary, base_commit: str) -> "Card
         passages_per_step=reasoning.passages_per_step,
         max_steps=reasoning.max_steps,
         max_prompt_tokens=reasoning.max_prompt_tokens,
-        corpus_version=read_corpus_version(config.chains_dir),
+        corpus_version=read_corpus_version(config.folder.chains),
         chains=summary.chains,
         examples=summary.examples,
         dropped_passages=summary.dropped_passages,
@@ -244,7 +244,7 @@ def check_storage(config: "RunConfig") -> None:
     A checkpoint has up to four fp32 numbers for each parameter (weight, master, Adam's two moments), and
     one more is being written while the oldest still stands. A model on the Hub is not looked at.
     """
-    folder = config.dir
+    folder = config.folder.root
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -300,7 +300,7 @@ def _run(
         run_config=ray.train.RunConfig(
             name=checkpoints.name,
             storage_path=str(checkpoints.parent),
-            failure_config=ray.train.FailureConfig(max_failures=section.max_failures),
+            failure_config=ray.train.FailureConfig(max_failures=section.max_restarts),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=section.num_to_keep),
             callbacks=list(callbacks),
         ),
@@ -315,7 +315,7 @@ def _run(
         first = next(iter(failures.values()), error)
         line = str(first).strip().splitlines()[-1]
         raise StageError(
-            f"train: a worker failed: {line}; see {config.log_file('train')}"
+            f"train: a worker failed: {line}; see {config.folder.log('train')}"
         ) from error
     outcome: WorkerOutcome = result.return_value
     return outcome
@@ -332,11 +332,11 @@ def worker_task(config: "RunConfig", files: Sequence[Path]) -> "WorkerTask":
         train=config.train.model_copy(update={"model": model, "revision": revision}),
         base_model=model_identity(model, revision, config.hub),
         stepwise_files=tuple(str(file.absolute()) for file in files),
-        training_dir=str(config.metrics_file.parent.absolute()),
+        training_dir=str(config.folder.metrics.parent.absolute()),
         seed=config.run.seed,
         reasoning=complete_reasoning(config.reasoning),
-        corpus_version=read_corpus_version(config.chains_dir),
-        log=str(config.log_file("train").absolute()),
+        corpus_version=read_corpus_version(config.folder.chains),
+        log=str(config.folder.log("train").absolute()),
         hub=config.hub,
     )
 

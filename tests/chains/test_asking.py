@@ -65,11 +65,11 @@ def asked(
     *texts: str | Exception, wanted: MissingAttempts | None = None, **how: Any
 ) -> tuple[list[Chain], Engine]:
     engine = Engine(*texts)
-    respondent = replace(Reasoner("m", ReasoningConfig(), EngineConfig()), **how)
+    reasoner = replace(Reasoner("m", ReasoningConfig(), EngineConfig()), **how)
     chains = asyncio.run(
         ask(
             wanted or MissingAttempts(QUESTION),
-            respondent=respondent,
+            reasoner=reasoner,
             engine=engine,
             searcher=Searcher(),
             corpus_version="c0ffee",
@@ -169,7 +169,7 @@ def test_every_sample_is_drawn_anew_and_always_the_same() -> None:
 def test_what_is_left_to_be_asked(
     known: dict[str, Any], how: dict[str, Any], left: list[str]
 ) -> None:
-    respondent = replace(Reasoner("m", ReasoningConfig(), EngineConfig()), **how)
+    reasoner = replace(Reasoner("m", ReasoningConfig(), EngineConfig()), **how)
     (chain,), _ = asked(WRONG)
 
     def read(ids: Sequence[str]) -> list[Chain]:
@@ -184,10 +184,10 @@ def test_what_is_left_to_be_asked(
             for chain_id in ids
         ]
 
-    wanted = missing_attempts(respondent, [QUESTION], known, read)
-    assert [next_id(one, respondent) for one in wanted] == left
+    wanted = missing_attempts(reasoner, [QUESTION], known, read)
+    assert [next_id(one, reasoner) for one in wanted] == left
     if None in known.values():
-        assert missing_attempts(respondent, [QUESTION], known, read, again=False) == []
+        assert missing_attempts(reasoner, [QUESTION], known, read, again=False) == []
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)

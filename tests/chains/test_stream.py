@@ -23,15 +23,15 @@ pytestmark = pytest.mark.engine
 def write(config: RunConfig, teacher: Teacher, name: str, **settings: Any) -> list[Any]:
     """The chains of the first 60 dev questions."""
     # A variable that is set in every process: the endpoint here wants no key.
-    endpoint = EndpointConfig(base_url=teacher.url, api_key_env="PATH", retries=0, **settings)
+    endpoint = EndpointConfig(base_url=teacher.url, api_key_env="PATH", max_retries=0, **settings)
     write_chains(
         [MissingAttempts(question) for question in load_questions(config, "dev")[:60]],
-        config.dir / name,
-        respondent=Reasoner("teacher-of-the-test", config.reasoning, config.engine, endpoint),
-        corpus=config.corpus_dir,
-        log=config.log_file("build"),
+        config.folder.root / name,
+        reasoner=Reasoner("teacher-of-the-test", config.reasoning, config.engine, endpoint),
+        corpus=config.folder.corpus,
+        log=config.folder.log("build"),
     )
-    return read_chains(config.dir / name)
+    return read_chains(config.folder.root / name)
 
 
 def test_every_question_has_one_chain_and_a_refused_one_its_reason(
@@ -61,7 +61,7 @@ def test_an_endpoint_that_is_down_ends_the_stage_with_its_reason(
     assert isinstance(known, StageError)
     assert f"{MAX_CONSECUTIVE_FAILURES} questions in a row" in str(known)
     assert "out of order" in str(known)
-    assert not (toy_corpus.dir / "endpoint-broken").exists()
+    assert not (toy_corpus.folder.root / "endpoint-broken").exists()
 
 
 def test_a_missing_key_ends_the_stage_at_once(toy_corpus: RunConfig, teacher: Teacher) -> None:
@@ -69,10 +69,10 @@ def test_a_missing_key_ends_the_stage_at_once(toy_corpus: RunConfig, teacher: Te
     with pytest.raises(Exception, match="NO_SUCH_KEY is not set") as raised:
         write_chains(
             [MissingAttempts(question) for question in load_questions(toy_corpus, "dev")[:3]],
-            toy_corpus.dir / "endpoint-keyless",
-            respondent=Reasoner("m", toy_corpus.reasoning, toy_corpus.engine, endpoint),
-            corpus=toy_corpus.corpus_dir,
-            log=toy_corpus.log_file("build"),
+            toy_corpus.folder.root / "endpoint-keyless",
+            reasoner=Reasoner("m", toy_corpus.reasoning, toy_corpus.engine, endpoint),
+            corpus=toy_corpus.folder.corpus,
+            log=toy_corpus.folder.log("build"),
         )
     assert isinstance(find_steper_error(raised.value), InputError)
     assert not teacher.prompts
@@ -97,8 +97,8 @@ def test_teachers_samples_and_second_attempts_lie_side_by_side_and_one_chain_is_
         return f" It is so, {asked['seed']}. So the answer is: {answer}."
 
     teacher.says = says
-    (tmp_path / "corpus.lance").symlink_to(toy_corpus.corpus_dir)
-    endpoint = {"base_url": teacher.url, "api_key_env": "PATH", "retries": 0}
+    (tmp_path / "corpus.lance").symlink_to(toy_corpus.folder.corpus)
+    endpoint = {"base_url": teacher.url, "api_key_env": "PATH", "max_retries": 0}
     ask = {"endpoint": endpoint, "temperature": 0.7, "samples": 2}
     values = {
         "run": {"dir": str(tmp_path)},

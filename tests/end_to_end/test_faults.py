@@ -88,7 +88,7 @@ print(json.dumps({"asked": summary.ran.asked, "starts": summary.ran.starts, "ali
 def settings(toy: RunConfig, folder: Path, *more: str) -> list[str]:
     """Overrides of the toy's run file for a run on its corpus, in a folder of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "corpus.lance").symlink_to(toy.corpus_dir)
+    (folder / "corpus.lance").symlink_to(toy.folder.corpus)
     return [
         f"run.dir={folder}",
         f"questions.train={toy.questions.train}",
@@ -111,7 +111,7 @@ def undisturbed(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("undisturbed")
     config = load_config(TOY_RUN_FILE, settings(toy_corpus, folder))
     assert build(config).ran.asked == QUESTIONS
-    return read_chains(config.chains_dir)
+    return read_chains(config.folder.chains)
 
 
 def check_whole(folder: Path, undisturbed: Sequence[Chain]) -> None:
@@ -198,14 +198,14 @@ def test_engines_that_keep_dying_end_the_stage_and_what_is_done_stays(
     toy_corpus: RunConfig, tmp_path: Path
 ) -> None:
     given = settings(toy_corpus, tmp_path)
-    config = load_config(TOY_RUN_FILE, [*given, "engine.restarts=0"])
+    config = load_config(TOY_RUN_FILE, [*given, "engine.max_restarts=0"])
     with pytest.raises(Exception, match="started again") as raised:
         build(config, killer(EngineCore=KILL_AT))
     known = find_steper_error(raised.value)
     assert isinstance(known, StageError)
-    assert "had to be started again 1 times, more than engine.restarts allows" in str(known)
-    assert str(config.log_file("build")) in str(known)
-    assert not config.chains_dir.exists()
+    assert "had to be started again 1 times, more than engine.max_restarts allows" in str(known)
+    assert str(config.folder.log("build")) in str(known)
+    assert not config.folder.chains.exists()
 
     assert blocks_done(tmp_path) > KILL_AT - OPEN  # for the next build to go on from
 
@@ -240,7 +240,7 @@ def test_a_killed_driver_loses_open_blocks_only_and_two_builds_never_write_at_on
 def test_a_lost_node_takes_no_question_with_it(
     toy_corpus: RunConfig, tmp_path: Path, undisturbed: list[Chain], ray_folder: Path
 ) -> None:
-    given = settings(toy_corpus, tmp_path, "engine.actors=2")
+    given = settings(toy_corpus, tmp_path, "engine.replicas=2")
     said = finish(start(BUILD_ON_THREE_NODES, [str(KILL_AT), *given], ray_folder))
     assert said["alive"] == 2
     assert QUESTIONS <= said["asked"] <= QUESTIONS + 2 * OPEN
@@ -265,7 +265,7 @@ def test_a_full_disk_is_said_in_one_line_and_what_is_written_stays(
     (tmp_path / "steps.sh").write_text(
         f"""set -u
         mkdir {run} && mount -t tmpfs -o size=512k tmpfs {run} || exit 9
-        ln -s {toy_corpus.corpus_dir} {run}/corpus.lance
+        ln -s {toy_corpus.folder.corpus} {run}/corpus.lance
         {steper}; echo "exit code $?"
         mount -o remount,size=64m {run} || exit 9
         {steper}; echo "exit code $?"

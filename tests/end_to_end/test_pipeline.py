@@ -57,7 +57,7 @@ def run(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, free_port: 
 
 
 def test_the_demo_writes_its_summary(run: RunConfig) -> None:
-    summary = json.loads((run.dir / "summary.json").read_text())
+    summary = json.loads((run.folder.root / "summary.json").read_text())
     assert set(summary["models"]) == {"base", "student", "teacher"}
     for scores in summary["models"].values():
         assert set(scores) == {"em", "f1", "acc"}
@@ -69,13 +69,13 @@ def test_the_demo_writes_its_summary(run: RunConfig) -> None:
 
 
 def test_every_question_is_accounted_for(run: RunConfig) -> None:
-    chains = pd.read_parquet(run.chains_dir)
+    chains = pd.read_parquet(run.folder.chains)
     assert len(chains) == chains["id"].nunique() == 90
     kept = chains[chains["rejected"].isna()]
     assert (kept["em"] == 1).all()
     assert (chains[chains["rejected"] == "wrong_answer"]["em"] == 0).all()
     assert set(chains["rejected"].dropna()) <= set(REJECTIONS)
-    examples = pq.read_table(run.stepwise_dir).to_pandas()
+    examples = pq.read_table(run.folder.examples).to_pandas()
     assert len(examples) == sum(len(steps) for steps in kept["steps"])
     assert set(examples["chain_id"]) == set(kept["id"])
     assert set(examples["ability"]) == set(ABILITIES)
@@ -83,9 +83,9 @@ def test_every_question_is_accounted_for(run: RunConfig) -> None:
 
 def test_the_teacher_searched_with_its_own_sentences(run: RunConfig) -> None:
     world = make_world(run.toy.seed, run.toy.scale)
-    retriever = BM25Retriever(run.corpus_dir)
+    retriever = BM25Retriever(run.folder.corpus)
     passages = {p.id: p for p in world.passages()}
-    for chain in read_chains(run.chains_dir)[:20]:
+    for chain in read_chains(run.folder.chains)[:20]:
         assert chain.steps[0].query == chain.question
         for before, after in zip(chain.steps, chain.steps[1:], strict=False):
             assert after.query == before.rationale
@@ -110,18 +110,18 @@ def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused
     again = build(run)
     assert (again.ran.asked, again.questions) == (0, 90)
 
-    before = {chain.id: chain for chain in read_chains(run.chains_dir)}
+    before = {chain.id: chain for chain in read_chains(run.folder.chains)}
     failed = sorted(before)[:2]
-    rows = [row for row in pq.read_table(run.chains_dir).to_pylist() if row["id"] != failed[1]]
+    rows = [row for row in pq.read_table(run.folder.chains).to_pylist() if row["id"] != failed[1]]
     next(row for row in rows if row["id"] == failed[0])["error"] = "as if it had been refused"
-    shutil.copytree(run.chains_dir, tmp_path / "chains")
-    for file in run.chains_dir.glob("*.parquet"):
+    shutil.copytree(run.folder.chains, tmp_path / "chains")
+    for file in run.folder.chains.glob("*.parquet"):
         file.unlink()
     table = pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
-    pq.write_table(table, run.chains_dir / "part.parquet")
+    pq.write_table(table, run.folder.chains / "part.parquet")
     again = build(run)
     assert (again.ran.asked, again.questions) == (2, 90)
-    after = {chain.id: chain for chain in read_chains(run.chains_dir)}
+    after = {chain.id: chain for chain in read_chains(run.folder.chains)}
     assert after.keys() == before.keys()
     for name in failed:
         assert after[name].answer == before[name].answer
@@ -130,26 +130,26 @@ def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused
     other = run.reasoning.model_copy(update={"max_steps": 4})
     with pytest.raises(InputError, match=r"reasoning\.max_steps: 5 → 4"):
         build(run.model_copy(update={"reasoning": other}))
-    shutil.rmtree(run.chains_dir)
-    shutil.copytree(tmp_path / "chains", run.chains_dir)
+    shutil.rmtree(run.folder.chains)
+    shutil.copytree(tmp_path / "chains", run.folder.chains)
     select_examples(run)
 
 
 def test_choosing_again_needs_no_teacher_and_gives_the_same(run: RunConfig) -> None:
-    before = pq.read_table(run.stepwise_dir).sort_by("id")
+    before = pq.read_table(run.folder.examples).sort_by("id")
     select_examples(run)
-    assert pq.read_table(run.stepwise_dir).sort_by("id").equals(before)
+    assert pq.read_table(run.folder.examples).sort_by("id").equals(before)
 
 
 def test_the_student_carries_how_it_was_trained(run: RunConfig) -> None:
-    carried = carried_settings(str(run.student_dir))
+    carried = carried_settings(str(run.folder.student))
     trained = run.reasoning.model_copy(update={"chat": False})  # its tokenizer has no template
-    assert carried == (trained, BM25Retriever(run.corpus_dir).corpus_version)
+    assert carried == (trained, BM25Retriever(run.folder.corpus).corpus_version)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(run.student_dir)
+    model = AutoModelForCausalLM.from_pretrained(run.folder.student)
     base = AutoModelForCausalLM.from_pretrained(run.train.model)
-    assert AutoTokenizer.from_pretrained(run.student_dir)("a")["input_ids"]
+    assert AutoTokenizer.from_pretrained(run.folder.student)("a")["input_ids"]
     changed = [
         not a.equal(b)
         for a, b in zip(model.state_dict().values(), base.state_dict().values(), strict=True)
@@ -158,22 +158,22 @@ def test_the_student_carries_how_it_was_trained(run: RunConfig) -> None:
 
 
 def test_training_metrics_are_one_line_a_step(run: RunConfig) -> None:
-    rows = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    rows = [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, rows[-1]["steps"] + 1))
     for row in rows:
         assert row["loss"] is not None
         assert {f"L_{s}" for s in ABILITIES} | {f"sigma_{s}" for s in ABILITIES} <= set(row)
-    assert list((run.metrics_file.parent / "tensorboard").glob("events*"))
+    assert list((run.folder.metrics.parent / "tensorboard").glob("events*"))
 
 
 def test_the_report_stands_alone(run: RunConfig) -> None:
-    page = (run.evaluation_dir / "report.html").read_text()
+    page = (run.folder.evaluation / "report.html").read_text()
     assert "<svg" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
 def test_nothing_half_written_is_left(run: RunConfig) -> None:
-    assert not list(run.dir.rglob("*.partial*"))
+    assert not list(run.folder.root.rglob("*.partial*"))
 
 
 def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig) -> None:
@@ -190,14 +190,15 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
     assert all(contender.summary.overall.questions == 15 for contender in compared.contenders)
     assert by_name["teacher"].summary.overall.em > by_name["base"].summary.overall.em
     assert by_name["difficulty"].input_tokens > by_name["vanilla-kd"].input_tokens > 0
-    folder = config.compare_dir / "difficulty" / "lr-0.001-seed-0"
+    folder = config.folder.compare / "difficulty" / "lr-0.001-seed-0"
     done = json.loads((folder / "training" / "done.json").read_text())["summary"]
     assert (
-        done["chains"] == len([c for c in read_chains(run.chains_dir) if c.rejected is None]) - 20
+        done["chains"]
+        == len([c for c in read_chains(run.folder.chains) if c.rejected is None]) - 20
     )
     assert done["validation_loss"] > 0
     assert not (folder / "training" / "candidates").exists()
-    assert (config.compare_dir / "comparison.html").is_file()
+    assert (config.folder.compare / "comparison.html").is_file()
 
     started = time.monotonic()
     assert compare(config, StageProgress("compare", None, None)) == compared
@@ -207,14 +208,14 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
 def test_a_second_demo_takes_up_where_the_first_stopped(
     run: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stamp = (run.student_dir / "config.json").stat().st_mtime_ns
+    stamp = (run.folder.student / "config.json").stat().st_mtime_ns
     started = time.monotonic()
     with (
         closing(socket.create_server(("127.0.0.1", run.serve.port))),
         pytest.raises(InputError, match=r"serve\.port: cannot listen on"),
     ):
         demo(run)  # all but serving, which the first one did
-    assert (run.student_dir / "config.json").stat().st_mtime_ns == stamp
+    assert (run.folder.student / "config.json").stat().st_mtime_ns == stamp
     assert capsys.readouterr().out.count("already done with these settings") == 5
     assert time.monotonic() - started < 90
 
@@ -229,10 +230,10 @@ def test_a_failing_stage_is_named_with_its_log(run: RunConfig, tmp_path: Path) -
     pq.write_table(pa.Table.from_pylist(rows, questions.schema), tmp_path / "more.parquet")
     more = run.questions.model_copy(update={"train": str(tmp_path / "more.parquet")})
     config = run.model_copy(update={"engine": bad_engine, "questions": more})
-    chains = (run.chains_dir.stat().st_mtime_ns, sorted(run.chains_dir.iterdir()))
+    chains = (run.folder.chains.stat().st_mtime_ns, sorted(run.folder.chains.iterdir()))
     with pytest.raises(StageError, match=r"stage build failed: .*logs/build\.log"):
         demo(config)
-    assert chains == (run.chains_dir.stat().st_mtime_ns, sorted(run.chains_dir.iterdir()))
+    assert chains == (run.folder.chains.stat().st_mtime_ns, sorted(run.folder.chains.iterdir()))
 
 
 @pytest.mark.parametrize(

@@ -148,12 +148,12 @@ def test_429_500_and_broken_json_are_tried_again(server):
 
 def test_what_keeps_failing_is_the_failure_of_its_question(server):
     server.replies = [refused(500, "out of order", **{"Retry-After": "0.01"})]
-    (error,) = ask(server, "a", retries=2)
+    (error,) = ask(server, "a", max_retries=2)
     assert isinstance(error, RowError)
     assert "out of order" in str(error)
     assert len(server.requests) == 3
     server.replies = [(200, {}, "<html>hello</html>")]
-    (error,) = ask(server, "a", retries=1)
+    (error,) = ask(server, "a", max_retries=1)
     assert isinstance(error, RowError)
     assert "not those of an OpenAI endpoint" in str(error)
 
@@ -167,7 +167,7 @@ def test_an_endpoint_that_hangs_is_left_in_time(server):
 
     server.replies = [hang]
     started = time.monotonic()
-    (error,) = ask(server, "a", retries=0, timeout_seconds=0.5)
+    (error,) = ask(server, "a", max_retries=0, timeout_seconds=0.5)
     hung.set()
     assert isinstance(error, RowError)
     assert "Timeout" in str(error)

@@ -45,7 +45,7 @@ def test_every_framework_ends_its_chains_and_a_step_finds_the_ones_before_it_in_
 ) -> None:
     """The toy's teacher knows IRCoT only; what it writes in the others is poor, and must end as well."""
     asked = [question.question for question in load_questions(toy_corpus, "dev")[:QUESTIONS]]
-    retriever = BM25Retriever(toy_corpus.corpus_dir)
+    retriever = BM25Retriever(toy_corpus.folder.corpus)
     settings = {
         name: ReasoningConfig.model_validate(
             {**toy_corpus.reasoning.model_dump(exclude={"instruction"}), "framework": name}

@@ -425,14 +425,14 @@ def test_nothing_that_is_written_has_a_token(
     )
     use_hub(run.hub)
     assert os.environ["HF_TOKEN"] == TOKEN
-    write(run.chains_dir, [CHAIN])
-    prepare_store(run.chains_dir, record("chains", run.model_dump(mode="json")), fresh=True)
-    write(run.chains_dir, [CHAIN])
+    write(run.folder.chains, [CHAIN])
+    prepare_store(run.folder.chains, record("chains", run.model_dump(mode="json")), fresh=True)
+    write(run.folder.chains, [CHAIN])
     select_chains(run, {"seconds": 1.0, "tokens_per_second": 1.0, "versions": {}})
     student = student_of(plain, run.hub).model
     weights = gather_weights(student, keep=True)
-    export_student(weights, student.generation_config, str(plain), run.student_dir, {}, run.hub)
-    write_card(run.student_dir, replace(CARD, settings=run.model_dump(mode="json")))
+    export_student(weights, student.generation_config, str(plain), run.folder.student, {}, run.hub)
+    write_card(run.folder.student, replace(CARD, settings=run.model_dump(mode="json")))
     MetricsWriter(
         tmp_path / "run" / "training",
         0,

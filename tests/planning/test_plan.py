@@ -222,7 +222,7 @@ def forecast(left: set[tuple[str, int]], **engine: float) -> TeacherPlan:
 
 
 def test_what_a_teacher_takes_by_hand() -> None:
-    found = forecast({("q4", 1), ("q5", 1)}, gpus=4, actors=2)
+    found = forecast({("q4", 1), ("q5", 1)}, gpus=4, replicas=2)
     prompts = {ability: of["prompt"] for ability, of in found.tokens.items()}
     # 10 tokens a step: there 10, 10, 20; of two more questions the mean, 5, 5, 10, each
     assert {s: one and one.value for s, one in prompts.items()} == {
@@ -257,7 +257,7 @@ def test_a_chain_to_be_made_again_counts_once() -> None:
 
 def test_an_endpoint_is_no_faster_than_it_allows() -> None:
     endpoint = EndpointConfig(base_url="http://h/v1", requests_per_minute=1)
-    teacher = Reasoner("m", ReasoningConfig(), EngineConfig(actors=3), endpoint)
+    teacher = Reasoner("m", ReasoningConfig(), EngineConfig(replicas=3), endpoint)
     ran = EngineUsage(asked=2, engine_seconds=1)
     job = TeacherJob(teacher, frozenset({("q4", 1)}), ("q1", "q2"), ran, 1)
     found = forecast_teacher(job, looked(CHAIN, ONE_STEP), 3)
@@ -302,7 +302,7 @@ def test_a_sample_is_drawn_by_the_ids_alone() -> None:
 
 
 def test_a_sample_fills_the_engines_twice() -> None:
-    engine = EngineConfig(actors=3, max_num_seqs=128)
+    engine = EngineConfig(replicas=3, max_num_seqs=128)
     teacher = Reasoner("m", ReasoningConfig(), engine)
     assert sample_size(teacher) == 768
     assert sample_size(replace(teacher, samples=5, temperature=1.0)) == 154
@@ -380,9 +380,9 @@ def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
         f"run.dir={tmp_path}",
     ]
     config = load_config(TOY_RUN_FILE, settings)
-    config.corpus_dir.symlink_to(toy_corpus.corpus_dir)
+    config.folder.corpus.symlink_to(toy_corpus.folder.corpus)
     first = plan(config)
-    chains = read_chains(config.chains_dir)
+    chains = read_chains(config.folder.chains)
     assert (first.questions, first.there, first.left, first.asked) == (60, 40, 20, 40)
     assert len(chains) == 40
     (teacher,) = first.teachers
@@ -396,11 +396,11 @@ def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
     again = plan(config.model_copy(update={"select": SelectConfig(match="f1")}))
     assert (again.asked, again.left) == (0, 20)
     assert again.teachers == first.teachers
-    assert read_chains(config.chains_dir) == chains
+    assert read_chains(config.folder.chains) == chains
 
     summary = build(config)
     assert (summary.ran.asked, summary.questions) == (20, 60)
-    made = read_chains(config.chains_dir)
+    made = read_chains(config.folder.chains)
     for ability in (*ABILITIES, ALL):
         examples = first.data.examples[ability]
         assert examples is not None
@@ -408,7 +408,7 @@ def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
         assert examples.value == pytest.approx(counted, rel=0.25)
     sizes = [
         sum(file.stat().st_size for file in folder.glob("*.parquet"))
-        for folder in (config.chains_dir, config.stepwise_dir)
+        for folder in (config.folder.chains, config.folder.examples)
     ]
     assert first.chains_bytes is not None
     assert first.chains_bytes.value == pytest.approx(sizes[0], rel=0.15)
@@ -428,10 +428,10 @@ def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
         for step in chain.steps
     )
     assert last.data.training_tokens[ALL] == Estimate(float(training), 0.0)
-    assert pq.read_table(config.stepwise_dir).num_rows == sum(summary.examples.values())
+    assert pq.read_table(config.folder.examples).num_rows == sum(summary.examples.values())
 
     lines = plan_lines(first)
     assert lines[0] == "60 questions = 40 there + 20 left, predicted from 40; 40 asked just now"
-    written = json.loads(config.plan_file.read_text(encoding="utf-8"))
+    written = json.loads(config.folder.plan.read_text(encoding="utf-8"))
     assert written["plan"]["questions"] == 60
     assert written["measured"][""]["ran"]["asked"] == 40

@@ -92,12 +92,12 @@ def test_the_command_searches_the_real_index(
 ) -> None:
     run = tmp_path / "run.yaml"
     run.write_text(
-        f"run: {{dir: {tmp_path}, data: {toy_corpus.dir}}}\n"
+        f"run: {{dir: {tmp_path}, data: {toy_corpus.folder.root}}}\n"
         "reasoning: {framework: react, passages_per_step: 2, instruction: Go.}\n"
         f"build: {{teacher: {MODELS / 'teacher'}, demonstrations: bundled}}\n"
         f"train: {{model: {MODELS / 'base'}}}\n"
     )
-    retriever = BM25Retriever(toy_corpus.corpus_dir)
+    retriever = BM25Retriever(toy_corpus.folder.corpus)
     question = read_questions(toy_corpus.questions.dev, "questions.dev")[0].question
     first = [hit.passage for hit in retriever.search(question, 2)]
     asked = ["prompt", "--config", str(run), "--question", question]

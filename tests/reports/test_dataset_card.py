@@ -115,12 +115,12 @@ def test_settings_stand_there_without_paths_and_secrets(tmp_path: Path) -> None:
     assert "sk-1" not in text
     assert "/home/me" not in text
     run = load_config(TOY_RUN_FILE, [f"run.dir={tmp_path}"])
-    write(run.chains_dir, [CHAIN])
+    write(run.folder.chains, [CHAIN])
     select_chains(run, {"seconds": 1.0, "tokens_per_second": 1.0, "versions": {}})
-    for file in (run.dataset_dir / "README.md", run.stats_file):
+    for file in (run.folder.dataset / "README.md", run.folder.stats):
         assert str(tmp_path) not in file.read_text()
         assert "/models" not in file.read_text()
-    card = (run.dataset_dir / "README.md").read_text()
+    card = (run.folder.dataset / "README.md").read_text()
     (block,) = [t.content for t in MARKDOWN.parse(card) if t.info == "yaml"]
     shown = yaml.safe_load(block)
     assert list(shown) == list(SETTINGS)
@@ -151,7 +151,7 @@ def test_pictures_show_the_bars(tmp_path: Path) -> None:
 
 def test_the_data_set_goes_to_the_hub(hub: Hub, tmp_path: Path) -> None:  # noqa: F811
     run = config(tmp_path / "run")
-    write(run.chains_dir, [CHAIN])
+    write(run.folder.chains, [CHAIN])
     file = tmp_path / "run.yaml"
     file.write_text(f"run: {{dir: '{run.dir}'}}")
     command = [sys.executable, "-m", "steper_ray.cli", "select", "--config", str(file)]
@@ -173,7 +173,7 @@ def test_the_data_set_goes_to_the_hub(hub: Hub, tmp_path: Path) -> None:  # noqa
     assert done.returncode == 0, done.stderr
     assert f"pushed → {hub.url}/datasets/owner/name" in done.stdout
     assert [created["type"] for created in hub.created] == ["dataset"]
-    folder = run.dataset_dir
+    folder = run.folder.dataset
     assert hub.files == {
         str(file.relative_to(folder)): file.read_bytes()
         for file in folder.rglob("*")

@@ -56,7 +56,7 @@ def config(tmp_path: Path) -> RunConfig:
 
 @pytest.fixture
 def folder(config: RunConfig) -> Path:
-    folder = config.sweep_dir / "runs" / "x" / "trials"
+    folder = config.folder.sweep / "runs" / "x" / "trials"
     two = leave(folder, 1, {"lr": 1e-3, "sigma_init": 0.5}, lines([4.0, 2.0, 1.0, 1.0], 0.5, 4))
     one = leave(
         folder, 2, {"lr": 2e-3, "sigma_init": [1, 2, 3]}, lines([4.0, 1.0, 0.25, 0.5], 1, 4)
@@ -90,32 +90,32 @@ def test_the_best_is_a_finished_one_and_its_student_alone_stays(folder: Path) ->
 
 
 def test_tables_have_every_trial(folder: Path, config: RunConfig) -> None:
-    write_tables(config.sweep_dir, read_trials(folder, "loss"), "loss")
-    table = pd.read_parquet(config.sweep_dir / "trials.parquet")
+    write_tables(config.folder.sweep, read_trials(folder, "loss"), "loss")
+    table = pd.read_parquet(config.folder.sweep / "trials.parquet")
     assert table["trial"].tolist() == [1, 2, 3, 4]
     assert table["sigma_init"].tolist() == ["0.5", "[1, 2, 3]", "0.5", "0.5"]
     assert table["lr"].tolist() == [1e-3, 2e-3, 1e-2, 5e-3]
     assert table["error"][3] == "the loss of step 1 is <nan>"
     assert pd.isna(table["loss"][3])
-    again = pd.read_csv(config.sweep_dir / "trials.csv")
+    again = pd.read_csv(config.folder.sweep / "trials.csv")
     assert again["status"].tolist() == table["status"].tolist()
 
 
 def test_the_page_has_every_chart_and_escapes_errors(folder: Path, config: RunConfig) -> None:
     trials = read_trials(folder, "loss")
     write_page(config, trials, best_trial(trials, "loss"))
-    page = (config.sweep_dir / "sweep.html").read_text()
+    page = (config.folder.sweep / "sweep.html").read_text()
     assert page.count("<svg") == 1 + 2 + 3 + 1  # parallel, by setting, σ of each ability, rungs
     assert "&lt;nan&gt;" in page
     assert "<nan>" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     write_page(config, trials, best_trial(trials, "loss"))
-    assert (config.sweep_dir / "sweep.html").read_text() == page
+    assert (config.folder.sweep / "sweep.html").read_text() == page
 
 
 def test_a_page_without_a_finished_trial(folder: Path, config: RunConfig) -> None:
     write_page(config, read_trials(folder, "loss")[3:], None)
-    assert "None of 1 trials finished." in (config.sweep_dir / "sweep.html").read_text()
+    assert "None of 1 trials finished." in (config.folder.sweep / "sweep.html").read_text()
 
 
 def test_rungs_and_rest_in_numbers(folder: Path, config: RunConfig) -> None:

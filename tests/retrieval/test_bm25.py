@@ -43,7 +43,7 @@ def corpus_of(folder: Path, rows: list[dict[str, str]], files: int = 1) -> RunCo
 def retriever(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> BM25Retriever:
     config = corpus_of(tmp_path_factory.mktemp("corpus"), ROWS, files=2)
     assert build_corpus(config).passages == 4
-    return BM25Retriever(config.corpus_dir)
+    return BM25Retriever(config.folder.corpus)
 
 
 def test_the_best_passages_come_first_with_scores(retriever: BM25Retriever) -> None:
@@ -115,7 +115,7 @@ def test_a_bad_corpus_is_refused_and_leaves_nothing(
     error = find_steper_error(caught.value)
     assert isinstance(error, InputError)
     assert said in str(error)
-    assert not config.corpus_dir.exists()
+    assert not config.folder.corpus.exists()
 
 
 def test_a_folder_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
@@ -128,23 +128,25 @@ def test_a_corpus_goes_on_being_searched_where_another_took_its_place(
 ) -> None:
     config = corpus_of(tmp_path, ROWS)
     build_corpus(config)
-    open_since = BM25Retriever(config.corpus_dir)
+    open_since = BM25Retriever(config.folder.corpus)
     source = tmp_path / "passages" / "0.jsonl"
     source.write_text(source.read_text().replace('"id": "', '"id": "new-'))
     build_corpus(config)
-    assert BM25Retriever(config.corpus_dir).search("foxes in forests", 1)[0].passage.id == "new-c"
+    assert (
+        BM25Retriever(config.folder.corpus).search("foxes in forests", 1)[0].passage.id == "new-c"
+    )
     assert open_since.search("foxes in forests", 1)[0].passage.id == "c"
     build_corpus(config)
-    assert len(list(config.dir.glob("*.lance"))) == 3  # the link, and two that it led to
+    assert len(list(config.folder.root.glob("*.lance"))) == 3  # the link, and two that it led to
     with pytest.raises(InputError, match=r"corpus-.*\.lance: the corpus was removed while"):
         open_since.search("night", 1)
 
-    finished = config.corpus_dir.resolve()
-    config.corpus_dir.unlink()
-    finished.rename(config.corpus_dir)  # a folder itself, as a copy that follows links makes it
+    finished = config.folder.corpus.resolve()
+    config.folder.corpus.unlink()
+    finished.rename(config.folder.corpus)  # a folder itself, as a copy that follows links makes it
     info = build_corpus(config)
-    assert BM25Retriever(config.corpus_dir).corpus_version == info.version
-    assert len(list(config.dir.glob("*.lance"))) == 2
+    assert BM25Retriever(config.folder.corpus).corpus_version == info.version
+    assert len(list(config.folder.root.glob("*.lance"))) == 2
 
 
 def test_a_search_is_made_once(retriever: BM25Retriever) -> None:

@@ -81,17 +81,17 @@ def test_an_indexed_corpus_of_all_kinds(ray_cluster: None, tmp_path: Path) -> No
     config = corpus_config(tmp_path, passages=addresses, passage_size=20, passage_overlap=0)
     info = build_corpus(config)
     assert info.passages == 400 + 196 + 1 + 2 + 1
-    assert row_count_lines(config.dir, "corpus.passages") == [
+    assert row_count_lines(config.folder.root, "corpus.passages") == [
         "corpus.passages: table of passages, 1 read = 1 used + 0 skipped",
         "corpus.passages: HotpotQA, 40 read = 40 used + 0 skipped; 400 passages",
         "corpus.passages: MuSiQue, 10 read = 10 used + 0 skipped; 196 passages, 4 passages met before",
         "corpus.passages: documents (.txt), 1 read = 0 used + 1 skipped (1 no_text)",
         "corpus.passages: documents (.html), 1 read = 1 used + 0 skipped; 1 passages",
         "corpus.passages: documents (.md), 1 read = 1 used + 0 skipped; 2 passages",
-        f"corpus.passages: skipped rows → {skipped_file(config.dir, 'corpus.passages')}",
+        f"corpus.passages: skipped rows → {skipped_file(config.folder.root, 'corpus.passages')}",
         "corpus.passages: 1 files of other kinds left out",
     ]
-    retriever = BM25Retriever(config.corpus_dir)
+    retriever = BM25Retriever(config.folder.corpus)
     assert retriever.corpus_version == info.version
     (hit,) = retriever.search("who hunts mice", 1)
     assert (hit.passage.title, hit.passage.text) == ("Owls", "They hunt mice.")
@@ -143,7 +143,7 @@ def test_bad_passages_are_skipped_where_that_is_asked_for(
         tmp_path, passages=[str(table), str(tmp_path / "b.txt")], bad_rows="skip"
     )
     assert build_corpus(config).passages == 1
-    lines = skipped_file(config.dir, "corpus.passages").read_text().splitlines()
+    lines = skipped_file(config.folder.root, "corpus.passages").read_text().splitlines()
     skipped = [json.loads(line) for line in lines]
     assert [(row["file"], row["row"], row["reason"]) for row in skipped] == [
         (str(table), 1, "bad_row"),
@@ -178,7 +178,7 @@ def test_a_corpus_that_cannot_be_made(
     error = find_steper_error(caught.value)
     assert isinstance(error, InputError)
     assert said in str(error)
-    assert not config.corpus_dir.exists()
+    assert not config.folder.corpus.exists()
 
 
 def test_columns_of_other_names_and_settings_that_cannot_be(tmp_path: Path) -> None:

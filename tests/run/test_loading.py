@@ -29,9 +29,9 @@ def test_the_run_folder_is_absolute_and_filled_into_values(tmp_path: Path) -> No
         tmp_path, f'run: {{dir: "{tmp_path}/a"}}\ncorpus: {{passages: "{{run.dir}}/p.jsonl"}}\n'
     )
     config = load_config(file, ["run.dir=" + str(tmp_path / "b")])
-    assert config.dir == tmp_path / "b"
+    assert config.folder.root == tmp_path / "b"
     assert config.corpus.passages == str(tmp_path / "b" / "p.jsonl")
-    assert config.chains_dir == tmp_path / "b" / "chains"
+    assert config.folder.chains == tmp_path / "b" / "chains"
 
 
 def test_overrides_are_read_as_yaml_and_checked(tmp_path: Path) -> None:

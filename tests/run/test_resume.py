@@ -24,7 +24,7 @@ from steper_ray.chains.teachers import find_teachers
 from steper_ray.errors import InputError
 from steper_ray.evaluation.answer import evaluated
 from steper_ray.evaluation.compare import _rows
-from steper_ray.pipeline.demo import ABILITIES, stage_inputs
+from steper_ray.pipeline.demo import STAGES, stage_inputs
 from steper_ray.retrieval.corpus import SETTINGS_FILE
 from steper_ray.run.config import RunConfig
 from steper_ray.run.dependencies import EXCLUDED, answers_identity, stage_identity
@@ -126,7 +126,7 @@ def config(tmp_path: Path) -> RunConfig:
                     {
                         "teacher": "far",
                         "endpoint": {"base_url": "http://nowhere/v1"},
-                        "engine": {"actors": 2},
+                        "engine": {"replicas": 2},
                     }
                 ],
             },
@@ -146,17 +146,17 @@ def corpus(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     import lance
 
     data = pa.table({"id": ["p1"], "title": ["A"], "text": ["B"]})
-    lance.write_dataset(data, str(config.corpus_dir))
+    lance.write_dataset(data, str(config.folder.corpus))
     settings = {"version": "c0ffee", "title_boost": 2.0}
-    (config.corpus_dir / SETTINGS_FILE).write_text(json.dumps(settings))
+    (config.folder.corpus / SETTINGS_FILE).write_text(json.dumps(settings))
 
 
 @pytest.fixture
 def chains(config: RunConfig, corpus: None) -> Path:
     """The chain store of `config`, with chains of a build."""
-    held = config.chains_dir.rename(config.dir / "held")
+    held = config.folder.chains.rename(config.folder.root / "held")
     prepare_chains(config, find_teachers(config))
-    return held.rename(config.chains_dir)
+    return held.rename(config.folder.chains)
 
 
 @LATER
@@ -173,7 +173,7 @@ def test_a_chain_store_is_used_on(config: RunConfig, chains: Path, later: Later)
 
 @LATER
 def test_a_half_done_build_is_resumed(config: RunConfig, corpus: None, later: Later) -> None:
-    partial = partial_dir(config.chains_dir)
+    partial = partial_dir(config.folder.chains)
 
     def prepare(config: RunConfig) -> bool:
         """Whether what was there is there still."""
@@ -194,10 +194,10 @@ def test_a_half_done_build_is_resumed(config: RunConfig, corpus: None, later: La
 def test_a_finished_student_is_used(config: RunConfig, later: Later, monkeypatch: Any) -> None:
     """Also after rules were raised, and with other checkpoints; it would take Ray to train another."""
     select_examples(config)
-    task = worker_task(config, stepwise_files(config.stepwise_dir))
-    config.student_dir.mkdir()
-    (config.dir / "training").mkdir()
-    done = config.dir / "training" / DONE_FILE
+    task = worker_task(config, stepwise_files(config.folder.examples))
+    config.folder.student.mkdir()
+    (config.folder.root / "training").mkdir()
+    done = config.folder.root / "training" / DONE_FILE
     write_record(done, {**task_identity(task), "summary": asdict(SUMMARY)})
     assert train(config) == SUMMARY
     assert train(later(config)) == SUMMARY
@@ -213,7 +213,7 @@ def test_a_half_done_training_is_resumed(
     config: RunConfig, later: Later, monkeypatch: Any, capsys: Any
 ) -> None:
     select_examples(config)
-    files = stepwise_files(config.stepwise_dir)
+    files = stepwise_files(config.folder.examples)
 
     def checkpoints(config: RunConfig) -> Path:
         return find_checkpoints(config, task_identity(worker_task(config, files)))
@@ -269,7 +269,7 @@ def test_a_raised_rule_of_scoring_selects_again_and_asks_nobody(
     monkeypatch.setattr("steper_ray.chains.stream.write_chains", ask)
     alone = config.build.model_copy(update={"ensemble": ()})
     config = config.model_copy(update={"build": alone})
-    shutil.rmtree(config.chains_dir)
+    shutil.rmtree(config.folder.chains)
     prepare_chains(config, find_teachers(config))
     chains.mkdir()
     rows = [asdict(chain) for chain in numbered(range(4), em=0.0, f1=0.0, acc=0.0)]
@@ -301,7 +301,7 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     config: RunConfig, corpus: None, monkeypatch: Any
 ) -> None:
     """Without Ray: a question asked would fail."""
-    model, out = config.train.model, config.dir / "compare" / "base" / "test"
+    model, out = config.train.model, config.folder.root / "compare" / "base" / "test"
     out.mkdir(parents=True)
     chains = numbered(range(3), em=0.0)
     pq.write_table(
@@ -327,14 +327,14 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
 @LATER
 def test_a_finished_stage_of_the_demo_stays_finished(config: RunConfig, later: Later) -> None:
     def abilities(config: RunConfig) -> dict[str, Any]:
-        return {name: stage_identity(name, stage_inputs(name, config)) for name in ABILITIES}
+        return {name: stage_identity(name, stage_inputs(name, config)) for name in STAGES}
 
     before = abilities(config)
     assert abilities(later(config)) == before
-    assert str(config.dir) not in json.dumps(before)  # the run folder may be moved
+    assert str(config.folder.root) not in json.dumps(before)  # the run folder may be moved
     more = config.train.model_copy(update={"epochs": 9})
     now = abilities(config.model_copy(update={"train": more}))
-    assert [name for name in ABILITIES if differences(before[name], now[name])] == ["train"]
+    assert [name for name in STAGES if differences(before[name], now[name])] == ["train"]
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:

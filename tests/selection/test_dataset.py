@@ -52,12 +52,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_verdicts_examples_statistics_and_card(tmp_path: Path) -> None:
     run = config(tmp_path, per_hops=4)
-    write(run.chains_dir, MIXED, per_file=5)
+    write(run.folder.chains, MIXED, per_file=5)
     told = {"seconds": 20.0, "tokens_per_second": 3.5, "versions": {"vllm": "0.29.0"}}
     selected = select_chains(run, told)
 
     expected = select(MIXED, run.select, ircot)
-    assert verdicts(run.chains_dir) == expected
+    assert verdicts(run.folder.chains) == expected
     assert sum(reason == "surplus" for reason in expected.values()) == 2
     assert selected.changes == {
         (None, "surplus"): 2,
@@ -66,11 +66,11 @@ def test_verdicts_examples_statistics_and_card(tmp_path: Path) -> None:
         (None, "ungrounded"): 1,
     }
     kept = sorted(chain_id for chain_id, reason in expected.items() if reason is None)
-    table = pq.read_table(run.stepwise_dir)
+    table = pq.read_table(run.folder.examples)
     assert table.schema.equals(STEP_EXAMPLE_SCHEMA)
     assert table["id"].to_pylist() == [f"{i}/{s}" for i in kept for s in (1, 2, 3)]
 
-    stats = json.loads(run.stats_file.read_text())
+    stats = json.loads(run.folder.stats.read_text())
     assert stats["questions"] == {"all": 13, "kept": 8}
     assert stats["chains"]["kept"] + sum(stats["chains"]["rejected"].values()) == 13
     assert stats["examples"] == {"init": 8, "exp": 8, "agg": 8}
@@ -81,11 +81,11 @@ def test_verdicts_examples_statistics_and_card(tmp_path: Path) -> None:
         "tokens_per_second": 3.5,
     }
     assert stats["settings"]["select"]["per_hops"] == 4
-    assert str(tmp_path) not in run.stats_file.read_text()
-    card = DatasetCard.load(run.dataset_dir / "README.md")
+    assert str(tmp_path) not in run.folder.stats.read_text()
+    card = DatasetCard.load(run.folder.dataset / "README.md")
     assert "24 examples" in card.text
     assert "![" in card.text
-    assert {f.name for f in run.dataset_dir.iterdir()} == {
+    assert {f.name for f in run.folder.dataset.iterdir()} == {
         *("README.md", "data", "prompt_tokens.png", "generated_tokens.png")
     }
     assert {f.name for f in tmp_path.iterdir()} == {"chains", "stepwise", "stats.json"}
@@ -96,42 +96,42 @@ def test_however_the_chains_lie_the_data_set_is_the_same(tmp_path: Path) -> None
     for number, per_file in enumerate((13, 2)):
         run = config(tmp_path / str(number), per_hops="equal")
         chains = MIXED if number else random.Random(0).sample(MIXED, len(MIXED))
-        write(run.chains_dir, chains, per_file)
+        write(run.folder.chains, chains, per_file)
         select_chains(run)
-        written.append(files(run.dataset_dir))
-        judged.append(verdicts(run.chains_dir))
+        written.append(files(run.folder.dataset))
+        judged.append(verdicts(run.folder.chains))
     assert written[0] == written[1]
     assert judged[0] == judged[1]
 
 
 def test_choosing_again(tmp_path: Path) -> None:
     run = config(tmp_path)
-    write(run.chains_dir, MIXED, per_file=5)
+    write(run.folder.chains, MIXED, per_file=5)
     select_chains(run, {"seconds": 20.0, "tokens_per_second": 3.5, "versions": {}})
-    stats = run.stats_file.read_text()
-    first = files(run.dataset_dir)
+    stats = run.folder.stats.read_text()
+    first = files(run.folder.dataset)
 
     stricter = select_examples(config(tmp_path, min_steps=4))
     assert stricter.changes == {(None, "too_few_steps"): 10}
-    assert verdicts(run.chains_dir)["q000"] == "too_few_steps"
-    assert files(run.dataset_dir) != first
+    assert verdicts(run.folder.chains)["q000"] == "too_few_steps"
+    assert files(run.folder.dataset) != first
 
     again = select_examples(run)
     assert again.changes == {("too_few_steps", None): 10}
-    assert files(run.dataset_dir) == first
-    assert run.stats_file.read_text() == stats  # what is known of the teacher's run, too
+    assert files(run.folder.dataset) == first
+    assert run.folder.stats.read_text() == stats  # what is known of the teacher's run, too
 
-    before = {f.name: f.stat().st_mtime_ns for f in run.chains_dir.iterdir()}
+    before = {f.name: f.stat().st_mtime_ns for f in run.folder.chains.iterdir()}
     assert not select_examples(run).changes
-    assert {f.name: f.stat().st_mtime_ns for f in run.chains_dir.iterdir()} == before
+    assert {f.name: f.stat().st_mtime_ns for f in run.folder.chains.iterdir()} == before
 
 
 def test_all_but_the_verdict_stays_as_it_is(tmp_path: Path) -> None:
     run = config(tmp_path, max_steps=2)
-    write(run.chains_dir, MIXED, per_file=4)
-    before = {f.name: pq.read_table(f) for f in run.chains_dir.iterdir()}
+    write(run.folder.chains, MIXED, per_file=4)
+    before = {f.name: pq.read_table(f) for f in run.folder.chains.iterdir()}
     select_chains(run)
-    for file in run.chains_dir.iterdir():
+    for file in run.folder.chains.iterdir():
         after = pq.read_table(file)
         assert after.schema.equals(CHAIN_SCHEMA)
         assert after.drop("rejected").equals(before[file.name].drop("rejected"))
@@ -139,21 +139,21 @@ def test_all_but_the_verdict_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_chains_of_an_older_version_are_read(tmp_path: Path) -> None:
     run = config(tmp_path, min_support=1.0)
-    write(run.chains_dir, MIXED[:2])
-    (file,) = run.chains_dir.iterdir()
+    write(run.folder.chains, MIXED[:2])
+    (file,) = run.folder.chains.iterdir()
     pq.write_table(pq.read_table(file).drop("supporting_ids"), file)
     assert select_chains(run).counts.kept == 2
 
 
 def test_a_data_set_without_examples_is_one_still(tmp_path: Path) -> None:
     run = config(tmp_path, min_steps=9)
-    write(run.chains_dir, MIXED)
+    write(run.folder.chains, MIXED)
     assert select_chains(run).counts.kept == 0
-    table = pq.read_table(run.stepwise_dir)
+    table = pq.read_table(run.folder.examples)
     assert (table.num_rows, table.schema) == (0, STEP_EXAMPLE_SCHEMA)
-    assert "0 examples" in (run.dataset_dir / "README.md").read_text()
+    assert "0 examples" in (run.folder.dataset / "README.md").read_text()
     with pytest.raises(InputError, match="no chain was kept"):
-        stepwise_files(run.stepwise_dir)
+        stepwise_files(run.folder.examples)
 
 
 def test_shards() -> None:
@@ -201,18 +201,18 @@ def test_others_read_it(tmp_path: Path) -> None:
     run = config(tmp_path)
     short = numbered([91], steps=CHAIN.steps[2:], passages=CHAIN.passages[2:])
     chains = [*MIXED, *numbered([90], hops=None), *short]
-    write(run.chains_dir, chains, per_file=4)
+    write(run.folder.chains, chains, per_file=4)
     select_chains(run)
-    rows = pq.read_table(run.stepwise_dir).to_pylist()
+    rows = pq.read_table(run.folder.examples).to_pylist()
 
-    frame = pd.read_parquet(run.stepwise_dir)
+    frame = pd.read_parquet(run.folder.examples)
     assert list(frame["id"]) == [row["id"] for row in rows]
     assert list(frame["ability"].value_counts()) == [12, 11, 11]
-    everything = pd.read_parquet(run.chains_dir)
+    everything = pd.read_parquet(run.folder.chains)
     assert everything["rejected"].isna().sum() == 12
 
     home = tmp_path / "home"
-    arguments = [str(run.dataset_dir), str(run.chains_dir), str(tmp_path / "cache")]
+    arguments = [str(run.folder.dataset), str(run.folder.chains), str(tmp_path / "cache")]
     done = subprocess.run(
         [sys.executable, "-c", READ, *arguments],
         env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"},
@@ -224,7 +224,7 @@ def test_others_read_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)
     assert read["folder"] == read["parquet"] == read["streamed"] == rows
-    assert {row["id"]: row["rejected"] for row in read["chains"]} == verdicts(run.chains_dir)
+    assert {row["id"]: row["rejected"] for row in read["chains"]} == verdicts(run.folder.chains)
 
 
 SELECT_FOR_EVER = """
@@ -242,7 +242,7 @@ for least in cycle((1, 4)):
 
 def test_killed_at_any_moment_the_verdicts_are_the_old_ones_or_the_new(tmp_path: Path) -> None:
     runs = [config(tmp_path, min_steps=least) for least in (1, 4)]
-    chains_dir, expected = runs[0].chains_dir, [select(MIXED, r.select, ircot) for r in runs]
+    chains_dir, expected = runs[0].folder.chains, [select(MIXED, r.select, ircot) for r in runs]
     write(chains_dir, MIXED, per_file=1)
     wait = random.Random(0)
     for _ in range(3):
@@ -268,9 +268,9 @@ def test_killed_at_any_moment_the_verdicts_are_the_old_ones_or_the_new(tmp_path:
 
 def test_what_a_killed_command_had_finished_is_taken_up(tmp_path: Path) -> None:
     run = config(tmp_path)
-    write(new_dir(run.chains_dir), MIXED)  # between the two renamings
+    write(new_dir(run.folder.chains), MIXED)  # between the two renamings
     assert select_chains(run).counts.chains == len(MIXED)
-    assert not new_dir(run.chains_dir).exists()
+    assert not new_dir(run.folder.chains).exists()
 
 
 def test_on_a_cluster_it_is_the_same(ray_cluster: None, tmp_path: Path) -> None:
@@ -279,13 +279,13 @@ def test_on_a_cluster_it_is_the_same(ray_cluster: None, tmp_path: Path) -> None:
         config(tmp_path / "b", per_hops="equal"),
     )
     for run in (alone, together):
-        write(run.chains_dir, MIXED, per_file=2)
+        write(run.folder.chains, MIXED, per_file=2)
     select_chains(together)
     code = "import sys; from steper_ray.cli import main; sys.exit(main(sys.argv[1:]))"
-    options = ["--config", str(run_file(alone.dir, "select: {per_hops: equal}"))]
+    options = ["--config", str(run_file(alone.folder.root, "select: {per_hops: equal}"))]
     subprocess.run([sys.executable, "-c", code, "select", *options], cwd=ROOT, check=True)
-    assert files(alone.stepwise_dir) == files(together.stepwise_dir)
-    assert verdicts(alone.chains_dir) == verdicts(together.chains_dir)
+    assert files(alone.folder.examples) == files(together.folder.examples)
+    assert verdicts(alone.folder.chains) == verdicts(together.folder.chains)
 
 
 def run_file(folder: Path, text: str = "") -> Path:
@@ -370,8 +370,8 @@ def test_bad_input_is_one_clear_line_and_changes_nothing(
 
 def test_somebody_else_is_writing(tmp_path: Path) -> None:
     run = config(tmp_path)
-    write(run.chains_dir, MIXED)
-    with locked(run.chains_dir), pytest.raises(InputError, match="another command is writing"):
+    write(run.folder.chains, MIXED)
+    with locked(run.folder.chains), pytest.raises(InputError, match="another command is writing"):
         select_examples(run)
 
 
@@ -379,11 +379,11 @@ def test_samples_of_one_question_are_chains_of_their_own(tmp_path: Path) -> None
     samples: list[Chain] = [replace(CHAIN, id=f"q1-{number}") for number in range(3)]
     run = config(tmp_path, choose="all")
     samples[1] = replace(samples[1], steps=(step("Kek Bibro.", "p1"),), passages=PASSAGES[:1])
-    write(run.chains_dir, [*samples, replace(CHAIN, id="q2-0", question_id="q2", em=0.0)])
+    write(run.folder.chains, [*samples, replace(CHAIN, id="q2-0", question_id="q2", em=0.0)])
     selected = select_chains(run)
     assert (selected.questions, selected.counts.chains, selected.counts.kept) == (2, 4, 2)
     assert selected.counts.rejected == {"wrong_answer": 1, "duplicate": 1}
-    assert json.loads(run.stats_file.read_text())["questions"] == {"all": 2, "kept": 1}
+    assert json.loads(run.folder.stats.read_text())["questions"] == {"all": 2, "kept": 1}
     first = select_chains(config(tmp_path))
     assert first.counts.rejected == {"wrong_answer": 1, "not_chosen": 2}
     assert first.changes == {("duplicate", "not_chosen"): 1, (None, "not_chosen"): 1}

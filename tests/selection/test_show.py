@@ -36,7 +36,7 @@ def shown(
     folder: Path, *chains: Chain, chain_id: str, terminal: bool = False, **select: object
 ) -> str:
     run = config(folder, **select)
-    write(run.chains_dir, chains)
+    write(run.folder.chains, chains)
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100, highlight=False, markup=False)
     show(run, chain_id, console)
@@ -125,25 +125,25 @@ def test_text_cannot_steer_the_terminal(tmp_path: Path) -> None:
 
 def test_every_chain_of_a_question(tmp_path: Path) -> None:
     run = config(tmp_path)
-    write(run.chains_dir, [replace(CHAIN, id=f"s{n}", question_id="q") for n in (2, 1)])
-    assert [chain.id for chain in find_chains(run.chains_dir, "q")] == ["s1", "s2"]
-    assert [chain.id for chain in find_chains(run.chains_dir, "s2")] == ["s2"]
+    write(run.folder.chains, [replace(CHAIN, id=f"s{n}", question_id="q") for n in (2, 1)])
+    assert [chain.id for chain in find_chains(run.folder.chains, "q")] == ["s1", "s2"]
+    assert [chain.id for chain in find_chains(run.folder.chains, "s2")] == ["s2"]
 
 
 def test_an_unknown_id_gets_the_nearest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = config(tmp_path)
-    write(run.chains_dir, numbered(range(200)), per_file=70)
+    write(run.folder.chains, numbered(range(200)), per_file=70)
     file = tmp_path / "run.yaml"
     file.write_text(f"run: {{dir: '{tmp_path}'}}")
     assert main(["show", "--config", str(file), "q0042"]) == 2
     error = capfd.readouterr().err
     assert error.startswith(
-        f"steper show: {run.chains_dir}: no chain has the id 'q0042'; the nearest"
+        f"steper show: {run.folder.chains}: no chain has the id 'q0042'; the nearest"
     )
     assert "q042" in error
     assert error.count("\n") == 1
     with pytest.raises(InputError, match="there are 200 others"):
-        find_chains(run.chains_dir, "zzz")
+        find_chains(run.folder.chains, "zzz")
     assert main(["show", "--config", str(file), "q042"]) == 0
     assert capfd.readouterr().out.startswith("q042 · 3 hops · kept\n")
 

@@ -56,8 +56,8 @@ def server(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> I
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    data, folder = toy_corpus.dir, tmp_path_factory.mktemp("serve")
-    (folder / "corpus.lance").symlink_to(toy_corpus.corpus_dir)
+    data, folder = toy_corpus.folder.root, tmp_path_factory.mktemp("serve")
+    (folder / "corpus.lance").symlink_to(toy_corpus.folder.corpus)
     config = load_config(
         TOY_RUN_FILE,
         [
@@ -67,7 +67,7 @@ def server(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> I
             f"serve.model={data}/toy/models/teacher",
             f"serve.port={port}",
             "engine.cpus=0.5",  # room for a second LLM while it is updated
-            "serve.ingresses=2",
+            "serve.ingress_replicas=2",
             f"serve.max_concurrent={PLACES}",
             "serve.request_timeout_s=120",
         ],

@@ -70,10 +70,13 @@ def test_a_request_changes_only_what_it_names() -> None:
     ("overrides", "expected"),
     [
         (["engine.max_num_seqs=8"], 16),  # twice what the engine runs at a time
-        (["engine.max_num_seqs=8", "serve.engines=3"], 48),
-        (["engine.max_num_seqs=8", "serve.engines=3", "serve.ingresses=5"], 9),  # 48 / 5
-        (["engine.max_num_seqs=1", "serve.ingresses=5"], 1),  # never none
-        (["engine.max_num_seqs=8", "serve.max_concurrent=3", "serve.ingresses=2"], 3),
+        (["engine.max_num_seqs=8", "serve.llm_replicas=3"], 48),
+        (
+            ["engine.max_num_seqs=8", "serve.llm_replicas=3", "serve.ingress_replicas=5"],
+            9,
+        ),  # 48 / 5
+        (["engine.max_num_seqs=1", "serve.ingress_replicas=5"], 1),  # never none
+        (["engine.max_num_seqs=8", "serve.max_concurrent=3", "serve.ingress_replicas=2"], 3),
     ],
 )
 def test_ingresses_share_twice_what_the_engines_run_at_a_time(
@@ -87,7 +90,7 @@ def test_ingresses_share_twice_what_the_engines_run_at_a_time(
     [
         {"port": 0},
         {"port": 65536},
-        {"engines": 0},
+        {"llm_replicas": 0},
         {"max_body_bytes": 0},
         {"request_timeout_s": 0},
         {"requests_per_minute": 0},

@@ -63,7 +63,7 @@ async def unfinished(server: Server) -> int:
 
 def test_an_answer_is_what_the_loop_gives_in_this_corpus(server: Server) -> None:
     body = post(server, "/v1/answer", {"question": server.questions[0]}).json()
-    retriever = BM25Retriever(server.config.corpus_dir)
+    retriever = BM25Retriever(server.config.folder.corpus)
     assert body["corpus_version"] == retriever.corpus_version
     assert body["overrides"] == {}
     assert body["model"] == "teacher"
@@ -165,7 +165,7 @@ def test_a_batch_a_search_and_readiness(server: Server) -> None:
     singly = [post(server, "/v1/answer", {"question": one}).json()["answer"] for one in asked]
     assert [one["answer"] for one in body["answers"]] == singly
     found = post(server, "/v1/search", {"query": asked[0], "k": 3}).json()["passages"]
-    hits = BM25Retriever(server.config.corpus_dir).search(asked[0], 3)
+    hits = BM25Retriever(server.config.folder.corpus).search(asked[0], 3)
     assert [passage["id"] for passage in found] == [hit.passage.id for hit in hits]
     ready = httpx.get(f"{server.url}/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
@@ -174,7 +174,7 @@ def test_a_batch_a_search_and_readiness(server: Server) -> None:
 def test_a_port_in_use_and_a_public_address_without_keys_are_refused(
     server: Server, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    same = ["serve", "--config", str(TOY_RUN_FILE), "--set", f"run.dir={server.config.dir}"]
+    same = ["serve", "--config", str(TOY_RUN_FILE), "--set", f"run.dir={server.config.folder.root}"]
     same += ["--set", f"serve.model={server.config.serve.model}"]
     assert main([*same, "--set", f"serve.port={server.config.serve.port}"]) == 2
     assert "serve.port: cannot listen on" in capfd.readouterr().err
@@ -411,7 +411,7 @@ def index_renamed(server: Server) -> CorpusInfo:
     """`steper index` where the server's corpus is, on the same passages with other ids."""
     rows = pq.read_table(Path(server.config.questions.test).with_name("passages.parquet"))
     ids = pa.array(f"new-{row}" for row in rows["id"].to_pylist())
-    file = server.config.dir / "renamed.parquet"
+    file = server.config.folder.root / "renamed.parquet"
     pq.write_table(rows.set_column(rows.schema.get_field_index("id"), "id", ids), file)
     corpus = server.config.corpus.model_copy(update={"passages": (str(file),)})
     return build_corpus(server.config.model_copy(update={"corpus": corpus}))
@@ -426,16 +426,16 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     folder = tmp_path / "student-2"
     shutil.copytree(server.config.serve.model, folder)
     before = {APP, llm_app(server.config), corpus_app(server.config)}
-    version, info = BM25Retriever(server.config.corpus_dir).corpus_version, index_renamed(server)
+    version, info = BM25Retriever(server.config.folder.corpus).corpus_version, index_renamed(server)
     assert info.version != version
     command = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(TOY_RUN_FILE)]
     shared: dict[str, Any] = {
-        "run.dir": server.config.dir,
+        "run.dir": server.config.folder.root,
         "build.teacher": server.config.build.teacher,
         "engine.cpus": 0.5,
         "serve.model": folder,
         "serve.port": server.config.serve.port,
-        "serve.ingresses": 2,
+        "serve.ingress_replicas": 2,
         "serve.max_concurrent": PLACES,
         "serve.request_timeout_s": 120,
         "serve.keys_file": tmp_path / "keys.yaml",

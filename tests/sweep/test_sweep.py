@@ -47,7 +47,7 @@ def options(data: Path, tiny_student: Path, tmp_path: Path) -> list[str]:
         "train.zero_stage=0",
         "train.gradient_checkpointing=false",
         "train.trackers=[]",
-        "train.max_failures=0",
+        "train.max_restarts=0",
         "train.chains_per_batch=8",
         "train.epochs=2",
         "train.validation_chains=6",
@@ -101,21 +101,21 @@ def test_a_sweep_end_to_end_and_its_best_run_file_gives_the_same(
     assert [trial.point for trial in swept.trials] == [
         {"lr": lr, "sigma_init": sigma} for lr in (1e-4, 1e-2) for sigma in (0.5, 2.0)
     ]
-    table = pd.read_parquet(config.sweep_dir / "trials.parquet")
+    table = pd.read_parquet(config.folder.sweep / "trials.parquet")
     assert table["loss"].idxmin() + 1 == swept.best.number
     assert swept.best.point["lr"] == 1e-2
     means = table[["L_init", "L_exp", "L_agg"]].mean(axis=1)
     assert list(means) == pytest.approx(list(table["loss"]))
     # σ moves towards √L, which lies above both: from its own start, at most sigma_lr in log a step
     assert (table["final_sigma_exp"] > table["sigma_init"]).all()
-    assert pd.read_csv(config.sweep_dir / "trials.csv")["lr"].tolist() == table["lr"].tolist()
-    assert "<svg" in (config.sweep_dir / "sweep.html").read_text()
-    students = list((config.sweep_dir / "runs").glob("*/trials/*/student"))
+    assert pd.read_csv(config.folder.sweep / "trials.csv")["lr"].tolist() == table["lr"].tolist()
+    assert "<svg" in (config.folder.sweep / "sweep.html").read_text()
+    students = list((config.folder.sweep / "runs").glob("*/trials/*/student"))
     assert [path.parent.name for path in students] == [f"{swept.best.number:04d}"]
-    assert len(list((config.sweep_dir / "runs").glob("*/data/*.parquet"))) == 1
-    assert not list(config.sweep_dir.rglob("*.partial*"))
+    assert len(list((config.folder.sweep / "runs").glob("*/data/*.parquet"))) == 1
+    assert not list(config.folder.sweep.rglob("*.partial*"))
 
-    file = config.sweep_dir / "best.yaml"
+    file = config.folder.sweep / "best.yaml"
     assert "sweep" not in yaml.safe_load(file.read_text())
     started = time.monotonic()
     found = train(load_config(file))  # its own folder has the student already
@@ -178,7 +178,7 @@ def test_asha_stops_a_bad_learning_rate_and_a_failed_trial_is_marked(
             "search": "grid",
             "scheduler": "asha",
             "asha_factor": 2,
-            "retries": 0,
+            "max_restarts": 0,
             "concurrent": 1,
         },
     )

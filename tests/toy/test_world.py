@@ -55,7 +55,7 @@ def test_splits_share_no_two_consecutive_facts() -> None:
 
 
 def test_one_search_is_not_enough_and_searching_again_is(toy_corpus: RunConfig) -> None:
-    retriever = BM25Retriever(toy_corpus.corpus_dir)
+    retriever = BM25Retriever(toy_corpus.folder.corpus)
     k = toy_corpus.reasoning.passages_per_step
     world = make_world(toy_corpus.toy.seed)
     once = again = asked = 0

@@ -192,11 +192,11 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     assert summary.dropped_passages == 0
     assert list(summary.ability_losses.values()) == pytest.approx(expected[-1].loss_A, rel=1e-5)
 
-    assert not config.student_dir.with_name("student.partial").exists()
+    assert not config.folder.student.with_name("student.partial").exists()
     trained = config.reasoning.model_copy(update={"chat": False})  # its tokenizer has no template
-    assert carried_settings(str(config.student_dir)) == (trained, "v1")
-    student = AutoModelForCausalLM.from_pretrained(config.student_dir)
-    tokenizer = AutoTokenizer.from_pretrained(config.student_dir)
+    assert carried_settings(str(config.folder.student)) == (trained, "v1")
+    student = AutoModelForCausalLM.from_pretrained(config.folder.student)
+    tokenizer = AutoTokenizer.from_pretrained(config.folder.student)
     assert student.config.tie_word_embeddings
     ids = torch.tensor([tokenizer(examples[0].prompt)["input_ids"]])
     torch.testing.assert_close(student(ids).logits, model(ids).logits, atol=2e-2, rtol=0)
@@ -224,14 +224,14 @@ def test_a_killed_job_goes_on_with_fewer_workers_and_is_not_done_twice(
             process.kill()
         job.wait()
         psutil.wait_procs(family, timeout=20)
-    assert not config.student_dir.exists()
+    assert not config.folder.student.exists()
 
     config = config.model_copy(update={"train": config.train.model_copy(update={"workers": 1})})
     summary = train(config)
     lines = metrics_of_one_run(config)
     assert [line["loss"] for line in lines] == pytest.approx([s.loss for s in expected], rel=1e-5)
-    assert "distilled step by step" in (config.student_dir / "README.md").read_text()
-    assert {"losses.png", "sigma.png"} <= {file.name for file in config.student_dir.iterdir()}
+    assert "distilled step by step" in (config.folder.student / "README.md").read_text()
+    assert {"losses.png", "sigma.png"} <= {file.name for file in config.folder.student.iterdir()}
 
     started = time.monotonic()
     assert train(config) == summary
@@ -242,7 +242,7 @@ def await_checkpoint(config: RunConfig) -> None:
     """Returns as soon as Ray Train has taken note of a checkpoint."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        notes = config.dir.glob("checkpoints/*/checkpoint_manager_snapshot.json")
+        notes = config.folder.root.glob("checkpoints/*/checkpoint_manager_snapshot.json")
         # A folder is named after its date, so after a year.
         if any("checkpoint_2" in note.read_text() for note in notes):
             return
@@ -262,8 +262,8 @@ def kill_a_worker_after_a_checkpoint(config: RunConfig, killed: list[int]) -> No
 
 def metrics_of_one_run(config: RunConfig) -> list[dict[str, Any]]:
     """The metrics of a run that was interrupted and went on, each step once."""
-    assert len(list(config.dir.glob("checkpoints/train-*"))) == 1
-    states = config.dir.glob("checkpoints/*/checkpoint_*/state.json")
+    assert len(list(config.folder.root.glob("checkpoints/train-*"))) == 1
+    states = config.folder.root.glob("checkpoints/*/checkpoint_*/state.json")
     saved = [json.loads(state.read_text())["last"]["step"] for state in states]
     assert saved.count(1) == 1, "the run began again instead of going on"
     lines = metrics_of(config)
@@ -273,9 +273,9 @@ def metrics_of_one_run(config: RunConfig) -> list[dict[str, Any]]:
 
 def metrics_of(config: RunConfig) -> list[dict[str, Any]]:
     """The lines written so far."""
-    if not config.metrics_file.exists():
+    if not config.folder.metrics.exists():
         return []
-    return [json.loads(line) for line in config.metrics_file.read_text().splitlines()]
+    return [json.loads(line) for line in config.folder.metrics.read_text().splitlines()]
 
 
 @pytest.mark.gpu
@@ -291,4 +291,4 @@ def test_a_worker_on_a_gpu_trains_in_bf16_close_to_plain_torch_in_fp32(
         assert line["loss"] == pytest.approx(step.loss, rel=0.01)
         assert line["grad_norm"] == pytest.approx(step.gradient_norm, rel=0.03)
         assert line["mfu"] is None or line["mfu"] > 0
-    assert (config.student_dir / "model.safetensors").is_file()
+    assert (config.folder.student / "model.safetensors").is_file()

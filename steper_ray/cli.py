@@ -111,6 +111,11 @@ def parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="throw away the chains that are there and ask every question again",
             )
+            command.add_argument(
+                "--mix",
+                action="store_true",
+                help="add chains to existing ones that another version made by other rules (build.mix)",
+            )
     return root
 
 
@@ -118,9 +123,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     arguments = parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
-    from steper_ray.config import load_config
     from steper_ray.errors import InputError, find_steper_error
-    from steper_ray.stages import run_command
+    from steper_ray.pipeline.execute import run_command
+    from steper_ray.run.loading import load_config
 
     overrides = list(arguments.set)
     if getattr(arguments, "push_to_hub", None):
@@ -129,6 +134,8 @@ def main(argv: list[str] | None = None) -> int:
         overrides.append(f"build.plan_sample={arguments.sample}")
     if getattr(arguments, "fresh", False):
         overrides.append("build.fresh=true")
+    if getattr(arguments, "mix", False):
+        overrides.append("build.mix=true")
     try:
         config = load_config(arguments.config, overrides)
         if arguments.command == "prompt":
@@ -143,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
             ):
                 print(line)
         elif arguments.command == "show":
-            from steper_ray.stepwise.show import show
+            from steper_ray.selection.show import show
 
             show(config, arguments.id)
         elif getattr(arguments, "new_key", None) is not None:

@@ -1,6 +1,7 @@
 """Writes a text file so that a reader finds the old one or the new one, whole."""
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -16,3 +17,13 @@ def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def link_to(folder: Path, link: Path) -> None:
+    """Make the folder beside it what a link leads to, whatever was there."""
+    partial = link.with_name(f".{link.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(folder.name)
+    if link.is_dir() and not link.is_symlink():  # a corpus that was copied there
+        shutil.rmtree(link)
+    partial.replace(link)

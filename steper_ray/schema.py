@@ -8,16 +8,18 @@ Words used the same way everywhere:
 
 * *chain*: one question answered in several steps; *step*: one search plus one written sentence.
 * *rationale* r_s: the sentence written at step s, without the step terminator.
-* *stage*: which ability a step teaches: `init`, `exp` or `agg` (StepER, section 3.2).
+* *ability*: what a step teaches: `init`, `exp` or `agg` (StepER, section 3.2).
+* *ability*: a step of the pipeline: index, build, train …
 """
 
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import pyarrow as pa
+Ability = Literal["init", "exp", "agg"]
 
-Stage = Literal["init", "exp", "agg"]
-STAGES: Final[tuple[Stage, ...]] = ("init", "exp", "agg")
+
+ABILITIES: Final[tuple[Ability, ...]] = ("init", "exp", "agg")
+
 
 StopReason = Literal["answered", "forced", "no_query", "nothing_new"]
 """Why a chain ended: it gave its answer, or was asked for it because the steps ran out, a step named
@@ -124,7 +126,7 @@ class StepExample:
     chain_id: str
     step: int
     """Step number s, counted from 1."""
-    stage: Stage
+    ability: Ability
     question: str
     passages: tuple[Passage, ...]
     """P_≤s in the order retrieved."""
@@ -140,81 +142,4 @@ class StepExample:
     """How many of the passages each search brought; empty where all came with the first."""
 
 
-PASSAGE_SCHEMA: Final = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("title", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-    ]
-)
-
-QUESTION_SCHEMA: Final = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("question", pa.string(), nullable=False),
-        pa.field("answer", pa.string(), nullable=False),
-        pa.field("answer_aliases", pa.list_(pa.string())),
-        pa.field("supporting_ids", pa.list_(pa.string())),
-        pa.field("hops", pa.int32()),
-    ]
-)
-
-_PASSAGES: Final = pa.list_(pa.struct(list(PASSAGE_SCHEMA)))
-
-STEP_TYPE: Final = pa.struct(
-    [
-        ("query", pa.string()),
-        ("passage_ids", pa.list_(pa.string())),
-        ("rationale", pa.string()),
-        ("mean_logprob", pa.float64()),
-        ("prompt_tokens", pa.int32()),
-        ("generated_tokens", pa.int32()),
-        ("cached_tokens", pa.int32()),
-        ("dropped_passages", pa.int32()),
-        ("search_seconds", pa.float64()),
-        ("generate_seconds", pa.float64()),
-    ]
-)
-
-CHAIN_SCHEMA: Final = pa.schema(
-    [
-        ("id", pa.string()),
-        ("question_id", pa.string()),
-        ("question", pa.string()),
-        ("gold_answers", pa.list_(pa.string())),
-        ("hops", pa.int32()),
-        ("passages", _PASSAGES),
-        ("steps", pa.list_(STEP_TYPE)),
-        ("answer", pa.string()),
-        ("stop_reason", pa.string()),
-        ("em", pa.float64()),
-        ("f1", pa.float64()),
-        ("acc", pa.float64()),
-        ("model", pa.string()),
-        ("corpus_version", pa.string()),
-        ("supporting_ids", pa.list_(pa.string())),
-        ("teacher", pa.string()),
-        ("sample", pa.int32()),
-        ("attempt", pa.int32()),
-        ("rationalized", pa.bool_()),
-        ("critique", pa.string()),
-        ("error", pa.string()),
-        ("rejected", pa.string()),
-    ]
-)
-
-STEP_EXAMPLE_SCHEMA: Final = pa.schema(
-    [
-        ("id", pa.string()),
-        ("chain_id", pa.string()),
-        ("step", pa.int32()),
-        ("stage", pa.string()),
-        ("question", pa.string()),
-        ("passages", _PASSAGES),
-        ("reasoning", pa.list_(pa.string())),
-        ("forced", pa.bool_()),
-        ("prompt", pa.string()),
-        ("target", pa.string()),
-        ("found", pa.list_(pa.int32())),
-    ]
-)
+UNKNOWN_HOPS: Final = "unknown"

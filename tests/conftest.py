@@ -4,15 +4,19 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from steper_ray.cli import TOY_RUN_FILE
-from steper_ray.config import RunConfig, load_config
+from steper_ray.run.config import RunConfig
+from steper_ray.run.loading import load_config
+from tests.fakes import Teacher
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -20,6 +24,15 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.pop("RAY_ADDRESS", None)
 
 ROOT = Path(__file__).parent.parent
+
+ENGINE_FIXTURES = {"ray_cluster", "only_rank", "browser"}
+"""Who uses one of them starts Ray, DeepSpeed or Chromium, and is marked `engine`."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--complete", action="store_true", help="a test skipped for want of more than a GPU fails"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,12 +43,59 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts an engine; skip the page's tests before a server starts for them in vain."""
+    no_chromium = pytest.mark.skip("no chromium on the PATH (Debian: apt-get install chromium)")
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & ENGINE_FIXTURES:
+            item.add_marker("engine")
+        if "browser" in fixtures and not shutil.which("chromium"):
+            item.add_marker(no_chromium)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the tests for a GPU where torch sees none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With `--complete`, a skipped test fails unless it is one for a GPU."""
+    report = yield
+    if report.skipped and item.config.getoption("complete") and not item.get_closest_marker("gpu"):
+        assert isinstance(report.longrepr, tuple)
+        report.outcome, report.longrepr = "failed", f"--complete: skipped, {report.longrepr[2]}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def ray_only_where_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that is not marked `engine` leaves Ray as it was: started by another, or not at all."""
+    before = ray_is_running()
+    yield
+    if request.node.get_closest_marker("engine") is None:
+        assert ray_is_running() == before, "it starts Ray: mark it `engine`"
+
+
+def ray_is_running() -> bool:
+    """Whether this process is connected to a Ray."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray for the whole session, gone afterwards."""
     import ray
 
-    from steper_ray.session import ray_session
+    from steper_ray.ray_runtime.session import ray_session
 
     os.environ["RAY_TMPDIR"] = tempfile.gettempdir()
     with ray_session():
@@ -47,7 +107,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def toy_corpus(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """The full toy world of a seed no model was trained on, indexed."""
-    from steper_ray.stages import run_stage
+    from steper_ray.pipeline.execute import run_stage
 
     folder = tmp_path_factory.mktemp("toy")
     config = load_config(TOY_RUN_FILE, [f"run.dir={folder}", "toy.seed=3"])
@@ -62,3 +122,12 @@ def free_port() -> int:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def teacher() -> Iterator[Teacher]:
+    server = Teacher()
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()

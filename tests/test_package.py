@@ -1,6 +1,6 @@
 """What an installed package promises: its command, its pins, its make targets."""
 
-import re
+import runpy
 import subprocess
 import sys
 import time
@@ -25,12 +25,23 @@ def project() -> dict[str, Any]:
     return dict(tomllib.loads(text)["project"])
 
 
+def read_lock(name: str) -> dict[str, str]:
+    """Canonical name → version of every package of a lock file."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(package): version for package, version in pins}
+
+
 @pytest.fixture(scope="module")
 def lock() -> dict[str, str]:
-    """Canonical name → version of every locked package."""
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    pins = [line.split("==") for line in lines if not line.startswith("#")]
-    return {canonicalize_name(name): version for name, version in pins}
+    """What the abilities need."""
+    return read_lock("requirements.lock")
+
+
+@pytest.fixture(scope="module")
+def tests_lock() -> dict[str, str]:
+    """What the tests need on top."""
+    return read_lock("requirements-test.lock")
 
 
 def test_console_command(project: dict[str, Any]) -> None:
@@ -53,25 +64,31 @@ def test_help_answers_within_a_second(arguments: list[str]) -> None:
 
 
 def test_direct_dependencies_are_the_locked_versions(
-    project: dict[str, Any], lock: dict[str, str]
+    project: dict[str, Any], lock: dict[str, str], tests_lock: dict[str, str]
 ) -> None:
     extras = project["optional-dependencies"]
-    named = [Requirement(r) for r in [*project["dependencies"], *extras["cpu"], *extras["dev"]]]
-    for requirement in named:
-        locked = lock[canonicalize_name(requirement.name)]
-        assert locked in requirement.specifier, f"{requirement} but {locked} is locked"
+    for requirements, locked in [
+        (project["dependencies"] + extras["cpu"], lock),
+        (extras["dev"], lock | tests_lock),
+    ]:
+        for requirement in map(Requirement, requirements):
+            version = locked[canonicalize_name(requirement.name)]
+            assert version in requirement.specifier, f"{requirement} but {version} is locked"
 
 
-def test_lock_is_what_is_installed(lock: dict[str, str]) -> None:
-    assert {"pip", "setuptools", "torch"} <= set(lock)
+def test_locks_are_what_is_installed(lock: dict[str, str], tests_lock: dict[str, str]) -> None:
+    assert {"pip", "setuptools", "torch", "ray", "deepspeed"} <= set(lock)
+    assert {"pytest", "mypy", "ruff", "peft"} <= set(tests_lock)
     assert lock["torch"].endswith("+cpu")
-    assert not set(lock) & {"torchvision", "torchaudio", "torchcodec", "steper-ray"}
-    assert {name: metadata.version(name) for name in lock} == lock
+    assert not set(lock) & set(tests_lock)
+    both = lock | tests_lock
+    assert not set(both) & {"torchvision", "torchaudio", "torchcodec", "steper-ray"}
+    assert {name: metadata.version(name) for name in both} == both
 
 
-def test_make_targets_of_the_readme_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:`|^ *)make ([a-z]+)", readme, re.MULTILINE))
-    assert {"demo", "test"} <= named <= targets
+def test_make_lock_would_write_the_same() -> None:
+    texts = runpy.run_path(str(ROOT / ".ci" / "lock.py"))["lock_texts"]()
+    abilities, tests = "requirements.lock", "requirements-test.lock"
+    assert texts[abilities] == (ROOT / abilities).read_text(encoding="utf-8")
+    written = (ROOT / tests).read_text(encoding="utf-8").splitlines()
+    assert set(texts[tests].splitlines()) >= set(written)  # more may be installed by hand

@@ -1,38 +1,26 @@
 """Any model folder over the held-out questions, through the same loop as everything else."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import Field, PositiveInt
-
+from steper_ray.data.questions import load_questions
+from steper_ray.evaluation.answer import answer
 from steper_ray.files import write_whole
-from steper_ray.models import carried_settings, check_model, model_size, reasoning_for
-from steper_ray.questions import load_questions
-from steper_ray.retrieval import Retriever
-from steper_ray.section import Section
+from steper_ray.models.folder import check_model, model_size
+from steper_ray.models.hub import split_revision
+from steper_ray.models.student_settings import carried_settings
+from steper_ray.retrieval.bm25 import BM25Retriever
 
 if TYPE_CHECKING:
-    from steper_ray.config import RunConfig
-    from steper_ray.display import StageProgress
-    from steper_ray.evaluation.report import Role
     from steper_ray.evaluation.summary import Summary
-    from steper_ray.schema import Question
-    from steper_ray.stepwise.chains import Progress
+    from steper_ray.ray_runtime.progress import StageProgress
+    from steper_ray.reports.evaluation_page import Role
+    from steper_ray.run.config import RunConfig
+
 
 STUDENT: Final = "student"
-
-
-class EvalConfig(Section):
-    """Which models are compared, on how many questions."""
-
-    models: dict[str, str] = Field(default_factory=dict)
-    """Name → model folder; empty evaluates the run's student. The names student, base and teacher
-    tell the report which is which."""
-    limit: PositiveInt | None = None
-    """Use only the first so many held-out questions; null uses all."""
 
 
 def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> dict[str, "Summary"]:
@@ -40,14 +28,17 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
 
     Needs a running Ray and an indexed corpus. Raises InputError for unusable input.
     """
-    from steper_ray.evaluation.report import ModelReport, write_report
     from steper_ray.evaluation.summary import summarize
-    from steper_ray.training.card import add_scores
+    from steper_ray.reports.evaluation_page import ModelReport, write_report
+    from steper_ray.reports.student_card import add_scores
 
     named = config.eval.models or {STUDENT: str(config.student_dir)}
-    models = {name: check_model(path, f"eval.models.{name}") for name, path in named.items()}
+    models, revisions = {}, {}
+    for name, given in named.items():
+        model, revisions[name] = split_revision(given)
+        models[name] = check_model(model, f"eval.models.{name}", revisions[name])
     questions = load_questions(config, "dev")[: config.eval.limit]
-    version = Retriever(config.corpus_dir).corpus_version
+    version = BM25Retriever(config.corpus_dir).corpus_version
     summaries: dict[str, Summary] = {}
     rows: dict[str, list[dict[str, Any]]] = {}
     for number, (name, model) in enumerate(models.items()):
@@ -62,7 +53,9 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
                 )
 
         out = config.evaluation_dir / name
-        rows[name] = answer(config, model, questions, out, on_progress=show)
+        rows[name] = answer(
+            config, model, questions, out, on_progress=show, revision=revisions[name]
+        )
         summaries[name] = summarize(rows[name])
     values = {name: asdict(summary) for name, summary in summaries.items()}
     write_whole(config.evaluation_dir / "summary.json", json.dumps(values, indent=2) + "\n")
@@ -85,31 +78,6 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
         chains=rows[read],
     )
     return summaries
-
-
-def answer(
-    config: "RunConfig",
-    model: str,
-    questions: Sequence["Question"],
-    out: Path,
-    on_progress: "Progress | None" = None,
-) -> list[dict[str, Any]]:
-    """Answer questions with a model into `out`; returns its chains as rows, ordered by id.
-
-    A student is asked as its folder says, the teacher and others as `reasoning_for` says.
-    """
-    from steper_ray.stepwise.asking import Respondent, Wanted
-    from steper_ray.stepwise.chains import read_chains, write_chains
-
-    write_chains(
-        [Wanted(question) for question in questions],
-        out,
-        respondent=Respondent(model, reasoning_for(config, model), config.engine, hub=config.hub),
-        corpus=config.corpus_dir,
-        log=config.log_file("eval"),
-        on_progress=on_progress,
-    )
-    return [asdict(chain) for chain in read_chains(out)]
 
 
 def comparison_lines(summaries: "dict[str, Summary]") -> list[str]:

@@ -25,10 +25,15 @@ from steper_ray.errors import InputError
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
+
 BATCH_VALUES: Final = 1_000_000
 """Resampled scores held at once, 8 bytes each, and as much again for their indices."""
+
+
 FLIP_BLOCK: Final = 8
 """Differences whose signs are drawn together: one of 2⁸ sums instead of eight signs."""
+
+
 ROUNDING: Final = 1e-12
 """Relative size below which a difference is the rounding of a mean over seeds."""
 

@@ -11,15 +11,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from steper_ray.errors import InputError
+from steper_ray.schema import UNKNOWN_HOPS
 
 Row = Mapping[str, Any]
 """A row with the columns of `schema.CHAIN_SCHEMA`."""
 
+
 COLUMNS: Final = ("hops", "steps", "stop_reason", "em", "f1", "acc", "error")
+
+
 BASE: Final = "base"
+
+
 TEACHER: Final = "teacher"
 """Names by which the base student and the teacher are known among other models."""
-UNKNOWN_HOPS: Final = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,47 +20,46 @@ The file is YAML and names its framework, since what a step writes is the framew
 learns from it to read and not to remember. None are used unless the run file asks for them.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import yaml
 from pydantic import Field, ValidationError
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.framework import Framework
+from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.reasoning.frameworks.protocol import Framework
+from steper_ray.reasoning.settings import Demonstration, ReasoningConfig
+from steper_ray.run.section import Section
 from steper_ray.schema import Passage
-from steper_ray.section import Section
 
 BUNDLED: Final = "bundled"
+
+
 FOLDER: Final = Path(__file__).parent / "demonstrations"
-
-
-class DemonstrationPassage(Section):
-    """A passage that a search brings."""
-
-    title: str
-    text: str
-
-
-class DemonstrationStep(Section):
-    """One search and what is written after it."""
-
-    passages: tuple[DemonstrationPassage, ...] = ()
-    """What the search brings: the question's at the first step, then that of the step before."""
-    text: str
-    """What the model writes, as the framework has it."""
-
-
-class Demonstration(Section):
-    """One question answered step by step."""
-
-    question: str
-    steps: tuple[DemonstrationStep, ...] = Field(min_length=1)
 
 
 class _File(Section):
     framework: str
     demonstrations: tuple[Demonstration, ...] = Field(min_length=1)
+
+
+@lru_cache(maxsize=64)
+def complete_reasoning(settings: ReasoningConfig) -> ReasoningConfig:
+    """The settings with the framework's own instruction where none is set, and demonstrations read in.
+
+    Settings that are complete come back unchanged in what they say. Raises InputError for an unknown
+    framework and for demonstrations that cannot be used.
+    """
+    framework, given = framework_named(settings.framework), settings.demonstrations
+    if isinstance(given, str):
+        shown = read_demonstrations(given, settings.framework, framework) if given else ()
+    else:
+        shown = canonical(given, framework, "demonstrations")
+    instruction = framework.INSTRUCTION if settings.instruction is None else settings.instruction
+    return settings.model_copy(update={"instruction": instruction, "demonstrations": shown})
 
 
 def read_demonstrations(path: str, framework: str, code: Framework) -> tuple[Demonstration, ...]:
@@ -95,7 +94,7 @@ def read_demonstrations(path: str, framework: str, code: Framework) -> tuple[Dem
 
 
 def canonical(
-    demonstrations: tuple[Demonstration, ...] | list[dict[str, Any]], code: Framework, where: str
+    demonstrations: Sequence[Demonstration], code: Framework, where: str
 ) -> tuple[Demonstration, ...]:
     """The demonstrations with every step's text as the framework would keep it.
 
@@ -103,11 +102,7 @@ def canonical(
     Raises InputError where a step but the last has an answer, or asks nothing, or the last has no answer.
     """
     checked = []
-    for number, values in enumerate(demonstrations, 1):
-        try:
-            demonstration = Demonstration.model_validate(values)
-        except ValidationError as error:
-            raise InputError(f"{where}: demonstration {number}: {_first(error)}") from None
+    for number, demonstration in enumerate(demonstrations, 1):
         steps = []
         for step, given in enumerate(demonstration.steps, 1):
             written = code.parse(given.text, forced=False)
@@ -124,6 +119,16 @@ def canonical(
             raise InputError(f"{where}: demonstration {number}, step {step}: {wrong}; rewrite it")
         checked.append(demonstration.model_copy(update={"steps": tuple(steps)}))
     return tuple(checked)
+
+
+@lru_cache(maxsize=64)
+def render_head(settings: ReasoningConfig) -> tuple[str, ...]:
+    """The blocks that begin every prompt: the instruction, then each demonstration."""
+    settings, framework = complete_reasoning(settings), framework_named(settings.framework)
+    assert settings.instruction is not None, "complete settings have an instruction"
+    assert not isinstance(settings.demonstrations, str), "complete settings have read their file"
+    shown = (render_demonstration(one, framework) for one in settings.demonstrations)
+    return (settings.instruction, *shown)
 
 
 def render_demonstration(demonstration: Demonstration, code: Framework) -> str:

@@ -11,15 +11,19 @@ A hint stands in the teacher's prompt only. The student's examples are rendered 
 from collections.abc import Sequence
 from typing import Final
 
-from steper_ray.reasoning.framework import STEP_TERMINATOR, Prompt
-from steper_ray.reasoning.loop import GREEDY, Engine, Generation, Sampling, write
+from steper_ray.engines.protocol import GREEDY, Engine, Generation, Sampling
+from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR, Prompt
 from steper_ray.reasoning.prompts import drop_oldest, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.reasoning.thinking import generate_step
 from steper_ray.schema import Chain, Passage
 
 ASKED: Final = (
     "This reasoning came to a wrong answer. Say in one sentence which step goes wrong, and why."
 )
+
+
 CUE: Final = "Criticism:"
 
 
@@ -34,11 +38,11 @@ async def criticize(
     searches = split_searches(chain.passages, [len(step.passage_ids) for step in chain.steps])
 
     def make(left: Sequence[Sequence[Passage]]) -> Prompt:
-        shown = settings.code.render_chain(chain.question, left, rationales)
+        shown = framework_named(settings.framework).render_chain(chain.question, left, rationales)
         return Prompt(f"{shown}\n\n{ASKED}\n\n", CUE)
 
     fitted = drop_oldest(searches, make, settings.max_prompt_tokens, engine.count_tokens)
-    return await write(
+    return await generate_step(
         engine,
         fitted.prompt,
         stop=(STEP_TERMINATOR,),

@@ -5,71 +5,21 @@ they hand in. What a step looks like is the framework's. Nothing here knows Ray 
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from steper_ray.reasoning.framework import STEP_TERMINATOR, Prompt
+from steper_ray.engines.protocol import GREEDY, Engine, Sampling
+from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR
 from steper_ray.reasoning.prompts import fit_prompt
-from steper_ray.reasoning.settings import ReasoningConfig as ReasoningConfig
-from steper_ray.retrieval import Hit
+from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.reasoning.thinking import generate_step
+from steper_ray.retrieval.protocol import Hit, Retriever
 from steper_ray.schema import Passage, Step, StopReason
 
-THINK_START: Final = "<think>"
-THINK_END: Final = "</think>"
-
 
 @dataclass(frozen=True, slots=True)
-class Generation:
-    """What an engine wrote after a prompt, up to and without the stop text."""
-
-    text: str
-    prompt_tokens: int
-    generated_tokens: int
-    """The stop or end-of-text token included."""
-    logprob_sum: float | None = None
-    """Sum of the generated tokens' log-probabilities in nats; null where the engine gives none."""
-    cached_tokens: int | None = None
-    """Prompt tokens found in the prefix cache; null where the engine does not say."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is drawn."""
-
-    temperature: float = 0.0
-    """0 takes the likeliest."""
-    top_p: float = 1.0
-    """Least probability of the likeliest tokens that are drawn from."""
-    seed: int | None = None
-    """Draws the same text from the same prompt, where the engine can; None draws any."""
-
-    def at(self, step: int) -> "Sampling":
-        """The same with a seed of its own for a step."""
-        return self if self.seed is None else replace(self, seed=self.seed + step)
-
-
-GREEDY: Final = Sampling()
-
-
-class Engine(Protocol):
-    """What writes a step."""
-
-    def count_tokens(self, prompt: Prompt) -> int: ...
-
-    async def generate(
-        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
-    ) -> Generation: ...
-
-
-class Searcher(Protocol):
-    """What answers a search."""
-
-    async def search_async(self, query: str, k: int) -> list[Hit]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Searching:
+class SearchStarted:
     """A step begins with a search."""
 
     step: int
@@ -78,7 +28,7 @@ class Searching:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class PassagesFound:
     """The search of a step is done."""
 
     step: int
@@ -88,7 +38,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Stepped:
+class StepFinished:
     """A step is done."""
 
     number: int
@@ -99,12 +49,12 @@ class Stepped:
     last: bool
 
 
-Event = Searching | Found | Stepped
+Event = SearchStarted | PassagesFound | StepFinished
 """What happens in the loop, as it happens."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reasoned:
+class Trajectory:
     """A question answered: everything seen, everything written."""
 
     passages: tuple[Passage, ...]
@@ -120,12 +70,12 @@ async def reason(
     question: str,
     *,
     engine: Engine,
-    searcher: Searcher,
+    searcher: Retriever,
     config: ReasoningConfig,
     hint: str = "",
     sampling: Sampling = GREEDY,
     watch: Callable[[Event], None] | None = None,
-) -> Reasoned:
+) -> Trajectory:
     """Answer a question in at most `config.max_steps` steps (StepER, section 3.1).
 
     At step s the search brings P_s (the top k, passages seen before dropped and not refilled) and the
@@ -141,7 +91,7 @@ async def reason(
     watch: told of every search and step as it happens
     """
     tell = watch or (lambda _event: None)
-    framework = config.code
+    framework = framework_named(config.framework)
     searches: list[list[Passage]] = []
     passages: list[Passage] = []
     scores: list[float] = []
@@ -158,7 +108,7 @@ async def reason(
         forced = stop_reason != "answered"
         started = time.monotonic()
         if query:
-            tell(Searching(len(steps) + 1, query))
+            tell(SearchStarted(len(steps) + 1, query))
         hits = await searcher.search_async(query, config.passages_per_step) if query else []
         searched = time.monotonic()
         seen = {passage.id for passage in passages}
@@ -168,7 +118,7 @@ async def reason(
         passages += searches[-1]
         scores += [hit.score for hit in new]
         if query:
-            tell(Found(len(steps) + 1, tuple(new), searched - started))
+            tell(PassagesFound(len(steps) + 1, tuple(new), searched - started))
         fitted = fit_prompt(
             config,
             question,
@@ -179,7 +129,7 @@ async def reason(
             count_tokens=engine.count_tokens,
         )
         stops = (STEP_TERMINATOR,) if forced else framework.STOPS
-        generation = await write(
+        generation = await generate_step(
             engine,
             fitted.prompt,
             stop=stops,
@@ -201,49 +151,9 @@ async def reason(
             generate_seconds=time.monotonic() - searched,
         )
         steps.append(step)
-        tell(Stepped(len(steps), step, tuple(new), written.answer is not None))
+        tell(StepFinished(len(steps), step, tuple(new), written.answer is not None))
         if written.answer is not None:
-            return Reasoned(
+            return Trajectory(
                 tuple(passages), tuple(scores), tuple(steps), written.answer, stop_reason
             )
         query = written.query
-
-
-async def write(
-    engine: Engine,
-    prompt: Prompt,
-    *,
-    stop: Sequence[str],
-    max_tokens: int,
-    sampling: Sampling = GREEDY,
-) -> Generation:
-    """What the engine writes up to a stop text, with any `<think>…</think>` before it stripped."""
-
-    async def go_on(prompt: Prompt, stop: Sequence[str], max_tokens: int) -> Generation:
-        return await engine.generate(prompt, stop=stop, max_tokens=max_tokens, sampling=sampling)
-
-    parts = [await go_on(prompt, stop, max_tokens)]
-    text = parts[0].text
-    if text.lstrip().startswith(THINK_START):
-        if THINK_END not in text:
-            text += STEP_TERMINATOR
-            thinking = prompt.going_on(text)
-            parts.append(await go_on(thinking, (THINK_END,), 16 * max_tokens))
-            text += parts[-1].text
-        thought, _, text = text.partition(THINK_END)
-        if not text.strip():
-            opened = prompt.going_on(f"{thought}{THINK_END}{STEP_TERMINATOR}")
-            parts.append(await go_on(opened, stop, max_tokens))
-            text = parts[-1].text
-    return Generation(
-        text=text,
-        prompt_tokens=parts[0].prompt_tokens,
-        cached_tokens=parts[0].cached_tokens,
-        generated_tokens=sum(part.generated_tokens for part in parts),
-        logprob_sum=_sum([part.logprob_sum for part in parts]),
-    )
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) if len(present) == len(values) else None

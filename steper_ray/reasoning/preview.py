@@ -9,22 +9,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from steper_ray.chains.teachers import model_reasoning
+from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.errors import InputError
-from steper_ray.models import check_model, reasoning_for
-from steper_ray.pretrained import load_tokenizer
-from steper_ray.reasoning.framework import Prompt
-from steper_ray.reasoning.loop import GREEDY, Generation, Reasoned, Sampling, Searcher, reason
-from steper_ray.reasoning.prompts import PromptEncoder
+from steper_ray.models.folder import check_model
+from steper_ray.models.hub import split_revision
+from steper_ray.models.loading import load_tokenizer
+from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.retrieval.protocol import Retriever
 from steper_ray.schema import Step
 
 if TYPE_CHECKING:
-    from steper_ray.config import RunConfig
+    from steper_ray.run.config import RunConfig
+
 
 WIDTH: Final = 100
 
 
-class Dictated:
+class DictatedEngine:
     """An engine that writes the texts it is given, then nothing, and keeps what it was asked."""
 
     def __init__(self, encoder: PromptEncoder, texts: Sequence[str]) -> None:
@@ -70,17 +75,22 @@ def show_prompts(
     teacher: take the teacher's (`build.teacher`)
     Raises InputError for an unusable model or corpus, or a blank question.
     """
-    from steper_ray.retrieval import Retriever
+    from steper_ray.retrieval.bm25 import BM25Retriever
 
     question = question.strip()
     if not question:
         raise InputError("--question is blank; give one to answer")
     setting = "build.teacher" if teacher else "train.model"
-    name = model or (config.build.teacher if teacher else config.train.model)
-    name = check_model(name, "--model" if model else setting)
-    settings = reasoning_for(config, name)
-    retriever = Retriever(config.corpus_dir)
-    encoder = PromptEncoder(load_tokenizer(name, config.hub), settings.chat)
+    if model:
+        name, revision = split_revision(model)
+    elif teacher:
+        name, revision = config.build.teacher, config.build.revision
+    else:
+        name, revision = config.train.model, config.train.revision
+    name = check_model(name, "--model" if model else setting, revision)
+    settings = model_reasoning(config, name)
+    retriever = BM25Retriever(config.corpus_dir)
+    encoder = PromptEncoder(load_tokenizer(name, config.hub, revision), settings.chat)
     shown = "in its chat template" if encoder.chat else "as plain text"
     examples = len(settings.demonstrations)
     yield (
@@ -95,11 +105,11 @@ def preview(
     question: str,
     rationales: Sequence[str],
     encoder: PromptEncoder,
-    searcher: Searcher,
+    searcher: Retriever,
     settings: ReasoningConfig,
 ) -> Iterator[str]:
     """Lines to print for one question; see `show_prompts`."""
-    engine = Dictated(encoder, rationales)
+    engine = DictatedEngine(encoder, rationales)
     reasoned = asyncio.run(reason(question, engine=engine, searcher=searcher, config=settings))
     before: list[int] = []
     # Where the texts ran out before an answer, the loop went on with empty ones.
@@ -124,7 +134,7 @@ def preview(
     yield from _end(reasoned, len(steps), engine.unused)
 
 
-def _end(reasoned: Reasoned, shown: int, unused: int) -> Iterator[str]:
+def _end(reasoned: Trajectory, shown: int, unused: int) -> Iterator[str]:
     """How the chain ends, or how to see more of it."""
     if shown < len(reasoned.steps):
         yield f"to see step {shown + 1}, say what step {shown} writes: --rationale '…' once more"

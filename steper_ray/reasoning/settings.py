@@ -1,22 +1,39 @@
 """How a question is asked: the settings that a student is trained with and carries in its folder."""
 
-from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator
 
-from steper_ray.reasoning import ircot, react, self_ask
-from steper_ray.reasoning.demonstrations import Demonstration, canonical, read_demonstrations
-from steper_ray.reasoning.framework import Framework
-from steper_ray.section import Section
+from steper_ray.run.section import Section
 
-FRAMEWORKS: Final[dict[str, Framework]] = {"ircot": ircot, "self_ask": self_ask, "react": react}
+
+class DemonstrationPassage(Section):
+    """A passage that a search brings."""
+
+    title: str
+    text: str
+
+
+class DemonstrationStep(Section):
+    """One search and what is written after it."""
+
+    passages: tuple[DemonstrationPassage, ...] = ()
+    """What the search brings: the question's at the first step, then that of the step before."""
+    text: str
+    """What the model writes, as the framework has it."""
+
+
+class Demonstration(Section):
+    """One question answered step by step."""
+
+    question: str
+    steps: tuple[DemonstrationStep, ...] = Field(min_length=1)
 
 
 class ReasoningConfig(Section):
     """How a question is answered; carried in the student's folder."""
 
-    framework: Literal["ircot", "self_ask", "react"] = "ircot"
+    framework: str = "ircot"
     """Prompt layout, next query and stopping rule: `ircot` searches with each sentence it writes,
     `self_ask` with follow-up questions, `react` with the actions it decides on."""
     passages_per_step: PositiveInt = 4
@@ -26,9 +43,9 @@ class ReasoningConfig(Section):
     max_empty_searches: PositiveInt = 2
     """Searches in a row that bring no new passage before there is no further one: the step is still
     written, and if it gives no answer, the next one is forced to."""
-    instruction: str = ircot.INSTRUCTION
-    """Begins every prompt; unless set, the framework's own."""
-    demonstrations: tuple[Demonstration, ...] = ()
+    instruction: str | None = None
+    """Begins every prompt; null takes the framework's own."""
+    demonstrations: str | tuple[Demonstration, ...] = ()
     """Worked examples after the instruction. In the run file: a YAML file, or `bundled`; the student's
     folder carries what was in it. None by default."""
     chat: Literal["auto", True, False] = "auto"
@@ -40,48 +57,7 @@ class ReasoningConfig(Section):
     max_step_tokens: PositiveInt = 128
     """Longest text of a step in tokens."""
 
-    @model_validator(mode="before")
+    @field_validator("demonstrations", mode="before")
     @classmethod
-    def _complete(cls, values: Any) -> Any:
-        """The framework's own instruction where none is given; demonstrations read from their file."""
-        if not isinstance(values, Mapping):
-            return values
-        values = dict(values)
-        name = values.get("framework", "ircot")
-        framework = FRAMEWORKS.get(name) if isinstance(name, str) else None
-        if framework is None:
-            return values
-        values.setdefault("instruction", framework.INSTRUCTION)
-        given = values.get("demonstrations")
-        if isinstance(given, str):
-            values["demonstrations"] = read_demonstrations(given, name, framework)
-        elif isinstance(given, list | tuple):
-            values["demonstrations"] = canonical(given, framework, "demonstrations")
-        elif given is None:
-            values["demonstrations"] = ()
-        return values
-
-    @property
-    def code(self) -> Framework:
-        """What `framework` names."""
-        return FRAMEWORKS[self.framework]
-
-
-def teacher_settings(
-    reasoning: ReasoningConfig, *, instruction: str | None, demonstrations: str | None
-) -> ReasoningConfig:
-    """How the teacher is asked: as the student is, but for what it is shown before the question.
-
-    instruction, demonstrations: None leaves the student's; demonstrations are a file or `bundled`
-    Raises InputError for demonstrations that cannot be used.
-    """
-    update: dict[str, Any] = {}
-    if instruction is not None:
-        update["instruction"] = instruction
-    if demonstrations is not None:
-        update["demonstrations"] = (
-            read_demonstrations(demonstrations, reasoning.framework, reasoning.code)
-            if demonstrations
-            else ()
-        )
-    return reasoning.model_copy(update=update)
+    def _null_is_none(cls, given: object) -> object:
+        return () if given is None else given

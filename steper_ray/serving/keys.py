@@ -28,11 +28,13 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError
 
 from steper_ray.errors import InputError
 from steper_ray.files import write_whole
-from steper_ray.section import Section
+from steper_ray.run.section import Section
 from steper_ray.serving.settings import ServeConfig
 
 LOOK_AGAIN_S: Final = 2.0
 """Seconds after which a changed keys file is seen."""
+
+
 SHORTEST: Final = 16
 """Characters of the shortest key taken from the environment."""
 

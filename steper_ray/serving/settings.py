@@ -1,17 +1,10 @@
-"""The `serve` section, and how the served model is asked."""
+"""The `serve` section."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from steper_ray.models import carried_settings, reasoning_for
-from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.section import EnvironmentName, Section
-
-if TYPE_CHECKING:
-    from steper_ray.config import RunConfig
+from steper_ray.run.section import EnvironmentName, Section
 
 
 class ServeConfig(Section):
@@ -75,67 +68,3 @@ class ServeConfig(Section):
     def routes_by_prefix(self) -> bool:
         """Whether there may be several LLMs to choose from."""
         return max(self.engines, self.max_engines or 0) > 1
-
-
-def served_model(config: "RunConfig") -> str:
-    """The model that the run file says to serve."""
-    return config.serve.model or str(config.student_dir)
-
-
-def places(config: "RunConfig") -> int:
-    """Questions that one ingress works on at a time."""
-    if config.serve.max_concurrent is not None:
-        return config.serve.max_concurrent
-    held = 2 * config.serve.engines * config.engine.max_num_seqs
-    return max(1, held // config.serve.ingresses)
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """How the model is asked, beside how it was trained to be asked."""
-
-    trained: ReasoningConfig
-    trained_version: str
-    """Of the corpus."""
-    served: ReasoningConfig
-    corpus_version: str
-
-    def asked(self, changes: Mapping[str, Any]) -> ReasoningConfig:
-        """The settings with what a request changes; raises pydantic's ValidationError.
-
-        changes: any of framework, passages_per_step, max_steps. Another framework comes with its own
-            instruction and without demonstrations, which are written in the framework's form.
-        """
-        if not changes:
-            return self.served
-        if changes.get("framework", self.served.framework) == self.served.framework:
-            return self.served.model_copy(update=dict(changes))
-        own = {"framework", "instruction", "demonstrations"}
-        return ReasoningConfig.model_validate(self.served.model_dump(exclude=own) | dict(changes))
-
-    def overrides(self, asked: ReasoningConfig) -> dict[str, Any]:
-        """Every deviation from the training: {name: {"trained": …, "served": …}}."""
-        found: dict[str, Any] = {}
-        for name in ("framework", "passages_per_step", "max_steps"):
-            trained, served = getattr(self.trained, name), getattr(asked, name)
-            if trained != served:
-                found[name] = {"trained": trained, "served": served}
-        if self.trained_version != self.corpus_version:
-            found["corpus_version"] = {
-                "trained": self.trained_version,
-                "served": self.corpus_version,
-            }
-        return found
-
-
-def serving_settings(config: "RunConfig", corpus_version: str) -> Served:
-    """How the model is asked; raises InputError for settings that cannot be used."""
-    model = served_model(config)
-    carried = carried_settings(model)
-    trained, trained_version = carried or (reasoning_for(config, model), corpus_version)
-    update = {
-        name: value
-        for name in ("passages_per_step", "max_steps")
-        if (value := getattr(config.serve, name)) is not None
-    }
-    return Served(trained, trained_version, trained.model_copy(update=update), corpus_version)

@@ -4,9 +4,11 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from steper_ray.section import Section
+from steper_ray.run.section import Section
 
 Number = int | float
+
+
 Metric = Literal["loss", "em", "f1"]
 
 
@@ -52,7 +54,7 @@ class SweepConfig(Section):
 
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     """Key of the train section → its values, as `{choice: […]}`, `{range: [from, to]}` or
-    `{log: [from, to]}`. `sigma_init` is all three stages, `sigma_init.exp` one of them, `lora.rank` a key
+    `{log: [from, to]}`. `sigma_init` is all three abilities, `sigma_init.exp` one, `lora.rank` a key
     of a section within."""
     search: Literal["grid", "random", "optuna"] = "random"
     """Every combination, drawn at random, or proposed from the trials before (TPE, an extra to install)."""

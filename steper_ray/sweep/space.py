@@ -14,27 +14,30 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from steper_ray.errors import ConfigError
-from steper_ray.schema import STAGES
-from steper_ray.section import did_you_mean, first_reason
-from steper_ray.training.trainer import NOT_OF_THE_RESULT, TrainConfig
+from steper_ray.run.dependencies import CHECKPOINT_KEYS, EXCLUDED
+from steper_ray.run.section import did_you_mean, first_reason
+from steper_ray.schema import ABILITIES
+from steper_ray.training.settings import TrainConfig
 
 if TYPE_CHECKING:
     from steper_ray.sweep.settings import Parameter, SweepConfig
 
+
 Point = dict[str, Any]
 
-FIXED: Final = NOT_OF_THE_RESULT | {
+
+FIXED: Final = {
+    *EXCLUDED["train"],
+    *CHECKPOINT_KEYS,
     "best_by",
-    "offload_optimizer",
-    "offload_weights",
-    "use_gpu",
     "validate_every_steps",
     "validation_chains",
 }
 """Keys that every trial has alike: what is learned does not depend on them, or what is compared does."""
 
+
 TRIPLES: Final = ("sigma_init", "fixed_weights")
-"""Keys with a value for each stage."""
+"""Keys with a value for each ability."""
 
 
 def applied(train: TrainConfig, point: Mapping[str, Any]) -> TrainConfig:
@@ -45,7 +48,7 @@ def applied(train: TrainConfig, point: Mapping[str, Any]) -> TrainConfig:
     values = train.model_dump()
     for key in sorted(point, key=lambda key: key.count(".")):
         _set(values, key, point[key])
-    return TrainConfig.model_validate(values)
+    return type(train).model_validate(values)
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
@@ -53,7 +56,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     if first in TRIPLES:
         triple = list(values[first])
         if rest:
-            triple[STAGES.index(rest[0])] = value
+            triple[ABILITIES.index(rest[0])] = value
         else:
             triple = list(value) if isinstance(value, list | tuple) else [value] * 3
         values[first] = tuple(triple)
@@ -71,7 +74,7 @@ def value_of(train: TrainConfig, key: str) -> Any:
     value: Any = getattr(train, first)
     if first in TRIPLES:
         if rest:
-            return value[STAGES.index(rest[0])]
+            return value[ABILITIES.index(rest[0])]
         return value[0] if len(set(value)) == 1 else list(value)
     for part in rest:
         value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
@@ -99,7 +102,7 @@ def check_space(sweep: "SweepConfig", train: TrainConfig) -> None:
         )
     objectives = sweep.parameters.get("objective")
     mixed = objectives is not None and "vanilla-kd" in (objectives.choice or ())
-    unlike = {"model": "models", "stages": "stages"}
+    unlike = {"model": "models", "abilities": "abilities"}
     if mixed:
         unlike["objective"] = "objectives, vanilla-kd among them,"
     for key, what in unlike.items():
@@ -122,8 +125,8 @@ def _check_key(key: str) -> None:
             f"{where}: is the same for all trials: what is learned does not depend on it, or the trials "
             "would not compare; set it in the train section"
         )
-    if first in TRIPLES and rest and (len(rest) > 1 or rest[0] not in STAGES):
-        raise ConfigError(f"{where}: no such stage; there are {', '.join(STAGES)}")
+    if first in TRIPLES and rest and (len(rest) > 1 or rest[0] not in ABILITIES):
+        raise ConfigError(f"{where}: no such ability; there are {', '.join(ABILITIES)}")
     if rest and first not in (*TRIPLES, "lora", "deepspeed"):
         raise ConfigError(f"{where}: train.{first} has no keys within")
 
@@ -219,7 +222,8 @@ def chosen(sweep: "SweepConfig", proposal: Mapping[str, Any]) -> Point:
 
 def data_settings(sweep: "SweepConfig", train: TrainConfig) -> list[TrainConfig]:
     """One train section for each way in which the trials' examples can differ."""
-    keys = [key for key in ("model", "stages", "objective") if key in sweep.parameters]
+    varied = ("model", "revision", "abilities", "objective")
+    keys = [key for key in varied if key in sweep.parameters]
     choices: list[Sequence[Any]] = [sweep.parameters[key].choice or () for key in keys]
     sections = [
         applied(train, dict(zip(keys, values, strict=True)))
@@ -231,4 +235,10 @@ def data_settings(sweep: "SweepConfig", train: TrainConfig) -> list[TrainConfig]
 def data_key(train: TrainConfig) -> tuple[Any, ...]:
     """What the examples of a run depend on, of the train section."""
     whole_path = train.objective == "vanilla-kd"
-    return (train.model, () if whole_path else train.stages, whole_path, train.packing)
+    return (
+        train.model,
+        train.revision,
+        () if whole_path else train.abilities,
+        whole_path,
+        train.packing,
+    )

@@ -1,11 +1,9 @@
 """A sweep: many short trainings with other settings, on Ray Tune; the best one becomes a run file.
 
-The same command goes on where the last one stopped: a sweep has a folder of its own by everything that
-its trials depend on, Tune's state is restored from it, and an outcome that is written down stays.
+The same command resumes where the last one stopped: a sweep has a folder of its own with a record of
+everything that its trials depend on, Tune's state is restored from it, and a recorded outcome stays.
 """
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,8 +18,10 @@ import yaml
 
 from steper_ray.errors import ConfigError, StageError, find_steper_error
 from steper_ray.files import write_whole
-from steper_ray.models import check_model
-from steper_ray.sweep.room import check_room
+from steper_ray.models.folder import check_model
+from steper_ray.run.dependencies import sweep_identity
+from steper_ray.run.identity import RECORD_FILE, Record, because, digest, find_folder, write_record
+from steper_ray.sweep.capacity import check_capacity
 from steper_ray.sweep.space import (
     Point,
     check_space,
@@ -33,34 +33,36 @@ from steper_ray.sweep.space import (
     resolved,
 )
 from steper_ray.sweep.trial import TrialTask, run_trial, trial_config
-from steper_ray.sweep.trials import (
+from steper_ray.sweep.trial_files import (
     ERROR_FILE,
     Trial,
     best_trial,
-    counted,
     drop_bulk,
     read_trials,
     short,
+    status_counts,
     table_rows,
     write_tables,
 )
-from steper_ray.training.data import stepwise_files
-from steper_ray.training.metrics import check_trackers
-from steper_ray.training.trainer import run_fingerprint, worker_task
+from steper_ray.training.tokenization import stepwise_files
+from steper_ray.training.trackers import check_trackers
+from steper_ray.training.train import task_identity, worker_task
 
 if TYPE_CHECKING:
-    from steper_ray.config import RunConfig
-    from steper_ray.display import StageProgress
+    from steper_ray.ray_runtime.progress import StageProgress
+    from steper_ray.run.config import RunConfig
+
 
 LIVE_ROWS: Final = 16
 """Trials in the table on the terminal."""
+
 
 LONGEST: Final = 10**6
 """ASHA's last rung: it ends trials there, so it lies beyond all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepSummary:
     """What a sweep came to."""
 
     trials: list[Trial]
@@ -69,28 +71,24 @@ class Swept:
     """Trials that ran at a time, at most."""
 
 
-def sweep(config: "RunConfig", progress: "StageProgress") -> Swept:
+def sweep(config: "RunConfig", progress: "StageProgress") -> SweepSummary:
     """Run all trials that have not ended; writes the table, the page and the best run to `sweep/`.
 
     Needs a running Ray and step-wise examples with their chains. Raises InputError before the first trial
     for what cannot be run, and StageError if no trial finished.
     """
-    from steper_ray.sweep.page import write_page
+    from steper_ray.reports.sweep_page import write_page
 
     section = config.sweep
     check_space(section, config.train)
     for train in data_settings(section, config.train):
-        check_model(train.model, "train.model")
+        check_model(train.model, "train.model", train.revision)
     check_trackers(config.train.trackers)
     if section.search == "optuna" and find_spec("optuna") is None:
         raise ConfigError("sweep.search: optuna is not installed; pip install 'steper_ray[optuna]'")
-    if section.metric != "loss":
-        from steper_ray.questions import load_questions
-
-        load_questions(config, "dev")
     known = None if section.search == "optuna" else points(section, config.train, config.run.seed)
-    at_a_time = check_room(config, _nodes())
-    folder = config.sweep_dir / "runs" / fingerprint(config)
+    at_a_time = check_capacity(config, _nodes())
+    folder = sweep_folder(config)
     task = TrialTask(config, folder / "trials", _prepare(config, folder), str(Path.cwd()))
     total = len(known) if known is not None else section.trials
     with _following(task.folder, config, total, progress):
@@ -109,21 +107,41 @@ def sweep(config: "RunConfig", progress: "StageProgress") -> Swept:
             f"{config.sweep_dir / 'trials.csv'}"
         )
     _export(config, best)
-    return Swept(trials, best, at_a_time)
+    return SweepSummary(trials, best, at_a_time)
 
 
-def fingerprint(config: "RunConfig") -> str:
-    """Twelve hex digits that change with everything the trials of a sweep depend on."""
-    of_the_run = {"concurrent", "retries", "retry_failed"}
-    described = config.sweep.model_dump(mode="json", exclude=of_the_run)
-    digest = hashlib.sha256(json.dumps(described).encode())
-    digest.update(
-        run_fingerprint(worker_task(config, stepwise_files(config.stepwise_dir))).encode()
-    )
+def sweep_folder(config: "RunConfig") -> Path:
+    """The folder of a sweep: the existing one with the same record, else a new one with its record in it.
+
+    Says in one line why a sweep starts anew where others are there.
+    """
+    identity = identity_of(config)
+    folder, others = find_folder(config.sweep_dir / "runs", identity)
+    if not folder.is_dir():
+        if others:
+            other, found = others[0]
+            print(f"  tune  starts anew because {because(found)}; trials of {other} remain")
+        write_record(folder / RECORD_FILE, identity)
+    return folder
+
+
+def identity_of(config: "RunConfig") -> Record:
+    """The record of what all trials of a sweep depend on."""
+    from steper_ray.data.questions import load_questions
+
+    sources = stepwise_files(config.stepwise_dir)
+    trains = data_settings(config.sweep, config.train)
+    tasks = [worker_task(config.model_copy(update={"train": train}), sources) for train in trains]
+    judged = None
     if config.sweep.metric != "loss":
-        asked = [config.questions.dev, config.eval.limit, config.engine.model_dump(mode="json")]
-        digest.update(json.dumps(asked, default=str).encode())
-    return digest.hexdigest()[:12]
+        questions = load_questions(config, "dev")[: config.eval.limit]
+        judged = {
+            "questions": digest([[one.id, one.question, *one.gold_answers] for one in questions]),
+            "dtype": config.engine.dtype,
+            "args": config.engine.args,
+        }
+    models = [dict(task.base_model) for task in tasks]
+    return sweep_identity(config.sweep, task_identity(tasks[0]), models=models, judged=judged)
 
 
 def _nodes() -> list[dict[str, float]]:
@@ -142,7 +160,7 @@ def _prepare(config: "RunConfig", folder: Path) -> dict[tuple[Any, ...], Path]:
     import ray
     import ray.exceptions
 
-    from steper_ray.training.prepared import prepare_file
+    from steper_ray.training.training_data import prepare_file
 
     files: dict[tuple[Any, ...], Path] = {}
     waiting = []
@@ -151,7 +169,7 @@ def _prepare(config: "RunConfig", folder: Path) -> dict[tuple[Any, ...], Path]:
     sources = stepwise_files(config.stepwise_dir)
     for train in data_settings(config.sweep, config.train):
         key = data_key(train)
-        name = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+        name = digest(key)
         files[key] = folder / "data" / f"{name}.parquet"
         task = worker_task(config.model_copy(update={"train": train}), sources)
         waiting.append(remote.remote(task, files[key]))
@@ -171,8 +189,8 @@ def _tune(task: TrialTask, folder: Path, known: Sequence[Point] | None, at_a_tim
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     from ray import tune
 
-    from steper_ray.session import quieten
-    from steper_ray.sweep.reports import WriteEnds
+    from steper_ray.ray_runtime.logs import quieten
+    from steper_ray.sweep.tune_callbacks import WriteEnds
 
     config, section = task.config, task.config.sweep
     quieten()
@@ -287,7 +305,7 @@ def _following(
         trials = read_trials(folder, metric, known=over)
         over.update({t.number: t for t in trials if t.status != "unfinished"})
         best = best_trial(trials, metric)
-        said = counted(trials)
+        said = status_counts(trials)
         standing = f"; best {metric} {best.metric:.4f} (trial {best.number})" if best else ""
         progress.table(*live_table(trials, config))
         share = sum(

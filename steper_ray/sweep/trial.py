@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from steper_ray.errors import StageError, SteperError, find_steper_error
 from steper_ray.sweep.space import Point, applied, data_key
-from steper_ray.sweep.trials import (
+from steper_ray.sweep.trial_files import (
     ERROR_FILE,
     OUTCOME_FILE,
     POINT_FILE,
@@ -28,7 +28,7 @@ from steper_ray.sweep.trials import (
 )
 
 if TYPE_CHECKING:
-    from steper_ray.config import RunConfig
+    from steper_ray.run.config import RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
     """Train, judge and write down; reports to Tune. Raises StageError if it failed."""
     from ray import tune
 
-    from steper_ray.pretrained import use_hub
-    from steper_ray.sweep.reports import ReportValidations, release
-    from steper_ray.training.trainer import train
+    from steper_ray.models.hub import use_hub
+    from steper_ray.sweep.tune_callbacks import ReportValidations, release
+    from steper_ray.training.train import train
 
     if Path(task.start).is_dir():
         os.chdir(task.start)
@@ -108,9 +108,9 @@ def final_report(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _score(config: "RunConfig") -> float:
     """EM or F1 of the trial's student on the dev questions."""
-    from steper_ray.evaluation.evaluate import answer
+    from steper_ray.data.questions import load_questions
+    from steper_ray.evaluation.answer import answer
     from steper_ray.evaluation.summary import summarize
-    from steper_ray.questions import load_questions
 
     questions = load_questions(config, "dev")[: config.eval.limit]
     rows = answer(config, str(config.student_dir), questions, config.dir / "dev")

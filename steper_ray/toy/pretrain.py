@@ -21,8 +21,8 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from steper_ray.reasoning.framework import STEP_TERMINATOR
-from steper_ray.reasoning.ircot import ANSWER_FLAG, render_prompt, render_target
+from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG, render_prompt, render_target
+from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR
 from steper_ray.schema import Passage
 from steper_ray.toy.names import name_parts
 from steper_ray.toy.tokenizer import make_tokenizer

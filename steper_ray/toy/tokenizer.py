@@ -6,19 +6,23 @@ round trip.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-
-from steper_ray.reasoning.ircot import ANSWER_FLAG, INSTRUCTION
+from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG, INSTRUCTION
 from steper_ray.toy.world import vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer() -> "PreTrainedTokenizerFast":
     """The tokenizer of both toy models."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     frame = "\n\nTitle:\nText:\n\nQuestion:\nStep"
     numbers = "".join(f" {n}" for n in range(10))
     text = f"{INSTRUCTION} {ANSWER_FLAG}{frame}{numbers} " + " ".join(vocabulary())

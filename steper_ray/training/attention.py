@@ -23,6 +23,7 @@ from steper_ray.training.packing import PackedRow
 ATTENTION: Final = "steper_packed"
 """The name under which models are told to use it: `attn_implementation=…`."""
 
+
 FLEX_TILE: Final = 128
 """FlexAttention works on tiles of so many tokens; rows are padded to a multiple."""
 

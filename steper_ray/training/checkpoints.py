@@ -13,9 +13,18 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from steper_ray import __version__
+from steper_ray.run.identity import FORMAT, check_format
+
 SHARDS_TAG: Final = "zero"
+
+
 UNIVERSAL_TAG: Final = "universal"
+
+
 STATE_FILE: Final = "state.json"
+
+
 SIGMA_FILE: Final = "sigma.pt"
 
 
@@ -25,12 +34,15 @@ def save_state(folder: Path, state: dict[str, Any], sigma: dict[str, Any]) -> No
     state: plain JSON values; sigma: from `Sigma.state_dict`
     """
     torch.save(sigma, folder / SIGMA_FILE)
-    (folder / STATE_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+    head = {"format": FORMAT, "steper_ray": __version__}
+    text = json.dumps({**head, **state}) + "\n"
+    (folder / STATE_FILE).write_text(text, encoding="utf-8")
 
 
 def load_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `save_state` wrote."""
+    """What `save_state` wrote; raises InputError if that was a newer version of steper_ray."""
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    check_format(state, folder)
     return state, torch.load(folder / SIGMA_FILE)
 
 

@@ -12,12 +12,10 @@ DeepSpeed it would add gradients up in bf16, and its losses were seen to leave t
 one step where the other stages stay within 0.2 %.
 """
 
-import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-ZeroStage = Literal[0, 1, 2, 3]
-Offload = Literal["none", "cpu", "nvme"]
+from steper_ray.training.settings import Offload, ZeroStage
 
 
 def deepspeed_config(
@@ -81,15 +79,3 @@ def merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
             value = merged(inner, value)
         result[key] = value
     return result
-
-
-def learning_rate(step: int, steps: int, *, peak: float, warmup_ratio: float) -> float:
-    """Linear warmup from 0, then a cosine down to 0.
-
-    step: optimizer step, counted from 0; the first one already moves
-    """
-    warmup = math.ceil(steps * warmup_ratio)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return peak * 0.5 * (1 + math.cos(math.pi * progress))

@@ -4,30 +4,16 @@ peft puts them in; the student is exported with them merged, W + (α/r)·B·A, s
 training knows of them.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import Field, PositiveFloat, PositiveInt
-
-from steper_ray.section import Section
+from steper_ray.training.settings import LoraConfig
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+
 ADAPTER: Final = "default"
-
-
-class LoraConfig(Section):
-    """Train low-rank adapters instead of all weights."""
-
-    rank: PositiveInt = 16
-    """Rank r of the update of each matrix."""
-    alpha: PositiveFloat = 32.0
-    """The update is scaled by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of the adapters' inputs that is dropped while training."""
-    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    """Names of the modules that get adapters; `all-linear` is every linear layer but the head."""
 
 
 def add_adapters(model: Any, lora: LoraConfig, dtype: "torch.dtype") -> None:

@@ -1,85 +1,85 @@
-"""What is minimised: one loss per stage, and how the three become one (StepER, section 3.3).
+"""What is minimised: one loss per ability, and how the three become one (StepER, section 3.3).
 
-L_j is the mean, over the examples of stage j in the global batch, of each example's token-mean
+L_j is the mean, over the examples of ability j in the global batch, of each example's token-mean
 negative log-likelihood, in nats. The modes:
 
     difficulty   L = Σ_j [ L_j / (2σ_j²) + log σ_j ], σ learned (Kendall et al. 2018, equation 7)
     uniform      L = ⅓ Σ_j L_j
     fixed        L = Σ_j λ_j L_j, λ normalised to sum 1
     vanilla-kd   the baseline: one example a chain, its whole path from all its passages; L is the mean
-                 of the examples' token-mean losses. It has no stages; here all are counted as the last
+                 of the examples' token-mean losses. It has no abilities; here all are counted as the last
 
-A stage that no example of the global batch belongs to contributes nothing, log σ_j included.
+An ability that no example of the global batch belongs to contributes nothing, log σ_j included.
 
 σ is no parameter of the model. L_j is known exactly after a reduction of three numbers, so
 ∂L/∂log σ_j = 1 − L_j/σ_j² needs no autograd, and every rank takes the same step by itself. At rest
-σ_j = √L_j, where stage j weighs 1/(2L_j): the *smaller* a loss, the larger its weight, so σ has
+σ_j = √L_j, where ability j weighs 1/(2L_j): the *smaller* a loss, the larger its weight, so σ has
 bounds.
 
-Suffixes: _3 per stage, in the order init, exp, agg; _E per example; _P per supervised token.
+Suffixes: _3 per ability, in the order init, exp, agg; _E per example; _P per supervised token.
 """
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from copy import deepcopy
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
+
+from steper_ray.training.settings import Mode
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Mode = Literal["difficulty", "uniform", "fixed", "vanilla-kd"]
-SigmaOptimizer = Literal["adam", "sgd"]
+
 Triple = tuple[float, float, float]
 
 
-def stage_weights(mode: Mode, sigma_3: Triple, lambda_3: Triple) -> Triple:
+def ability_weights(mode: Mode, sigma_A: Triple, lambda_A: Triple) -> Triple:
     """What each L_j is multiplied by.
 
-    sigma_3:  σ, all > 0; read by `difficulty` only
-    lambda_3: λ, not negative, not all 0; read by `fixed` only
+    sigma_A:  σ, all > 0; read by `difficulty` only
+    lambda_A: λ, not negative, not all 0; read by `fixed` only
     """
     if mode == "uniform":
         return (1 / 3, 1 / 3, 1 / 3)
     if mode == "vanilla-kd":
         return (0.0, 0.0, 1.0)
     if mode == "fixed":
-        init, exp, agg = lambda_3
+        init, exp, agg = lambda_A
         total = init + exp + agg
         return (init / total, exp / total, agg / total)
-    init, exp, agg = sigma_3
+    init, exp, agg = sigma_A
     return (0.5 / init**2, 0.5 / exp**2, 0.5 / agg**2)
 
 
-def count_stages(stage_E: Sequence[int]) -> tuple[int, int, int]:
-    """How many examples each stage has."""
-    counts = Counter(stage_E)
+def count_abilities(ability_E: Sequence[int]) -> tuple[int, int, int]:
+    """How many examples each ability has."""
+    counts = Counter(ability_E)
     return (counts[0], counts[1], counts[2])
 
 
-def example_weights(stage_E: Sequence[int], weight_3: Triple) -> list[float]:
+def example_weights(ability_E: Sequence[int], weight_A: Triple) -> list[float]:
     """What each example's loss is multiplied by, so that the sum is Σ_j w_j L_j.
 
-    stage_E: 0 init · 1 exp · 2 agg, for every example of the *global* batch: known from the data
+    ability_E: 0 init · 1 exp · 2 agg, for every example of the *global* batch: known from the data
              order before the first backward pass, so micro-batches are weighted once and for all
     """
-    count_3 = count_stages(stage_E)
-    return [weight_3[stage] / count_3[stage] for stage in stage_E]
+    count_A = count_abilities(ability_E)
+    return [weight_A[ability] / count_A[ability] for ability in ability_E]
 
 
 def global_loss(
-    mode: Mode, loss_3: Triple, count_3: Sequence[int], sigma_3: Triple, weight_3: Triple
+    mode: Mode, loss_A: Triple, count_A: Sequence[int], sigma_A: Triple, weight_A: Triple
 ) -> float:
     """L of the whole global batch, in nats.
 
-    loss_3:   L_j, ignored where count_3 is 0
-    weight_3: from `stage_weights`
+    loss_A:   L_j, ignored where count_A is 0
+    weight_A: from `ability_weights`
     """
     total = 0.0
     for j in range(3):
-        if count_3[j]:
-            regulariser = math.log(sigma_3[j]) if mode == "difficulty" else 0.0
-            total += weight_3[j] * loss_3[j] + regulariser
+        if count_A[j]:
+            regulariser = math.log(sigma_A[j]) if mode == "difficulty" else 0.0
+            total += weight_A[j] * loss_A[j] + regulariser
     return total
 
 
@@ -94,53 +94,3 @@ def example_means(value_P: "Tensor", example_P: "Tensor", examples: int) -> "Ten
 
     sum_E = value_P.new_zeros(examples).index_add(0, example_P, value_P)
     return sum_E / torch.bincount(example_P, minlength=examples)
-
-
-class Sigma:
-    """The three σ: learned in log space, fp32, at a constant learning rate, without weight decay.
-
-    Frozen inside a global batch; `update` is called once after it, on every rank alike.
-    """
-
-    def __init__(
-        self,
-        initial_3: Triple,
-        *,
-        lr: float,
-        lowest: float,
-        highest: float,
-        optimizer: SigmaOptimizer = "adam",
-    ) -> None:
-        import torch
-
-        self._bounds = (math.log(lowest), math.log(highest))
-        self._log_3 = [torch.tensor(math.log(sigma)).clamp_(*self._bounds) for sigma in initial_3]
-        kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-        self._optimizer: torch.optim.Optimizer = kinds[optimizer](self._log_3, lr=lr)
-
-    @property
-    def value_3(self) -> Triple:
-        """σ of each stage."""
-        init, exp, agg = (math.exp(log.item()) for log in self._log_3)
-        return (init, exp, agg)
-
-    def update(self, loss_3: Triple, present_3: Sequence[bool]) -> None:
-        """One optimizer step along 1 − L_j/σ_j²; an absent stage keeps its σ and its moments.
-
-        loss_3: L_j of the global batch, in nats
-        """
-        for log, loss, present in zip(self._log_3, loss_3, present_3, strict=True):
-            log.grad = 1.0 - loss * (-2.0 * log).exp() if present else None
-        self._optimizer.step()
-        for log in self._log_3:
-            log.clamp_(*self._bounds)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on; for `torch.save`."""
-        return deepcopy({"log": self._log_3, "optimizer": self._optimizer.state_dict()})
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-        for log, value in zip(self._log_3, state["log"], strict=True):
-            log.copy_(value)
-        self._optimizer.load_state_dict(state["optimizer"])

@@ -14,54 +14,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.integrations.deepspeed import set_hf_deepspeed_config
 
-from steper_ray.models import SETTINGS_FILE
-from steper_ray.pretrained import DEFAULTS, HubConfig, explained, load_model_config, load_tokenizer
+from steper_ray.models.hub import at_revision, explained
+from steper_ray.models.loading import load_model_config, load_tokenizer
+from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.models.student_settings import SETTINGS_FILE
 from steper_ray.training.attention import ATTENTION
-from steper_ray.training.batch import Batch
-from steper_ray.training.linear_cross_entropy import linear_cross_entropy
-from steper_ray.training.lora import LoraConfig, add_adapters
+from steper_ray.training.lora import add_adapters
+from steper_ray.training.loss_head import LossHead
 from steper_ray.training.objective import example_means
-
-
-class LossHead(nn.Module):
-    """A model's head together with the loss, in chunks of tokens.
-
-    It has the head's own parameters, so ZeRO-3 gathers them once for all chunks, and after `stay_gathered`
-    once for all micro-batches of a step.
-    """
-
-    def __init__(self, head: nn.Linear, config: Any) -> None:
-        super().__init__()
-        self.weight, self.bias = head.weight, head.bias
-        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        factor: Any = getattr(config, "logit_scale", None) or getattr(
-            config, "lm_head_multiplier", 1.0
-        )
-        divisor: Any = getattr(config, "logits_scaling", None) or 1.0
-        self.scale = float(factor) / float(divisor)
-
-    def forward(
-        self, hidden_PH: Tensor, wanted_P: Tensor, weight_P: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `linear_cross_entropy`."""
-        return linear_cross_entropy(
-            hidden_PH,
-            self.weight,
-            self.bias,
-            wanted_P,
-            weight_P,
-            scale=self.scale,
-            softcap=self.softcap,
-        )
-
-    def stay_gathered(self) -> None:
-        """From its first use in a step until the weights move; without ZeRO-3 it means nothing.
-
-        DeepSpeed leaves what it calls persistent alone between modules, and shards everything in
-        `engine.step`. A persistent weight from a disk (NVMe) would never be written back: not for those.
-        """
-        for parameter in self.parameters():
-            parameter.ds_persist = True  # type: ignore[attr-defined]
+from steper_ray.training.settings import LoraConfig
+from steper_ray.training.tensors import Batch
 
 
 class StudentLoss(nn.Module):
@@ -118,10 +80,11 @@ def load_student(
     liger: bool = False,
     zero3: dict[str, Any] | None = None,
     hub: HubConfig = DEFAULTS,
+    revision: str | None = None,
 ) -> StudentLoss:
     """The base student, ready for training.
 
-    name:   folder or hub name
+    name:   folder or hub name; revision: of a model on the Hub
     dtype:  the type to compute in
     packed: whether it will be given packed rows
     liger:  use Liger's Triton kernels for norms, rotary embeddings and feed-forward layers
@@ -130,7 +93,7 @@ def load_student(
     sharded = ShardedLoading(zero3) if zero3 is not None else None
     with explained(name, hub):
         model: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=hub.trust_remote_code
+            name, dtype=dtype, trust_remote_code=hub.trust_remote_code, **at_revision(revision)
         )
     del sharded
     if lora is not None:
@@ -173,16 +136,17 @@ def export_student(
     folder: Path,
     settings: dict[str, Any],
     hub: HubConfig = DEFAULTS,
+    revision: str | None = None,
 ) -> None:
     """Write the student as a Hugging Face folder, whole or not at all.
 
     weights:    from `gather_weights`
     generation: the trained model's generation config
-    base:       folder or hub name of the base student: its config, tokenizer, dtype and the code that it
-                brings are kept
+    base:       folder or hub name of the base student, at `revision`: its config, tokenizer, dtype and the
+                code that it brings are kept
     settings:   how the student is to be asked, written beside it for evaluation and serving
     """
-    config = load_model_config(base, hub)
+    config = load_model_config(base, hub, revision)
     dtype = config.dtype or torch.float32
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(
@@ -198,7 +162,7 @@ def export_student(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
-    load_tokenizer(base, hub).save_pretrained(partial)
+    load_tokenizer(base, hub, revision).save_pretrained(partial)
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     (partial / SETTINGS_FILE).write_text(text, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)

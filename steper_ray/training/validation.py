@@ -45,10 +45,10 @@ class Validations:
         self.without_best = state["without_best"]
 
 
-def validation_loss(loss_3: Triple, count_3: Sequence[int]) -> float:
-    """The mean of the stages' losses, without σ and λ, so that runs of any objective compare.
+def validation_loss(loss_A: Triple, count_A: Sequence[int]) -> float:
+    """The mean of the abilities' losses, without σ and λ, so that runs of any objective compare.
 
-    loss_3: L_j over the held-out examples; count_3: their number, a stage without any is left out
+    loss_A: L_j over the held-out examples; count_A: their number, an ability without any is left out
     """
-    present = [loss for loss, count in zip(loss_3, count_3, strict=True) if count]
+    present = [loss for loss, count in zip(loss_A, count_A, strict=True) if count]
     return sum(present) / len(present)

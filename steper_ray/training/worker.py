@@ -9,79 +9,19 @@ import shutil
 import sys
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from steper_ray.files import write_whole
-from steper_ray.pretrained import DEFAULTS, HubConfig, use_hub
-from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.schema import STAGES
-from steper_ray.session import redirect_output
+from steper_ray.models.hub import use_hub
+from steper_ray.ray_runtime.logs import redirect_output
+from steper_ray.schema import ABILITIES
 from steper_ray.training.metrics import MetricsWriter, StepMetrics
-from steper_ray.training.objective import count_stages
+from steper_ray.training.objective import count_abilities
+from steper_ray.training.worker_spec import CANDIDATES, PLACEMENT_FILE, WorkerOutcome, WorkerTask
 
 if TYPE_CHECKING:
-    from steper_ray.training.run import StudentTraining
-    from steper_ray.training.trainer import TrainConfig
-
-CANDIDATES: Final = "candidates"
-PLACEMENT_FILE: Final = "placement_group"
-"""In a sweep: the id of the workers' placement group, for whoever ends the trial from outside."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerTask:
-    """Everything a worker needs to know."""
-
-    train: "TrainConfig"
-    stepwise_files: tuple[str, ...]
-    training_dir: str
-    seed: int
-    reasoning: ReasoningConfig
-    """How the student will be asked; written beside it as `steper.json`."""
-    corpus_version: str
-    """What the chains were retrieved from; written there too."""
-    log: str
-    """File for what the workers print."""
-    hub: HubConfig = field(default=DEFAULTS, repr=False)
-    """How the base student is reached; not shown, since what is learned does not depend on it."""
-    prepared: str | None = field(default=None, repr=False)
-    """File with the prepared examples (`steper_ray.training.prepared`); null prepares them here."""
-    report_validations: bool = field(default=False, repr=False)
-    """Write a checkpoint and report to Ray Train after each validation: what a sweep looks at."""
-
-    @property
-    def bf16(self) -> bool:
-        """Whether weights and activations are bf16."""
-        precision = self.train.precision
-        return precision == "bf16" or (precision == "auto" and self.train.use_gpu)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOutcome:
-    """What rank 0 hands back to the driver."""
-
-    last: StepMetrics
-    candidates: list[tuple[float, int]]
-    """(validation loss, step) of the students in `candidates/`, best first; without validation the last
-    step alone, and its training loss."""
-    validated: bool
-    chains: int
-    """Chains trained on."""
-    examples: dict[str, int]
-    """Training examples of each stage."""
-    input_tokens: int
-    """Prompt and target tokens of all examples, every epoch counted."""
-    supervised_tokens: int
-    dropped_passages: int
-    separate_because: str | None
-    """Why the examples of a chain did not share their prefixes; None if they did."""
-
-
-def candidate_dir(training_dir: str, step: int) -> Path:
-    """Where the student of a step is written."""
-    return Path(training_dir) / CANDIDATES / f"step-{step:06d}"
+    from steper_ray.training.rank import RankTraining
 
 
 def prepare_process(task: WorkerTask) -> None:
@@ -111,13 +51,13 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
     import ray.train.torch
     import ray.util
 
-    from steper_ray.training.run import StudentTraining
+    from steper_ray.training.rank import RankTraining
 
     context = ray.train.get_context()
     rank, ranks = context.get_world_rank(), context.get_world_size()
     checkpoint = ray.train.get_checkpoint()
     with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
-        training = StudentTraining(
+        training = RankTraining(
             task, rank, ranks, ray.train.torch.get_device(), Path(folder) if folder else None
         )
     if rank == 0 and task.report_validations:
@@ -149,7 +89,7 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
     return _outcome(training)
 
 
-def _outcome(training: "StudentTraining") -> WorkerOutcome:
+def _outcome(training: "RankTraining") -> WorkerOutcome:
     """What a finished training came to; without validation its last student is written now."""
     last, train, data = training.last, training.task.train, training.data
     assert last is not None
@@ -163,7 +103,7 @@ def _outcome(training: "StudentTraining") -> WorkerOutcome:
         candidates=candidates,
         validated=bool(training.held_out),
         chains=len(training.chains),
-        examples=dict(zip(STAGES, count_stages([e.stage for e in examples]), strict=True)),
+        examples=dict(zip(ABILITIES, count_abilities([e.ability for e in examples]), strict=True)),
         input_tokens=train.epochs * sum(len(example.ids) for example in examples),
         supervised_tokens=train.epochs * sum(example.target_tokens for example in examples),
         dropped_passages=data.dropped_passages,
@@ -171,7 +111,7 @@ def _outcome(training: "StudentTraining") -> WorkerOutcome:
     )
 
 
-def _report(training: "StudentTraining", metrics: StepMetrics) -> None:
+def _report(training: "RankTraining", metrics: StepMetrics) -> None:
     import ray.train
 
     with tempfile.TemporaryDirectory() as folder:

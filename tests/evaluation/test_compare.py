@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from steper_ray.config import RunConfig
 from steper_ray.errors import ConfigError
-from steper_ray.evaluation.compare import Comparison, Trained, Tuning, check_variants, judge
-from steper_ray.evaluation.comparison_page import (
+from steper_ray.evaluation.compare import check_variants
+from steper_ray.evaluation.comparison import Comparison, TrainedStudent, Tuning, judge
+from steper_ray.reports.comparison_page import (
     headline,
     markdown_lines,
     text_lines,
     write_comparison,
 )
+from steper_ray.run.config import RunConfig
 
 QUESTIONS = 40
 
@@ -33,8 +34,8 @@ def rows(right: set[int]) -> list[dict[str, Any]]:
     ]
 
 
-def student(name: str, seed: int = 0, folder: Path = Path()) -> Trained:
-    return Trained(name, 1e-3, seed, folder, 70, 1_000_000, 20_000, 60.0)
+def student(name: str, seed: int = 0, folder: Path = Path()) -> TrainedStudent:
+    return TrainedStudent(name, 1e-3, seed, folder, 70, 1_000_000, 20_000, 60.0)
 
 
 @pytest.fixture

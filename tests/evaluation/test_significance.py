@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from steper_ray.errors import InputError
 from steper_ray.evaluation.significance import difference_interval, holm, interval, paired_p
@@ -42,6 +41,8 @@ def closed_bonferroni(p_H: list[float]) -> list[float]:
 
 @pytest.mark.parametrize(("won", "lost"), [(1, 0), (5, 0), (3, 3), (9, 2), (4, 12), (15, 1)])
 def test_binary_scores_give_mcnemars_exact_test(won: int, lost: int) -> None:
+    from scipy import stats
+
     model, baseline = answers(won, lost)
     expected = stats.binomtest(won, won + lost).pvalue
     assert paired_p([model], [baseline]) == pytest.approx(expected, abs=1e-12)
@@ -49,6 +50,8 @@ def test_binary_scores_give_mcnemars_exact_test(won: int, lost: int) -> None:
 
 @pytest.mark.parametrize(("won", "lost"), [(15, 15), (19, 11), (40, 22), (300, 260), (520, 480)])
 def test_random_patterns_average_to_mcnemars_exact_test(won: int, lost: int) -> None:
+    from scipy import stats
+
     model, baseline = answers(won, lost)
     exact = stats.binomtest(won, won + lost).pvalue
     p = [paired_p([model], [baseline], seed=seed) for seed in range(10)]
@@ -65,6 +68,8 @@ def test_fishers_test_of_darwins_maize() -> None:
 
 
 def test_graded_scores_against_scipy() -> None:
+    from scipy import stats
+
     rng = np.random.default_rng(7)
     for questions, draws, error in ((12, 5_000, 1e-12), (60, 20_000, 0.015)):
         score_SQ, baseline_SQ = rng.random((3, questions)), rng.random((2, questions))
@@ -82,6 +87,8 @@ def test_graded_scores_against_scipy() -> None:
 
 
 def test_p_is_uniform_when_nothing_distinguishes_the_models() -> None:
+    from scipy import stats
+
     rng = np.random.default_rng(3)
     p = [paired_p(rng.normal(size=(1, 40)), np.zeros((1, 40)), draws=999) for _ in range(500)]
     assert stats.kstest(p, "uniform").pvalue > 0.01
@@ -105,6 +112,8 @@ def test_rounding_hides_no_tie(won: int, lost: int) -> None:
 
 
 def test_random_patterns_never_give_zero() -> None:
+    from scipy import stats
+
     model, baseline = answers(200, 50)
     assert stats.binomtest(200, 250).pvalue < 1e-9
     assert paired_p([model], [baseline]) == 1 / 100_001
@@ -132,6 +141,8 @@ def test_the_seed_decides() -> None:
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_interval_of_many_questions_is_the_normal_one(level: float) -> None:
+    from scipy import stats
+
     score_Q = np.random.default_rng(1).random(2_000)
     error = score_Q.std() / math.sqrt(2_000)
     low, high = stats.norm.interval(level, loc=score_Q.mean(), scale=error)
@@ -147,6 +158,8 @@ def test_interval_of_two_questions_by_hand() -> None:
 
 def test_interval_of_a_small_share_is_the_binomial_one() -> None:
     # Of 20 questions drawn again, one right among them, as many are right as a binomial says.
+    from scipy import stats
+
     low, high = stats.binom.ppf([0.025, 0.975], 20, 0.05) / 20
     assert (low, high) == (0.0, 0.15)
     assert interval([[1] + [0] * 19]) == pytest.approx((low, high), abs=1e-12)

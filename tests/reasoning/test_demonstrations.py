@@ -5,11 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from steper_ray.config import load_config
-from steper_ray.errors import ConfigError, InputError
-from steper_ray.models import SETTINGS_FILE, carried_settings, reasoning_for, student_settings
-from steper_ray.reasoning.demonstrations import FOLDER, read_demonstrations, render_demonstration
-from steper_ray.reasoning.settings import FRAMEWORKS, ReasoningConfig, teacher_settings
+from steper_ray.chains.teachers import model_reasoning, teacher_settings
+from steper_ray.errors import InputError
+from steper_ray.models.student_settings import SETTINGS_FILE, carried_settings, student_settings
+from steper_ray.reasoning.demonstrations import (
+    FOLDER,
+    complete_reasoning,
+    read_demonstrations,
+    render_demonstration,
+)
+from steper_ray.reasoning.frameworks import FRAMEWORKS
+from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.loading import load_config
 
 FILE = """
 framework: ircot
@@ -57,24 +64,31 @@ def test_none_are_used_unless_asked_for() -> None:
 
 def test_instructions_are_the_framework_s_own_unless_given() -> None:
     for name, code in FRAMEWORKS.items():
-        assert ReasoningConfig(framework=name).instruction == code.INSTRUCTION
-        assert ReasoningConfig(framework=name, instruction="Go.").instruction == "Go."
-    assert ReasoningConfig(framework="ircot") == ReasoningConfig()
+        assert complete_reasoning(ReasoningConfig(framework=name)).instruction == code.INSTRUCTION
+        given = ReasoningConfig(framework=name, instruction="Go.")
+        assert complete_reasoning(given).instruction == "Go."
+    complete = complete_reasoning(ReasoningConfig())
+    assert complete_reasoning(complete) == complete
+
+
+def test_an_unknown_framework_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match=r"framework: no .* 'reakt'; did you mean react\?"):
+        complete_reasoning(ReasoningConfig(framework="reakt"))
 
 
 def test_a_file_is_read_where_the_run_file_names_it(tmp_path: Path) -> None:
     file = write(tmp_path, FILE)
     run = tmp_path / "run.yaml"
     run.write_text(f"reasoning: {{demonstrations: {file}}}\n")
-    (demonstration,) = load_config(run).reasoning.demonstrations
+    (demonstration,) = complete_reasoning(load_config(run).reasoning).demonstrations
     assert [step.text for step in demonstration.steps] == [
         "There is a.",
         "It is b. So the answer is: b",
     ]
-    with pytest.raises(ConfigError, match=r"reasoning: demonstrations: .*no such file"):
-        load_config(run, ["reasoning.demonstrations=nowhere.yaml"])
-    with pytest.raises(ConfigError, match="written for 'ircot', but reasoning"):
-        load_config(run, ["reasoning.framework=react"])
+    with pytest.raises(InputError, match=r"demonstrations: .*no such file"):
+        complete_reasoning(load_config(run, ["reasoning.demonstrations=nowhere.yaml"]).reasoning)
+    with pytest.raises(InputError, match="written for 'ircot', but reasoning"):
+        complete_reasoning(load_config(run, ["reasoning.framework=react"]).reasoning)
 
 
 @pytest.mark.parametrize(
@@ -106,13 +120,16 @@ def test_a_student_s_folder_carries_what_was_in_the_file(tmp_path: Path, name: s
     trained = ReasoningConfig(framework=name, demonstrations="bundled", instruction="Go.")
     settings = student_settings(trained, "v1", chat=True)
     (tmp_path / SETTINGS_FILE).write_text(json.dumps(settings))
-    assert carried_settings(str(tmp_path)) == (trained.model_copy(update={"chat": True}), "v1")
+    whole = complete_reasoning(trained).model_copy(update={"chat": True})
+    assert whole.demonstrations not in ("bundled", ())
+    assert carried_settings(str(tmp_path)) == (whole, "v1")
 
 
-def test_a_student_of_an_older_version_is_still_asked(tmp_path: Path) -> None:
-    old = {"framework": "ircot", "passages_per_step": 2, "max_steps": 5, "instruction": "Go."}
-    old |= {"max_prompt_tokens": 896, "max_step_tokens": 64, "corpus_version": "v1"}
-    (tmp_path / SETTINGS_FILE).write_text(json.dumps(old))
+def test_a_student_whose_settings_lack_later_keys_is_still_asked(tmp_path: Path) -> None:
+    settings = student_settings(ReasoningConfig(instruction="Go."), "v1", chat=False)
+    for key in ("chat", "demonstrations", "max_empty_searches"):
+        del settings[key]
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps(settings))
     carried = carried_settings(str(tmp_path))
     assert carried is not None
     assert (carried[0].chat, carried[0].demonstrations) == ("auto", ())
@@ -123,20 +140,20 @@ def test_the_teacher_may_be_shown_what_the_student_is_not_trained_with(tmp_path:
     run.write_text(f"build: {{teacher: some/teacher, demonstrations: {file}, instruction: Teach.}}")
     config = load_config(run)
     assert config.reasoning == ReasoningConfig()
-    teacher = reasoning_for(config, "some/teacher")
+    teacher = model_reasoning(config, "some/teacher")
     assert (len(teacher.demonstrations), teacher.instruction) == (1, "Teach.")
     assert (
         teacher.model_copy(
-            update={"demonstrations": (), "instruction": config.reasoning.instruction}
+            update={"demonstrations": (), "instruction": FRAMEWORKS["ircot"].INSTRUCTION}
         )
-        == config.reasoning
+        == complete_reasoning(config.reasoning)
+        == model_reasoning(config, "some/other")
     )
-    assert reasoning_for(config, "some/other") == config.reasoning
 
 
 def test_the_teacher_may_be_shown_nothing_where_the_student_is_shown_examples() -> None:
     student = ReasoningConfig(demonstrations="bundled")
     same = teacher_settings(student, instruction=None, demonstrations=None)
-    assert same == student
+    assert same == complete_reasoning(student)
     none = teacher_settings(student, instruction=None, demonstrations="")
-    assert none == ReasoningConfig()
+    assert none == complete_reasoning(ReasoningConfig())

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steper_ray.reasoning import ircot, react, self_ask
-from steper_ray.reasoning.framework import STEP_TERMINATOR, Framework, Written
-from steper_ray.reasoning.settings import FRAMEWORKS
+from steper_ray.reasoning.frameworks import FRAMEWORKS, ircot, react, self_ask
+from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR, Framework, ParsedStep
 from steper_ray.schema import Passage
 
 A, B, C = (Passage(name, name.upper(), f"About {name}.") for name in "abc")
@@ -143,50 +142,50 @@ def test_a_finished_chain_reads_like_the_prompts_it_had() -> None:
 )
 def test_ircot_finds_answers_whatever_surrounds_them(rationale: str, answer: str | None) -> None:
     assert ircot.find_answer(rationale) == answer
-    assert ircot.parse(f" {rationale}", forced=False) == Written(rationale, rationale, answer)
+    assert ircot.parse(f" {rationale}", forced=False) == ParsedStep(rationale, rationale, answer)
 
 
 @pytest.mark.parametrize(
     ("text", "written"),
     [
-        (" Yes.\n\nFollow up:  Who\n is", Written("Yes.\nFollow up: Who?", "Who?", None)),
-        ("Yes. follow-up question: Who?", Written("Yes.\nFollow up: Who?", "Who?", None)),
+        (" Yes.\n\nFollow up:  Who\n is", ParsedStep("Yes.\nFollow up: Who?", "Who?", None)),
+        ("Yes. follow-up question: Who?", ParsedStep("Yes.\nFollow up: Who?", "Who?", None)),
         (
             " Ann.\nSo the answer is: Ann Lee.\n\nQuestion: Where",
-            Written("Ann.\nSo the final answer is: Ann Lee.", "", "Ann Lee"),
+            ParsedStep("Ann.\nSo the final answer is: Ann Lee.", "", "Ann Lee"),
         ),
         (
             "Ann.\nFollow up: Who is Ann?\nIntermediate answer: A painter.\nSo the final answer is: B",
-            Written("Ann.\nFollow up: Who is Ann?", "Who is Ann?", None),
+            ParsedStep("Ann.\nFollow up: Who is Ann?", "Who is Ann?", None),
         ),
-        (" Just Ann.", Written("Just Ann.", "", None)),
-        (" Ann.\nFollow up:", Written("Ann.", "", None)),
-        ("", Written("", "", None)),
+        (" Just Ann.", ParsedStep("Just Ann.", "", None)),
+        (" Ann.\nFollow up:", ParsedStep("Ann.", "", None)),
+        ("", ParsedStep("", "", None)),
     ],
 )
-def test_self_ask_reads_what_models_write(text: str, written: Written) -> None:
+def test_self_ask_reads_what_models_write(text: str, written: ParsedStep) -> None:
     assert self_ask.parse(text, forced=False) == written
 
 
 @pytest.mark.parametrize(
     ("text", "written"),
     [
-        (" Hm.\nAction: Search[x", Written("Hm.\nAction: Search[x]", "x", None)),
+        (" Hm.\nAction: Search[x", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
         (
             " Hm.\n\nAction 1: search [ x  y ]\nObservation 1: z",
-            Written("Hm.\nAction: Search[x y]", "x y", None),
+            ParsedStep("Hm.\nAction: Search[x y]", "x y", None),
         ),
-        ("Hm. Action: Finish[X.]", Written("Hm.\nAction: Finish[X.]", "", "X")),
-        ("A.\nAction: Finish[f[0]] as said", Written("A.\nAction: Finish[f(0)]", "", "f(0)")),
+        ("Hm. Action: Finish[X.]", ParsedStep("Hm.\nAction: Finish[X.]", "", "X")),
+        ("A.\nAction: Finish[f[0]] as said", ParsedStep("A.\nAction: Finish[f(0)]", "", "f(0)")),
         (
             "A.\nAction: Search[x]\nThought: B.\nAction: Finish[y]",
-            Written("A.\nAction: Search[x]", "x", None),
+            ParsedStep("A.\nAction: Search[x]", "x", None),
         ),
-        (" Just a thought [1].", Written("Just a thought (1).", "", None)),
-        (" Hm.\nAction: Search[]", Written("Hm.\nAction: Search[]", "", None)),
+        (" Just a thought [1].", ParsedStep("Just a thought (1).", "", None)),
+        (" Hm.\nAction: Search[]", ParsedStep("Hm.\nAction: Search[]", "", None)),
     ],
 )
-def test_react_reads_what_models_write(text: str, written: Written) -> None:
+def test_react_reads_what_models_write(text: str, written: ParsedStep) -> None:
     assert react.parse(text, forced=False) == written
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from steper_ray.reasoning import react
-from steper_ray.reasoning.framework import Prompt
-from steper_ray.reasoning.ircot import ANSWER_FLAG, render_prompt
-from steper_ray.reasoning.loop import GREEDY, Generation, Reasoned, Sampling, reason
+from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.reasoning.frameworks import react
+from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG, render_prompt
+from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.retrieval import Hit
+from steper_ray.retrieval.protocol import Hit
 from steper_ray.schema import Passage
 
 PASSAGES = {name: Passage(name, name.upper(), f"About {name}.") for name in "abcdef"}
@@ -49,7 +50,7 @@ class ScriptedSearcher:
         return [Hit(PASSAGES[name], 1.0) for name in names[:k]]
 
 
-def run(engine: ScriptedEngine, searcher: ScriptedSearcher, **settings: Any) -> Reasoned:
+def run(engine: ScriptedEngine, searcher: ScriptedSearcher, **settings: Any) -> Trajectory:
     config = ReasoningConfig(instruction="Go.", **settings)
     return asyncio.run(reason("Who?", engine=engine, searcher=searcher, config=config))
 

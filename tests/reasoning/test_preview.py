@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 
 from steper_ray.cli import main
-from steper_ray.config import RunConfig
-from steper_ray.questions import read_questions
-from steper_ray.reasoning.ircot import render_prompt
+from steper_ray.data.questions import read_questions
+from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.reasoning.frameworks.ircot import render_prompt
 from steper_ray.reasoning.preview import preview
-from steper_ray.reasoning.prompts import PromptEncoder
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.retrieval import Hit, Retriever
+from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval.protocol import Hit
+from steper_ray.run.config import RunConfig
 from steper_ray.schema import Passage
-from steper_ray.toy.stage import MODELS
 from steper_ray.toy.tokenizer import make_tokenizer
+from steper_ray.toy.write import MODELS
 
 A, B = (Passage(name, name.upper(), f"About {name}.") for name in "ab")
 SETTINGS = ReasoningConfig(instruction="Go.", max_steps=3, max_step_tokens=64)
@@ -96,7 +97,7 @@ def test_the_command_searches_the_real_index(
         f"build: {{teacher: {MODELS / 'teacher'}, demonstrations: bundled}}\n"
         f"train: {{model: {MODELS / 'base'}}}\n"
     )
-    retriever = Retriever(toy_corpus.corpus_dir)
+    retriever = BM25Retriever(toy_corpus.corpus_dir)
     question = read_questions(toy_corpus.questions.dev, "questions.dev")[0].question
     first = [hit.passage for hit in retriever.search(question, 2)]
     asked = ["prompt", "--config", str(run), "--question", question]

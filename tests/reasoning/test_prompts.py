@@ -1,27 +1,35 @@
 """One rendering for engine, count and training: plain text and chat templates, on real tokenizers."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tokenizers import processors
-from transformers import PreTrainedTokenizerFast
 
+from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
+from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.errors import InputError
-from steper_ray.reasoning.framework import Prompt
-from steper_ray.reasoning.loop import GREEDY, Generation, Reasoned, Sampling, reason
-from steper_ray.reasoning.prompts import PromptEncoder, fit_prompt, make_prompt, split_searches
+from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.reasoning.loop import Trajectory, reason
+from steper_ray.reasoning.prompts import fit_prompt, make_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.retrieval import Hit
-from steper_ray.schema import STEP_EXAMPLE_SCHEMA, Chain, Passage
-from steper_ray.stepwise.select import explode
+from steper_ray.retrieval.protocol import Hit
+from steper_ray.schema import Chain, Passage
+from steper_ray.selection.examples import step_examples
 from steper_ray.toy.tokenizer import make_tokenizer
-from steper_ray.training.data import stepwise_files, tokenize_examples
+from steper_ray.training.tokenization import stepwise_files, tokenize_examples
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 A, B, C, D = (Passage(name, name.upper(), f"About {name}.") for name in "abcd")
 
@@ -88,11 +96,11 @@ class OrderedSearcher:
         return [Hit(passage, 1.0) for passage in self._found.pop(0)]
 
 
-def answer(settings: ReasoningConfig, engine: EncodingEngine) -> Reasoned:
+def answer(settings: ReasoningConfig, engine: EncodingEngine) -> Trajectory:
     return asyncio.run(reason("Who?", engine=engine, searcher=OrderedSearcher(), config=settings))
 
 
-def chain_of(reasoned: Reasoned) -> Chain:
+def chain_of(reasoned: Trajectory) -> Chain:
     return Chain(
         id="q",
         question_id="q",
@@ -135,7 +143,7 @@ def test_a_student_is_trained_on_the_very_tokens_it_is_asked_with(
     assert (dropped > 0) == bool(shorter)
     assert (reasoned.answer, reasoned.stop_reason) == ("X", "forced")
 
-    examples = explode(chain_of(reasoned), settings)
+    examples = step_examples(chain_of(reasoned), settings)
     rows = [asdict(example) for example in examples]
     pq.write_table(pa.Table.from_pylist(rows, STEP_EXAMPLE_SCHEMA), tmp_path / "a.parquet")
     data = tokenize_examples(stepwise_files(tmp_path), tokenizer, reasoning=settings)
@@ -150,7 +158,9 @@ def test_a_student_is_trained_on_the_very_tokens_it_is_asked_with(
     )
     (whole,) = path.examples
     text = tokenizer.decode(whole.ids[-whole.target_tokens :])
-    assert text == settings.code.render_path([step.rationale for step in reasoned.steps])
+    assert text == framework_named(settings.framework).render_path(
+        [step.rationale for step in reasoned.steps]
+    )
 
 
 @pytest.mark.parametrize("framework", WRITES)

@@ -6,11 +6,8 @@ from typing import Any, Final
 import httpx
 
 from steper_ray.errors import ReplicaLostError
-from steper_ray.serving.service import AnswerService
-from tests.serving.backend import (
-    api_over,
-    client_of,
-)
+from steper_ray.serving.answering import AnswerService
+from tests.serving.backend import api_over, client_of
 
 ASKED: Final = {"question": "Who lives where?"}
 STREAMED: Final = {**ASKED, "stream": True}
@@ -23,12 +20,12 @@ def passage(name: str, score: float) -> dict[str, Any]:
     return {"id": name, "title": name.upper(), "text": f"About {name}.", "score": score}
 
 
-def step(number: int, stage: str, query: str, rationale: str, generated: int) -> dict[str, Any]:
+def step(number: int, ability: str, query: str, rationale: str, generated: int) -> dict[str, Any]:
     """A step of `TWO_STEPS` as the API shows it, without what takes time."""
     found = [[passage("ada", 4), passage("bob", 3)], [passage("cy", 3)]][number - 1]
     return {
         "step": number,
-        "stage": stage,
+        "ability": ability,
         "query": query,
         "passages": found,
         "rationale": rationale,

@@ -11,16 +11,17 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from steper_ray.reasoning.framework import Prompt
-from steper_ray.reasoning.loop import GREEDY, Generation, Sampling
+from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.retrieval import Hit
+from steper_ray.retrieval.protocol import Hit
 from steper_ray.schema import Passage
-from steper_ray.serving.guard import Take
-from steper_ray.serving.http import build_api
+from steper_ray.serving.answering import AnswerService
+from steper_ray.serving.api.routes import build_api
+from steper_ray.serving.api_middleware import Take
 from steper_ray.serving.keys import KeyRing, Keys, RateLimiter
-from steper_ray.serving.service import AnswerService
-from steper_ray.serving.settings import ServeConfig, Served
+from steper_ray.serving.overrides import ServingReasoning
+from steper_ray.serving.settings import ServeConfig
 
 PASSAGES: Final = {
     name: Passage(name, name.upper(), f"About {name}.") for name in ("ada", "bob", "cy", "dee")
@@ -136,6 +137,7 @@ class ScriptedBackend:
                 elif act is HANG:
                     await asyncio.Event().wait()
                 else:
+                    assert isinstance(act, float | int)
                     await asyncio.sleep(act)
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled += 1
@@ -146,7 +148,7 @@ def service_over(
     backend: ScriptedBackend,
     *,
     places: int = 4,
-    served: Served | None = None,
+    served: ServingReasoning | None = None,
     record: Callable[..., None] = lambda *_args, **_tags: None,
     **serve: Any,
 ) -> AnswerService:
@@ -158,7 +160,7 @@ def service_over(
     trained = ReasoningConfig(passages_per_step=2, max_steps=4)
     return AnswerService(
         backend,
-        served or Served(trained, "v1", trained, "v1"),
+        served or ServingReasoning(trained, "v1", trained, "v1"),
         ServeConfig(**serve),
         model="student",
         places=places,
@@ -179,9 +181,12 @@ def api_over(service: AnswerService, keys: Keys | None = None, take: Take | None
     return build_api(service, KeyRing(service.config, keys or {}), take or take_here)
 
 
-def client_of(api: FastAPI, **options: Any) -> httpx.AsyncClient:
-    """A client in the same process; a stream comes to it only when it is whole."""
-    transport = httpx.ASGITransport(app=api, raise_app_exceptions=False)
+def client_of(api: FastAPI, *, root_path: str = "", **options: Any) -> httpx.AsyncClient:
+    """A client in the same process; a stream comes to it only when it is whole.
+
+    root_path: where the API is told that it is mounted; URLs are sent to it as they are
+    """
+    transport = httpx.ASGITransport(app=api, raise_app_exceptions=False, root_path=root_path)
     return httpx.AsyncClient(transport=transport, base_url="http://test", **options)
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-from steper_ray.config import RunConfig, load_config
-from steper_ray.questions import load_questions
+from steper_ray.data.questions import load_questions
+from steper_ray.run.config import RunConfig
+from steper_ray.run.loading import load_config
 
 PLACES = 8
 """Questions that an ingress works on at a time."""
@@ -50,7 +51,7 @@ class Server:
 def server(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Serves the toy world's passages; asks for no key."""
     from steper_ray.cli import TOY_RUN_FILE
-    from steper_ray.serving.app import served
+    from steper_ray.serving.session import running_server
 
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
@@ -72,5 +73,5 @@ def server(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> I
         ],
     )
     questions = [question.question for question in load_questions(config, "test")]
-    with served(config) as url:
+    with running_server(config) as url:
         yield Server(url, questions, config)

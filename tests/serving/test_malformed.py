@@ -4,33 +4,30 @@ A part comes from schemathesis, which reads the API's own OpenAPI description; t
 headers that no description knows of. All go to the application in this process, over a scripted backend.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import random
 import re
 from collections import Counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-import schemathesis
 from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 from pydantic import ValidationError
-from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    negative_data_rejection,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
-from steper_ray.serving.chat import ChatBody
-from steper_ray.serving.schema import BatchRequest
-from steper_ray.serving.service import AnswerService
+from steper_ray.serving.answering import AnswerService
+from steper_ray.serving.api.openai_chat import ChatBody
+from steper_ray.serving.api.schema import BatchRequest
 from tests.conftest import ROOT
 from tests.serving.backend import ScriptedBackend, api_over, service_over
 from tests.serving.malformed import MAKERS, Request
+
+if TYPE_CHECKING:
+    import schemathesis
+    from schemathesis import GenerationMode
 
 DESCRIBED: Final = 350
 """Negative cases for each route with a body, from its description."""
@@ -59,27 +56,33 @@ def check_error(body: Any) -> None:
 
 # from the description
 
-REFUSING: Final = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-    negative_data_rejection,
-]
-
 
 def described(api: FastAPI, mode: GenerationMode, each: int) -> Counter[int]:
     """Requests made from the API's description, by the status of the reply."""
+    import schemathesis
+    from schemathesis import GenerationMode
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.core.result import Ok
+    from schemathesis.specs.openapi import checks
+
+    refusing = [
+        not_a_server_error,
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_schema_conformance,
+        checks.negative_data_rejection,
+    ]
     statuses: Counter[int] = Counter()
     schema = schemathesis.openapi.from_asgi("/openapi.json", api)
     for found in schema.get_all_operations():
+        assert isinstance(found, Ok)
         operation = found.ok()
         if mode is GenerationMode.NEGATIVE and not operation.body:
             continue  # a GET without parameters has no wrong form
 
         def send(case: schemathesis.Case) -> None:
             reply = case.call()
-            case.validate_response(reply, checks=REFUSING)
+            case.validate_response(reply, checks=refusing)
             statuses[reply.status_code] += 1
             assert not GIVEN_AWAY.search(reply.text)
             if reply.status_code >= 400:
@@ -160,6 +163,8 @@ async def send_raw(service: AnswerService, seed: int, count: int) -> Counter[int
 
 
 def test_ten_thousand_malformed_requests(capsys: pytest.CaptureFixture[str]) -> None:
+    from schemathesis import GenerationMode
+
     service = service_over(ScriptedBackend())
     wrong = described(api_over(service), GenerationMode.NEGATIVE, DESCRIBED)
     assert set(wrong) <= {400, 404, 413, 422}
@@ -183,6 +188,8 @@ def test_a_list_is_refused_at_its_first_wrong_item() -> None:
 
 
 def test_requests_as_described_get_replies_as_described() -> None:
+    from schemathesis import GenerationMode
+
     found = described(api_over(service_over(ScriptedBackend())), GenerationMode.POSITIVE, 40)
     assert found[200] > 40
     assert set(found) <= {

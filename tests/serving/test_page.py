@@ -1,13 +1,17 @@
 """The web page in Debian's Chromium: against the real server, and against answers made up for a case."""
 
+from __future__ import annotations
+
 import json
 import re
 import shutil
 from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Route
 
 
 class Server(Protocol):
@@ -34,9 +38,10 @@ INJECTED: Final = "<img src=x onerror=\"document.title='owned'\">"
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One Chromium for the module."""
+    from playwright.sync_api import sync_playwright
+
     chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.fail("no chromium on PATH; install it: Debian package chromium", pytrace=False)
+    assert chromium, "tests/conftest.py skips the page's tests where there is none"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield browser
@@ -68,6 +73,8 @@ def ask(page: Page, question: str) -> None:
 
 def answered(page: Page) -> None:
     """Wait until an answer is shown whole."""
+    from playwright.sync_api import expect
+
     expect(page.get_by_role("table")).to_be_visible(timeout=PATIENCE_MS)
 
 
@@ -105,7 +112,7 @@ def one_step(title: str, text: str, rationale: str, answer: str) -> str:
     numbers = {"prompt_tokens": 90, "generated_tokens": 9, "cached_tokens": 30}
     step = {
         "step": 1,
-        "stage": "agg",
+        "ability": "agg",
         "query": "asked",
         "passages": [passage],
         "rationale": rationale,
@@ -139,6 +146,8 @@ def one_step(title: str, text: str, rationale: str, answer: str) -> str:
 def test_a_question_streams_step_by_step_and_its_words_lead_to_passages(
     page: Page, server: Server
 ) -> None:
+    from playwright.sync_api import expect
+
     expect(page.get_by_role("banner")).to_contain_text("Model")
     page.evaluate(
         """() => {
@@ -174,6 +183,8 @@ def test_a_question_streams_step_by_step_and_its_words_lead_to_passages(
 
 
 def test_an_earlier_question_is_shown_again_without_asking(page: Page, server: Server) -> None:
+    from playwright.sync_api import expect
+
     asked = reply_with(
         page,
         {"body": one_step("A", "It is in Delft.", "It is in Delft.", "Delft")},
@@ -193,6 +204,8 @@ def test_an_earlier_question_is_shown_again_without_asking(page: Page, server: S
 
 
 def test_errors_say_what_to_do(page: Page, server: Server) -> None:
+    from playwright.sync_api import expect
+
     alert = page.get_by_role("alert")
     expect(page.get_by_role("banner")).to_contain_text("Model")  # by now the limit is known
     page.evaluate("document.querySelector('#question').value = 'x'.repeat(5000)")
@@ -230,6 +243,8 @@ def test_errors_say_what_to_do(page: Page, server: Server) -> None:
 
 
 def test_html_is_shown_as_text(page: Page, server: Server) -> None:
+    from playwright.sync_api import expect
+
     text = f"Delft {INJECTED}"
     reply_with(page, {"body": one_step(text, text, f"It is in {text}.", text)})
     title = page.title()
@@ -245,6 +260,8 @@ def test_html_is_shown_as_text(page: Page, server: Server) -> None:
 
 
 def test_the_keyboard_is_enough(page: Page, server: Server) -> None:
+    from playwright.sync_api import expect
+
     reply_with(page, {"body": one_step("A", "It is in Delft.", "It is in Delft.", "Delft")})
     expect(page.get_by_role("textbox", name="Question")).to_be_focused()
     page.keyboard.type("Where is A?")
@@ -264,6 +281,8 @@ def test_the_keyboard_is_enough(page: Page, server: Server) -> None:
 
 
 def test_stop_ends_the_request(page: Page, server: Server) -> None:
+    from playwright.sync_api import expect
+
     page.route("**/v1/answer", lambda _route: None)  # never answered
     with page.expect_request("**/v1/answer") as asked:
         ask(page, "Where is A?")
@@ -294,6 +313,8 @@ def test_narrow_and_dark(page: Page, server: Server) -> None:
 
 
 def test_the_api_is_described_and_can_be_tried(page: Page, server: Server) -> None:
+    from playwright.sync_api import expect
+
     page.goto(f"{server.url.rstrip('/')}/docs")
     search = page.locator(".opblock").filter(has=page.get_by_text("/v1/search", exact=True))
     search.get_by_role("button").first.click()

@@ -19,16 +19,13 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
-from openai import APIError, OpenAI
-from ray import serve
 
 from steper_ray.cli import TOY_RUN_FILE, main
-from steper_ray.corpus import CorpusInfo, build_corpus
 from steper_ray.errors import StageError
-from steper_ray.retrieval import Retriever
-from steper_ray.serving.app import APP, corpus_app, llm_app, update_server
-from steper_ray.serving.ingress import LLM
+from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval.corpus import CorpusInfo, build_corpus
+from steper_ray.serving.deploy import APP, build_ingress, corpus_app, llm_app, with_one_ingress
+from steper_ray.serving.session import update_server
 from tests.serving.conftest import PLACES, Server
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
@@ -61,10 +58,10 @@ def until(holds: Callable[[], bool]) -> None:
 
 def replicas(deployment: str) -> int:
     """Replicas of a deployment of the ingress's application that run."""
-    states: dict[str, int] = {
-        **serve.status().applications[APP].deployments[deployment].replica_states
-    }
-    return states.get("RUNNING", 0)
+    from ray import serve
+
+    states = serve.status().applications[APP].deployments[deployment].replica_states
+    return {state.value: count for state, count in states.items()}.get("RUNNING", 0)
 
 
 def engines() -> list[psutil.Process]:
@@ -75,13 +72,17 @@ def engines() -> list[psutil.Process]:
 
 async def unfinished(server: Server) -> int:
     """Requests in the engine."""
+    from ray import serve
+
+    from steper_ray.serving.deployments.ingress import LLM
+
     handle = serve.get_deployment_handle(LLM, llm_app(server.config))
     return int(await handle.unfinished.remote())
 
 
 def test_an_answer_is_what_the_loop_gives_in_this_corpus(server: Server) -> None:
     body = post(server, "/v1/answer", {"question": server.questions[0]}).json()
-    retriever = Retriever(server.config.corpus_dir)
+    retriever = BM25Retriever(server.config.corpus_dir)
     assert body["corpus_version"] == retriever.corpus_version
     assert body["overrides"] == {}
     assert body["model"] == "teacher"
@@ -97,8 +98,8 @@ def test_an_answer_is_what_the_loop_gives_in_this_corpus(server: Server) -> None
         ]
         query = step["rationale"]
     assert body["answer"] in body["steps"][-1]["rationale"]
-    stages = [step["stage"] for step in body["steps"]]
-    assert stages == ["init", *["exp"] * (len(stages) - 2), "agg"]
+    abilities = [step["ability"] for step in body["steps"]]
+    assert abilities == ["init", *["exp"] * (len(abilities) - 2), "agg"]
     for kind in ("prompt_tokens", "generated_tokens", "cached_tokens"):
         assert body[kind] == sum(step[kind] for step in body["steps"])
     assert body["cached_tokens"] > 0  # a step finds the one before it in the cache
@@ -134,6 +135,8 @@ def test_a_stream_tells_the_same_as_it_happens(server: Server) -> None:
 
 
 def test_openai_s_client_works_unchanged_with_both_models(server: Server) -> None:
+    from openai import OpenAI
+
     client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == ["teacher", "teacher-rag"]
     asked: Any = [{"role": "user", "content": server.questions[0]}]
@@ -182,7 +185,7 @@ def test_a_batch_a_search_and_readiness(server: Server) -> None:
     singly = [post(server, "/v1/answer", {"question": one}).json()["answer"] for one in asked]
     assert [one["answer"] for one in body["answers"]] == singly
     found = post(server, "/v1/search", {"query": asked[0], "k": 3}).json()["passages"]
-    hits = Retriever(server.config.corpus_dir).search(asked[0], 3)
+    hits = BM25Retriever(server.config.corpus_dir).search(asked[0], 3)
     assert [passage["id"] for passage in found] == [hit.passage.id for hit in hits]
     ready = httpx.get(f"{server.url}/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
@@ -327,6 +330,8 @@ class Load:
 @pytest.mark.parametrize("deployment", ["llm", "retriever"])
 def test_a_killed_replica_loses_no_whole_answer(server: Server, deployment: str) -> None:
     """There is one of each: what is asked meanwhile waits for the one that Serve starts."""
+    from openai import APIError, OpenAI
+
     before = server.processes(f":{deployment}")[0].pid
     (engine,) = engines()
     load = Load(server, whole=4, streams=2)
@@ -375,6 +380,8 @@ def test_a_killed_ingress_is_said_and_the_next_request_succeeds(server: Server) 
 
 
 def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
+    import ray
+
     node = ray.nodes()[0]
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     wanted = {
@@ -402,8 +409,10 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The keys lie where the command runs, and not where the ingress does."""
+    from ray import serve
+
     serve_section = server.config.serve.model_copy(update={"keys_file": str(tmp_path / "keys")})
-    monkeypatch.setattr("steper_ray.serving.app.check", lambda _config: None)
+    monkeypatch.setattr("steper_ray.serving.preflight.check_server", lambda _config: None)
     before = [server.processes(name)[0].pid for name in (":llm", ":retriever")]
     with pytest.raises(StageError, match=r"keys_file: .*no such file.*serve\.log"):
         update_server(server.config.model_copy(update={"serve": serve_section}))
@@ -412,6 +421,35 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     assert [server.processes(name)[0].pid for name in (":llm", ":retriever")] == before
     answer = post(server, "/v1/answer", {"question": server.questions[0]})
     assert answer.status_code == 200
+
+
+def test_keys_hold_under_a_route_prefix_too(server: Server, tmp_path: Path) -> None:
+    """As `build` is served by a Serve config file with another `route_prefix`, beside the server."""
+    from ray import serve
+
+    from steper_ray.serving.keys import new_key
+
+    keys = {"keys_file": str(tmp_path / "keys.yaml")}
+    keyed = with_one_ingress(
+        server.config.model_copy(update={"serve": server.config.serve.model_copy(update=keys)})
+    )
+    headers = {"authorization": f"Bearer {new_key(keyed.serve, 'alice')}"}
+    ingress = build_ingress(keyed, llm_app(server.config), corpus_app(server.config))
+    serve.run(ingress, name="student", route_prefix="/student")
+    try:
+        ask = {"question": server.questions[0]}
+        for path in ("/v1/answer", "//v1/answer", "/v1/answer/", "/%76%31/answer", "/nothing"):
+            refused = post(server, f"/student{path}", ask)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "no_key"), path
+        assert post(server, "/%73tudent/v1/answer", ask).status_code == 401
+        for path in ("", "/", "/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"):
+            reply = httpx.get(f"{server.url}/student{path}", follow_redirects=True)
+            assert reply.status_code == 200, path
+        answer = post(server, "/student/v1/answer", ask, headers=headers)
+        assert answer.status_code == 200
+        assert answer.json()["answer"] == post(server, "/v1/answer", ask).json()["answer"]
+    finally:
+        serve.delete("student")
 
 
 def index_renamed(server: Server) -> CorpusInfo:
@@ -428,10 +466,12 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     server: Server, tmp_path: Path
 ) -> None:
     """By the command itself; the new settings bring API keys with them. The last test of this server."""
+    from ray import serve
+
     folder = tmp_path / "student-2"
     shutil.copytree(server.config.serve.model, folder)
     before = {APP, llm_app(server.config), corpus_app(server.config)}
-    version, info = Retriever(server.config.corpus_dir).corpus_version, index_renamed(server)
+    version, info = BM25Retriever(server.config.corpus_dir).corpus_version, index_renamed(server)
     assert info.version != version
     command = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(TOY_RUN_FILE)]
     shared: dict[str, Any] = {

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from steper_ray.cli import TOY_RUN_FILE
-from steper_ray.config import load_config
 from steper_ray.errors import ConfigError
+from steper_ray.run.loading import load_config
 from steper_ray.sweep.settings import SweepConfig
 from steper_ray.sweep.space import (
     applied,
@@ -19,7 +19,7 @@ from steper_ray.sweep.space import (
     points,
     resolved,
 )
-from steper_ray.training.trainer import TrainConfig
+from steper_ray.training.settings import TrainConfig
 
 TRAIN = TrainConfig(validation_chains=10)
 
@@ -112,11 +112,11 @@ def test_examples_are_prepared_once_for_each_setting_of_the_data() -> None:
         {
             "lr": {"choice": [1e-3, 1e-2]},
             "objective": {"choice": ["difficulty", "uniform", "vanilla-kd"]},
-            "stages": {"choice": [["init", "exp", "agg"], ["init", "exp"]]},
+            "abilities": {"choice": [["init", "exp", "agg"], ["init", "exp"]]},
         },
         metric="em",
     )
-    found = {(s.objective == "vanilla-kd", s.stages) for s in data_settings(sweep, TRAIN)}
+    found = {(s.objective == "vanilla-kd", s.abilities) for s in data_settings(sweep, TRAIN)}
     assert len(data_settings(sweep, TRAIN)) == 3
     assert {whole for whole, _ in found} == {True, False}
     assert len(data_settings(space({"lr": {"choice": [1.0, 2.0]}}), TRAIN)) == 1
@@ -134,7 +134,7 @@ def test_examples_are_prepared_once_for_each_setting_of_the_data() -> None:
         ({"validation_chains": {"choice": [1, 2]}}, {}, "is the same for all trials"),
         ({"lr": {"choice": [0.1, -1]}}, {}, "lr -1: input should be greater than 0"),
         ({"sigma_init": {"range": [0.01, 1]}}, {}, "between sigma_min and sigma_max"),
-        ({"stages": {"choice": [["init"]]}}, {}, "different stages do not compare"),
+        ({"abilities": {"choice": [["init"]]}}, {}, "different abilities do not compare"),
         ({"objective": {"choice": ["uniform", "vanilla-kd"]}}, {}, "do not compare"),
     ],
 )

@@ -3,9 +3,9 @@
 import random
 from itertools import pairwise
 
-from steper_ray.config import RunConfig
-from steper_ray.reasoning.ircot import render_prompt
-from steper_ray.retrieval import Retriever
+from steper_ray.reasoning.frameworks.ircot import render_prompt
+from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.run.config import RunConfig
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.toy.world import make_world, vocabulary
 
@@ -55,7 +55,7 @@ def test_splits_share_no_two_consecutive_facts() -> None:
 
 
 def test_one_search_is_not_enough_and_searching_again_is(toy_corpus: RunConfig) -> None:
-    retriever = Retriever(toy_corpus.corpus_dir)
+    retriever = BM25Retriever(toy_corpus.corpus_dir)
     k = toy_corpus.reasoning.passages_per_step
     world = make_world(toy_corpus.toy.seed)
     once = again = asked = 0

@@ -1,24 +1,32 @@
 """A tiny student, and step-wise examples of the toy world as the earlier stages write them."""
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
-from steper_ray.reasoning.ircot import ANSWER_FLAG, INSTRUCTION, render_prompt, render_target
-from steper_ray.schema import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA, StepExample
-from steper_ray.stepwise.select import stage_of
-from steper_ray.toy.pretrain import Recipe, make_model
+from steper_ray.arrow import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA
+from steper_ray.reasoning.frameworks.ircot import (
+    ANSWER_FLAG,
+    INSTRUCTION,
+    render_prompt,
+    render_target,
+)
+from steper_ray.schema import StepExample
+from steper_ray.selection.abilities import ability_of
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.toy.world import World, make_world
+
+if TYPE_CHECKING:
+    import torch
 
 
 def chain_examples(world: World, rng: random.Random, chain_id: str, hops: int) -> list[StepExample]:
@@ -33,7 +41,7 @@ def chain_examples(world: World, rng: random.Random, chain_id: str, hops: int) -
             id=f"{chain_id}/{step}",
             chain_id=chain_id,
             step=step,
-            stage=stage_of(step, hops),
+            ability=ability_of(step, hops),
             question=question,
             passages=tuple(passages[:step]),
             reasoning=tuple(sentences[: step - 1]),
@@ -50,6 +58,8 @@ def chain_examples(world: World, rng: random.Random, chain_id: str, hops: int) -
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Threads of tiny models only wait for each other."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -59,6 +69,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     """What the tests train on: the first GPU where torch sees one, else the CPU."""
+    import torch
+
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
@@ -94,6 +106,10 @@ def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Its tied embedding is above the 100,000 numbers below which ZeRO-3 keeps a weight whole.
     """
+    import torch
+
+    from steper_ray.toy.pretrain import Recipe, make_model
+
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
@@ -109,7 +125,7 @@ class Reference:
     """One global batch worked the plain way: one example at a time, all logits, autograd."""
 
     loss: float
-    loss_3: list[float]
+    loss_A: list[float]
     gradients: dict[str, torch.Tensor]
 
     @property
@@ -121,9 +137,11 @@ class Reference:
 @pytest.fixture(scope="session")
 def reference() -> Callable[[Any, list[StepExample], list[float]], Reference]:
     """Loss and gradients of Σ_j [ L_j / (2σ_j²) + log σ_j ] over all the examples given."""
+    import torch
+
     tokenizer = make_tokenizer()
 
-    def work(model: Any, examples: list[StepExample], sigma_3: list[float]) -> Reference:
+    def work(model: Any, examples: list[StepExample], sigma_A: list[float]) -> Reference:
         model.zero_grad()
         losses: dict[str, list[torch.Tensor]] = {}
         for example in examples:
@@ -131,9 +149,9 @@ def reference() -> Callable[[Any, list[StepExample], list[float]], Reference]:
             target = tokenizer(example.target)["input_ids"]
             logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
             nll = torch.nn.functional.cross_entropy(logits, torch.tensor(target))
-            losses.setdefault(example.stage, []).append(nll)
-        means = [torch.stack(losses[stage]).mean() for stage in ("init", "exp", "agg")]
-        terms = [m / (2 * s**2) + math.log(s) for m, s in zip(means, sigma_3, strict=True)]
+            losses.setdefault(example.ability, []).append(nll)
+        means = [torch.stack(losses[ability]).mean() for ability in ("init", "exp", "agg")]
+        terms = [m / (2 * s**2) + math.log(s) for m, s in zip(means, sigma_A, strict=True)]
         loss = torch.stack(terms).sum()
         loss.backward()
         gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -147,14 +165,16 @@ class PlainStep:
     """One optimizer step of a plain training; σ is that after the step."""
 
     loss: float
-    loss_3: list[float]
-    sigma_3: list[float]
+    loss_A: list[float]
+    sigma_A: list[float]
     gradient_norm: float
 
 
 @pytest.fixture(scope="session")
 def plain_training(reference) -> Callable[..., tuple[list[PlainStep], Any]]:
     """Trains on all examples at once with torch alone: AdamW, warmup of one step, clipping at 1."""
+    import torch
+    from transformers import AutoModelForCausalLM
 
     def work(
         folder: Path, examples: list[StepExample], steps: int, *, lr: float, sigma_lr: float
@@ -165,17 +185,17 @@ def plain_training(reference) -> Callable[..., tuple[list[PlainStep], Any]]:
         sigma_optimizer = torch.optim.Adam(logs, lr=sigma_lr)
         done = []
         for step in range(steps):
-            sigma_3 = [math.exp(log) for log in logs]
-            work = reference(model, examples, sigma_3)
+            sigma_A = [math.exp(log) for log in logs]
+            work = reference(model, examples, sigma_A)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             half_turns = max(0, step - 1) / (steps - 1)
             optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * half_turns)) / 2
             optimizer.step()
-            for log, loss, sigma in zip(logs, work.loss_3, sigma_3, strict=True):
+            for log, loss, sigma in zip(logs, work.loss_A, sigma_A, strict=True):
                 log.grad = torch.tensor(1 - loss / sigma**2, dtype=torch.float64)
             sigma_optimizer.step()
             after = [math.exp(log) for log in logs]
-            done.append(PlainStep(work.loss, work.loss_3, after, work.gradient_norm))
+            done.append(PlainStep(work.loss, work.loss_A, after, work.gradient_norm))
         return done, model
 
     return work

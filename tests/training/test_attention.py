@@ -1,27 +1,12 @@
 """Packed attention against one dense mask, on both of its engines; and which models it fits."""
 
+from typing import Any
+
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn.attention.flex_attention import flex_attention
-from transformers import (
-    Gemma2Config,
-    LlamaConfig,
-    MambaConfig,
-    MistralConfig,
-    MixtralConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
 
-from steper_ray.training.attention import (
-    packed_attention,
-    packing_obstacle,
-    split_row,
-    tile_mask,
-)
 from steper_ray.training.packing import pack_row, prefix_tree
 
 
@@ -41,7 +26,11 @@ def row():
     return pack_row([prefix_tree(t) for t in trees], trees, [[2] * len(t) for t in trees])
 
 
-def attend(row, packed, groups, size=16, device="cpu", dtype=torch.float32):
+def attend(row, packed, groups, size=16, device="cpu", dtype=None):
+    import torch
+
+    from steper_ray.training.attention import packed_attention
+
     torch.manual_seed(0)
     tokens = len(row.ids_T)
     heads = (4, 4 // groups, 4 // groups)
@@ -69,6 +58,10 @@ def attend(row, packed, groups, size=16, device="cpu", dtype=torch.float32):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_the_cut_row_equals_one_dense_mask(row, groups):
+    import torch
+
+    from steper_ray.training.attention import split_row
+
     got, expected = attend(row, split_row(row), groups), attend(row, None, groups)
     for ours, reference in zip(got, expected, strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-5)
@@ -78,6 +71,10 @@ def test_the_cut_row_equals_one_dense_mask(row, groups):
     trees=st.lists(st.lists(st.integers(1, 400), min_size=1, max_size=4), min_size=1, max_size=3)
 )
 def test_the_tiles_are_those_of_the_dense_mask(trees):
+    import torch
+
+    from steper_ray.training.attention import tile_mask
+
     rng = np.random.default_rng(0)
     trunk = rng.integers(0, 9, 400).astype(np.int32)
     examples = [
@@ -91,7 +88,8 @@ def test_the_tiles_are_those_of_the_dense_mask(trees):
     row = pack_row([prefix_tree(tree) for tree in examples], examples, targets).padded_to(128, 0)
     mask = tile_mask(row, torch.device("cpu"))
     seen = row.visible().reshape(len(row.ids_T) // 128, 128, -1, 128)
-    some, every = seen.any((1, 3)), seen.all((1, 3))
+    some: Any = seen.any((1, 3))
+    every: Any = seen.all((1, 3))
     found = {
         name: [
             sorted(places[:count].tolist())
@@ -108,6 +106,11 @@ def test_the_tiles_are_those_of_the_dense_mask(trees):
 
 def test_flex_attention_equals_one_dense_mask(row, monkeypatch):
     # Compiled it runs on GPUs; here its own reference implementation reads the same mask.
+    import torch
+    from torch.nn.attention.flex_attention import flex_attention
+
+    from steper_ray.training.attention import tile_mask
+
     monkeypatch.setattr(
         "steper_ray.training.attention._compiled_flex_attention", lambda: flex_attention
     )
@@ -117,33 +120,42 @@ def test_flex_attention_equals_one_dense_mask(row, monkeypatch):
         torch.testing.assert_close(got[0], attend(row, None, 2)[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="kernels for a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize(("groups", "size"), [(1, 64), (4, 128)])
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-5), ("bfloat16", 1e-2)])
 def test_the_kernels_of_flex_attention_equal_one_dense_mask(row, groups, size, dtype, most):
+    import torch
+
+    from steper_ray.training.attention import tile_mask
+
     row = row.padded_to(128, 0)
     packed = tile_mask(row, torch.device("cuda"))
-    got = attend(row, packed, groups, size, "cuda", dtype)
+    got = attend(row, packed, groups, size, "cuda", getattr(torch, dtype))
     for ours, reference in zip(got, attend(row, None, groups, size), strict=True):
         away = (ours.cpu().float() - reference).norm() / reference.norm()
         assert away.item() <= most
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "values", "said"),
     [
-        (Qwen3Config(), None),
-        (LlamaConfig(), None),
-        (Qwen2Config(), None),
-        (MistralConfig(), "its attention slides over a window"),
-        (Gemma2Config(), "it has sliding_attention layers"),
-        (MixtralConfig(), "its experts share a loss over all tokens of a row"),
-        (MambaConfig(), "its attention cannot be replaced"),
+        ("Qwen3Config", {}, None),
+        ("LlamaConfig", {}, None),
+        ("Qwen2Config", {}, None),
+        ("MistralConfig", {}, "its attention slides over a window"),
+        ("Gemma2Config", {}, "it has sliding_attention layers"),
+        ("MixtralConfig", {}, "its experts share a loss over all tokens of a row"),
+        ("MambaConfig", {}, "its attention cannot be replaced"),
         (
-            LlamaConfig(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}),
+            "LlamaConfig",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
             "its position encoding depends on the length of the row",
         ),
     ],
 )
-def test_which_models_can_be_packed(config, said):
-    assert packing_obstacle(config) == said
+def test_which_models_can_be_packed(config, values, said):
+    import transformers
+
+    from steper_ray.training.attention import packing_obstacle
+
+    assert packing_obstacle(getattr(transformers, config)(**values)) == said

@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 
-from steper_ray.training.deepspeed_config import deepspeed_config, learning_rate, merged
+from steper_ray.training.deepspeed_config import deepspeed_config, merged
+from steper_ray.training.schedule import learning_rate
 
 
 def test_learning_rate_rises_then_falls():
@@ -46,7 +49,7 @@ def test_offload_names_its_place_and_takes_the_adam_made_for_it():
 
 
 def test_overrides_are_laid_over_section_by_section():
-    base = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    base: dict[str, Any] = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert merged(base, {"a": {"c": {"d": 4}}, "f": {"g": 5}}) == {
         "a": {"b": 1, "c": {"d": 4}},
         "e": 3,

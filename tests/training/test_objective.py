@@ -1,15 +1,14 @@
 import math
 
 import pytest
-import torch
 
 from steper_ray.training.objective import (
-    Sigma,
+    ability_weights,
     example_means,
     example_weights,
     global_loss,
-    stage_weights,
 )
+from steper_ray.training.sigma import Sigma
 
 ONES = (1.0, 1.0, 1.0)
 
@@ -19,9 +18,9 @@ def make_sigma(initial_3=ONES, *, lr=0.02, lowest=0.05, highest=20.0, optimizer=
 
 
 def test_stage_weights_by_hand():
-    assert stage_weights("uniform", (9.0, 9.0, 9.0), (5.0, 0.0, 0.0)) == (1 / 3, 1 / 3, 1 / 3)
-    assert stage_weights("fixed", ONES, (1.5, 1.0, 0.5)) == (0.5, pytest.approx(1 / 3), 1.5 / 9)
-    assert stage_weights("difficulty", (0.5, 1.0, 2.0), ONES) == (2.0, 0.5, 0.125)
+    assert ability_weights("uniform", (9.0, 9.0, 9.0), (5.0, 0.0, 0.0)) == (1 / 3, 1 / 3, 1 / 3)
+    assert ability_weights("fixed", ONES, (1.5, 1.0, 0.5)) == (0.5, pytest.approx(1 / 3), 1.5 / 9)
+    assert ability_weights("difficulty", (0.5, 1.0, 2.0), ONES) == (2.0, 0.5, 0.125)
 
 
 def test_example_weights_share_a_stage_equally():
@@ -36,22 +35,24 @@ def test_example_weights_share_a_stage_equally():
 
 
 def test_global_loss_by_hand():
-    sigma_3 = (0.5, 1.0, 2.0)
-    weight_3 = stage_weights("difficulty", sigma_3, ONES)
-    loss = global_loss("difficulty", (1.0, 3.0, 4.0), (1, 1, 1), sigma_3, weight_3)
+    sigma_A = (0.5, 1.0, 2.0)
+    weight_A = ability_weights("difficulty", sigma_A, ONES)
+    loss = global_loss("difficulty", (1.0, 3.0, 4.0), (1, 1, 1), sigma_A, weight_A)
     # 1/(2·¼) + log ½  +  3/2 + log 1  +  4/(2·4) + log 2
     assert loss == pytest.approx(2.0 + 1.5 + 0.5)
 
 
 def test_an_absent_stage_contributes_nothing_to_the_loss():
-    sigma_3 = (0.5, 7.0, 1.0)
-    weight_3 = stage_weights("difficulty", sigma_3, ONES)
-    loss = global_loss("difficulty", (1.0, 123.0, 4.0), (2, 0, 5), sigma_3, weight_3)
+    sigma_A = (0.5, 7.0, 1.0)
+    weight_A = ability_weights("difficulty", sigma_A, ONES)
+    loss = global_loss("difficulty", (1.0, 123.0, 4.0), (2, 0, 5), sigma_A, weight_A)
     assert loss == pytest.approx(2.0 + math.log(0.5) + 2.0)
     assert global_loss("uniform", (3.0, 123.0, 6.0), (2, 0, 5), ONES, (1 / 3,) * 3) == 3.0
 
 
 def test_example_means_are_over_the_tokens_of_each_example():
+    import torch
+
     means = example_means(torch.tensor([1.0, 4.0, 2.0]), torch.tensor([0, 1, 0]), 2)
     assert means.tolist() == [1.5, 4.0]
 
@@ -64,18 +65,20 @@ def test_sigma_rests_at_the_root_of_the_stage_loss():
 
 
 def test_sigma_follows_the_gradient_autograd_finds():
-    losses, start = [0.3, 2.0, 0.9], (0.8, 1.3, 1.0)
+    import torch
+
+    losses, start = (0.3, 2.0, 0.9), (0.8, 1.3, 1.0)
     sigma = make_sigma(start, lr=0.05)
     logs = [torch.tensor(math.log(s), dtype=torch.float64, requires_grad=True) for s in start]
     adam = torch.optim.Adam(logs, lr=0.05)
     for _ in range(20):
-        total = sum(
+        terms = [
             loss / 2 * torch.exp(-2 * log) + log for loss, log in zip(losses, logs, strict=True)
-        )
+        ]
         adam.zero_grad()
-        total.backward()
+        torch.stack(terms).sum().backward()
         adam.step()
-        sigma.update(tuple(losses), (True, True, True))
+        sigma.update(losses, (True, True, True))
     assert sigma.value_3 == pytest.approx([math.exp(log.item()) for log in logs], rel=1e-5)
 
 

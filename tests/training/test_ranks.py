@@ -1,21 +1,26 @@
 """DeepSpeed on one and on two ranks, in processes of their own, without Ray."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.training.data import stepwise_files
-from steper_ray.training.run import StudentTraining
-from steper_ray.training.trainer import TrainConfig
-from steper_ray.training.worker import WorkerTask, prepare_process
+from steper_ray.training.rank import RankTraining
+from steper_ray.training.settings import TrainConfig
+from steper_ray.training.tokenization import stepwise_files
+from steper_ray.training.worker import prepare_process
+from steper_ray.training.worker_spec import WorkerTask
+
+if TYPE_CHECKING:
+    import torch
 
 pytestmark = pytest.mark.engine
 
@@ -27,7 +32,7 @@ class Trace:
     """A training as one rank saw it."""
 
     losses: list[float]
-    stage_losses: list[tuple[float, float, float]]
+    ability_losses: list[tuple[float | None, ...]]
     sigmas: list[tuple[float, float, float]]
     gradients: list[torch.Tensor]
     """Of each step, whole and before clipping; on rank 0 only."""
@@ -38,14 +43,15 @@ class Trace:
     parameters: int
 
 
-def whole_gradient(training: StudentTraining) -> torch.Tensor:
+def whole_gradient(training: RankTraining) -> torch.Tensor:
+    import torch
     from deepspeed.utils import safe_get_full_grad
 
     parameters = training.engine.module.parameters()
     return torch.cat([safe_get_full_grad(p).flatten().clone() for p in parameters])
 
 
-def held_between_steps(training: StudentTraining) -> dict[str, int]:
+def held_between_steps(training: RankTraining) -> dict[str, int]:
     optimizer = training.engine.optimizer
     moments = optimizer.optimizer.state.values()
     return {
@@ -66,11 +72,13 @@ def train_on_rank(
     resume: Path | None,
     save: Path | None,
 ) -> None:
+    import torch
+
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     prepare_process(task)
     torch.distributed.init_process_group("gloo")
-    training = StudentTraining(task, rank, ranks, torch.device("cpu"), resume)
+    training = RankTraining(task, rank, ranks, torch.device("cpu"), resume)
     gradients = []
     step = training.engine.step
 
@@ -96,7 +104,7 @@ def train_on_rank(
             training.save(save)
     trace = Trace(
         losses=[m.loss for m in done],
-        stage_losses=[(m.L_init, m.L_exp, m.L_agg) for m in done],
+        ability_losses=[(m.L_init, m.L_exp, m.L_agg) for m in done],
         sigmas=[(m.sigma_init, m.sigma_exp, m.sigma_agg) for m in done],
         gradients=gradients,
         head_whole=[*head_whole, head.numel() > 0],
@@ -113,6 +121,7 @@ def train_on_rank(
 @pytest.fixture
 def train(tmp_path) -> Callable[..., list[Trace]]:
     """Trains on so many ranks; what each of them saw."""
+    import torch
 
     def work(task: WorkerTask, ranks: int, resume: Path | None = None, save: Path | None = None):
         folder = tmp_path / f"results-{len(list(tmp_path.iterdir()))}"
@@ -164,6 +173,8 @@ def changed(task: WorkerTask, **values: Any) -> WorkerTask:
 
 
 def relative(found: Any, expected: Any) -> float:
+    import torch
+
     found, expected = torch.as_tensor(found).double(), torch.as_tensor(expected).double()
     return float((found - expected).norm() / expected.norm())
 
@@ -171,7 +182,7 @@ def relative(found: Any, expected: Any) -> float:
 def worst(found: Trace, expected: Trace, first: int = 0) -> float:
     pairs = [
         (getattr(found, what), getattr(expected, what)[first:])
-        for what in ("losses", "stage_losses", "sigmas", "gradients")
+        for what in ("losses", "ability_losses", "sigmas", "gradients")
     ]
     return max(relative(f, e) for fs, es in pairs for f, e in zip(fs, es, strict=True))
 

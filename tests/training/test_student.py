@@ -2,32 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import (
-    AutoModelForCausalLM,
-    CohereConfig,
-    Gemma2Config,
-    GraniteConfig,
-    LlamaConfig,
-)
 
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.toy.tokenizer import make_tokenizer
-from steper_ray.training.batch import packed_batch, padded_batch
-from steper_ray.training.data import (
-    TokenExample,
-    cut_micro_batches,
-    stepwise_files,
-    tokenize_examples,
-)
-from steper_ray.training.objective import example_weights, stage_weights
+from steper_ray.training.batches import cut_micro_batches
+from steper_ray.training.objective import ability_weights, example_weights
 from steper_ray.training.packing import packed_length, prefix_tree
-from steper_ray.training.student import (
-    StudentLoss,
-    export_student,
-    gather_weights,
-    load_student,
-)
+from steper_ray.training.tokenization import TokenExample, stepwise_files, tokenize_examples
 
 SIGMA = (0.7, 1.4, 0.9)
 
@@ -55,6 +36,12 @@ def test_the_gradient_does_not_depend_on_the_cut(
     checkpointing,
     packed,
 ):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from steper_ray.training.student import load_student
+    from steper_ray.training.tensors import packed_batch, padded_batch
+
     written = write_stepwise(tmp_path, [3, 2, 4, 1])
     data = load_examples(tmp_path)
     examples = data.examples
@@ -63,8 +50,8 @@ def test_the_gradient_does_not_depend_on_the_cut(
     student = load_student(
         str(tiny_student), dtype=torch.float32, gradient_checkpointing=checkpointing, packed=packed
     ).to(device)
-    stages = [example.stage for example in examples]
-    weights = example_weights(stages, stage_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
+    abilities = [example.ability for example in examples]
+    weights = example_weights(abilities, ability_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
     sums = torch.zeros(3)
     units = data.chains if packed else [[i] for i in range(len(examples))]
     trees = [prefix_tree([examples[i].ids for i in unit]) for unit in units]
@@ -82,10 +69,10 @@ def test_the_gradient_does_not_depend_on_the_cut(
             )
             loss, nll, _ = student(batch)
             loss.backward()
-            sums.index_add_(0, torch.tensor([e.stage for e in flat]), nll.cpu() * counted)
+            sums.index_add_(0, torch.tensor([e.ability for e in flat]), nll.cpu() * counted)
 
-    counts = torch.tensor([stages.count(stage) for stage in range(3)])
-    assert (sums / counts).tolist() == pytest.approx(expected.loss_3, abs=1e-5)
+    counts = torch.tensor([abilities.count(ability) for ability in range(3)])
+    assert (sums / counts).tolist() == pytest.approx(expected.loss_A, abs=1e-5)
     for name, parameter in student.model.named_parameters():
         assert parameter.grad is not None
         torch.testing.assert_close(
@@ -96,11 +83,17 @@ def test_the_gradient_does_not_depend_on_the_cut(
 def test_in_bf16_a_packed_gradient_is_as_good_as_that_of_separate_examples(
     tmp_path, write_stepwise, tiny_student, reference, device
 ):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from steper_ray.training.student import load_student
+    from steper_ray.training.tensors import packed_batch, padded_batch
+
     written = write_stepwise(tmp_path, [3, 2, 4, 1])
     data = load_examples(tmp_path)
     expected = reference(AutoModelForCausalLM.from_pretrained(tiny_student), written, list(SIGMA))
-    stages = [example.stage for example in data.examples]
-    weights = example_weights(stages, stage_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
+    abilities = [example.ability for example in data.examples]
+    weights = example_weights(abilities, ability_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
     chains = [[data.examples[i] for i in chain] for chain in data.chains]
     trees = [prefix_tree([example.ids for example in chain]) for chain in chains]
     away = {}
@@ -127,17 +120,23 @@ def test_in_bf16_a_packed_gradient_is_as_good_as_that_of_separate_examples(
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("model_type", "values"),
     [
-        LlamaConfig(tie_word_embeddings=False),
-        Gemma2Config(head_dim=16, final_logit_softcapping=2.0, query_pre_attn_scalar=16),
-        CohereConfig(logit_scale=0.25),
-        GraniteConfig(logits_scaling=4.0),
+        ("llama", {"tie_word_embeddings": False}),
+        ("gemma2", {"head_dim": 16, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 16}),
+        ("cohere", {"logit_scale": 0.25}),
+        ("granite", {"logits_scaling": 4.0}),
     ],
-    ids=lambda config: config.model_type,
 )
-def test_whatever_a_model_does_behind_its_head_is_in_the_loss(config):
+def test_whatever_a_model_does_behind_its_head_is_in_the_loss(model_type, values):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from steper_ray.training.student import StudentLoss
+    from steper_ray.training.tensors import padded_batch
+
     torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **values)
     sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     for name, value in (sizes | {"num_attention_heads": 2, "num_key_value_heads": 1}).items():
         setattr(config, name, value)
@@ -154,8 +153,13 @@ def test_whatever_a_model_does_behind_its_head_is_in_the_loss(config):
 
 
 def test_the_export_replaces_what_was_there_and_keeps_the_base_dtype(tmp_path, tiny_student):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from steper_ray.training.student import export_student, gather_weights, load_student
+
     base = tmp_path / "base"
-    AutoModelForCausalLM.from_pretrained(tiny_student).to(torch.bfloat16).save_pretrained(base)
+    AutoModelForCausalLM.from_pretrained(tiny_student, dtype=torch.bfloat16).save_pretrained(base)
     make_tokenizer().save_pretrained(base)
     folder = tmp_path / "student"
     folder.mkdir()

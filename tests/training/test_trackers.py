@@ -15,14 +15,9 @@ import pytest
 
 import steper_ray
 from steper_ray.errors import InputError
-from steper_ray.training.metrics import (
-    METRICS_FILE,
-    TRACKED_FILE,
-    MetricsWriter,
-    StepMetrics,
-    Tracker,
-    check_trackers,
-)
+from steper_ray.training.metrics import METRICS_FILE, TRACKED_FILE, MetricsWriter, StepMetrics
+from steper_ray.training.settings import Tracker
+from steper_ray.training.trackers import check_trackers
 
 SETTINGS = {
     "run": {"dir": Path("runs/a")},
@@ -256,7 +251,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
     ends; a piece is a checksum (4 bytes), its length (2), its kind (1: the whole record, 2 to 4:
     the first, a middle, the last piece) and the bytes. A block's last 6 bytes are never used.
     """
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
     data = file.read_bytes()
     assert data[:4] == b":W&B"
@@ -270,7 +265,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
         record += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):
-            yield Record.FromString(record)
+            yield wandb_internal_pb2.Record.FromString(record)  # type: ignore[attr-defined]
             record = b""
 
 
@@ -335,7 +330,7 @@ def test_a_missing_package_is_named(tracker: str, tmp_path: Path) -> None:
 import sys
 sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]
 from steper_ray.errors import InputError
-from steper_ray.training.metrics import check_trackers
+from steper_ray.training.trackers import check_trackers
 try:
     check_trackers([{tracker!r}])
 except InputError as error:

@@ -2,7 +2,7 @@
  * The page: asks /v1/answer and shows each step as the server tells of it, as text and never as HTML.
  * Questions answered in this tab, and an API key, are in sessionStorage and nowhere else.
  */
-const STAGES = { init: "Initialization", exp: "Expansion", agg: "Aggregation" };
+const ABILITIES = { init: "Initialization", exp: "Expansion", agg: "Aggregation" };
 const STOPPED = {
   answered: "The student answered of its own accord.",
   forced: "The steps ran out, so the student was asked for its answer.",
@@ -137,14 +137,14 @@ class Result {
   part(number) {
     if (this.parts.has(number)) return this.parts.get(number);
     const id = `step-${number}`;
-    const stage = element("span", { class: "stage pending" }, "In progress…");
+    const ability = element("span", { class: "ability pending" }, "In progress…");
     const query = element("p", { class: "query" });
     const cards = element("ul", { class: "passages", "aria-label": `Passages new in step ${number}` });
     const sentence = element("p", { class: "sentence" });
     const body = element("div", {}, query, cards, sentence);
     this.root.append(element("section", { class: "step", "aria-labelledby": id },
-      element("h3", { id }, element("span", { class: "number" }, `Step ${number}`), " ", stage), body));
-    return this.parts.set(number, { stage, query, cards, sentence, body }).get(number);
+      element("h3", { id }, element("span", { class: "number" }, `Step ${number}`), " ", ability), body));
+    return this.parts.set(number, { ability, query, cards, sentence, body }).get(number);
   }
 
   search({ step, query }) {
@@ -186,15 +186,15 @@ class Result {
 
   step(data) {
     const part = this.part(data.step);
-    part.stage.textContent = STAGES[data.stage] ?? data.stage;
-    part.stage.classList.remove("pending");
+    part.ability.textContent = ABILITIES[data.ability] ?? data.ability;
+    part.ability.classList.remove("pending");
     part.sentence.classList.remove("writing");
     part.sentence.replaceChildren(...this.linked(data.rationale));
     if (data.dropped_passages) {
       const note = `${plural(data.dropped_passages, "passage")} did not fit into the prompt.`;
       part.body.append(element("p", { class: "quiet" }, note));
     }
-    return `Step ${data.step}, ${part.stage.textContent}, is written.`;
+    return `Step ${data.step}, ${part.ability.textContent}, is written.`;
   }
 
   /** Nodes of a sentence whose borrowed words link to their passages. */
@@ -258,9 +258,9 @@ class Result {
   /** Say on every unfinished part that no more will come. */
   cut(why) {
     [this.text.textContent, this.reason.textContent] = ["No answer.", why];
-    for (const { stage, sentence } of this.parts.values()) {
+    for (const { ability, sentence } of this.parts.values()) {
       sentence.classList.remove("writing");
-      if (stage.classList.contains("pending")) stage.textContent = "Unfinished";
+      if (ability.classList.contains("pending")) ability.textContent = "Unfinished";
     }
   }
 }
@@ -268,7 +268,7 @@ class Result {
 function timings(steps) {
   const row = (tag, ...cells) => element("tr", {}, ...cells.map((cell, i) => (tag === "th" || i === 0
     ? element("th", { scope: tag === "th" ? "col" : "row" }, cell) : element("td", {}, cell))));
-  const rows = steps.map((step) => row("td", `${step.step} ${STAGES[step.stage] ?? step.stage}`,
+  const rows = steps.map((step) => row("td", `${step.step} ${ABILITIES[step.ability] ?? step.ability}`,
     step.query ? duration(step.search_seconds) : "–", duration(step.generate_seconds),
     ...[step.prompt_tokens, step.cached_tokens, step.generated_tokens].map((n) => (n === null ? "–" : count(n)))));
   const head = row("th", "Step", "Search", "Writing", "Prompt", "Cached", "Written");
@@ -349,7 +349,7 @@ async function follow(asked, result, signal) {
   const headers = { "Content-Type": "application/json", Accept: "text/event-stream" };
   if (key.value) headers.Authorization = `Bearer ${key.value}`;
   const body = JSON.stringify({ question: asked, stream: true });
-  const response = await fetch("/v1/answer", { method: "POST", headers, body, signal })
+  const response = await fetch("v1/answer", { method: "POST", headers, body, signal })
     .catch(unlessStopped("The server cannot be reached", "No connection could be made."));
   if (!response.ok) throw await refusal(response);
   shown.replaceChildren(result.root);
@@ -412,7 +412,7 @@ function setRunning(on) {
 async function checkReady() {
   const line = document.getElementById("server");
   try {
-    const ready = await (await fetch("/readyz")).json();
+    const ready = await (await fetch("readyz")).json();
     if (ready.status === "ready") {
       line.textContent = [`Model ${ready.model}`, `corpus ${ready.corpus_version.slice(0, 10)}`,
         ready.framework, `${plural(ready.passages_per_step, "passage")} a step`,

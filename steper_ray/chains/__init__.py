@@ -1,0 +1,1 @@
+"""The teacher's reasoning chains: making, storing and reading them."""

@@ -1,0 +1,114 @@
+"""One attempt at a question → a chain with its scores. Plain Python, without Ray.
+
+A question gets one or more first attempts from each reasoner. A wrong one may be followed by a corrected
+attempt, after the model's own criticism; a first sample whose attempts are all wrong may be followed by one
+with the gold answer shown.
+"""
+
+from dataclasses import replace
+
+from steper_ray.chains.attempts import MissingAttempts, chain_id, kind_of, missing_kind
+from steper_ray.chains.teachers import Reasoner
+from steper_ray.engines.protocol import Engine, Sampling
+from steper_ray.errors import InputError, RowError
+from steper_ray.reasoning.frameworks.protocol import Framework
+from steper_ray.reasoning.hints import correction_hint, criticize, rationalization_hint
+from steper_ray.reasoning.loop import Trajectory, reason
+from steper_ray.retrieval.protocol import Retriever
+from steper_ray.schema import Chain, Question
+from steper_ray.tasks.qa import accuracy, exact_match, f1
+
+
+def make_chain(
+    question: Question, reasoned: Trajectory, model: str, corpus_version: str, chain_id: str
+) -> Chain:
+    """A chain with its verdict against the gold answers."""
+    gold = question.gold_answers
+    return Chain(
+        id=chain_id,
+        question_id=question.id,
+        question=question.question,
+        gold_answers=gold,
+        hops=question.hops,
+        passages=reasoned.passages,
+        steps=reasoned.steps,
+        answer=reasoned.answer,
+        stop_reason=reasoned.stop_reason,
+        em=exact_match(reasoned.answer, gold),
+        f1=f1(reasoned.answer, gold),
+        acc=accuracy(reasoned.answer, gold),
+        model=model,
+        corpus_version=corpus_version,
+        supporting_ids=question.supporting_ids,
+    )
+
+
+def score_again(chain: Chain, framework: Framework) -> Chain:
+    """The chain with its answer read again from its last step, and scored, by the rules of today."""
+    if chain.error is not None or not chain.steps:
+        return chain
+    last = framework.render_target(chain.steps[-1].rationale, forced=chain.forced)
+    answer = framework.parse(last, forced=chain.forced).answer
+    answer = chain.answer if answer is None else answer
+    gold = chain.gold_answers
+    return replace(
+        chain,
+        answer=answer,
+        em=exact_match(answer, gold),
+        f1=f1(answer, gold),
+        acc=accuracy(answer, gold),
+    )
+
+
+async def ask(
+    wanted: MissingAttempts,
+    *,
+    respondent: Reasoner,
+    engine: Engine,
+    searcher: Retriever,
+    corpus_version: str,
+) -> list[Chain]:
+    """The chains of a sample that were not there; one that could not be made carries its error."""
+    there = {kind_of(chain): chain for chain in wanted.earlier}
+    made: list[Chain] = []
+    while (kind := missing_kind(respondent, wanted.sample, there)) is not None:
+        attempt_id = chain_id(respondent, wanted.question.id, wanted.sample, kind)
+        hint, critique, error = "", None, None
+        sampling = respondent.sampling(attempt_id)
+        try:
+            if kind == "corrected":
+                critique = await _critique(there["first"], respondent, engine, sampling)
+                hint = correction_hint(there["first"], critique)
+            elif kind == "rationalized":
+                hint = rationalization_hint(wanted.question.answer)
+            reasoned = await reason(
+                wanted.question.question,
+                engine=engine,
+                searcher=searcher,
+                config=respondent.reasoning,
+                hint=hint,
+                sampling=sampling,
+            )
+        except InputError:  # no question will do better
+            raise
+        except RowError as failure:
+            reasoned, error = Trajectory((), (), (), "", "answered"), str(failure)
+        chain = make_chain(wanted.question, reasoned, respondent.model, corpus_version, attempt_id)
+        there[kind] = replace(
+            chain,
+            teacher=respondent.name,
+            sample=wanted.sample,
+            attempt=2 if kind == "corrected" else 1,
+            rationalized=kind == "rationalized",
+            critique=critique,
+            error=error,
+        )
+        made.append(there[kind])
+    return made
+
+
+async def _critique(chain: Chain, respondent: Reasoner, engine: Engine, sampling: Sampling) -> str:
+    written = await criticize(
+        chain, engine=engine, settings=respondent.reasoning, sampling=sampling
+    )
+    return " ".join(written.text.split())

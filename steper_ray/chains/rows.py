@@ -1,0 +1,134 @@
+"""Chains in Parquet files: rows ↔ `Chain`, columns that were added later, files that are none."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from steper_ray.arrow import CHAIN_SCHEMA, QUESTION_SCHEMA
+from steper_ray.chains.attempts import MissingAttempts, next_id
+from steper_ray.chains.store import record_file
+from steper_ray.chains.teachers import Reasoner
+from steper_ray.errors import InputError
+from steper_ray.run.identity import read_record
+from steper_ray.schema import Chain, Passage, Question, Step
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+ADDED_LATER: Final = {"teacher": "", "sample": 1, "attempt": 1, "rationalized": False}
+"""What a chain has in these columns that was written before there were such."""
+
+
+def chain_from_row(row: dict[str, Any]) -> Chain:
+    """A row of `CHAIN_SCHEMA` as a Chain."""
+    values = dict(row)
+    for column, usual in ADDED_LATER.items():
+        if values.get(column) is None:
+            values[column] = usual
+    values["gold_answers"] = tuple(row["gold_answers"])
+    values["supporting_ids"] = tuple(row.get("supporting_ids") or ())
+    values["passages"] = tuple(Passage(**passage) for passage in row["passages"])
+    values["steps"] = tuple(
+        Step(**{**step, "passage_ids": tuple(step["passage_ids"])}) for step in row["steps"]
+    )
+    return Chain(**values)
+
+
+def read_chains(folder: Path, ids: Sequence[str] | None = None) -> list[Chain]:
+    """The chains of a folder, ordered by id.
+
+    ids: only these; None reads all
+    """
+    import pyarrow.dataset as ds
+
+    if ids is not None and not ids:
+        return []
+    files = [str(file) for file in sorted(folder.glob("*.parquet"))]
+    chosen = None if ids is None else ds.field("id").isin(list(ids))
+    rows = ds.dataset(files, schema=CHAIN_SCHEMA).to_table(filter=chosen).to_pylist()
+    return sorted((chain_from_row(row) for row in rows), key=lambda chain: chain.id)
+
+
+def attempts_row(wanted: MissingAttempts, respondent: Reasoner) -> dict[str, Any]:
+    """What is wanted, as a row that goes by the id of the first chain that it will bring."""
+    return {
+        **asdict(wanted.question),
+        "id": next_id(wanted, respondent),
+        "question_id": wanted.question.id,
+        "sample": wanted.sample,
+        "earlier": [asdict(chain) for chain in wanted.earlier],
+    }
+
+
+def attempts_schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    earlier = pa.list_(pa.struct(list(CHAIN_SCHEMA)))
+    added = [("question_id", pa.string()), ("sample", pa.int32()), ("earlier", earlier)]
+    return pa.schema([*QUESTION_SCHEMA, *added])
+
+
+def attempts_from_row(row: dict[str, Any]) -> MissingAttempts:
+    question = Question(
+        id=row["question_id"],
+        question=row["question"],
+        answer=row["answer"],
+        answer_aliases=tuple(row["answer_aliases"] or ()),
+        supporting_ids=tuple(row["supporting_ids"] or ()),
+        hops=row["hops"],
+    )
+    return MissingAttempts(
+        question, row["sample"], tuple(map(chain_from_row, row["earlier"] or ()))
+    )
+
+
+CHAINS_AT_ONCE: Final = 64
+"""Chains that are unpacked at a time."""
+
+
+REQUIRED_COLUMNS: Final = tuple(field.name for field in fields(Chain) if field.default is MISSING)
+"""Columns that a file of chains must have; the others were added later."""
+
+
+def chain_files(chains_dir: Path) -> list[Path]:
+    """The Parquet files of a folder of chains, sorted, each with the columns that chains need.
+
+    Raises InputError naming the folder, or the file and the column, and for chains that a newer version
+    has written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    read_record(record_file(chains_dir))
+    files = sorted(chains_dir.glob("*.parquet"))
+    if not files:
+        raise InputError(f"{chains_dir}: no chains; run `steper build` first")
+    for file in files:
+        try:
+            present = set(pq.read_schema(file).names)
+        except pa.ArrowInvalid as error:
+            line = " ".join(str(error).split())
+            raise InputError(
+                f"{file}: not a Parquet file ({line}); take it away and run `steper build`"
+            ) from None
+        for column in REQUIRED_COLUMNS:
+            if column not in present:
+                raise InputError(f"{file}: no column {column!r}; these are not a teacher's chains")
+    return files
+
+
+def read_file(file: Path) -> Iterator[Chain]:
+    """The chains of a file, in its order."""
+    for batch in read_batches(file):
+        yield from map(chain_from_row, batch.to_pylist())
+
+
+def read_batches(file: Path) -> "Iterator[pa.RecordBatch]":
+    """The rows of a file of chains, in its order, with every column of today's schema."""
+    import pyarrow.dataset as ds
+
+    dataset = ds.dataset(str(file), schema=CHAIN_SCHEMA, format="parquet")
+    batches: Iterator[pa.RecordBatch] = dataset.to_batches(batch_size=CHAINS_AT_ONCE)
+    return batches

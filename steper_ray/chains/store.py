@@ -1,0 +1,169 @@
+"""The chain store: a folder of chains that grows, and is never silently mixed with other settings' chains.
+
+    chains/                  Parquet, every chain once, whole or not at all
+    chains.identity.json     what the chains were made with (`steper_ray.run.identity`)
+    chains.new.partial/      while a build is at work: what is done so far
+    chains.new/              all of it, about to be put into chains/
+    chains.lock              held by the build at work
+
+A chain that is there is not asked for again. One that carries an error is: the new one takes its place.
+Other settings against chains that exist are refused with the differences, unless the user says to start
+afresh; only the ensemble may grow. A raised rule by which chains are made is refused too, unless the user
+says to mix; the record then keeps every number of it.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from steper_ray.arrow import CHAIN_SCHEMA
+from steper_ray.errors import InputError
+from steper_ray.run.dependencies import SCORING_RULES
+from steper_ray.run.identity import RULES, Record, differences, read_record, write_record
+
+
+def record_file(out: Path) -> Path:
+    """The record of what the chains of a folder were made with."""
+    return out.with_name(out.name + ".identity.json")
+
+
+def new_dir(out: Path) -> Path:
+    """Where chains are written that are not in the store yet."""
+    return out.with_name(out.name + ".new")
+
+
+def partial_dir(out: Path) -> Path:
+    """Where a build at work writes; `new_dir(out)` once it has all."""
+    return out.with_name(new_dir(out).name + ".partial")
+
+
+def prepare_store(out: Path, now: Record, *, fresh: bool = False, mix: bool = False) -> None:
+    """Check that existing chains were made with what `now` says, then record it.
+
+    now:   from `chains_identity`
+    fresh: throw away existing chains, whatever they were made with
+    mix:   add chains to those that were made by other rules
+    Raises InputError with every difference if chains made with other settings, or by other rules, exist.
+    """
+    file = record_file(out)
+    _recover(out)
+    at_work = [new_dir(out), partial_dir(out)]
+    if fresh:
+        for folder in (out, *at_work):
+            shutil.rmtree(folder, ignore_errors=True)
+    numbers = {name: [number] for name, number in now["rules"].items()}
+    if any(folder.is_dir() for folder in (out, *at_work)):
+        before = read_record(file)
+        if before is None:
+            raise InputError(
+                f"{out}: no {file.name} says what its chains were made with; take another run.dir, "
+                "or start over with `steper build --fresh`"
+            )
+        joined = now["ensemble"].keys() - before["ensemble"].keys()
+        same = {name: how for name, how in now["ensemble"].items() if name not in joined}
+        found = differences(before, {**now, "ensemble": same}, ignore=("rules",))
+        if found:
+            raise InputError(
+                f"{out}: made with other settings: {'; '.join(found)}. Go back to them, take another "
+                "run.dir, or start over with `steper build --fresh`"
+            )
+        numbers = _rule_numbers(out, before, now, mix=mix)
+    write_record(file, {**now, "rules": numbers})
+    if new_dir(out).is_dir():
+        merge_new(out)
+
+
+def _rule_numbers(out: Path, before: Record, now: Record, *, mix: bool) -> dict[str, list[int]]:
+    """Every number of each rule by which the chains of a store are made, this build's included.
+
+    Rules by which chains are scored keep their numbers until the chains are scored again.
+    Raises InputError for another number of any other rule, unless both may be mixed.
+    """
+    numbers: dict[str, list[int]] = {}
+    others = []
+    for name, number in now["rules"].items():
+        numbers[name] = list(before["rules"].get(name, [1]))  # a rule begins with 1
+        if name not in SCORING_RULES and numbers[name][-1] != number:
+            old = " and ".join(map(str, numbers[name]))
+            others.append(f"{name} rule {old}, new ones with {number}")
+            numbers[name] = [*(n for n in numbers[name] if n != number), number]
+    if others and not mix:
+        raise InputError(
+            f"{out}: {len(existing_chains(out)) or 'unfinished'} chains were made with {'; with '.join(others)}; "
+            "continue with --mix (build.mix) or start a new run.dir"
+        )
+    return numbers
+
+
+def is_scored(out: Path) -> bool:
+    """Whether the scores of the chains follow the rules of today; so they do where no record says more.
+
+    Raises InputError if a newer version has written the chains.
+    """
+    before = read_record(record_file(out))
+    if before is None:
+        return True
+    return all(before["rules"].get(name, [1]) == [RULES[name]] for name in SCORING_RULES)
+
+
+def record_scored(out: Path) -> None:
+    """Record that the chains were scored by the rules of today, unless a build has left some unfinished."""
+    before = read_record(record_file(out))
+    if before is not None and not partial_dir(out).is_dir():
+        scored = {name: [RULES[name]] for name in SCORING_RULES}
+        write_record(record_file(out), {**before, "rules": {**before["rules"], **scored}})
+
+
+def existing_chains(out: Path) -> dict[str, float | None]:
+    """Id of each chain that is there → its exact match; None where it carries an error."""
+    import pyarrow.dataset as ds
+
+    files = [str(file) for file in sorted(out.glob("*.parquet"))]
+    if not files:
+        return {}
+    rows = (
+        ds.dataset(files, schema=CHAIN_SCHEMA).to_table(columns=["id", "em", "error"]).to_pylist()
+    )
+    return {row["id"]: None if row["error"] is not None else row["em"] for row in rows}
+
+
+def merge_new(out: Path) -> None:
+    """Put the chains of `new_dir(out)` into `out`; a chain of the same id is replaced."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    new = new_dir(out)
+    if out.is_dir():
+        ids = pq.read_table(new, columns=["id"])["id"].combine_chunks()
+        for file in sorted(out.glob("*.parquet")):
+            keep = pc.invert(pc.is_in(pq.read_table(file, columns=["id"])["id"], value_set=ids))
+            if pc.all(keep).as_py():
+                _link(file, new / file.name)
+            elif pc.any(keep).as_py():
+                table = pq.read_table(file, schema=CHAIN_SCHEMA).filter(keep)
+                pq.write_table(table, new / file.name)
+        out.rename(_old(out))
+    new.rename(out)
+    shutil.rmtree(_old(out), ignore_errors=True)
+
+
+def _old(out: Path) -> Path:
+    return out.with_name(out.name + ".old")
+
+
+def _recover(out: Path) -> None:
+    """Finish or undo what a killed `add` had begun."""
+    if _old(out).is_dir() and not out.is_dir():
+        # Everything old is in the new folder too, for that was filled before.
+        new = new_dir(out)
+        (new if new.is_dir() else _old(out)).rename(out)
+    shutil.rmtree(_old(out), ignore_errors=True)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """A second name for a file where the storage has such; else a copy. One already there is replaced."""
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

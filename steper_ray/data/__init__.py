@@ -1,0 +1,1 @@
+"""The files that users bring: questions, passages, documents."""

@@ -1,0 +1,262 @@
+"""Where rows and documents come from: files on disk, in S3 or Google Cloud Storage, Hub datasets.
+
+An *address* is what a person writes in the run file: a file, a folder, a pattern (`data/*.jsonl`, `**` for
+any depth), the same behind `s3://` or `gs://` (Arrow's own file systems) or behind any scheme that fsspec
+has a driver for, or `hf:owner/name:config:split`. Keys come from the environment (AWS_…,
+GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN), never from an address, so no run file and no message holds one.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Final, cast
+from urllib.parse import urlsplit
+
+from steper_ray.errors import InputError
+
+DATA_SUFFIXES: Final = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+DOCUMENT_SUFFIXES: Final = (".txt", ".md", ".markdown", ".html", ".htm")
+
+
+COMPRESSED_SUFFIXES: Final = (".gz", ".bz2", ".zst")
+"""Taken off before the suffix is looked at; the file is decompressed as it is read."""
+
+
+HUB: Final = "hf:"
+
+
+ARROW_SCHEMES: Final = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file, or one split of a Hub dataset. Plain text, so that it travels to Ray's workers."""
+
+    root: str
+    """The address it was found by, which says what file system it is on."""
+    path: str
+    """Its path in that file system; empty for a Hub dataset."""
+    name: str
+    """Its path below the folder or pattern that found it: the same on every machine."""
+
+    def __str__(self) -> str:
+        """The address to show: without the query, which configures the connection."""
+        scheme, separator, _ = self.root.partition("://")
+        if self.is_hub or not separator:
+            return self.path or self.root
+        return f"{scheme}://{self.path}"
+
+    @property
+    def found_by(self) -> str:
+        """The address that found it, to show."""
+        return _shown(self.root)
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether it is a Hub dataset, not a file."""
+        return _is_hub(self.root)
+
+    @property
+    def suffix(self) -> str:
+        """As `.jsonl`, also for `rows.jsonl.gz`."""
+        return self._uncompressed.suffix.lower()
+
+    @property
+    def stem(self) -> str:
+        """The file's name without suffixes."""
+        return self._uncompressed.stem
+
+    @property
+    def _uncompressed(self) -> PurePosixPath:
+        path = PurePosixPath(self.name)
+        return path.with_suffix("") if path.suffix.lower() in COMPRESSED_SUFFIXES else path
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is a text to cut into passages, not a table of rows."""
+        return not self.is_hub and self.suffix in DOCUMENT_SUFFIXES
+
+    def open(self) -> BinaryIO:
+        """Its bytes from the start, decompressed. Raises OSError where it cannot be read."""
+        system, _ = _filesystem(self.root)
+        return cast(BinaryIO, io.BufferedReader(system.open_input_stream(self.path), 1 << 20))
+
+    def open_for_seeking(self) -> Any:
+        """Its bytes as they are, as an Arrow file. Raises OSError where it cannot be read."""
+        system, _ = _filesystem(self.root)
+        return system.open_input_file(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceListing:
+    """What is behind the addresses of one setting."""
+
+    sources: list[Source]
+    left_out: list[str]
+    """Files of a folder that are of no kind that can be read, or hidden."""
+
+
+def find_sources(
+    addresses: str | Sequence[str], what: str, suffixes: tuple[str, ...] = DATA_SUFFIXES
+) -> SourceListing:
+    """The sources behind one or several addresses, each once, sorted within an address.
+
+    A folder gives its files with one of `suffixes`, at any depth; a file or a pattern that is named is
+    taken as it is.
+
+    what: names the setting in errors, as `corpus.passages`
+    Raises InputError for an address with nothing readable behind it.
+    """
+    named = [addresses] if isinstance(addresses, str) else list(addresses)
+    if not any(named):
+        raise InputError(
+            f"{what} is not set; name a file, a folder, a pattern, an s3:// or gs:// address, "
+            "or hf:owner/name:config:split"
+        )
+    sources: dict[str, Source] = {}
+    left_out: list[str] = []
+    for address in named:
+        try:
+            found = _find(address, what, suffixes)
+        except OSError as error:
+            raise InputError(
+                f"{what}: {_shown(address)}: cannot be read ({one_line(error)}); check the address and "
+                "the credentials in the environment"
+            ) from None
+        for source in found.sources:
+            sources.setdefault(str(source), source)
+        left_out += found.left_out
+    return SourceListing(list(sources.values()), left_out)
+
+
+def one_line(error: BaseException, longest: int = 200) -> str:
+    """A foreign error's message as one line."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= longest else f"{line[:longest]}…"
+
+
+def _find(address: str, what: str, suffixes: tuple[str, ...]) -> SourceListing:
+    import pyarrow.fs as arrow_fs
+
+    if not address:
+        raise InputError(f"{what}: an empty address is among those given; take it out")
+    if _is_hub(address):
+        return SourceListing([Source(address, "", address)], [])
+    remote = "://" in address
+    head, signs = (address.partition("?")[0], "*[") if remote else (address, "*[?")
+    if any(sign in head for sign in signs) and (remote or not Path(address).expanduser().exists()):
+        return _match(address, what)
+    system, path = _filesystem(address, what)
+    info = system.get_file_info(path)
+    if info.type == arrow_fs.FileType.File:
+        return SourceListing([Source(_rooted(address), path, PurePosixPath(path).name)], [])
+    if info.type != arrow_fs.FileType.Directory:
+        raise InputError(f"{what}: {_shown(address)}: no such file; check the path")
+    found = SourceListing([], [])
+    for below, file in _files(system, path, recursive=True):
+        source = Source(_rooted(address), file, below)
+        hidden = any(part.startswith(".") for part in below.split("/"))
+        if source.suffix in suffixes and not hidden:
+            found.sources.append(source)
+        else:
+            found.left_out.append(below)
+    if not found.sources:
+        raise InputError(
+            f"{what}: {_shown(address)}: no {_listed(suffixes)} file in this folder "
+            f"({len(found.left_out)} others)"
+        )
+    return found
+
+
+def _match(address: str, what: str) -> SourceListing:
+    """The files that a pattern names."""
+    plain, question, query = address.partition("?") if "://" in address else (address, "", "")
+    if "://" not in plain:
+        plain = str(Path(plain).expanduser().absolute())
+    first = min(at for at in map(plain.find, "*[?") if at >= 0)
+    base, _, pattern = plain[:first].rpartition("/")
+    parts = (pattern + plain[first:]).split("/")
+    system, path = _filesystem((base or "/") + question + query, what)
+    sources = [
+        Source(_rooted((base or "/") + question + query), file, below)
+        for below, file in _files(system, path, recursive=len(parts) > 1 or "**" in parts)
+        if _matches(below.split("/"), parts)
+    ]
+    if not sources:
+        raise InputError(f"{what}: {_shown(address)}: no such file; nothing matches the pattern")
+    return SourceListing(sources, [])
+
+
+def _matches(path: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return any(_matches(path[skipped:], pattern[1:]) for skipped in range(len(path) + 1))
+    return bool(path) and fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
+
+
+def _files(system: Any, folder: str, *, recursive: bool) -> list[tuple[str, str]]:
+    """(path below the folder, path) of each file, sorted."""
+    import pyarrow.fs as arrow_fs
+
+    selector = arrow_fs.FileSelector(folder, allow_not_found=True, recursive=recursive)
+    return sorted(
+        (info.path.removeprefix(folder).lstrip("/"), info.path)
+        for info in system.get_file_info(selector)
+        if info.type == arrow_fs.FileType.File
+    )
+
+
+def _filesystem(address: str, what: str = "") -> tuple[Any, str]:
+    """The file system of an address, and the path in it."""
+    import pyarrow as pa
+    import pyarrow.fs as arrow_fs
+
+    if "://" not in address:
+        return arrow_fs.LocalFileSystem(), str(Path(address).expanduser().absolute())
+    where = f"{what}: {_shown(address)}" if what else _shown(address)
+    if urlsplit(address).password is not None:
+        raise InputError(
+            f"{where}: an address holds no keys; give them in the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for one)"
+        )
+    try:
+        if address.partition("://")[0] in ARROW_SCHEMES:
+            system, path = arrow_fs.FileSystem.from_uri(address)
+        else:
+            from fsspec.core import url_to_fs
+
+            files, path = url_to_fs(address)
+            system = arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(files))
+    except (pa.ArrowInvalid, ValueError, ImportError) as error:
+        raise InputError(
+            f"{where}: cannot be opened ({one_line(error)}); check the address"
+        ) from None
+    return system, path
+
+
+def _is_hub(address: str) -> bool:
+    return address.startswith(HUB) and not address.startswith("hf://")
+
+
+def _rooted(address: str) -> str:
+    """The address so that it means the same in every process."""
+    return address if "://" in address else str(Path(address).expanduser().absolute())
+
+
+def _shown(address: str) -> str:
+    """An address as it may be printed: without keys and query."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return str(Path(address).expanduser())
+    rest = rest.partition("?")[0]
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _listed(suffixes: tuple[str, ...]) -> str:
+    return ", ".join(suffixes[:-1]) + f" or {suffixes[-1]}"

@@ -1,0 +1,170 @@
+"""What a corpus is made of: tables of passages, the contexts inside question files, documents.
+
+| source | its passages | their ids |
+|---|---|---|
+| a table (JSON Lines, JSON, CSV, Parquet, Hub dataset) | its rows | its column `id` |
+| HotpotQA, 2WikiMultihopQA, MuSiQue | every context of every row, each once | hash of title and text |
+| text, Markdown, HTML | cut by sentences (`steper_ray.data.documents`) | the file's name and such a hash |
+
+Contexts are made a corpus as IRCoT (Trivedi et al. 2023) did for 2WikiMultihopQA and MuSiQue. They count
+whether or not their question can be used: an unanswerable one's are passages like others.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from steper_ray.data.addresses import (
+    DATA_SUFFIXES,
+    DOCUMENT_SUFFIXES,
+    Source,
+    SourceListing,
+    find_sources,
+)
+from steper_ray.data.published import Format, join_sentences, recognise
+from steper_ray.data.row_counts import RowCounts
+from steper_ray.data.settings import CorpusConfig, PassageColumns
+from steper_ray.data.tables import Row, first_row, read_rows, text_of, texts_of
+from steper_ray.errors import InputError
+from steper_ray.schema import Passage
+
+WHAT: Final = "corpus.passages"
+
+
+DOCUMENTS_PER_UNIT: Final = 200
+
+
+TABLE: Final = "table of passages"
+
+
+Kind = Literal["table", "contexts", "documents"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Sources that one task reads."""
+
+    kind: Kind
+    sources: tuple[Source, ...]
+
+
+def find_passages(config: CorpusConfig) -> SourceListing:
+    """The sources of the corpus. Raises InputError for none, and for two documents of one name."""
+    found = find_sources(config.passages, WHAT, (*DATA_SUFFIXES, *DOCUMENT_SUFFIXES))
+    names: dict[str, Source] = {}
+    for source in filter(lambda source: source.is_document, found.sources):
+        other = names.setdefault(source.name, source)
+        if other is not source:
+            raise InputError(
+                f"{WHAT}: {other} and {source}: two documents called {source.name}, which their passages' "
+                "ids begin with; name the folder that has both, or rename one"
+            )
+    return found
+
+
+def plan_units(sources: Sequence[Source], config: CorpusConfig) -> list[Unit]:
+    """What the tasks read: a table each; all question files in one, since contexts are made unique there
+    (38 MB of JSON a second, measured on one core); documents by the hundred."""
+    kinds: dict[Kind, list[Source]] = {"table": [], "contexts": [], "documents": []}
+    for source in sources:
+        kinds[_kind(source, config)].append(source)
+    documents = kinds["documents"]
+    return [
+        *(Unit("table", (source,)) for source in kinds["table"]),
+        *([Unit("contexts", tuple(kinds["contexts"]))] if kinds["contexts"] else []),
+        *(
+            Unit("documents", tuple(documents[at : at + DOCUMENTS_PER_UNIT]))
+            for at in range(0, len(documents), DOCUMENTS_PER_UNIT)
+        ),
+    ]
+
+
+def read_unit(unit: Unit, config: CorpusConfig, accounts: list[RowCounts]) -> Iterator[Passage]:
+    """The passages of a unit; accounts: one for each file, or kind of document, is added at the end.
+
+    Raises InputError with file, row and column for the first row that is broken.
+    """
+    by_name: dict[tuple[str, str], RowCounts] = {}
+    seen: set[str] = set()
+    for source in unit.sources:
+        if unit.kind == "documents":
+            account = RowCounts(source.found_by, f"documents ({source.suffix})")
+            account = by_name.setdefault((account.source, account.format), account)
+            passages = _read_document(source, config, account)
+        else:
+            format = _format(source, config) if unit.kind == "contexts" else None
+            account = RowCounts(str(source), format.name if format else TABLE)
+            by_name[account.source, account.format] = account
+            passages = _read_rows(source, format, config, account)
+        for passage in passages:
+            if unit.kind == "contexts" and passage.id in seen:
+                account.note("passages met before")
+                continue
+            if unit.kind == "contexts":
+                seen.add(passage.id)
+            if unit.kind != "table":
+                account.note("passages")
+            yield passage
+    accounts += by_name.values()
+
+
+def _read_rows(
+    source: Source, format: Format | None, config: CorpusConfig, account: RowCounts
+) -> Iterator[Passage]:
+    for number, row in read_rows(source):
+        account.read += 1
+        where = f"{source}: row {number}"
+        try:
+            if isinstance(row, InputError):
+                raise row
+            passages = format.passages(where, row) if format else [_passage(where, row, config)]
+        except InputError as error:
+            account.refuse(source, number, error, row, config.bad_rows, "corpus")
+            continue
+        account.used += 1
+        for passage in passages:
+            if passage.title and passage.text:
+                yield passage
+            else:
+                account.note("passages without title or text, left out")
+
+
+def _read_document(source: Source, config: CorpusConfig, account: RowCounts) -> Iterator[Passage]:
+    from steper_ray.data.documents import document_passages
+
+    account.read += 1
+    try:
+        passages = document_passages(source, config.passage_size, config.passage_overlap)
+    except InputError as error:
+        account.refuse(source, 1, error, None, config.bad_rows, "corpus")
+        return
+    if passages:
+        account.used += 1
+    else:
+        account.skip(source, 1, "no_text", None)
+    yield from passages
+
+
+def _passage(where: str, row: Row, config: CorpusConfig) -> Passage:
+    columns = config.columns
+    if isinstance(row.get(columns.text), list):  # of sentences, as in HotpotQA's Wikipedia
+        row = {**row, columns.text: join_sentences(texts_of(where, row, columns.text))}
+    return Passage(
+        id=text_of(where, row, columns.id, integers=True),
+        title=text_of(where, row, columns.title),
+        text=text_of(where, row, columns.text),
+    )
+
+
+def _kind(source: Source, config: CorpusConfig) -> Kind:
+    if source.is_document:
+        return "documents"
+    return "table" if _format(source, config) is None else "contexts"
+
+
+def _format(source: Source, config: CorpusConfig) -> Format | None:
+    """The published format a source is in; None for a table of passages."""
+    if config.columns != PassageColumns():
+        return None
+    first = first_row(source)
+    return recognise(first) if first is not None else None

@@ -1,0 +1,192 @@
+"""Questions with their gold answers, from the files people have, in one schema.
+
+HotpotQA, 2WikiMultihopQA and MuSiQue are recognised by their columns (`steper_ray.data.published`). Any other
+table (JSON Lines, JSON, CSV, Parquet, a Hub dataset) has the columns `id`, `question`, `answer`, and
+optionally `answer_aliases` (list of text), `supporting_ids` (list of passage ids in chain order) and `hops`
+(integer), under these names or those that `questions.columns` gives.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal
+
+from steper_ray.data.addresses import Source, find_sources
+from steper_ray.data.published import Format, UnusableRow, recognise
+from steper_ray.data.row_counts import RowCounts, write_row_counts
+from steper_ray.data.settings import QuestionColumns, QuestionsConfig
+from steper_ray.data.tables import Row, first_row, read_rows, text_of, texts_of
+from steper_ray.errors import InputError
+from steper_ray.schema import Question
+
+if TYPE_CHECKING:
+    from steper_ray.run.config import RunConfig
+
+
+Split = Literal["train", "dev", "test"]
+
+
+OWN_COLUMNS: Final = "table of questions"
+
+
+UNSUPPORTED: Final = "with supporting passages that are not among their own"
+
+
+DEFAULTS: Final = QuestionsConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSet:
+    """What was read for one setting."""
+
+    questions: list[Question]
+    accounts: list[RowCounts]
+    """A file each."""
+    left_out: list[str]
+    """Files that hold no questions."""
+
+
+def load_questions(config: "RunConfig", split: Split) -> list[Question]:
+    """The questions of a split, in file order; `<run.dir>/inputs/` says what became of each row.
+
+    Raises InputError as `gather_questions` does.
+    """
+    what = f"questions.{split}"
+    found = gather_questions(getattr(config.questions, split), what, config.questions)
+    write_row_counts(config.dir, what, found.accounts, found.left_out)
+    return _some(found, getattr(config.questions, split), what)
+
+
+def read_questions(address: str, what: str, settings: QuestionsConfig = DEFAULTS) -> list[Question]:
+    """`gather_questions` where nobody asks for the account."""
+    return _some(gather_questions(address, what, settings), address, what)
+
+
+def gather_questions(address: str, what: str, settings: QuestionsConfig = DEFAULTS) -> QuestionSet:
+    """All questions behind an address, in file order, and the account of every row.
+
+    what: names the setting in errors, as `questions.train`
+    Raises InputError with file, row and column for the first row that is broken (see
+    `steper_ray.data.row_counts`) and for two questions of one id.
+    """
+    found = find_sources(address, what)
+    aliases = _read_aliases(settings.aliases) if settings.aliases else {}
+    result = QuestionSet([], [], found.left_out)
+    first_seen: dict[str, str] = {}
+    for source in found.sources:
+        first = first_row(source)
+        if first is not None and {"Q_id", "aliases"} <= first.keys():
+            result.left_out.append(f"{source.name} (see questions.aliases)")
+            continue
+        named = settings.columns != DEFAULTS.columns
+        format = None if named or first is None else recognise(first)
+        account = RowCounts(str(source), format.name if format else OWN_COLUMNS)
+        for question in _usable(source, format, settings, aliases, first_seen, account):
+            result.questions.append(question)
+        result.accounts.append(account)
+    return result
+
+
+def _usable(
+    source: Source,
+    format: Format | None,
+    settings: QuestionsConfig,
+    aliases: Mapping[str, tuple[str, ...]],
+    first_seen: dict[str, str],
+    account: RowCounts,
+) -> Iterator[Question]:
+    """The questions of a source; all other rows go into the account.
+
+    first_seen: id → file and row of every question so far
+    """
+    id_column = None if format else settings.columns.id
+    for number, row in read_rows(source):
+        account.read += 1
+        where = f"{source}: row {number}"
+        try:
+            if isinstance(row, InputError):
+                raise row
+            question = _question(where, row, format, settings.columns)
+            if not isinstance(question, str) and question.id in first_seen:
+                raise InputError(
+                    f"{where}: column {id_column or 'id'!r}: {question.id!r} is already the id of "
+                    f"{first_seen[question.id]}; make ids unique"
+                )
+        except InputError as error:
+            account.refuse(source, number, error, row, settings.bad_rows, "questions")
+            continue
+        if isinstance(question, str):
+            account.skip(source, number, question, row)
+            continue
+        first_seen[question.id] = where
+        if format and question.hops and not question.supporting_ids:
+            account.note(UNSUPPORTED)
+        account.used += 1
+        yield _with_aliases(question, aliases.get(str(row.get("answer_id")), ()))
+
+
+def _question(
+    where: str, row: Row, format: Format | None, columns: QuestionColumns
+) -> Question | UnusableRow:
+    if format is not None:
+        return format.question(where, row)
+    question = text_of(where, row, columns.question)
+    answers: tuple[str, ...] = ()
+    if isinstance(row.get(columns.answer), list):
+        answers = texts_of(where, row, columns.answer)
+        row = {**row, columns.answer: answers[0] if answers else ""}
+    answer = text_of(where, row, columns.answer)
+    if columns.id is None:
+        id = hashlib.sha256(json.dumps([question, answer]).encode()).hexdigest()[:16]
+    else:
+        id = text_of(where, row, columns.id, integers=True)
+    return Question(
+        id=id,
+        question=question,
+        answer=answer,
+        answer_aliases=(*answers[1:], *texts_of(where, row, columns.answer_aliases)),
+        supporting_ids=texts_of(where, row, columns.supporting_ids),
+        hops=_hops(where, row.get(columns.hops), columns.hops),
+    )
+
+
+def _hops(where: str, value: object, column: str) -> int | None:
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise InputError(
+        f"{where}: column {column!r} must be a positive integer or absent, got {value!r}"
+    )
+
+
+def _with_aliases(question: Question, names: tuple[str, ...]) -> Question:
+    """The question with other names of its answer, each once."""
+    known = dict.fromkeys([*question.answer_aliases, *names])
+    known.pop(question.answer, None)
+    return replace(question, answer_aliases=tuple(known)) if names else question
+
+
+def _read_aliases(address: str) -> dict[str, tuple[str, ...]]:
+    """Wikidata id → other names: `aliases` and `demonyms`, as the official evaluation takes them."""
+    names: dict[str, tuple[str, ...]] = {}
+    for source in find_sources(address, "questions.aliases").sources:
+        for number, row in read_rows(source):
+            if isinstance(row, InputError):
+                raise row
+            where = f"{source}: row {number}"
+            names[text_of(where, row, "Q_id")] = (
+                *texts_of(where, row, "aliases"),
+                *texts_of(where, row, "demonyms"),
+            )
+    return names
+
+
+def _some(found: QuestionSet, address: str, what: str) -> list[Question]:
+    if not found.questions:
+        skipped = Counter(row.reason for account in found.accounts for row in account.skipped)
+        why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
+        raise InputError(f"{what}: {address}: no question in it{f' to use ({why})' if why else ''}")
+    return found.questions

@@ -1,0 +1,171 @@
+"""What became of every row that was read: read = used + skipped, and where the skipped ones are.
+
+Two kinds of row are not used. One that says itself that it is no question to learn from (an unanswerable
+one of MuSiQue, a test question without an answer) is skipped, always. One that is broken (a missing
+column, a wrong type) is an error that names file, row and column, unless `bad_rows: skip` is set: a wrong
+column mapping breaks every row, and finding that out after the teacher has worked is too late.
+
+`<run.dir>/inputs/<setting>.json` has the counts of each file, `<setting>.skipped.jsonl` the skipped rows.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from steper_ray.data.settings import BadRows
+from steper_ray.errors import InputError
+from steper_ray.files import write_whole
+
+BAD_ROW: Final = "bad_row"
+
+
+SHOWN_LEFT_OUT: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRow:
+    """A row that was read and not used."""
+
+    file: str
+    row: int
+    reason: str
+    """A code: `unanswerable`, `no_answer`, `no_text`, `bad_row`."""
+    error: str = ""
+    """What is wrong with a `bad_row`."""
+    id: str = ""
+    question: str = ""
+
+
+@dataclass(slots=True)
+class RowCounts:
+    """The rows of one file (of documents: of one folder and kind, a row being a document)."""
+
+    source: str
+    format: str
+    """What the file was recognised as."""
+    read: int = 0
+    used: int = 0
+    skipped: list[SkippedRow] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
+    """Other counts, by what they count."""
+
+    def note(self, what: str, count: int = 1) -> None:
+        """Count something else."""
+        self.notes[what] = self.notes.get(what, 0) + count
+
+    def skip(self, file: object, row: int, reason: str, content: object, error: str = "") -> None:
+        """Note a row that is not used; content: the row, where it could be read."""
+        fields = content if isinstance(content, Mapping) else {}
+        id, question = fields.get("_id", fields.get("id", "")), fields.get("question", "")
+        self.skipped.append(SkippedRow(str(file), row, reason, error, str(id), str(question)))
+
+    def refuse(
+        self,
+        file: object,
+        row: int,
+        error: InputError,
+        content: object,
+        bad_rows: BadRows,
+        section: str,
+    ) -> None:
+        """Note a broken row, or raise the error that it is, as `<section>.bad_rows` says."""
+        if bad_rows == "error":
+            raise InputError(f"{error}; or set {section}.bad_rows: skip") from None
+        self.skip(file, row, BAD_ROW, content, str(error))
+
+    def check(self) -> None:
+        """Every row that was read is used or skipped."""
+        assert self.read == self.used + len(self.skipped), self
+
+
+def write_row_counts(
+    folder: Path, what: str, accounts: Sequence[RowCounts], left_out: Sequence[str] = ()
+) -> None:
+    """Write the counts and the skipped rows of one setting.
+
+    folder: the run folder; what: the setting, as `questions.train`
+    """
+    target = folder / "inputs"
+    target.mkdir(parents=True, exist_ok=True)
+    skipped = [row for account in accounts for row in account.skipped]
+    file = skipped_file(folder, what)
+    if skipped:
+        lines = (json.dumps(_row(row), ensure_ascii=False) + "\n" for row in skipped)
+        write_whole(file, "".join(lines), errors="backslashreplace")
+    else:
+        file.unlink(missing_ok=True)
+    counts = {
+        "setting": what,
+        **_counts(accounts),
+        "files": [{"source": a.source, "format": a.format, **_counts([a])} for a in accounts],
+        "files_left_out": {"count": len(left_out), "first": list(left_out[:SHOWN_LEFT_OUT])},
+    }
+    counted = json.dumps(counts, indent=2, ensure_ascii=False) + "\n"
+    write_whole(target / f"{what}.json", counted, errors="backslashreplace")
+
+
+def skipped_file(folder: Path, what: str) -> Path:
+    """Where the skipped rows of a setting are; there is no such file when none was skipped."""
+    return folder / "inputs" / f"{what}.skipped.jsonl"
+
+
+def row_count_lines(folder: Path, *settings: str) -> list[str]:
+    """What was written for each of the settings, a line a format; nothing for one not read."""
+    lines = []
+    for what in settings:
+        file = folder / "inputs" / f"{what}.json"
+        if not file.exists():
+            continue
+        written = json.loads(file.read_text(encoding="utf-8"))
+        lines += [
+            f"{what}: {_described(name, [f for f in written['files'] if f['format'] == name])}"
+            for name in dict.fromkeys(file["format"] for file in written["files"])
+        ]
+        if written["skipped"]:
+            lines.append(f"{what}: skipped rows → {skipped_file(folder, what)}")
+        if count := written["files_left_out"]["count"]:
+            lines.append(f"{what}: {count:,} files of other kinds left out")
+    return lines
+
+
+def _described(format: str, files: Sequence[Mapping[str, Any]]) -> str:
+    read, used = (sum(file[name] for file in files) for name in ("read", "used"))
+    reasons = _sum(file["reasons"] for file in files)
+    notes = _sum(file["notes"] for file in files)
+    why = f" ({_counted(reasons)})" if reasons else ""
+    also = f"; {_counted(notes)}" if notes else ""
+    return f"{format}, {read:,} read = {used:,} used + {read - used:,} skipped{why}{also}"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
+
+
+def _counts(accounts: Iterable[RowCounts]) -> dict[str, Any]:
+    accounts = list(accounts)
+    for account in accounts:
+        account.check()
+    reasons = Counter(row.reason for account in accounts for row in account.skipped)
+    return {
+        "read": sum(account.read for account in accounts),
+        "used": sum(account.used for account in accounts),
+        "skipped": reasons.total(),
+        "reasons": dict(sorted(reasons.items())),
+        "notes": dict(sorted(_sum(account.notes for account in accounts).items())),
+    }
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return total
+
+
+def _row(row: SkippedRow) -> dict[str, Any]:
+    """The row's fields, those that are empty left out."""
+    values = {name: getattr(row, name) for name in row.__slots__}
+    return {name: value for name, value in values.items() if value != ""}

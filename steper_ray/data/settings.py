@@ -1,0 +1,77 @@
+"""The `corpus` and `questions` sections."""
+
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from steper_ray.run.section import Section
+
+BadRows = Literal["error", "skip"]
+
+
+class PassageColumns(Section):
+    """What the columns of a table are called; naming any of them says that it is no published format."""
+
+    id: str = "id"
+    title: str = "title"
+    text: str = "text"
+
+
+class CorpusConfig(Section):
+    """The passages and how they are searched."""
+
+    passages: str | tuple[str, ...] = ""
+    """Tables with columns id, title, text, question files with their contexts, or documents (text,
+    Markdown, HTML): a file, a folder, a pattern, an s3:// or gs:// address, hf:owner/name:config:split,
+    or a list of such."""
+    columns: PassageColumns = PassageColumns()
+    """Names of a table's columns, where they differ from ours."""
+    passage_size: PositiveInt = 600
+    """Characters at most of a passage cut from a document."""
+    passage_overlap: NonNegativeInt = 100
+    """Characters at most, in whole sentences, that it repeats from the one before."""
+    bad_rows: BadRows = "error"
+    """A broken row stops the stage (`error`), or is left out and written down (`skip`)."""
+    stem: bool = True
+    """Reduce words to their stems (English Snowball)."""
+    remove_stop_words: bool = True
+    """Leave out words like `the` and `of`."""
+    title_boost: PositiveFloat = 2.0
+    """How much a match in the title counts against one in the text."""
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> "CorpusConfig":
+        if self.passage_overlap >= self.passage_size:
+            raise ValueError("passage_overlap must be smaller than passage_size")
+        return self
+
+
+class QuestionColumns(Section):
+    """What the columns of a file are called; naming any of them says that it is no published format."""
+
+    id: str | None = "id"
+    """null makes an id from question and answer, where a file has none."""
+    question: str = "question"
+    answer: str = "answer"
+    """A text, or a list of texts: the answer, then its aliases."""
+    answer_aliases: str = "answer_aliases"
+    supporting_ids: str = "supporting_ids"
+    hops: str = "hops"
+
+
+class QuestionsConfig(Section):
+    """The questions of each split: a file, a folder, a pattern, an s3:// or gs:// address, or
+    hf:owner/name:config:split."""
+
+    train: str = ""
+    """Questions the teacher answers to make training data."""
+    dev: str = ""
+    """Held-out questions for evaluation; settings may be chosen on them."""
+    test: str = ""
+    """Held-out questions that nothing is chosen on, for `steper compare`."""
+    columns: QuestionColumns = QuestionColumns()
+    """Names of the columns, where they differ from ours."""
+    aliases: str = ""
+    """2WikiMultihopQA's id_aliases.json: other names of the answers that its rows give an `answer_id`."""
+    bad_rows: BadRows = "error"
+    """A broken row stops the stage (`error`), or is left out and written down (`skip`)."""

@@ -1,0 +1,203 @@
+"""An OpenAI-compatible endpoint as the engine that writes: a hosted model, or vLLM served elsewhere.
+
+A step is asked for as a completion, which continues the prompt exactly as a local engine does with a base
+model. Endpoints that only chat cannot be relied on to continue an assistant's turn: they are given the
+whole prompt as a user's message and asked for what comes next. That is the one place where a prompt
+reads differently; a chain has no confidence where the endpoint gives no log-probabilities.
+
+Retries, backoff and `Retry-After` are the official client's. An answer that is no answer (broken JSON, no
+choices) is asked for again as often. What still fails then is the question's own failure: its chain
+carries the error, and a later build asks it again.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.engines.settings import EndpointConfig
+from steper_ray.errors import InputError, RowError
+from steper_ray.models.loading import load_tokenizer
+from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.reasoning.frameworks.protocol import Prompt
+
+if TYPE_CHECKING:
+    from openai.types import Completion
+    from openai.types.chat import ChatCompletion
+
+
+NEXT_LINE: Final = (
+    "Continue the text below. Write only what comes next, up to the end of its line.\n\n"
+)
+
+
+CHARACTERS_PER_TOKEN: Final = 3.0
+"""For counting where no tokenizer is named; low, so that prompts are rather too short than refused."""
+
+
+class EndpointEngine:
+    """Writes steps through an endpoint; create it inside a running event loop."""
+
+    def __init__(self, model: str, config: EndpointConfig, hub: HubConfig = DEFAULTS) -> None:
+        """model: the name the endpoint knows it by.
+
+        Raises InputError if no key is in the environment, or the tokenizer cannot be had.
+        """
+        import openai
+
+        key = os.environ.get(config.api_key_env)
+        if not key:
+            raise InputError(
+                f"{config.api_key_env} is not set where requests are made; put the endpoint's key there "
+                "(any word, if it wants none)"
+            )
+        self._model, self._config = model, config
+        self._client = openai.AsyncOpenAI(
+            api_key=key,
+            base_url=config.base_url,
+            max_retries=config.retries,
+            timeout=config.timeout_seconds,
+        )
+        self._count = _token_counter(config.tokenizer, hub)
+        self._places = asyncio.Semaphore(config.concurrency)
+        self._next_start = 0.0
+        self._logprobs = True
+        """Until the endpoint refuses to give them."""
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt, by the named tokenizer or by its length."""
+        return self._count(prompt.text)
+
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Generation:
+        """Continue a prompt up to a text of `stop`, the end of text, or `max_tokens`.
+
+        Raises RowError if the endpoint refuses the prompt or keeps failing, InputError if it refuses the
+        key or does not know the model.
+        """
+        import openai
+
+        async with self._places:
+            await self._wait_for_turn()
+            try:
+                options = {"stop": list(stop), "max_tokens": max_tokens, **_drawn(sampling)}
+                return await self._ask(prompt.text, options)
+            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+                raise InputError(
+                    f"{self._config.base_url}: refuses the key in {self._config.api_key_env} "
+                    f"({error.status_code})"
+                ) from None
+            except openai.NotFoundError:
+                raise InputError(
+                    f"{self._config.base_url}: does not know {self._model!r} or has no {self._config.api}; "
+                    "check the model's name, base_url and api"
+                ) from None
+            except openai.APIError as error:
+                raise RowError(f"{self._config.base_url}: {_short(error)}") from None
+
+    async def _ask(self, prompt: str, options: dict[str, Any]) -> Generation:
+        import openai
+
+        ask = self._complete if self._config.api == "completions" else self._chat
+        for attempt in range(self._config.retries + 1):
+            wanted = self._logprobs
+            try:
+                return await ask(prompt, options)
+            except openai.BadRequestError as error:
+                if not wanted or "logprobs" not in str(error):
+                    raise
+                self._logprobs = False
+            except (json.JSONDecodeError, openai.APIResponseValidationError, _NoAnswerError):
+                await asyncio.sleep(min(8.0, 0.5 * 2**attempt))
+        raise RowError(f"{self._config.base_url}: its answers are not those of an OpenAI endpoint")
+
+    async def _complete(self, prompt: str, options: dict[str, Any]) -> Generation:
+        if self._logprobs:
+            options = {**options, "logprobs": 1}
+        answer: Completion = await self._client.completions.create(
+            model=self._model, prompt=prompt, **options
+        )
+        choice = _only_choice(answer)
+        given = choice.logprobs.token_logprobs if choice.logprobs else None
+        return self._generation(prompt, choice.text, answer.usage, given)
+
+    async def _chat(self, prompt: str, options: dict[str, Any]) -> Generation:
+        if self._logprobs:
+            options = {**options, "logprobs": True}
+        answer: ChatCompletion = await self._client.chat.completions.create(
+            model=self._model,
+            messages=[{"role": "user", "content": NEXT_LINE + prompt}],
+            **options,
+        )
+        choice = _only_choice(answer)
+        written = (choice.message.content or "").lstrip("\n")
+        begun = prompt.rsplit("\n", 1)[-1]  # the line that was to be continued, which chats repeat
+        content = choice.logprobs.content if choice.logprobs else None
+        given = [token.logprob for token in content] if content else None
+        return self._generation(prompt, written.removeprefix(begun), answer.usage, given)
+
+    def _generation(
+        self, prompt: str, text: str, usage: Any, logprobs: list[float] | None
+    ) -> Generation:
+        return Generation(
+            text=text,
+            prompt_tokens=usage.prompt_tokens if usage else self._count(prompt),
+            generated_tokens=usage.completion_tokens if usage else self._count(text),
+            logprob_sum=sum(logprobs) if logprobs else None,
+            cached_tokens=_cached(usage),
+        )
+
+    async def _wait_for_turn(self) -> None:
+        if self._config.requests_per_minute is None:
+            return
+        now = time.monotonic()
+        start = max(now, self._next_start)
+        self._next_start = start + 60 / self._config.requests_per_minute
+        await asyncio.sleep(start - now)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+class _NoAnswerError(Exception):
+    """A reply of status 200 without what was asked for."""
+
+
+def _drawn(sampling: Sampling) -> dict[str, Any]:
+    """What a request says of sampling; of the likeliest token's no more than that."""
+    if not sampling.temperature:
+        return {"temperature": 0.0}
+    given = {"top_p": sampling.top_p, "seed": sampling.seed}
+    return {
+        "temperature": sampling.temperature,
+        **{k: v for k, v in given.items() if v is not None},
+    }
+
+
+def _cached(usage: Any) -> int | None:
+    """Prompt tokens from the endpoint's prefix cache, where it tells."""
+    details = getattr(usage, "prompt_tokens_details", None)
+    return getattr(details, "cached_tokens", None)
+
+
+def _only_choice(answer: Any) -> Any:
+    choices = getattr(answer, "choices", None)
+    if not choices:
+        raise _NoAnswerError
+    return choices[0]
+
+
+def _token_counter(tokenizer: str | None, hub: HubConfig) -> Callable[[str], int]:
+    if tokenizer is None:
+        return lambda text: int(len(text) / CHARACTERS_PER_TOKEN) + 1
+    loaded = load_tokenizer(tokenizer, hub)
+    return lambda text: len(loaded(text)["input_ids"])
+
+
+def _short(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

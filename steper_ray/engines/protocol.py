@@ -1,0 +1,50 @@
+"""The engine protocol: what writes a step, how its tokens are drawn, and what it returns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from steper_ray.reasoning.frameworks.protocol import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What an engine wrote after a prompt, up to and without the stop text."""
+
+    text: str
+    prompt_tokens: int
+    generated_tokens: int
+    """The stop or end-of-text token included."""
+    logprob_sum: float | None = None
+    """Sum of the generated tokens' log-probabilities in nats; null where the engine gives none."""
+    cached_tokens: int | None = None
+    """Prompt tokens found in the prefix cache; null where the engine does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn."""
+
+    temperature: float = 0.0
+    """0 takes the likeliest."""
+    top_p: float = 1.0
+    """Least probability of the likeliest tokens that are drawn from."""
+    seed: int | None = None
+    """Draws the same text from the same prompt, where the engine can; None draws any."""
+
+    def at(self, step: int) -> "Sampling":
+        """The same with a seed of its own for a step."""
+        return self if self.seed is None else replace(self, seed=self.seed + step)
+
+
+GREEDY: Final = Sampling()
+
+
+class Engine(Protocol):
+    """What writes a step."""
+
+    def count_tokens(self, prompt: Prompt) -> int: ...
+
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Generation: ...

@@ -1,0 +1,80 @@
+"""The `engine` section (vLLM) and the settings of an OpenAI-compatible endpoint."""
+
+from typing import Any, Final, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
+
+from steper_ray.run.section import EnvironmentName, Section
+
+REVISIONS: Final = ("revision", "tokenizer_revision")
+"""vLLM's engine arguments for the revision of a model; settings beside its name say it."""
+
+
+class EngineConfig(Section):
+    """The vLLM engines of teacher, evaluation and server."""
+
+    actors: PositiveInt = 1
+    """Engines that work side by side on one dataset."""
+    cpus: NonNegativeFloat = 1.0
+    """CPU cores each engine reserves in Ray."""
+    gpus: NonNegativeFloat = 0.0
+    """GPUs each engine reserves in Ray (its tensor-parallel size at least)."""
+    restarts: NonNegativeInt = 10
+    """Times that engines are started again in place of ones that died, before the stage stops."""
+    max_num_seqs: PositiveInt = 64
+    """Requests an engine runs at a time."""
+    dtype: str = "auto"
+    """Type of weights and activations; `auto` takes the model's own."""
+    cpu_kv_cache_gib: PositiveInt = 1
+    """Memory for keys and values on CPU, in GiB (on GPUs: args.gpu_memory_utilization)."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Any other vLLM engine argument, passed through."""
+
+    @field_validator("args")
+    @classmethod
+    def _is_said_once(cls, args: dict[str, Any]) -> dict[str, Any]:
+        if "hf_token" in args:
+            raise ValueError(
+                "hf_token is not for the run file; put the token into the environment variable that "
+                "hub.token_env names"
+            )
+        if "trust_remote_code" in args:
+            raise ValueError(
+                "set hub.trust_remote_code instead of trust_remote_code: it holds for tokenizers and "
+                "training too"
+            )
+        for name in REVISIONS:
+            if name in args:
+                raise ValueError(
+                    f"set build.revision, or owner/name@revision in eval.models, instead of {name}: it "
+                    "belongs to one model"
+                )
+        return args
+
+
+class EndpointConfig(Section):
+    """An OpenAI-compatible endpoint."""
+
+    base_url: str
+    """Its address, up to and with `/v1`."""
+    api: Literal["completions", "chat"] = "completions"
+    """`completions` continues a prompt exactly; `chat` is for endpoints that have nothing else."""
+    api_key_env: EnvironmentName = "OPENAI_API_KEY"
+    """Environment variable with the key, read where requests are made; the key is written nowhere."""
+    tokenizer: str | None = None
+    """Model folder or Hub name whose tokenizer counts prompt tokens; null takes 3 characters for one."""
+    concurrency: PositiveInt = 64
+    """Requests at a time, of each actor."""
+    requests_per_minute: PositiveFloat | None = None
+    """Most requests a minute, of each actor; null does not limit them."""
+    retries: NonNegativeInt = 5
+    """Times a request is made again after 429, 5xx, a lost connection, or an answer that is none."""
+    timeout_seconds: PositiveFloat = 120.0
+    """Longest wait for one answer."""

@@ -1,0 +1,227 @@
+"""A vLLM engine that many chains share: each step is a request of its own, batched continuously.
+
+vLLM is imported, and the engine started, in the actor that uses it. On CPU the engine binds no
+cores, so that several can live on one host.
+"""
+
+import dataclasses
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import ValidationError
+
+from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.engines.settings import REVISIONS, EngineConfig
+from steper_ray.errors import InputError, RowError, behind
+from steper_ray.models.hub import explained, use_hub
+from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.section import did_you_mean, first_reason
+
+
+class VLLMEngine:
+    """One running vLLM engine; create it inside a running event loop."""
+
+    def __init__(
+        self,
+        model: str,
+        config: EngineConfig,
+        reasoning: ReasoningConfig,
+        hub: HubConfig = DEFAULTS,
+        revision: str | None = None,
+    ) -> None:
+        """Start the engine.
+
+        revision: of a model on the Hub; None is its `main`
+
+        Raises InputError if the model cannot be had, if vLLM refuses an argument, if the context is too
+        short for the prompts, or for `reasoning.chat` without a chat template.
+        """
+        use_hub(hub)
+        prepare_process(config)
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = {"model": model, **engine_arguments(config, hub)}
+        if revision is not None:
+            arguments |= dict.fromkeys(REVISIONS, revision)
+        self._seeded = takes_seeds(config)
+        with engine_starts(model, hub):
+            self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        try:
+            self._encoder = PromptEncoder(self._llm.get_tokenizer(), reasoning.chat)
+            check_context(model, self._llm, reasoning)
+        except InputError:
+            self.shutdown()
+            raise
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt as the engine counts them."""
+        return self._encoder.count_tokens(prompt)
+
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Generation:
+        """Continue a prompt up to a text of `stop`, the end of text, or `max_tokens`.
+
+        Raises vllm's EngineDeadError if the engine died, RowError if it refuses the prompt.
+        """
+        ids = self._encoder.encode(prompt)
+        return await self.generate_after(ids, stop=stop, max_tokens=max_tokens, sampling=sampling)
+
+    async def generate_after(
+        self,
+        ids: list[int],
+        *,
+        stop: Sequence[str],
+        max_tokens: int,
+        sampling: Sampling = GREEDY,
+    ) -> Generation:
+        """`generate` for a prompt that is encoded already (by a `PromptEncoder` of the same model)."""
+        final = None
+        async for output in run_request(
+            self._llm,
+            ids,
+            stop=stop,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            seeded=self._seeded,
+        ):
+            final = output
+        return read_output(final)
+
+    def check_health(self) -> None:
+        """Raises vllm's EngineDeadError if the engine died."""
+        if self._llm.errored:
+            raise self._llm.dead_error
+
+    def shutdown(self) -> None:
+        """Stop the engine and its process."""
+        self._llm.shutdown()
+
+
+def prepare_process(config: EngineConfig) -> None:
+    """Set the environment that vLLM reads when it is imported, and bind its engines to this process.
+
+    A variable that is set already stays as it is.
+    """
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if not config.gpus:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gib))
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        # the engine's process computes by itself; vLLM's default adds a worker process, which
+        # imports everything once more (a third of the start)
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    from steper_ray.engines.engine_process import bind_engines
+
+    bind_engines()
+
+
+def engine_arguments(config: EngineConfig, hub: HubConfig) -> dict[str, Any]:
+    """vLLM's engine arguments but for the model; raises InputError for one that vLLM does not have."""
+    from vllm import AsyncEngineArgs
+
+    known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
+    for name in config.args:
+        if name not in known:
+            hint = did_you_mean(name, known) or "see vLLM's AsyncEngineArgs"
+            raise InputError(f"engine.args.{name}: vLLM has no such engine argument; {hint}")
+    return {
+        "dtype": config.dtype,
+        "max_num_seqs": config.max_num_seqs,
+        "enable_log_requests": False,
+        "trust_remote_code": hub.trust_remote_code,
+        **config.args,
+    }
+
+
+@contextmanager
+def engine_starts(model: str, hub: HubConfig) -> Iterator[None]:
+    """Turns what `explained` knows, and what vLLM has against an argument, into one InputError."""
+    with explained(model, hub):
+        try:
+            yield
+        except Exception as error:
+            for found in behind(error):
+                if isinstance(found, ValidationError):
+                    reason = first_reason(found)
+                    raise InputError(f"engine: vLLM refuses its arguments: {reason}") from None
+            raise
+
+
+def takes_seeds(config: EngineConfig) -> bool:
+    """Whether requests may have a seed.
+
+    vLLM's CPU engine dies of a request with a seed whose prompt it takes in parts (0.29: "CPU Generator
+    does not use offset").
+    """
+    return bool(config.gpus)
+
+
+def check_context(model: str, llm: Any, reasoning: ReasoningConfig) -> None:
+    """Raises InputError if a running engine's context is too short for the prompts."""
+    context = llm.model_config.max_model_len
+    needed = reasoning.max_prompt_tokens + reasoning.max_step_tokens
+    if context < needed:
+        raise InputError(
+            f"{model}: its context of {context} tokens is shorter than "
+            f"reasoning.max_prompt_tokens + max_step_tokens = {needed}; lower them"
+        )
+
+
+async def run_request(
+    llm: Any,
+    ids: list[int],
+    *,
+    stop: Sequence[str],
+    max_tokens: int,
+    sampling: Sampling,
+    seeded: bool,
+    streamed: bool = False,
+    logprobs: bool = True,
+) -> AsyncIterator[Any]:
+    """Have an `AsyncLLM` write after tokens; one request of its continuous batch.
+
+    Yields vllm's `RequestOutput`: the finished one, or with `streamed` one for each piece of text; without
+    `logprobs` it has none, which spares their making. Ending the iteration early aborts the request.
+    Raises RowError if the engine refuses the prompt, vllm's EngineDeadError if it died.
+
+    seeded: whether the engine takes seeds (`takes_seeds`); without it the draws have none
+    """
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMClientError
+    from vllm.sampling_params import RequestOutputKind
+
+    parameters = SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed if seeded else None,
+        max_tokens=max_tokens,
+        stop=list(stop),
+        logprobs=0 if logprobs else None,
+        # nobody is woken for a token who does not want it
+        output_kind=RequestOutputKind.CUMULATIVE if streamed else RequestOutputKind.FINAL_ONLY,
+    )
+    prompt = {"prompt_token_ids": list(ids)}
+    try:
+        async for output in llm.generate(prompt, parameters, uuid.uuid4().hex):
+            yield output
+    except (VLLMClientError, ValueError) as error:
+        raise RowError(f"the engine refuses the prompt: {error}") from None
+
+
+def read_output(output: Any) -> Generation:
+    """What the engine wrote, from a finished request's last `RequestOutput`."""
+    completion = output.outputs[0]
+    return Generation(
+        text=completion.text,
+        prompt_tokens=len(output.prompt_token_ids),
+        generated_tokens=len(completion.token_ids),
+        logprob_sum=completion.cumulative_logprob,
+        cached_tokens=output.num_cached_tokens,
+    )

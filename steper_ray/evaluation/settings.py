@@ -1,0 +1,44 @@
+"""The `eval` and `compare` sections."""
+
+from typing import Any, Final
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from steper_ray.run.section import Section
+
+
+class EvalConfig(Section):
+    """Which models are compared, on how many questions."""
+
+    models: dict[str, str] = Field(default_factory=dict)
+    """Name → model folder, or `owner/name@revision` on the Hub; empty evaluates the run's student. The
+    names student, base and teacher tell the report which is which."""
+    limit: PositiveInt | None = None
+    """Use only the first so many held-out questions; null uses all."""
+
+
+VARIANTS: Final[dict[str, dict[str, Any]]] = {
+    "vanilla-kd": {"objective": "vanilla-kd"},
+    "uniform": {"objective": "uniform"},
+    "fixed 1.5,1,0.5": {"objective": "fixed", "fixed_weights": [1.5, 1.0, 0.5]},
+    "fixed 0.5,1,1.5": {"objective": "fixed", "fixed_weights": [0.5, 1.0, 1.5]},
+    "init only": {"objective": "difficulty", "abilities": ["init"]},
+    "init+exp": {"objective": "difficulty", "abilities": ["init", "exp"]},
+    "difficulty": {"objective": "difficulty"},
+}
+"""The paper's comparison: name → the keys of the train section in which it differs."""
+
+
+class CompareConfig(Section):
+    """Which ways of learning are compared."""
+
+    variants: dict[str, dict[str, Any]] = Field(default_factory=lambda: dict(VARIANTS))
+    """Name → the keys of the train section in which it differs from the run file."""
+    baseline: str = "vanilla-kd"
+    """The variant that all others are tested against."""
+    learning_rates: tuple[PositiveFloat, ...] = ()
+    """Learning rates that every variant tries; empty takes `train.lr` for all."""
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    """Seeds of the variants in `repeated`; all others are trained with the first."""
+    repeated: tuple[str, ...] = ("vanilla-kd", "uniform", "difficulty")
+    """Variants that are trained with every seed."""

@@ -1,0 +1,188 @@
+"""Model folders: whether one is usable, its size and its identity."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from steper_ray.errors import InputError
+from steper_ray.models.hub import hub_commit
+from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.run.identity import digest
+
+
+def check_model(model: str, what: str, revision: str | None = None) -> str:
+    """The model unchanged if it is a Hugging Face folder, or the name of one on the Hub.
+
+    what:     names the setting in errors, as `train.model`
+    revision: only a model on the Hub may have one
+    """
+    if not model:
+        raise InputError(f"{what} is not set; name a Hugging Face model folder or a Hub model")
+    folder = Path(model).expanduser()
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") != 1
+    if folder.is_dir():
+        if revision is not None:
+            raise InputError(
+                f"{what}: {model} is a folder, which has no revision ({revision}); a revision names a "
+                "commit, branch or tag of a model on the Hub"
+            )
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{what}: {model}: not a model folder (no config.json in it)")
+        if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+            raise InputError(f"{what}: {model}: not a model folder (no weights in it)")
+    elif folder.exists() or looks_like_path:
+        raise InputError(f"{what}: {model}: no such model folder; check the path")
+    return model
+
+
+def model_size(model: str) -> tuple[int | None, int | None]:
+    """(parameters, bytes on disk) of a model folder's safetensors; (None, None) for a Hub name."""
+    from math import prod
+
+    from safetensors import safe_open
+
+    files = sorted(Path(model).expanduser().glob("*.safetensors"))
+    if not files:
+        return None, None
+    parameters = 0
+    for file in files:
+        with safe_open(file, framework="numpy") as weights:
+            parameters += sum(
+                prod(weights.get_slice(key).get_shape())
+                for key in weights.keys()  # noqa: SIM118
+            )
+    return parameters, sum(file.stat().st_size for file in files)
+
+
+def model_identity(
+    model: str, revision: str | None = None, hub: HubConfig = DEFAULTS
+) -> dict[str, str]:
+    """What a model is, by its content: the same for a copied folder, another for other weights.
+
+    Of a folder a digest of each part: `weights` (every tensor's name, type, shape and a sample of its
+    bytes; no file is read whole), `config`, `generation_config`, `tokenizer`, `chat_template`, and `code`
+    of its own. How a student is asked (`steper.json`) is no part of it. Of a Hub name the commit.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        commit = hub_commit(model, revision, hub)
+        return {"name": model, **({"commit": commit} if commit else {"revision": revision or ""})}
+    template = [
+        file.read_text(encoding="utf-8")
+        for file in sorted([*folder.glob("chat_template.*"), *folder.glob("*chat_templates/*")])
+    ]
+    inner = _json_of(folder / "tokenizer_config.json").get("chat_template")
+    return {
+        "weights": _weights_digest(folder),
+        "config": digest([_json_of(folder / name) for name in CONFIG_FILES]),
+        "generation_config": digest(_json_of(folder / "generation_config.json")),
+        "tokenizer": _tokenizer_digest(folder),
+        "chat_template": digest([template, inner]),
+        "code": digest([[f.name, f.read_text("utf-8")] for f in sorted(folder.glob("*.py"))]),
+    }
+
+
+def pinned(model: str, revision: str | None, hub: HubConfig = DEFAULTS) -> str | None:
+    """The revision with which every process loads the same: the commit, as far as it can be told.
+
+    None for a folder.
+    """
+    if Path(model).expanduser().is_dir():
+        return None
+    return hub_commit(model, revision, hub) or revision
+
+
+CONFIG_FILES: Final = ("config.json", "adapter_config.json", "quantize_config.json")
+
+
+TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)
+
+
+OF_NO_CONSEQUENCE: Final = ("_name_or_path", "name_or_path", "transformers_version")
+"""Keys in configurations that say where a model came from, and not what it is."""
+
+
+SAMPLE_BYTES: Final = 64
+"""Bytes that are read at the start, in the middle and at the end of a tensor."""
+
+
+def _json_of(file: Path) -> dict[str, Any]:
+    """A configuration's values but for OF_NO_CONSEQUENCE; none where there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        values: Any = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{file}: not JSON; fetch the model again") from None
+    if not isinstance(values, dict):
+        return {"": values}
+    return {name: value for name, value in values.items() if name not in OF_NO_CONSEQUENCE}
+
+
+def _tokenizer_digest(folder: Path) -> str:
+    config = _json_of(folder / "tokenizer_config.json")
+    config.pop("chat_template", None)
+    found = hashlib.sha256(digest(config).encode())
+    for name in (*TOKENIZER_FILES, *sorted(file.name for file in folder.glob("*.tiktoken"))):
+        if (folder / name).is_file():
+            found.update(name.encode())
+            with (folder / name).open("rb") as content:
+                found.update(hashlib.file_digest(content, "sha256").digest())
+    return found.hexdigest()[:16]
+
+
+def _weights_digest(folder: Path) -> str:
+    """Of the safetensors where there are any, which is what is loaded then; else of the .bin files."""
+    files = sorted(folder.glob("*.safetensors"))
+    tensors = [tensor for file in files for tensor in _sampled_tensors(file)]
+    if not files:
+        for file in sorted(folder.glob("*.bin")):
+            with file.open("rb") as content:
+                size = file.stat().st_size
+                tensors.append((file.name, "", [size], _sample(content, 0, size).hex()))
+    index = [_json_of(file).get("weight_map") for file in sorted(folder.glob("*.index.json"))]
+    return digest([index, sorted(tensors)])
+
+
+def _sampled_tensors(file: Path) -> Iterator[tuple[str, str, list[int], str]]:
+    """(name, type, shape, sampled bytes in hexadecimal digits) of each tensor of a safetensors file.
+
+    Its layout: eight bytes with the length of a JSON header, the header, the tensors' bytes.
+    """
+    with file.open("rb") as content:
+        try:
+            length = int.from_bytes(content.read(8), "little")
+            header = json.loads(content.read(length))
+            for name, tensor in header.items():
+                if name != "__metadata__":
+                    start, end = (8 + length + offset for offset in tensor["data_offsets"])
+                    sample = _sample(content, start, end).hex()
+                    yield name, tensor["dtype"], tensor["shape"], sample
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
+            raise InputError(f"{file}: not a safetensors file; fetch the model again") from None
+
+
+def _sample(content: BinaryIO, start: int, end: int) -> bytes:
+    """Bytes from the start, the middle and the end of a part of a file; all of them where they are few."""
+    places, count = [start], end - start
+    if count > 3 * SAMPLE_BYTES:
+        places = [start, (start + end - SAMPLE_BYTES) // 2, end - SAMPLE_BYTES]
+        count = SAMPLE_BYTES
+    sample = b""
+    for place in places:
+        content.seek(place)
+        sample += content.read(count)
+    return sample

@@ -1,0 +1,161 @@
+"""What stands between a name in the run file and a loaded model: token, offline mode, code of its own.
+
+A token is never passed on, so no argument, log or record has it: it stays in the environment of each
+process that loads, under the one name that every library reads. Who cannot load what gets one line that
+names the model, the variable and the way out, whatever library failed.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from steper_ray.errors import InputError, behind
+from steper_ray.models.settings import DEFAULTS, TOKEN, HubConfig
+
+
+def use_hub(hub: HubConfig) -> None:
+    """Have this process, and those it starts, reach the Hub as the section says."""
+    if token := os.environ.get(hub.token_env):
+        os.environ[TOKEN] = token
+    if hub.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        # read once, by whoever has imported them already
+        for name in ("huggingface_hub.constants", "datasets.config"):
+            if name in sys.modules:
+                vars(sys.modules[name])["HF_HUB_OFFLINE"] = True
+
+
+def split_revision(model: str) -> tuple[str, str | None]:
+    """(name, revision) of `owner/name@revision`; a folder, and a name without one, has None."""
+    name, at, revision = model.partition("@")
+    if not at or Path(model).expanduser().exists():
+        return model, None
+    return name, revision
+
+
+def hub_commit(name: str, revision: str | None = None, hub: HubConfig = DEFAULTS) -> str | None:
+    """The commit that a revision of a model on the Hub is; None where nothing can tell.
+
+    revision: commit, branch or tag; None is the branch `main`
+    What was fetched to this machine before counts first, then the Hub is asked.
+    """
+    use_hub(hub)
+    import httpx2
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.file_download import repo_folder_name
+
+    revision = revision or constants.DEFAULT_REVISION
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    with suppress(OSError):
+        return (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+    if constants.is_offline_mode():
+        return None
+    try:
+        return HfApi().model_info(name, revision=revision, timeout=10).sha
+    except (HfHubHTTPError, HFValidationError, httpx2.TransportError, OSError):
+        return None  # whoever loads it says why
+
+
+def at_revision(revision: str | None) -> dict[str, str]:
+    """What `from_pretrained` is told so that it loads a revision; None is what it loads by itself."""
+    return {} if revision is None else {"revision": revision}
+
+
+@contextmanager
+def explained(model: str, hub: HubConfig) -> Iterator[None]:
+    """Turns what transformers, vLLM and huggingface_hub raise inside into one InputError.
+
+    It does so for a model that cannot be reached, and for one whose own code is in the way; any other
+    error passes through.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        local = Path(model).expanduser().is_dir()
+        reason = None if local else why_not(error, model, hub.token_env)
+        if (reason := reason or _own_code(error, model, hub)) is None:
+            raise
+        raise InputError(reason) from None
+
+
+def why_not(error: BaseException, name: str, token_env: str = TOKEN, kind: str = "") -> str | None:
+    """Why a repository could not be read, and what to do; None if the Hub has no part in the error.
+
+    kind: what stands before its name in addresses: nothing, or `datasets/`
+    """
+    from huggingface_hub import constants, errors, get_token
+
+    def raised(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(one, kinds) for one in chain)
+
+    chain = _chain(error)
+    said = " ".join(map(str, chain))  # `datasets` drops the causes of its errors
+    endpoint = constants.ENDPOINT
+    given = f"a token that may read it into {token_env} on every machine that loads it"
+    if raised(errors.GatedRepoError) or "is a gated dataset" in said:
+        sent = "the token sent has no access" if get_token() else "no token was sent"
+        return f"{name}: gated, and {sent}; accept its terms at {endpoint}/{kind}{name} and put {given}"
+    if constants.is_offline_mode() and raised(FileNotFoundError, ConnectionError):
+        of = " --repo-type dataset" if kind else ""
+        return (
+            f"{name}: not on this machine, and offline mode is on; fetch it with `hf download {name}{of}`, "
+            "or set hub.offline: false and unset HF_HUB_OFFLINE"
+        )
+    if raised(errors.RevisionNotFoundError):
+        return (
+            f"{name}: has no such revision at {endpoint}; name one of its branches, tags or commits"
+        )
+    if raised(errors.RepositoryNotFoundError) or "doesn't exist on the Hub" in said:
+        return f"{name}: no such repository at {endpoint}, or a private one; check the name, or put {given}"
+    if raised(errors.LocalEntryNotFoundError, ConnectionError):
+        return (
+            f"{name}: not on this machine, and {endpoint} cannot be reached; check the network and "
+            "HF_ENDPOINT, or fetch it elsewhere"
+        )
+    refusal = next((one for one in chain if isinstance(one, errors.HfHubHTTPError)), None)
+    if refusal is not None:
+        answer = f"{refusal.response.status_code}: {_short(refusal.server_message or refusal)}"
+        return f"{name}: {endpoint} refuses it ({answer})"
+    return None
+
+
+def _own_code(error: BaseException, model: str, hub: HubConfig) -> str | None:
+    """What to do about a model's own code, if that is what an error is about."""
+    chain = _chain(error)
+    missing = next((one for one in chain if isinstance(one, ImportError)), None)
+    if hub.trust_remote_code and missing is not None:
+        return f"{model}: the code it brings cannot be run ({_short(missing)})"
+    if not hub.trust_remote_code and any("trust_remote_code=True" in str(one) for one in chain):
+        return (
+            f"{model}: brings code of its own, which is not run unasked; read it, then set "
+            "hub.trust_remote_code: true"
+        )
+    return None
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and all that led to it, also what pydantic wraps."""
+    from pydantic import ValidationError
+
+    found: list[BaseException] = []
+    for one in behind(error):
+        found.append(one)
+        wrapped = one.errors() if isinstance(one, ValidationError) else ()
+        for finding in wrapped:
+            if isinstance(cause := finding.get("ctx", {}).get("error"), BaseException):
+                found += behind(cause)
+    return found
+
+
+def _short(error: object) -> str:
+    """One line of a foreign message, without the token."""
+    line = " ".join(str(error).split())
+    if token := os.environ.get(TOKEN):
+        line = line.replace(token, "…")
+    return line if len(line) <= 200 else f"{line[:200]}…"

@@ -1,0 +1,72 @@
+"""`steper.json`: the reasoning settings that a student's folder carries."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from steper_ray import __version__
+from steper_ray.errors import InputError
+from steper_ray.reasoning.demonstrations import complete_reasoning
+from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.dependencies import ASKING_RULES
+from steper_ray.run.identity import FORMAT, RULES, check_format
+
+SETTINGS_FILE: Final = "steper.json"
+
+
+def student_settings(
+    reasoning: ReasoningConfig,
+    corpus_version: str,
+    *,
+    chat: bool,
+    base: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What a trained student's folder carries so that it is asked as it was trained.
+
+    chat: whether its examples were put into the chat template
+    base: the base student, from `model_identity`
+    """
+    return {
+        "format": FORMAT,
+        "steper_ray": __version__,
+        **complete_reasoning(reasoning).model_dump(mode="json"),
+        "chat": chat,
+        "corpus_version": corpus_version,
+        "base_model": dict(base or {}),
+        "rules": {name: RULES[name] for name in (*ASKING_RULES, "objective")},
+    }
+
+
+def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
+    """The reasoning settings and corpus version in a model folder, or None if it carries none.
+
+    Raises InputError for settings that cannot be read, or that a newer version has written.
+    """
+    file = Path(model).expanduser() / SETTINGS_FILE
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        check_format(values, file)
+        _check_rules(values["rules"], values["steper_ray"], file)
+        version = str(values.pop("corpus_version"))
+        for name in ("format", "steper_ray", "base_model", "rules"):
+            values.pop(name)
+        return ReasoningConfig.model_validate(values), version
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValidationError) as error:
+        raise InputError(
+            f"{file}: not the settings of a student ({type(error).__name__}); export it again"
+        ) from None
+
+
+def _check_rules(rules: Mapping[str, int], version: str, file: Path) -> None:
+    """Raises InputError for a student that is to be asked by a rule which this version does not know."""
+    for name in ASKING_RULES:
+        if rules.get(name, 1) > RULES[name]:
+            raise InputError(
+                f"{file}: trained with {name} rule {rules[name]} by steper_ray {version}; this is "
+                f"steper_ray {__version__}, which knows rule {RULES[name]}: install that version or later"
+            )

@@ -1,0 +1,1 @@
+"""The stages that `steper` runs, one by one or as a pipeline."""

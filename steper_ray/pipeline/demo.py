@@ -1,0 +1,152 @@
+"""`steper demo`: from a toy world to a served student, every stage on its real engine.
+
+A stage that finished with the same settings is not run again: `stages.json` in the run folder has the
+record (`steper_ray.run.identity`) of each. The result is `summary.json`.
+"""
+
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from steper_ray.errors import InputError, StageError, find_steper_error
+from steper_ray.files import write_whole
+from steper_ray.pipeline.execute import run_stage
+from steper_ray.ray_runtime.progress import stage_done, stage_progress
+from steper_ray.run.dependencies import (
+    BUILD_KEYS,
+    CORPUS_KEYS,
+    EVAL_KEYS,
+    QUESTIONS_KEYS,
+    REASONING_KEYS,
+    SELECT_KEYS,
+    TOY_KEYS,
+    TRAIN_KEYS,
+    pick,
+    stage_identity,
+)
+from steper_ray.run.identity import check_format, differences
+
+if TYPE_CHECKING:
+    from steper_ray.run.config import RunConfig
+
+
+STAGES: Final = ("toy", "index", "build", "train", "eval")
+"""The stages in order."""
+
+
+def demo(config: "RunConfig") -> None:
+    """Run every stage, serve the student, ask it one question, and show what came out.
+
+    Needs a running Ray. Raises InputError and StageError as the stages do; run again, it resumes where it
+    stopped.
+    """
+    config.dir.mkdir(parents=True, exist_ok=True)
+    ledger = config.dir / "stages.json"
+    done: dict[str, Any] = json.loads(ledger.read_text()) if ledger.exists() else {}
+    for number, name in enumerate(STAGES):
+        identity = stage_identity(name, stage_inputs(name, config))
+        before = done.get(name, {}).get("identity")
+        if before is not None:
+            check_format(before, ledger)
+            if not differences(before, identity):
+                stage_done(name, done[name]["seconds"], ["already done with these settings"])
+                continue
+        # later stages depend on this one
+        done = {other: done[other] for other in STAGES[:number] if other in done}
+        write_whole(ledger, json.dumps(done, indent=2) + "\n")
+        seconds = _run(name, config)
+        done[name] = {"identity": identity, "seconds": round(seconds, 3)}
+        write_whole(ledger, json.dumps(done, indent=2) + "\n")
+    served, seconds = _ask_served_student(config)
+    stages = {name: {"seconds": done[name]["seconds"]} for name in STAGES}
+    stages["serve"] = {"seconds": round(seconds, 3)}
+    _finish(config, stages, served)
+
+
+def stage_inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
+    """What a stage depends on beyond the stages before it; a run folder may be moved."""
+    build, train = config.build, config.train
+    inputs: dict[str, dict[str, Any]] = {
+        "toy": {"toy": pick(config.toy, TOY_KEYS)},
+        "index": {"corpus": pick(config.corpus, CORPUS_KEYS)},
+        "build": {
+            "questions": pick(config.questions, QUESTIONS_KEYS),
+            "reasoning": pick(config.reasoning, REASONING_KEYS),
+            "build": pick(build, BUILD_KEYS),
+            "select": pick(config.select, SELECT_KEYS),
+        },
+        "train": {"run": {"seed": config.run.seed}, "train": pick(train, TRAIN_KEYS)},
+        "eval": {"eval": pick(config.eval, EVAL_KEYS)},
+    }
+    folder = json.dumps(str(config.dir))[1:-1]
+    moved: dict[str, Any] = json.loads(json.dumps(inputs[stage]).replace(folder, "{run.dir}"))
+    return moved
+
+
+def _run(name: str, config: "RunConfig") -> float:
+    try:
+        return run_stage(name, config)
+    except InputError:
+        raise
+    except Exception as error:
+        known = find_steper_error(error)
+        if isinstance(known, InputError):
+            raise known from None
+        what = str(known) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise StageError(
+            f"stage {name} failed: {what[:500]}; its log is {config.log_file(name)}; "
+            "run the same command again to go on from here"
+        ) from error
+
+
+def _ask_served_student(config: "RunConfig") -> tuple[dict[str, Any], float]:
+    """Serve the student, ask it a held-out question it has not been trained on; (reply, seconds)."""
+    import httpx
+
+    from steper_ray.data.questions import load_questions
+    from steper_ray.serving.session import running_server
+
+    questions = load_questions(config, "dev")
+    asked = max(questions, key=lambda question: question.hops or 0)
+    started = time.monotonic()
+    with stage_progress("serve", "starting the server"), running_server(config) as url:
+        reply = httpx.post(
+            f"{url}/v1/answer", json={"question": asked.question}, timeout=120
+        ).raise_for_status()
+        body: dict[str, Any] = {"question": asked.question, "gold": asked.answer, **reply.json()}
+    seconds = time.monotonic() - started
+    lines = [f"asked over HTTP: {asked.question}"]
+    lines += [f"{step['step']}. [{step['ability']}] {step['rationale']}" for step in body["steps"]]
+    lines.append(f"answer: {body['answer']} (gold: {asked.answer}), {body['seconds']:.2f} s")
+    stage_done("serve", seconds, lines)
+    return body, seconds
+
+
+def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any]) -> None:
+    """Write `summary.json` and say what came out and where everything is."""
+    scores = json.loads((config.evaluation_dir / "summary.json").read_text())
+    models = {
+        name: {key: summary["overall"][key] for key in ("em", "f1", "acc")}
+        for name, summary in scores.items()
+    }
+    summary_file = config.dir / "summary.json"
+    write_whole(
+        summary_file,
+        json.dumps({"models": models, "stages": stages, "served": served}, indent=2) + "\n",
+    )
+    base, student, teacher = (models[name]["em"] for name in ("base", "student", "teacher"))
+    share = f", {100 * student / teacher:.0f} % of the teacher's {teacher:.1%}" if teacher else ""
+    total = sum(stage["seconds"] for stage in stages.values())
+    print(f"\nexact match on held-out questions: base {base:.1%} → student {student:.1%}{share}")
+    print(f"all stages: {total / 60:.1f} minutes\n")
+    for what, path in {
+        "report": config.evaluation_dir / "report.html",
+        "summary": summary_file,
+        "student": config.student_dir,
+        "corpus": config.corpus_dir,
+        "chains": config.chains_dir,
+        "examples": config.stepwise_dir,
+        "metrics": config.metrics_file,
+        "logs": config.dir / "logs",
+    }.items():
+        print(f"{what:>9}  {path}")

@@ -1,0 +1,34 @@
+"""The lines that a stage shows when it has finished."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from steper_ray.chains.usage import EngineUsage
+
+
+def usage_lines(ran: "EngineUsage", chains: int) -> list[str]:
+    """How the engines ran, and what the caches spared them."""
+    if not ran.asked:
+        return [f"all {chains:,} chains were there"]
+    actors = f", {ran.starts:,} actors started" if ran.starts > 1 else ""
+    seconds = max(ran.engine_seconds, 1e-9)
+    speed = (
+        f"{ran.asked / seconds:,.1f} questions/s, {ran.generated_tokens / seconds:,.0f} tokens/s"
+    )
+    prompts = (
+        f"{percent_of(ran.cached_tokens, ran.prompt_tokens)} of {ran.prompt_tokens:,} prompt tokens"
+    )
+    searches = f"{percent_of(ran.remembered, ran.searches)} of {ran.searches:,} searches"
+    before = f"{max(0, chains - ran.chains):,} of {chains:,} chains"
+    return [
+        f"asked {ran.asked:,}: {speed} without the engines' start{actors}",
+        f"from caches: {prompts}, {searches}; from before: {before}",
+    ]
+
+
+def percent_of(part: int, whole: int) -> str:
+    return f"{100 * part / max(1, whole):.0f} %"
+
+
+def pushed_lines(address: str | None) -> list[str]:
+    return [] if address is None else [f"pushed → {address}"]

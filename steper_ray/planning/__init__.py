@@ -1,0 +1,1 @@
+"""What a build will take, predicted from a small sample."""

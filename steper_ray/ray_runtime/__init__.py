@@ -1,0 +1,1 @@
+"""This process and its Ray: session, placement, logs, progress."""

@@ -1,0 +1,27 @@
+"""A function over many items: on the cluster's cores where Ray is connected, else in this process."""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+Result = TypeVar("Result")
+
+
+def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The function of each item, in order: on the cluster's cores where Ray is connected, else here."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        yield from map(function, items)
+        return
+    work = ray.remote(num_cpus=1)(lambda item: function(item))
+    waiting = iter(items)
+    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    running = deque(work.remote(item) for item in islice(waiting, most))
+    while running:
+        yield ray.get(running.popleft())
+        running.extend(work.remote(item) for item in islice(waiting, 1))

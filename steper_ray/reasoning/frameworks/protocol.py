@@ -1,0 +1,131 @@
+"""What a framework is: how prompts are laid out, how the written text is read, when a step ends.
+
+Every framework runs in the same loop: step s searches and gets P_s (the first search is the question
+itself), then the model writes r_s. They differ in what r_s looks like and where the passages stand.
+
+**Prompts only grow.** The prompt of step s+1 keeps all that the prompt of step s has, in the same order,
+and adds to it. In Self-Ask and ReAct it begins with the whole prompt of step s; in IRCoT, where all
+passages stand before the question, with its instruction and passages. So vLLM's prefix cache reuses them,
+and in training the steps of a chain share a trunk. Only where a prompt would outgrow its context are its
+oldest passages left out (`steper_ray.reasoning.prompts`).
+
+A framework is a module of plain functions that satisfies `Framework`; `settings.FRAMEWORKS` names them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from steper_ray.schema import Passage
+
+STEP_TERMINATOR: Final = "\n"
+"""Ends a step that is one line, and every forced answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is asked, in two turns; a base model sees them as one text."""
+
+    user: str
+    """Instruction, demonstrations, question and what stands beside it, with the newlines that end it."""
+    assistant: str
+    """The reasoning so far, up to where the model goes on; no space at its end."""
+    continued: str = ""
+    """What the model has written since, as it wrote it (a thought that is not finished)."""
+
+    @property
+    def text(self) -> str:
+        """The prompt of a base model."""
+        return self.user + self.assistant + self.continued
+
+    def headed(self, *blocks: str) -> "Prompt":
+        """The prompt after blocks of text, an empty line between two."""
+        return replace(self, user="\n\n".join([*blocks, self.user]))
+
+    def going_on(self, written: str) -> "Prompt":
+        """The prompt after more of the model's own text."""
+        return replace(self, continued=self.continued + written)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedStep:
+    """A step as the framework reads it."""
+
+    rationale: str
+    """r_s as it stands in chains, in later prompts and in targets: the text without surplus."""
+    query: str
+    """What it wants to search next; empty where it says nothing that could be searched."""
+    answer: str | None
+    """Its answer, without a full stop; None if it gives none."""
+
+
+class Framework(Protocol):
+    """One way to reason with searches.
+
+    searches:   P_1 … P_s, the new passages of each search; the first stands with the question
+    rationales: r_1 … r_(s-1)
+    forced:     whether the prompt itself begins the answer, so that whatever is written is one
+    """
+
+    @property
+    def INSTRUCTION(self) -> str:
+        """Begins every prompt unless `reasoning.instruction` says otherwise."""
+        ...
+
+    @property
+    def STOPS(self) -> tuple[str, ...]:
+        """Texts that end a step that is not forced; four at most, which is what endpoints take."""
+        ...
+
+    def lay_out(
+        self,
+        question: str,
+        searches: Sequence[Sequence[Passage]],
+        rationales: Sequence[str],
+        *,
+        forced: bool,
+    ) -> Prompt:
+        """The prompt of one step, without instruction and demonstrations."""
+        ...
+
+    def render_chain(
+        self, question: str, searches: Sequence[Sequence[Passage]], rationales: Sequence[str]
+    ) -> str:
+        """A finished chain as a demonstration shows it; as many searches as rationales."""
+        ...
+
+    def render_target(self, rationale: str, *, forced: bool) -> str:
+        """What the model should write after the prompt, up to the end of the text that ends the step."""
+        ...
+
+    def render_path(self, rationales: Sequence[str]) -> str:
+        """What a model should write that has all passages and writes r_1 … r_S at once (`vanilla-kd`).
+
+        Cut at the first of `STOPS` it reads like the first step alone.
+        """
+        ...
+
+    def parse(self, text: str, *, forced: bool) -> ParsedStep:
+        """Read what was written after a prompt: a target, cut at its stop text or not, or worse."""
+        ...
+
+
+def render_passages(passages: Sequence[Passage]) -> list[str]:
+    """One block of text for each passage."""
+    return [f"Title: {passage.title}\nText: {passage.text}" for passage in passages]
+
+
+def render_question(question: str, searches: Sequence[Sequence[Passage]]) -> str:
+    """The question, then the passages that stand with it, up to where the reasoning begins."""
+    passages = [passage for search in searches for passage in search]
+    return "\n\n".join([f"Question: {question}", *render_passages(passages), ""])
+
+
+def squeeze(text: str) -> str:
+    """The text on one line, with single spaces."""
+    return " ".join(text.split())
+
+
+def clean_answer(text: str) -> str:
+    """An answer without its full stop."""
+    return text.strip().removesuffix(".").rstrip()

@@ -1,0 +1,160 @@
+"""Self-Ask: a follow-up question is searched, then answered from what was found (Press et al. 2023).
+
+    <instruction>
+
+    Question: <question>
+
+    Title: <title>
+    Text: <text>
+
+    Are follow up questions needed here: Yes.
+    Follow up: <query>?
+
+    Title: <title>
+    Text: <text>
+
+    Intermediate answer: <answer to the follow-up question>
+    So the final answer is: <answer>
+
+A step is what the model writes between two searches: whether a question is needed, or the answer to the
+last one; then the next question, or the final answer. Unlike in the paper the question itself is searched
+first, as in the other frameworks, so that the first step reasons from P_1 as StepER has it.
+
+A step ends with the question mark of its follow-up question and a newline (no other line ends with one). A
+step with the final answer ends where the next example would begin.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from steper_ray.reasoning.frameworks.protocol import (
+    STEP_TERMINATOR,
+    ParsedStep,
+    Prompt,
+    clean_answer,
+    render_passages,
+    render_question,
+    squeeze,
+)
+from steper_ray.schema import Passage
+
+NEEDED: Final = "Are follow up questions needed here:"
+
+
+FOLLOW_UP: Final = "Follow up:"
+
+
+INTERMEDIATE: Final = "Intermediate answer:"
+
+
+ANSWER_FLAG: Final = "So the final answer is:"
+
+
+INSTRUCTION: Final = (
+    "Answer the question with the help of a search engine. Ask one follow up question at a time; passages "
+    "found for it are shown, and its intermediate answer is given from them in a few words. When nothing "
+    f"more is needed, end with: {ANSWER_FLAG}"
+)
+
+
+STOPS: Final = ("?\n", f"\n{INTERMEDIATE}", "\nQuestion:")
+
+
+_END: Final = "\n\nQuestion:"
+"""What a student learns to write after the final answer, as demonstrations have it."""
+
+
+_LABEL: Final = re.compile(
+    r"\b(?:(?P<ask>follow[ -]?up(?: question)?)|so the (?:final )?answer is)\s*:", re.IGNORECASE
+)
+
+
+def lay_out(
+    question: str,
+    searches: Sequence[Sequence[Passage]],
+    rationales: Sequence[str],
+    *,
+    forced: bool,
+) -> Prompt:
+    """See `Framework`; a forced prompt asks for the final answer in place of the intermediate one."""
+    cue = ANSWER_FLAG if forced else _cue(len(rationales))
+    return Prompt(render_question(question, searches[:1]), _trace(searches[1:], rationales) + cue)
+
+
+def render_chain(
+    question: str, searches: Sequence[Sequence[Passage]], rationales: Sequence[str]
+) -> str:
+    """See `Framework`."""
+    return (render_question(question, searches[:1]) + _trace(searches[1:], rationales)).rstrip()
+
+
+def render_target(rationale: str, *, forced: bool) -> str:
+    """See `Framework`."""
+    if forced:
+        return rationale.removeprefix(ANSWER_FLAG) + STEP_TERMINATOR
+    return _spaced(rationale) + (_END if _answers(rationale) else STEP_TERMINATOR)
+
+
+def render_path(rationales: Sequence[str]) -> str:
+    """See `Framework`."""
+    first, *others = rationales
+    lines = [_spaced(first), *(_line(step, r) for step, r in enumerate(others, 1))]
+    return STEP_TERMINATOR.join(lines) + (_END if _answers(rationales[-1]) else STEP_TERMINATOR)
+
+
+def parse(text: str, *, forced: bool) -> ParsedStep:
+    """See `Framework`: the follow-up question or the final answer, whichever comes first, ends the step."""
+    if forced:
+        answer = _unasked(text)
+        return ParsedStep(f"{ANSWER_FLAG} {answer}".rstrip(), "", clean_answer(answer))
+    label = _LABEL.search(text)
+    if label is None:
+        return ParsedStep(_unasked(text), "", None)
+    said = _unasked(text[: label.start()])
+    line = _unasked(text[label.end() :].lstrip(" ").removeprefix("\n").partition("\n")[0])
+    if not label["ask"]:
+        return ParsedStep(_joined(said, f"{ANSWER_FLAG} {line}".rstrip()), "", clean_answer(line))
+    query = line.rstrip("?. ")
+    if not query:
+        return ParsedStep(said, "", None)
+    return ParsedStep(_joined(said, f"{FOLLOW_UP} {query}?"), f"{query}?", None)
+
+
+def _trace(searches: Sequence[Sequence[Passage]], rationales: Sequence[str]) -> str:
+    """The finished steps, each with the passages of the search after it."""
+    parts = []
+    for number, rationale in enumerate(rationales):
+        parts += [_line(number, rationale), STEP_TERMINATOR]
+        if passages := searches[number] if number < len(searches) else ():
+            parts += ["\n", "\n\n".join(render_passages(passages)), "\n\n"]
+    return "".join(parts)
+
+
+def _line(done: int, rationale: str) -> str:
+    """A finished step with its cue; a forced answer is its own."""
+    if rationale.startswith(ANSWER_FLAG):
+        return rationale
+    return _cue(done) + _spaced(rationale)
+
+
+def _cue(done: int) -> str:
+    return INTERMEDIATE if done else NEEDED
+
+
+def _spaced(rationale: str) -> str:
+    """The rationale as it stands after its cue: on the next line where it says nothing but a label."""
+    return f"\n{rationale}" if _LABEL.match(rationale) else f" {rationale}"
+
+
+def _unasked(text: str) -> str:
+    """The text on one line, not ending like a question."""
+    return squeeze(text).rstrip("? ")
+
+
+def _answers(rationale: str) -> bool:
+    return parse(rationale, forced=False).answer is not None
+
+
+def _joined(said: str, line: str) -> str:
+    return f"{said}\n{line}" if said else line

@@ -1,0 +1,159 @@
+"""The comparison as JSON, as a Markdown table, as lines for the terminal, and as a page."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from steper_ray.evaluation.summary import TEACHER
+from steper_ray.files import write_whole
+from steper_ray.reports.charts import Mark, interval_chart
+from steper_ray.reports.html import render_page
+from steper_ray.reports.training_curves import sigma_chart_of
+from steper_ray.training.metrics import METRICS_FILE
+
+if TYPE_CHECKING:
+    from steper_ray.evaluation.comparison import Comparison, Contender, TrainedStudent
+
+
+METHOD: Final = "difficulty"
+
+
+COMPARISON_FILE: Final = "comparison.json"
+
+
+def write_comparison(
+    folder: Path, comparison: "Comparison", students: Mapping[str, Sequence["TrainedStudent"]]
+) -> None:
+    """Write `comparison.json`, `comparison.md` and `comparison.html` to the folder."""
+    values = json.dumps(asdict(comparison), indent=2, ensure_ascii=False)
+    write_whole(folder / COMPARISON_FILE, values + "\n", errors="replace")
+    table_text = "\n".join(markdown_lines(comparison)) + "\n"
+    write_whole(folder / "comparison.md", table_text, errors="replace")
+    write_whole(folder / "comparison.html", _page(folder, comparison, students), errors="replace")
+
+
+def headline(comparison: "Comparison") -> str:
+    """What came out, in one sentence: `difficulty`, or else the best, against baseline and teacher.
+
+    The best of several variants owes something to chance; the method is named beforehand.
+    """
+    by_name = {contender.name: contender for contender in comparison.contenders}
+    baseline, teacher = by_name[comparison.baseline], by_name[TEACHER]
+    learned = [c for c in comparison.contenders if c.lr is not None and c is not baseline]
+    if not learned:
+        return f"{baseline.name} answers {_percent(baseline.summary.overall.em)}% exactly."
+    best = max(learned, key=lambda c: (c.name == METHOD, c.summary.overall.em))
+    em, points = best.summary.overall.em, 100 * best.difference["em"]
+    surely = "" if best.p is not None and best.p < 0.05 else ", which may be chance"
+    sentence = f"{best.name} answers {_percent(em)}% exactly, {points:+.1f} points against "
+    sentence += f"{baseline.name}{surely}"
+    if teacher.summary.overall.em:
+        share = em / teacher.summary.overall.em
+        sentence += f"; that is {100 * share:.0f}% of its teacher’s"
+    return f"{sentence}."
+
+
+def _page(
+    folder: Path, comparison: "Comparison", students: Mapping[str, Sequence["TrainedStudent"]]
+) -> str:
+    head, rows = table(comparison)
+    tuning: dict[str, list[str]] = {}
+    for tried in comparison.tuning:
+        tuning.setdefault(tried.variant, []).append(f"{tried.lr:g}: {_percent(tried.em)}")
+    drawn = {
+        name: sigma_chart_of(trained[0].folder / "training" / METRICS_FILE)
+        for name, trained in students.items()
+    }
+    sigma_of = next((name for name in reversed(drawn) if drawn[name]), "")
+    return render_page(
+        "comparison.html.j2",
+        title=f"steper_ray: {folder.parent.name}, ways of learning compared",
+        headline=headline(comparison),
+        setting=f"{comparison.questions:,} test questions. Every variant learned from the same chains, "
+        f"epochs: {comparison.epochs}, in as many optimizer steps.",
+        baseline=comparison.baseline,
+        chart=interval_chart([_mark(c, comparison.baseline) for c in comparison.contenders]),
+        head=head,
+        rows=rows,
+        sigma_chart=drawn.get(sigma_of),
+        sigma_of=sigma_of,
+        seeds=[
+            (c.name, ", ".join(_percent(em) for em in c.em_of_seed))
+            for c in comparison.contenders
+            if len(c.em_of_seed) > 1
+        ],
+        tuning=[(name, ", ".join(values)) for name, values in tuning.items()],
+        dev_questions=comparison.dev_questions,
+    )
+
+
+def _mark(contender: "Contender", baseline: str) -> Mark:
+    paint = "student"
+    if contender.lr is None:
+        paint = "teacher" if contender.name == TEACHER else "base"
+    elif contender.name == baseline:
+        paint = "other-0"
+    return Mark(contender.name, paint, contender.summary.overall.em, *contender.interval["em"])
+
+
+def table(comparison: "Comparison") -> tuple[list[str], list[list[str]]]:
+    """Head and rows, as text."""
+    hops = list(dict.fromkeys(hop for c in comparison.contenders for hop in c.summary.hops))
+    head = ["model", "EM", "95 %", "F1", "Acc", *(f"{hop}-hop" for hop in hops)]
+    head += [f"EM − {comparison.baseline}", "p (Holm)", "lr", "tokens in", "supervised"]
+    return head, [_row(contender, hops) for contender in comparison.contenders]
+
+
+def _row(contender: "Contender", hops: Sequence[str]) -> list[str]:
+    scores = contender.summary.overall
+    low, high = contender.interval["em"]
+    name = contender.name
+    if len(contender.em_of_seed) > 1:
+        name += f" ({len(contender.em_of_seed)} seeds)"
+    row = [name, _percent(scores.em), f"{_percent(low)}–{_percent(high)}"]
+    row += [_percent(scores.f1), _percent(scores.acc)]
+    row += [
+        _percent(contender.summary.hops[hop].em) if hop in contender.summary.hops else "–"
+        for hop in hops
+    ]
+    if contender.p is None:
+        row += ["–", "–"]
+    else:
+        low, high = contender.difference_interval
+        change = f"{100 * contender.difference['em']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+        row += [change, "<0.001" if contender.p < 0.001 else f"{contender.p:.3f}"]
+    if contender.lr is None:
+        return [*row, "–", "–", "–"]
+    return [
+        *row,
+        f"{contender.lr:g}",
+        f"{contender.input_tokens:,}",
+        f"{contender.supervised_tokens:,}",
+    ]
+
+
+def markdown_lines(comparison: "Comparison") -> list[str]:
+    """The table in Markdown."""
+    head, rows = table(comparison)
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def text_lines(comparison: "Comparison") -> list[str]:
+    """The table for a terminal: columns aligned, the last two left out."""
+    head, rows = table(comparison)
+    cells = [line[:-2] for line in (head, *rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

@@ -1,0 +1,141 @@
+"""The run file: one YAML that describes a run from corpus to served student.
+
+Every stage reads the same file and uses its own section. Values may name the run folder as
+`{run.dir}`; relative paths are relative to the working directory. `--set section.key=value` overrides
+single values, with the value read as YAML.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import ValidationError
+
+from steper_ray.errors import ConfigError
+from steper_ray.run.config import RunConfig
+from steper_ray.run.secrets import holds_secret
+from steper_ray.run.section import HIDDEN, did_you_mean, first_reason
+from steper_ray.run.settings import RunSection
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run file.
+
+    Raises ConfigError with the file, the key path, what was expected and the nearest valid key.
+    """
+    path = Path(path)
+    values = _read_yaml(path)
+    for override in overrides:
+        _apply_override(values, override)
+    run = values.get("run")
+    folder = run.get("dir") if isinstance(run, dict) else None
+    folder = folder if isinstance(folder, str) else RunSection().dir
+    folder = str(Path(folder).expanduser().absolute())
+    values = _interpolate(values, folder)
+    if not isinstance(values.get("run", {}), dict):
+        raise ConfigError(f"{path}: run: expected a section with keys, got {values['run']!r}")
+    if (place := _secret_place(values)) is not None:
+        raise ConfigError(
+            f"{path}: {place}: holds a token or a password, which no run file may; put it into an "
+            "environment variable, and that one's name into hub.token_env or an endpoint's api_key_env"
+        )
+    values["run"] = {**values.get("run", {}), "dir": folder}
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from None
+
+
+class _EveryKeyOnce(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for place, (key_node, _) in enumerate(node.value):
+            if (key := keys[place]) in keys[:place]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} is given twice", key_node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such run file; give one with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    try:
+        values = yaml.load(text, Loader=_EveryKeyOnce)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections with keys, got {type(values).__name__}")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.split(".")
+    if not equals or len(parts) < 2 or not all(parts):
+        raise ConfigError(f"--set {override}: expected section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+    target = values
+    for part in parts[:-1]:
+        inner = target.get(part)
+        target[part] = dict(inner) if isinstance(inner, dict) else {}
+        target = target[part]
+    target[parts[-1]] = value
+
+
+def _interpolate(value: Any, folder: str) -> Any:
+    if isinstance(value, str):
+        return value.replace("{run.dir}", folder)
+    if isinstance(value, Mapping):
+        return {key: _interpolate(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_interpolate(inner, folder) for inner in value]
+    return value
+
+
+def _secret_place(value: Any, place: str = "") -> str | None:
+    """The key path of the first text with a secret in it."""
+    if isinstance(value, str):
+        return place if holds_secret(value) else None
+    inner: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else ()
+    if isinstance(value, list):
+        inner = enumerate(value)
+    found = (_secret_place(one, f"{place}.{key}" if place else str(key)) for key, one in inner)
+    return next((one for one in found if one is not None), None)
+
+
+def _explain(error: ValidationError) -> str:
+    """The first finding as one line: key path, what was expected, the nearest valid key."""
+    finding = error.errors()[0]
+    location = finding["loc"]
+    path = ".".join(str(part) for part in location)
+    if finding["type"] != "extra_forbidden":
+        given = finding["input"]
+        hidden = isinstance(given, Mapping) or finding["type"] == HIDDEN
+        shown = "" if hidden else f", got {given!r}"
+        return f"{path}: {first_reason(error)}{shown}"
+    keys = _valid_keys(location[:-1])
+    hint = did_you_mean(str(location[-1]), keys) or f"valid keys: {', '.join(keys)}"
+    return f"{path}: unknown key; {hint}"
+
+
+def _valid_keys(location: Sequence[int | str]) -> list[str]:
+    model: Any = RunConfig
+    for part in location:
+        model = model.model_fields[str(part)].annotation if hasattr(model, "model_fields") else None
+        if get_origin(model) in (Union, UnionType):
+            model = next((a for a in get_args(model) if hasattr(a, "model_fields")), None)
+    return sorted(model.model_fields) if hasattr(model, "model_fields") else []

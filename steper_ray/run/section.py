@@ -1,0 +1,47 @@
+"""The base of every section of the run file.
+
+A section stands beside the code it configures; `steper_ray.run.loading` composes them.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
+
+HIDDEN: Final = "hidden"
+"""Type of findings whose value must not be shown."""
+
+
+class Section(BaseModel):
+    """Immutable, and closed: a key it does not know is an error."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True
+    )
+
+
+def first_reason(error: ValidationError) -> str:
+    """What was found first, to stand after a colon."""
+    message = error.errors()[0]["msg"].removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A question with the known name nearest to an unknown one; None if none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else None
+
+
+def _environment_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) or value.startswith(("hf_", "sk_")):
+        raise PydanticCustomError(
+            HIDDEN, "must name an environment variable that holds the key or token, not be one"
+        )
+    return value
+
+
+EnvironmentName = Annotated[str, AfterValidator(_environment_name)]
+"""The name of an environment variable with a secret; refuses the secret itself and does not repeat it."""

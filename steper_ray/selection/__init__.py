@@ -1,0 +1,1 @@
+"""Which chains are kept, and the step-wise examples made of them."""

@@ -1,0 +1,41 @@
+"""How many questions a server works on at a time."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from steper_ray.serving.refusals import RefusedError
+
+PAST: Final = 0.9
+"""Weight of the past in the running mean of a question's seconds."""
+
+
+@dataclass
+class Admission:
+    """How many questions are worked on at a time."""
+
+    most: int
+    taken: int = 0
+    mean_seconds: float = 1.0
+    """Running mean of how long a question holds its place."""
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a place; raises RefusedError if none is free."""
+        if self.taken >= self.most:
+            raise RefusedError(
+                503,
+                "overloaded",
+                f"all {self.most} places are taken; ask again later",
+                retry_after=max(1.0, self.mean_seconds),
+            )
+        self.taken += 1
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.taken -= 1
+            held = time.monotonic() - started
+            self.mean_seconds = PAST * self.mean_seconds + (1 - PAST) * held

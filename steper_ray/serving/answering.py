@@ -1,0 +1,320 @@
+"""What the ingress does with a question: admit it, reason, report every event. Plain Python, without Ray.
+
+`Backend` is where the work is done: replicas behind Ray Serve, or whatever a test puts there.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from steper_ray.engines.protocol import GREEDY, Engine, Sampling
+from steper_ray.errors import ReplicaLostError, RowError
+from steper_ray.reasoning.loop import Event, StepFinished, Trajectory, reason
+from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.retrieval.protocol import Hit
+from steper_ray.schema import Ability, Step
+from steper_ray.selection.abilities import ability_of
+from steper_ray.serving.admission import Admission
+from steper_ray.serving.api.schema import AnswerOut, PassageOut, StepOut
+from steper_ray.serving.backend import Backend
+from steper_ray.serving.overrides import ServingReasoning
+from steper_ray.serving.refusals import RefusedError
+from steper_ray.serving.settings import ServeConfig
+
+Record = Callable[..., None]
+"""`record(name, value, **tags)`: see `steper_ray.serving.metrics`."""
+
+
+KEEP_ALIVE_S: Final = 15.0
+"""Seconds of silence after which a stream says that it goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """A piece of the text of a step."""
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReady:
+    """The question is answered."""
+
+    answer: AnswerOut
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """Nothing has happened for a while, and the work goes on."""
+
+
+ServiceEvent = Event | TextPiece | AnswerReady | KeepAlive
+
+
+class AnswerService:
+    """Answers questions step by step."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        served: ServingReasoning,
+        config: ServeConfig,
+        *,
+        model: str,
+        places: int,
+        record: Record = lambda *_args, **_tags: None,
+    ) -> None:
+        self.backend, self.served, self.config = backend, served, config
+        self.model = model
+        """What the served model is called."""
+        self.places = Admission(places)
+        self.record = record
+
+    def settings(self, changes: Mapping[str, Any]) -> ReasoningConfig:
+        """How a question is asked with what a request changes; raises RefusedError beyond the limits."""
+        for name, most in (
+            ("passages_per_step", self.config.most_passages_per_step),
+            ("max_steps", self.config.most_steps),
+        ):
+            self.check_most(name, changes.get(name, 0), most)
+        return self.served.asked(changes)
+
+    def check_most(self, param: str, value: int, most: int) -> None:
+        """Raises RefusedError for a number over its limit."""
+        if value > most:
+            raise RefusedError(
+                422, "too_large", f"{param}: {value} is over this server's {most}", param=param
+            )
+
+    def check_question(self, question: str, param: str = "question") -> None:
+        """Raises RefusedError for a question that is too long."""
+        length, most = len(question), self.config.max_question_chars
+        if length > most:
+            message = f"{param}: {length} characters are over this server's {most}"
+            raise RefusedError(422, "too_long", message, param=param)
+
+    async def answer(
+        self, question: str, settings: ReasoningConfig, sampling: Sampling = GREEDY
+    ) -> AnswerOut:
+        """Answer a question.
+
+        A replica that dies meanwhile is no reason to fail: another one is asked, until the deadline. Raises
+        RefusedError without a free place, past the deadline, or for a prompt that the engine refuses.
+        """
+        with self._place("whole"):
+            return await self._reason(question, settings, sampling, self.backend.engine())
+
+    async def stream(
+        self, question: str, settings: ReasoningConfig, sampling: Sampling = GREEDY
+    ) -> AsyncGenerator[ServiceEvent, None]:
+        """Answer a question, telling what happens; ends with `Answered`.
+
+        Nothing is yielded before the question has its place. Raises what `answer` raises, and RefusedError
+        when a replica dies: what it wrote has been told already. Closing the iterator cancels the work.
+        """
+        with self._place("stream"):
+            happened: asyncio.Queue[ServiceEvent | None] = asyncio.Queue()
+            at = 1
+
+            def watch(event: Event) -> None:
+                nonlocal at
+                happened.put_nowait(event)
+                at += isinstance(event, StepFinished)
+
+            engine = self.backend.engine(lambda text: happened.put_nowait(TextPiece(at, text)))
+            work = asyncio.create_task(self._reason(question, settings, sampling, engine, watch))
+            work.add_done_callback(lambda _work: happened.put_nowait(None))
+            try:
+                while (event := await _next(happened)) is not None:
+                    yield event
+                yield AnswerReady(await work)
+            finally:
+                work.cancel()
+                await asyncio.wait([work])
+
+    async def answer_batch(
+        self, questions: Sequence[str], settings: ReasoningConfig
+    ) -> list[AnswerOut | RefusedError]:
+        """Answer several questions, in half of the places at the most; a failure is that question's alone.
+
+        Raises RefusedError if no place is free.
+        """
+        with self.places.one():
+            pass
+        at_once = asyncio.Semaphore(max(1, self.places.most // 2))
+
+        async def one(question: str) -> AnswerOut | RefusedError:
+            async with at_once:
+                try:
+                    return await self.answer(question, settings)
+                except RefusedError as refused:
+                    return refused
+
+        async with asyncio.TaskGroup() as group:  # which cancels the others if one fails unforeseen
+            tasks = [group.create_task(one(question)) for question in questions]
+        return [task.result() for task in tasks]
+
+    async def search(self, query: str, k: int) -> tuple[list[PassageOut], float]:
+        """The k best passages, and the seconds it took; raises RefusedError past the deadline."""
+        started = time.monotonic()
+        async with self._bounded():
+            hits = await self.backend.searcher.search_async(query, k)
+        seconds = time.monotonic() - started
+        self.record("steper_search_seconds", seconds)
+        return [passage_out(hit) for hit in hits], seconds
+
+    async def chat(self, body: Mapping[str, Any]) -> str:
+        """The plain model's OpenAI response to a chat, as JSON; raises RefusedError as `answer` does."""
+        with self._place("chat"):
+            async with self._bounded():
+                return await self.backend.chat(body)
+
+    async def chat_stream(self, body: Mapping[str, Any]) -> AsyncGenerator[str, None]:
+        """That response as server-sent events; raises RefusedError as `stream` does."""
+        with self._place("chat"):
+            parts = self.backend.chat_stream(body)
+            ends = asyncio.get_running_loop().time() + self.config.request_timeout_s
+            while True:
+                # each part for itself: a timeout around a yield would cancel the task that asked for the
+                # first part, and Starlette asks for the others in another one
+                async with self._bounded(ends):
+                    part = await anext(parts, None)
+                if part is None:
+                    return
+                yield part
+
+    async def _reason(
+        self,
+        question: str,
+        settings: ReasoningConfig,
+        sampling: Sampling,
+        engine: Engine,
+        watch: Callable[[Event], None] | None = None,
+    ) -> AnswerOut:
+        started = time.monotonic()
+        async with self._bounded():
+            reasoned = await reason(
+                question,
+                engine=engine,
+                searcher=self.backend.searcher,
+                config=settings,
+                sampling=sampling,
+                watch=watch,
+            )
+        answer = self._read(reasoned, settings, time.monotonic() - started)
+        self._measure(answer)
+        return answer
+
+    def _read(self, reasoned: Trajectory, settings: ReasoningConfig, seconds: float) -> AnswerOut:
+        steps = steps_out(reasoned)
+        return AnswerOut(
+            answer=reasoned.answer,
+            stop_reason=reasoned.stop_reason,
+            steps=steps,
+            seconds=seconds,
+            prompt_tokens=sum(step.prompt_tokens for step in steps),
+            generated_tokens=sum(step.generated_tokens for step in steps),
+            cached_tokens=sum(step.cached_tokens or 0 for step in steps),
+            model=self.model,
+            corpus_version=self.served.corpus_version,
+            overrides=self.served.overrides(settings),
+        )
+
+    def _measure(self, answer: AnswerOut) -> None:
+        self.record("steper_answer_seconds", answer.seconds)
+        self.record("steper_stops_total", 1, reason=answer.stop_reason)
+        self.record("steper_steps_total", len(answer.steps))
+        for kind in ("prompt", "generated", "cached"):
+            self.record("steper_tokens_total", getattr(answer, f"{kind}_tokens"), kind=kind)
+        for step in answer.steps:
+            self.record("steper_search_seconds", step.search_seconds)
+            self.record("steper_generate_seconds", step.generate_seconds)
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self, ends: float | None = None) -> AsyncIterator[None]:
+        """End what takes too long, and turn what the backend raises into refusals.
+
+        ends: when, by the event loop's clock; by default a request's time from now
+        """
+        seconds = self.config.request_timeout_s
+        if ends is None:
+            ends = asyncio.get_running_loop().time() + seconds
+        try:
+            async with asyncio.timeout_at(ends):
+                yield
+        except TimeoutError:
+            message = f"not done within this server's {seconds:g} seconds; asking again is safe"
+            raise RefusedError(504, "deadline", message) from None
+        except RowError as error:
+            raise RefusedError(422, "prompt_refused", str(error)) from None
+        except ReplicaLostError as error:
+            message = f"{error}; asking again is safe"
+            raise RefusedError(503, "replica_lost", message, retry_after=1) from None
+
+    @contextlib.contextmanager
+    def _place(self, how: str) -> Iterator[None]:
+        """Hold a place for a question, and count it by how it ends; raises RefusedError if none is free."""
+        outcome = "failed"
+        try:
+            with self.places.one():
+                self.record("steper_places_taken", self.places.taken)
+                yield
+            outcome = "answered"
+        except RefusedError as refused:
+            outcome = refused.code
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            outcome = "cancelled"
+            raise
+        finally:
+            self.record("steper_questions_total", 1, how=how, outcome=outcome)
+            self.record("steper_places_taken", self.places.taken)
+
+
+async def _next(happened: "asyncio.Queue[ServiceEvent | None]") -> ServiceEvent | None:
+    try:
+        return await asyncio.wait_for(happened.get(), KEEP_ALIVE_S)
+    except TimeoutError:
+        return KeepAlive()
+
+
+def passage_out(hit: Hit) -> PassageOut:
+    """A passage as the API shows it."""
+    passage = hit.passage
+    return PassageOut(id=passage.id, title=passage.title, text=passage.text, score=hit.score)
+
+
+def step_out(number: int, step: Step, passages: list[PassageOut], ability: Ability) -> StepOut:
+    """A step as the API shows it."""
+    return StepOut(
+        step=number,
+        ability=ability,
+        query=step.query,
+        passages=passages,
+        rationale=step.rationale,
+        prompt_tokens=step.prompt_tokens,
+        generated_tokens=step.generated_tokens,
+        cached_tokens=step.cached_tokens,
+        dropped_passages=step.dropped_passages,
+        search_seconds=step.search_seconds,
+        generate_seconds=step.generate_seconds,
+    )
+
+
+def steps_out(reasoned: Trajectory) -> list[StepOut]:
+    """The steps of a chain, each with the passages its search added."""
+    hits = map(Hit, reasoned.passages, reasoned.scores)
+    found = {hit.passage.id: passage_out(hit) for hit in hits}
+    return [
+        step_out(
+            number,
+            step,
+            [found[passage_id] for passage_id in step.passage_ids],
+            ability_of(number, len(reasoned.steps)),
+        )
+        for number, step in enumerate(reasoned.steps, 1)
+    ]

@@ -1,0 +1,249 @@
+"""The HTTP API of the server, and its page.
+
+POST /v1/answer            a question → its answer with every step; `stream: true` for events as they happen
+POST /v1/answers           many questions
+POST /v1/search            the retriever alone
+GET  /v1/models            \\ OpenAI's interface: `<model>` is the plain model,
+POST /v1/chat/completions  / `<model>-rag` the whole loop (`steper_ray.serving.api.openai_chat`)
+GET  /healthz, /readyz     alive; whether model and corpus answer
+GET  /, /docs              the page; this interface as OpenAPI
+
+All of them relative to where the server is mounted (`root_path`, Ray Serve's `route_prefix`).
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import fastapi_offline
+from fastapi import FastAPI, Request, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from steper_ray.reasoning.loop import PassagesFound, SearchStarted, StepFinished
+from steper_ray.selection.abilities import ability_of
+from steper_ray.serving.answering import (
+    AnswerReady,
+    AnswerService,
+    KeepAlive,
+    ServiceEvent,
+    TextPiece,
+    passage_out,
+    step_out,
+)
+from steper_ray.serving.api.events import STREAM, event_text, failed_event, stream_events
+from steper_ray.serving.api.openai_chat import chat_routes
+from steper_ray.serving.api.schema import (
+    AnswerOut,
+    AnswerRequest,
+    BatchOut,
+    BatchRequest,
+    ErrorOut,
+    ReadyOut,
+    SearchOut,
+    SearchRequest,
+)
+from steper_ray.serving.api_middleware import ApiMiddleware, Take
+from steper_ray.serving.keys import KeyRing
+from steper_ray.serving.refusals import RefusedError, error_body, error_headers
+
+PAGE: Final = Path(__file__).parent.parent / "page"
+
+
+SWAGGER_UI: Final = Path(fastapi_offline.__file__).parent / "static"
+
+
+FILES: Final = {
+    "/": PAGE / "index.html",
+    "/page.css": PAGE / "page.css",
+    "/page.js": PAGE / "page.js",
+    "/docs": PAGE / "docs.html",
+    "/docs/docs.js": PAGE / "docs.js",
+    "/docs/swagger-ui.css": SWAGGER_UI / "swagger-ui.css",
+    "/docs/swagger-ui-bundle.js": SWAGGER_UI / "swagger-ui-bundle.js",
+}
+"""Served as they are. FastAPI's own /docs loads Swagger UI from elsewhere, which `guard.HEADERS` forbid."""
+
+
+OPEN_PATHS: Final = frozenset({*FILES, "/openapi.json", "/healthz", "/readyz"})
+"""Served without a key; every other path, known or unknown, needs one where the server has keys."""
+
+
+KINDS: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+
+
+KEY: Final = Security(HTTPBearer(scheme_name="api_key", auto_error=False))
+"""Says in OpenAPI that a route needs a key; `Guard` is what checks it."""
+
+
+LONGEST_NAME: Final = 40
+"""Characters of a key of a body that an error shows."""
+
+
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ErrorOut} for status in (400, 401, 413, 422, 429, 503, 504)
+}
+
+
+def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
+    """The ASGI application."""
+    config = service.config
+    api = FastAPI(
+        title="steper_ray",
+        summary="Questions answered by searching step by step.",
+        responses=ERRORS,
+        docs_url=None,
+        redoc_url=None,
+    )
+    key = [KEY] if keys.required else []
+    api.add_middleware(
+        ApiMiddleware,
+        keys=keys,
+        take=take,
+        open_paths=OPEN_PATHS,
+        max_body_bytes=config.max_body_bytes,
+    )
+    if config.cors_origins:
+        api.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+        )
+    api.add_exception_handler(RefusedError, _refused)
+    api.add_exception_handler(HTTPException, _http_error)
+    api.add_exception_handler(RequestValidationError, _invalid)
+    api.include_router(chat_routes(service), dependencies=key)
+    for path, file in FILES.items():
+        api.add_api_route(path, sends(file), include_in_schema=False)
+
+    @api.post("/v1/answer", response_model=AnswerOut, responses=STREAM, dependencies=key)
+    async def answer(request: AnswerRequest) -> Response:
+        """Answer a question step by step."""
+        service.check_question(request.question)
+        settings = service.settings(request.changes)
+        if not request.stream:
+            return as_json(await service.answer(request.question, settings))
+        happenings = service.stream(request.question, settings)
+        return await stream_events(happenings, event_texts, failed_event)
+
+    @api.post("/v1/answers", response_model=BatchOut, dependencies=key)
+    async def answers(request: BatchRequest) -> Response:
+        """Answer many questions; one that cannot be answered has its error in its place."""
+        service.check_most("questions", len(request.questions), config.max_batch)
+        for place, question in enumerate(request.questions):
+            service.check_question(question, f"questions.{place}")
+        found = await service.answer_batch(request.questions, service.settings(request.changes))
+        return as_json(
+            BatchOut(
+                answers=[
+                    ErrorOut.model_validate(error_body(one))
+                    if isinstance(one, RefusedError)
+                    else one
+                    for one in found
+                ]
+            )
+        )
+
+    @api.post("/v1/search", dependencies=key)
+    async def search(request: SearchRequest) -> SearchOut:
+        """The best passages for a text."""
+        service.check_question(request.query, "query")
+        service.check_most("k", request.k, config.most_passages_per_step)
+        passages, seconds = await service.search(request.query, request.k)
+        version = service.served.corpus_version
+        return SearchOut(passages=passages, corpus_version=version, seconds=seconds)
+
+    @api.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether the server is alive."""
+        return {"status": "ok"}
+
+    @api.get("/readyz", responses={503: {"model": ReadyOut}})
+    async def readyz() -> Response:
+        """Whether model and corpus answer, and what they are."""
+        missing = await service.backend.missing()
+        asked = service.served.served
+        ready = ReadyOut(
+            status="not ready" if missing else "ready",
+            missing=missing,
+            model=service.model,
+            corpus_version=service.served.corpus_version,
+            framework=asked.framework,
+            passages_per_step=asked.passages_per_step,
+            max_steps=asked.max_steps,
+            max_question_chars=config.max_question_chars,
+            keys_required=keys.required,
+        )
+        return as_json(ready, 503 if missing else 200)
+
+    return api
+
+
+def sends(file: Path) -> Callable[[], Awaitable[Response]]:
+    """A route's function that sends a file whole: FileResponse refuses odd ranges in its own form."""
+
+    async def send() -> Response:
+        return Response(file.read_bytes(), media_type=KINDS[file.suffix])
+
+    return send
+
+
+def as_json(body: BaseModel, status: int = 200) -> Response:
+    """A reply made by pydantic itself, several times as fast as FastAPI's way."""
+    return Response(body.model_dump_json(), status, media_type="application/json")
+
+
+def event_texts(happening: ServiceEvent) -> list[str]:
+    """The server-sent event of what happens."""
+    match happening:
+        case SearchStarted(step, query):
+            return [event_text("search", json.dumps({"step": step, "query": query}))]
+        case PassagesFound(step, hits, seconds):
+            shown = [passage_out(hit).model_dump() for hit in hits]
+            found = {"step": step, "passages": shown, "seconds": seconds}
+            return [event_text("passages", json.dumps(found))]
+        case TextPiece(step, text):
+            return [event_text("token", json.dumps({"step": step, "text": text}))]
+        case StepFinished(number, step, hits, last):
+            ability = ability_of(number, number if last else number + 1)
+            done = step_out(number, step, list(map(passage_out, hits)), ability)
+            return [event_text("step", done.model_dump_json())]
+        case AnswerReady(answer):
+            return [event_text("answer", answer.model_dump_json())]
+        case KeepAlive():
+            return [": waiting\n\n"]
+
+
+async def _refused(_request: Request, refused: Exception) -> Response:
+    assert isinstance(refused, RefusedError)
+    return JSONResponse(error_body(refused), refused.status, error_headers(refused))
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    """What Starlette and FastAPI raise, in the form of every other error."""
+    assert isinstance(error, HTTPException)
+    codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+    refused = RefusedError(
+        error.status_code, codes.get(error.status_code, "bad_request"), str(error.detail)
+    )
+    headers = {**error_headers(refused), **(error.headers or {})}
+    return JSONResponse(error_body(refused), refused.status, headers)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    """The first thing that is wrong with a body; what was given is not repeated."""
+    assert isinstance(error, RequestValidationError)
+    finding = error.errors()[0]
+    place = ".".join(str(part)[:LONGEST_NAME] for part in finding["loc"] if part != "body")
+    if finding["type"] == "json_invalid":
+        refused = RefusedError(400, "bad_json", "the body is not JSON: " + finding["ctx"]["error"])
+    else:
+        message = f"{place or 'body'}: {finding['msg'][0].lower()}{finding['msg'][1:]}"
+        refused = RefusedError(422, "invalid", message, param=place or None)
+    return JSONResponse(error_body(refused), refused.status)

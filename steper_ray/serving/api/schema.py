@@ -1,0 +1,160 @@
+"""What the HTTP API takes and gives, as pydantic models; the OpenAPI page at /docs is made of them."""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from steper_ray.schema import Ability, StopReason
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+AnyText = Annotated[str, StringConstraints(min_length=0)]
+"""Without a constraint pydantic lets pass what is no Unicode: halves of surrogate pairs, as `"\\ud800"`."""
+
+
+TOO_LARGE: Final = 2**31
+"""Numbers from here on are no numbers of anything here."""
+
+
+Framework = Literal["ircot", "self_ask", "react"]
+
+
+class Body(BaseModel):
+    """A request body: an unknown key or a wrong type is refused, and nothing is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class QuestionBody(Body):
+    """How a question is asked, where not as the student was trained."""
+
+    framework: Framework | None = None
+    """Another framework, with its own instruction and no demonstrations."""
+    passages_per_step: int | None = Field(default=None, ge=1, lt=TOO_LARGE)
+    """Passages a search brings (k)."""
+    max_steps: int | None = Field(default=None, ge=1, lt=TOO_LARGE)
+    """Steps before the answer is forced (S)."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What is to be otherwise."""
+        return self.model_dump(
+            include={"framework", "passages_per_step", "max_steps"}, exclude_none=True
+        )
+
+
+class AnswerRequest(QuestionBody):
+    """Body of POST /v1/answer."""
+
+    question: Text
+    stream: bool = False
+    """Send events as it happens: `search`, `passages`, `token`, `step`, then `answer` or `error`."""
+
+
+class BatchRequest(QuestionBody):
+    """Body of POST /v1/answers."""
+
+    questions: list[Text] = Field(min_length=1, fail_fast=True)
+
+
+class SearchRequest(Body):
+    """Body of POST /v1/search."""
+
+    query: Text
+    k: int = Field(default=4, ge=1, lt=TOO_LARGE)
+    """Passages to bring."""
+
+
+class PassageOut(BaseModel):
+    """A passage that a search brought."""
+
+    id: str
+    title: str
+    text: str
+    score: float
+    """BM25 score."""
+
+
+class StepOut(BaseModel):
+    """One search and the sentence written after it."""
+
+    step: int
+    """From 1 on."""
+    ability: Ability
+    """The ability it needed: `init`ialization, `exp`ansion or `agg`regation."""
+    query: str
+    passages: list[PassageOut]
+    """Those that no step before had found."""
+    rationale: str
+    prompt_tokens: int
+    generated_tokens: int
+    cached_tokens: int | None
+    """Prompt tokens found in the engine's prefix cache."""
+    dropped_passages: int
+    search_seconds: float
+    generate_seconds: float
+
+
+class AnswerOut(BaseModel):
+    """An answer, and how it was found."""
+
+    answer: str
+    stop_reason: StopReason
+    """`answered`; or why the model had to be asked for its answer: `forced` (the steps ran out), `no_query`
+    (a step named nothing to search for), `nothing_new` (searches brought no new passage)."""
+    steps: list[StepOut]
+    seconds: float
+    prompt_tokens: int
+    generated_tokens: int
+    cached_tokens: int
+    model: str
+    corpus_version: str
+    overrides: dict[str, Any]
+    """Where it was not asked as it was trained to be: {name: {"trained": …, "served": …}}."""
+
+
+class ErrorInfo(BaseModel):
+    """What went wrong, in OpenAI's form."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+    """The part of the request that is meant."""
+
+
+class ErrorOut(BaseModel):
+    """Body of every reply with a status from 400 on, and data of the event `error`."""
+
+    error: ErrorInfo
+
+
+class BatchOut(BaseModel):
+    """Reply to POST /v1/answers: as many as there were questions, in their order."""
+
+    answers: list[AnswerOut | ErrorOut]
+
+
+class SearchOut(BaseModel):
+    """Reply to POST /v1/search."""
+
+    passages: list[PassageOut]
+    """Best first."""
+    corpus_version: str
+    seconds: float
+
+
+class ReadyOut(BaseModel):
+    """Reply to GET /readyz."""
+
+    status: Literal["ready", "not ready"]
+    missing: list[str]
+    """What does not answer yet: `model`, `corpus`."""
+    model: str
+    corpus_version: str
+    framework: Framework
+    passages_per_step: int
+    max_steps: int
+    max_question_chars: int
+    keys_required: bool

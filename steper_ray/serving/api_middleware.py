@@ -1,0 +1,135 @@
+"""What every request passes before a route sees it: key, rate, size. And what every reply gets after.
+
+Pure ASGI, so that a body that is too large is never read, and a stream is passed on as it comes.
+"""
+
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+from starlette._utils import get_route_path
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from steper_ray.serving.keys import KeyRing
+from steper_ray.serving.refusals import HEADERS, RefusedError, send_refusal
+
+LONGEST_NUMBER: Final = 18
+"""Digits of a Content-Length that is read as a number."""
+
+
+POLICY_VIOLATION: Final = 1008
+"""WebSocket close code of a connection without a valid key; before it is accepted, HTTP's 403."""
+
+
+Take = Callable[[str, int], Awaitable[float]]
+"""Take one request of an owner's so many a minute, over all ingresses: see `RateLimiter.take`."""
+
+
+def route_path(scope: Scope) -> str:
+    """The path of a request relative to `root_path`, which is where the server is mounted.
+
+    `scope["path"]` may or may not begin with `root_path` (Ray Serve's `route_prefix`, a proxy's prefix). By
+    Starlette's own function, so that a request is never checked as one path and routed as another.
+    """
+    return get_route_path(scope) or "/"
+
+
+class ApiMiddleware:
+    """ASGI middleware around the API."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: KeyRing,
+        take: Take,
+        open_paths: Collection[str],
+        max_body_bytes: int,
+    ) -> None:
+        """open_paths: the only paths that need no key, as `route_path` gives them"""
+        self._app, self._keys, self._take = app, keys, take
+        self._open_paths, self._most = open_paths, max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            try:
+                await self._check_key(scope)
+            except RefusedError as refused:
+                await send(
+                    {
+                        "type": "websocket.close",
+                        "code": POLICY_VIOLATION,
+                        "reason": refused.message,
+                    }
+                )
+                return
+        await self._app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            if scope["method"] != "OPTIONS":  # a browser asks so, without its key, what it may send
+                await self._check_key(scope)
+            await self._app(scope, self._measured(scope, receive), send_on)
+        except RefusedError as refused:
+            await send_refusal(refused, send_on)
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            if started:
+                raise
+            await send_refusal(
+                RefusedError(500, "internal", "the server failed; its log says why"), send_on
+            )
+
+    async def _check_key(self, scope: Scope) -> None:
+        """Raises RefusedError for a path that is not open, unless the request has a key and may use it."""
+        if not self._keys.required or route_path(scope) in self._open_paths:
+            return
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise RefusedError(401, "no_key", "send an API key as `Authorization: Bearer KEY`")
+        owner = self._keys.owner(key.strip())
+        if owner is None:
+            raise RefusedError(401, "wrong_key", "this API key opens nothing here")
+        rate = self._keys.rate(owner)
+        if rate is not None and (wait := await self._take(owner, rate)) > 0:
+            raise RefusedError(
+                429, "rate", f"over {rate} requests a minute; ask again later", retry_after=wait
+            )
+
+    def _measured(self, scope: Scope, receive: Receive) -> Receive:
+        """`receive` that ends a body over the limit, whether its size was announced or not."""
+        too_large = RefusedError(
+            413, "too_large", f"the body is over this server's {self._most} bytes"
+        )
+        if not (announced := Headers(scope=scope).get("content-length", "0")).isdecimal():
+            raise RefusedError(400, "bad_request", "Content-Length is not a number")
+        if len(announced) > LONGEST_NUMBER or int(announced) > self._most:
+            raise too_large
+        size = 0
+
+        async def measured() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._most:
+                raise HTTPException(413, too_large.message)  # FastAPI lets no other error through
+            return message
+
+        return measured

@@ -1,0 +1,35 @@
+"""The backend protocol: where the server's searches, steps and chats are done."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
+
+from steper_ray.engines.protocol import Engine
+from steper_ray.retrieval.protocol import Retriever
+
+
+class Backend(Protocol):
+    """The LLM and the corpus."""
+
+    @property
+    def searcher(self) -> Retriever:
+        """What answers a search."""
+        ...
+
+    def engine(self, say: Callable[[str], None] | None = None) -> Engine:
+        """What writes the steps of one question.
+
+        say: told of the text as it comes; then a replica that dies ends the question
+        """
+        ...
+
+    async def chat(self, body: Mapping[str, Any]) -> str:
+        """The plain model's OpenAI response to a chat, as JSON."""
+        ...
+
+    def chat_stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+        """That response as server-sent events."""
+        ...
+
+    async def missing(self) -> list[str]:
+        """What does not answer: `model`, `corpus`."""
+        ...

@@ -1,0 +1,1 @@
+"""The Ray Serve deployments: ingress, retriever and LLM."""

@@ -1,0 +1,101 @@
+"""The ingress deployment: HTTP in, the reasoning loop over replicas of LLM and retriever, HTTP out."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from steper_ray.models.loading import load_tokenizer
+from steper_ray.models.settings import HubConfig
+from steper_ray.ray_runtime.logs import redirect_output
+from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.serving.keys import KeyRing, Keys, RateLimiter
+from steper_ray.serving.overrides import ServingReasoning
+from steper_ray.serving.settings import ServeConfig
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+LLM: Final = "llm"
+"""The name of the LLM's deployment."""
+
+
+RETRIEVER: Final = "retriever"
+"""The name of the retriever's."""
+
+
+@serve.deployment
+class KeyRates:
+    """The one count of requests by key for all ingresses."""
+
+    def __init__(self) -> None:
+        self._limiter = RateLimiter()
+
+    async def take(self, owner: str, per_minute: int) -> float:
+        """See `RateLimiter.take`."""
+        return self._limiter.take(owner, per_minute)
+
+
+@serve.deployment
+@serve.ingress()
+class AnswerServer:
+    """One ingress."""
+
+    def __init__(
+        self,
+        llm: DeploymentHandle[Any] | str,
+        retriever: DeploymentHandle[Any] | str,
+        rates: DeploymentHandle[Any],
+        *,
+        model: str,
+        served: ServingReasoning,
+        config: ServeConfig,
+        places: int,
+        keys: Keys,
+        hub: HubConfig,
+        log: Path,
+    ) -> None:
+        """llm, retriever: their handles, or the names of the applications that they are in
+        keys: those of the environment that the server was started in
+        """
+        redirect_output(log)
+        from steper_ray.serving.answering import AnswerService
+        from steper_ray.serving.metrics import RayMetrics
+        from steper_ray.serving.replicas import ReplicaBackend
+
+        if isinstance(llm, str):
+            llm = serve.get_deployment_handle(LLM, llm)
+        if isinstance(retriever, str):
+            retriever = serve.get_deployment_handle(RETRIEVER, retriever)
+        record = RayMetrics()
+        encoder = PromptEncoder(load_tokenizer(model, hub), served.served.chat)
+        self._service = AnswerService(
+            ReplicaBackend(llm, retriever, encoder, record, by_prefix=config.routes_by_prefix),
+            served,
+            config,
+            model=Path(model).name,
+            places=places,
+            record=record,
+        )
+        self._keys = KeyRing(config, keys)
+        self._rates = rates
+
+    async def __serve_build_asgi_app__(self) -> "FastAPI":
+        from steper_ray.serving.api.routes import build_api
+
+        return build_api(self._service, self._keys, self._take)
+
+    async def _take(self, owner: str, per_minute: int) -> float:
+        from steper_ray.serving.refusals import RefusedError
+        from steper_ray.serving.replicas import ask_again
+
+        try:
+            async with asyncio.timeout(self._service.config.request_timeout_s):
+                seconds: float = await ask_again(lambda: self._rates.take.remote(owner, per_minute))
+        except TimeoutError:
+            message = "the count of this key's requests does not answer; asking again is safe"
+            raise RefusedError(503, "rates_lost", message, retry_after=1) from None
+        return seconds

@@ -1,0 +1,171 @@
+"""The LLM behind the server: `ray.serve.llm`'s server with vLLM inside, one replica an engine.
+
+Beside chatting it writes a step of the reasoning loop from tokens: the ingress has encoded the prompt as
+training did, and wants the number of cached tokens, which no OpenAI response has.
+
+vLLM is imported in the replica only. A replica whose engine has died tells Serve, which starts another.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ray import serve
+
+from steper_ray.engines.protocol import Generation, Sampling
+from steper_ray.engines.settings import EngineConfig
+from steper_ray.engines.vllm_engine import (
+    check_context,
+    engine_arguments,
+    engine_starts,
+    prepare_process,
+    read_output,
+    run_request,
+    takes_seeds,
+)
+from steper_ray.errors import ReplicaLostError, RowError
+from steper_ray.models.hub import use_hub
+from steper_ray.models.loading import load_tokenizer
+from steper_ray.models.settings import HubConfig
+from steper_ray.ray_runtime.logs import redirect_output
+from steper_ray.ray_runtime.placement import bundles
+from steper_ray.reasoning.settings import ReasoningConfig
+
+PLAIN_CHAT: Final = "{{ messages | map(attribute='content') | join('\n') }}"
+"""The chat template of a model without one: the messages as they are, a line between two."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRequest:
+    """What the loop wants written."""
+
+    prompt: str
+    """The text of `ids`, which the prefix-aware router compares; empty where there is one replica."""
+    ids: list[int]
+    stop: tuple[str, ...]
+    max_tokens: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat with the plain model."""
+
+    messages: list[dict[str, Any]]
+    """What the prefix-aware router compares."""
+    body: dict[str, Any]
+    """The whole OpenAI request."""
+
+
+@serve.deployment
+class StudentLLM:
+    """One vLLM engine under `ray.serve.llm.LLMServer`."""
+
+    async def __init__(  # type: ignore[misc]
+        self,
+        model: str,
+        name: str,
+        config: EngineConfig,
+        reasoning: ReasoningConfig,
+        hub: HubConfig,
+        log: Path,
+    ) -> None:
+        """Raises InputError if the model cannot be had, if vLLM refuses an argument, or if the context is
+        too short for the prompts.
+        """
+        redirect_output(log)
+        use_hub(hub)
+        prepare_process(config)
+        from ray.serve.llm import LLMConfig, LLMServer
+
+        from steper_ray.serving.deployments.ray_vllm_engine import NOTHING_FETCHED, StudentEngine
+
+        arguments = {"enable_prompt_tokens_details": True, **engine_arguments(config, hub)}
+        if not getattr(load_tokenizer(model, hub), "chat_template", None):
+            arguments["chat_template"] = PLAIN_CHAT
+        local = Path(model).expanduser().is_dir()
+        llm_config = LLMConfig(
+            model_loading_config={"model_id": name, "model_source": model},
+            accelerator_config={"kind": "gpu" if config.gpus else "cpu"},
+            placement_group_config={"bundles": bundles(config)},
+            engine_kwargs=arguments,
+            callback_config={"callback_class": NOTHING_FETCHED} if local else {},
+        )
+        with engine_starts(model, hub):
+            server: Any = LLMServer.sync_init(llm_config, engine_cls=StudentEngine)
+            await server.start()
+        self._server, self._llm = server, server.engine.client
+        self._seeded = takes_seeds(config)
+        check_context(model, self._llm, reasoning)
+
+    async def write(self, request: StepRequest) -> Generation:
+        """Write a step; raises RowError if the engine refuses the prompt, ReplicaLostError if it died."""
+        final = None
+        async for output in self._run(request, streamed=False):
+            final = output
+        return read_output(final)
+
+    async def write_stream(self, request: StepRequest) -> AsyncIterator[str | Generation]:
+        """`write`, with the text in pieces as it comes, and the whole at the end."""
+        final, said = None, 0
+        async for output in self._run(request, streamed=True):
+            final, text = output, output.outputs[0].text
+            if len(text) > said:
+                yield text[said:]
+                said = len(text)
+        yield read_output(final)
+
+    async def _run(self, request: StepRequest, *, streamed: bool) -> AsyncIterator[Any]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            async for output in run_request(
+                self._llm,
+                request.ids,
+                stop=request.stop,
+                max_tokens=request.max_tokens,
+                sampling=request.sampling,
+                seeded=self._seeded,
+                streamed=streamed,
+                logprobs=False,
+            ):
+                yield output
+        except EngineDeadError:
+            raise ReplicaLostError("the engine died") from None
+
+    async def chat(self, request: ChatRequest) -> str:
+        """The plain model's OpenAI response to a chat, as JSON; raises what `chat_stream` raises."""
+        return "".join([part async for part in self.chat_stream(request)])
+
+    async def chat_stream(self, request: ChatRequest) -> AsyncIterator[str]:
+        """Chat with the plain model: the server-sent events of an OpenAI response.
+
+        Raises RowError if the request cannot be met, ReplicaLostError if the engine died.
+        """
+        from pydantic import ValidationError
+        from ray.serve.llm.openai_api_models import ChatCompletionRequest
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        body = dict(request.body)
+        if not self._seeded:
+            body.pop("seed", None)
+        try:
+            answers = await self._server.chat(ChatCompletionRequest.model_validate(body))
+            async for answer in answers:
+                for part in answer if isinstance(answer, list) else [answer]:
+                    if (error := getattr(part, "error", None)) is not None:
+                        raise RowError(error.message)
+                    yield part if isinstance(part, str) else part.model_dump_json()
+        except ValidationError as error:
+            raise RowError(error.errors()[0]["msg"]) from None
+        except EngineDeadError:
+            raise ReplicaLostError("the engine died") from None
+
+    async def unfinished(self) -> int:
+        """Requests that the engine works on."""
+        return int(self._llm.output_processor.get_num_unfinished_requests())
+
+    async def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        await self._server.check_health()

@@ -1,0 +1,92 @@
+"""Checks before the server starts: model, keys, address, port, room on the cluster."""
+
+import ipaddress
+import os
+import socket
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steper_ray.errors import InputError
+from steper_ray.models.folder import check_model
+from steper_ray.models.loading import load_tokenizer
+from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.serving.deploy import corpus_app, llm_app
+from steper_ray.serving.keys import KeyRing, environment_keys
+from steper_ray.serving.overrides import served_model, serving_reasoning
+
+if TYPE_CHECKING:
+    from steper_ray.run.config import RunConfig
+
+
+def check_server(config: "RunConfig") -> None:
+    """Raises InputError for what would keep the server from coming up, or leave it open unasked."""
+    model = check_model(served_model(config), "serve.model")
+    PromptEncoder(load_tokenizer(model, config.hub), serving_reasoning(config).served.chat)
+    serve = config.serve
+    keys = environment_keys(serve.keys_env) if serve.keys_env else {}
+    if not KeyRing(serve, keys).required and not serve.open and not is_loopback(serve.host):
+        raise InputError(
+            f"serve.host: {serve.host} can be reached from elsewhere and no API keys are set; give "
+            "serve.keys_file or serve.keys_env, or say serve.open: true"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def wait_for_room(config: "RunConfig") -> None:
+    """Raises InputError if a Ray of this command alone, which does not grow, has too little room; says what
+    a cluster's autoscaler is waited for.
+    """
+    if (short := missing_resources(config)) is None:
+        return
+    if not os.environ.get("RAY_ADDRESS"):
+        raise InputError(f"serve: {short}")
+    print(f"serve: waiting until the cluster has room: {short}", flush=True)
+
+
+def cluster_file(config: "RunConfig") -> Path:
+    """Where a running server says how `steper serve --update` reaches its Ray."""
+    return config.dir / "serve.cluster.json"
+
+
+def missing_resources(config: "RunConfig", *apps: str) -> str | None:
+    """What Ray has too little of for LLMs, retrievers and one ingress; None if there is room.
+
+    apps: the applications that run already
+    """
+    import ray
+
+    from steper_ray.ray_runtime.placement import bundles
+
+    serve, free = config.serve, ray.available_resources()
+    needed = [{"CPU": serve.ingress_cpus}]
+    if llm_app(config) not in apps:
+        needed += bundles(config.engine) * serve.engines
+    if corpus_app(config) not in apps:
+        needed += [{"CPU": serve.retriever_cpus}] * serve.retrievers
+    for kind in ("CPU", "GPU"):
+        amount = sum(bundle.get(kind, 0) for bundle in needed)
+        if amount > free.get(kind, 0) + 1e-6:
+            keys = f"engine.{kind.lower()}s, serve.engines"
+            return f"{amount:g} {kind} are needed, {free.get(kind, 0):g} are free; lower {keys}"
+    return None
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises InputError if nothing can listen there."""
+    with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                f"serve.port: cannot listen on {host}:{port} ({error.strerror}); "
+                "choose another with --set serve.port=…"
+            ) from None

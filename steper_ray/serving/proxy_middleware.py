@@ -1,0 +1,207 @@
+"""What stands in Serve's HTTP proxies, before any ingress: the last word when an ingress dies.
+
+A proxy whose ingress is lost says "Internal Server Error", or just stops in the middle of a stream. Here
+that becomes an answer that a client can act on: nothing was done, asking again is safe. The proxy's own
+refusals get the form of every other error, and a body that no ingress would take is not even forwarded.
+
+Past their capacity the ingresses refuse questions, and a flood of those would cost more than the answers.
+So a proxy learns from their refusals how many questions they take from it, and refuses the others itself.
+
+Ray imports it where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares` (`steper_ray.ray_runtime.serve_environment.SERVE_SETTINGS`).
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from steper_ray.serving.api.events import failed_event
+from steper_ray.serving.refusals import CODE_HEADER, RefusedError, send_refusal
+
+LARGEST_BODY: Final = 32 * 2**20
+"""Bytes of a body that a proxy still takes in; `serve.max_body_bytes` is the ingress's own limit."""
+
+
+LOST: Final = RefusedError(
+    503,
+    "replica_lost",
+    "the server lost the process that worked on this; nothing was done, asking again is safe",
+    retry_after=1,
+)
+
+
+OVERLOADED: Final = RefusedError(
+    503, "overloaded", "all places are taken; ask again later", retry_after=1
+)
+
+
+TOO_LARGE: Final = RefusedError(413, "too_large", f"the body is over {LARGEST_BODY} bytes")
+
+
+ASKING: Final = ("/v1/answer", "/v1/answers", "/v1/chat/completions")
+"""Paths whose requests take places in an ingress, behind the `route_prefix` of its application."""
+
+
+PROBE_S: Final = 0.25
+"""Seconds after which one question more than the ingresses took is let through, as a trial."""
+
+
+GROWTH: Final = 1.25
+"""By how much the number of questions grows when they do."""
+
+
+@dataclass
+class Capacity:
+    """How many questions the ingresses take from this proxy at a time: any number until they refuse one.
+
+    Every refusal lowers the limit to those that were not refused. A question over it is let through now and
+    then; one that is answered raises it, so that it follows replicas that come and go.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    most: float = math.inf
+    taken: int = 0
+    _probed: float = -math.inf
+
+    def enter(self) -> bool:
+        """Count a question, if it may go to an ingress."""
+        if self.taken >= self.most:
+            if self.clock() - self._probed < PROBE_S:
+                return False
+            self._probed = self.clock()
+        self.taken += 1
+        return True
+
+    def leave(self, *, refused: bool) -> None:
+        """A question is done with."""
+        if refused:
+            self.most = max(1, self.taken - 1)
+        elif self.taken > self.most:
+            self.most = max(self.taken, self.most * GROWTH)
+        self.taken -= 1
+
+
+def middlewares() -> list[Middleware]:
+    """For Ray Serve's proxies."""
+    return [Middleware(ProxyMiddleware)]
+
+
+def asked_mount(scope: Scope) -> str | None:
+    """Where the application is mounted that a question is for; None for a request that is no question.
+
+    The proxy has not looked yet which application a path belongs to, so this is what its path says.
+    """
+    if scope["method"] != "POST":
+        return None
+    path: str = scope["path"]
+    return next((path.removesuffix(end) for end in ASKING if path.endswith(end)), None)
+
+
+class ProxyMiddleware:
+    """ASGI middleware around a proxy."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._capacities: dict[str, Capacity] = {}
+        """By where an application is mounted: each has ingresses of its own."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        reply = _ReplyWatcher(send)
+        mount = asked_mount(scope)
+        if mount is None:
+            await self._forward(scope, receive, reply)
+            return
+        capacity = self._capacities.setdefault(mount, Capacity())
+        if not capacity.enter():
+            await reply.refuse(OVERLOADED)
+            return
+        try:
+            await self._forward(scope, receive, reply)
+        finally:
+            capacity.leave(refused=reply.overloaded)
+            # Serve has set root_path by now; made-up mounts must not pile up
+            if not capacity.taken and scope.get("root_path", "") != mount:
+                del self._capacities[mount]
+
+    async def _forward(self, scope: Scope, receive: Receive, reply: "_ReplyWatcher") -> None:
+        gone = False
+        size = 0
+
+        async def measured() -> Message:
+            nonlocal gone, size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if message["type"] == "http.disconnect":
+                gone = True
+            elif size > LARGEST_BODY:
+                await reply.refuse(TOO_LARGE)
+                return {"type": "http.disconnect"}
+            return message
+
+        try:
+            await self._app(scope, measured, reply.send)
+        finally:
+            if not gone:
+                await reply.end()
+
+
+class _ReplyWatcher:
+    """What has been sent of a reply."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._start: Message | None = None
+        """Of a reply of the proxy's."""
+        self._ours = self._finished = False
+        self.overloaded = False
+        """Whether it says that the ingresses take no more."""
+
+    async def send(self, message: Message) -> None:
+        """Send what the proxy sends, but for errors of its own, which are plain text."""
+        if self._ours:
+            return
+        if message["type"] == "http.response.start":
+            status, headers = message["status"], dict(message["headers"])
+            self.overloaded = headers.get(CODE_HEADER.encode()) == b"overloaded"
+            if status >= 400 and not headers.get(b"content-type", b"").startswith(
+                b"application/json"
+            ):
+                # 408: the proxy's own deadline; 404: no application; 429, 503: no ingress takes more
+                status = {408: 504, 500: 503}.get(int(status), int(status))
+                code = {404: "not_found", 504: "deadline"}.get(status, "overloaded")
+                self.overloaded = status in (429, 503)
+                again = "" if status == 404 else "; ask again later"
+                after = float(headers.get(b"retry-after", 1)) if status in (429, 503) else 0
+                text = f"the server cannot take this now{again}"
+                await self.refuse(RefusedError(status, code, text, retry_after=after))
+                return
+            self._start = message
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._finished = True
+        await self._send(message)
+
+    async def refuse(self, refused: RefusedError) -> None:
+        """Make an error the whole reply, if none has begun."""
+        if not self._ours and self._start is None:
+            self._ours = self._finished = True
+            await send_refusal(refused, self._send)
+
+    async def end(self) -> None:
+        """Finish a reply that the proxy left open: its ingress is gone."""
+        if self._finished:
+            return
+        if self._start is None:
+            await self.refuse(LOST)
+            return
+        self._finished = True
+        headers = dict(self._start["headers"])
+        if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+            event = failed_event(LOST).encode()
+            await self._send({"type": "http.response.body", "body": event})

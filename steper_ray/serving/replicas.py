@@ -1,0 +1,233 @@
+"""What the reasoning loop holds in the ingress: an engine and a searcher whose work is done by replicas.
+
+A replica that dies while it works on a request is no reason to lose the request: the same is asked again,
+of another replica or of the one that Serve starts in its place, until the request's own deadline ends it.
+Searching and writing have no side effects, so asking twice is safe.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.errors import ReplicaLostError
+from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.retrieval.protocol import Hit
+from steper_ray.serving.deployments.llm import ChatRequest, StepRequest
+
+LOST: Final = (RayActorError, ReplicaLostError, DeploymentUnavailableError, BackPressureError)
+"""What says that a replica could not finish, not that the request was wrong."""
+
+
+FIRST_PAUSE: Final = 0.05
+
+
+LONGEST_PAUSE: Final = 1.0
+"""Seconds before a lost request is asked again."""
+
+
+CALLS: Final = 2
+"""Calls to retrievers that an ingress has under way at a time."""
+
+
+async def _one_answer(response: Any) -> Any:
+    """What a replica answers. Who is cancelled while waiting cancels the replica's work too."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        if _is_cancelled():
+            response.cancel()
+            raise
+        raise ReplicaLostError("the replica gave the request up") from None
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that is to end; a replica that ends raises the same error."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def ask_again(ask: Callable[[], Any], lost: Callable[[], None] = lambda: None) -> Any:
+    """What a replica answers, however many it takes; otherwise only being cancelled ends it.
+
+    ask: sends the request and returns Serve's response; lost: told of every replica that was lost
+    """
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return await _one_answer(ask())
+        except LOST:
+            lost()
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+class ReplicaRetriever:
+    """A `Searcher` whose corpus is opened in replicas.
+
+    A search costs less than the call that asks for it: what is asked while calls are under way goes
+    together into the next.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], lost: Callable[[], None]) -> None:
+        self._handle, self._lost = handle, lost
+        self._waiting: list[tuple[str, int, asyncio.Future[list[Hit]]]] = []
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def search_async(self, query: str, k: int) -> list[Hit]:
+        """See `Retriever.search_async`."""
+        answer: asyncio.Future[list[Hit]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((query, k, answer))
+        if len(self._calls) < CALLS:
+            call = asyncio.create_task(self._call())
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+        return await answer
+
+    async def _call(self) -> None:
+        """Ask for all that waits, until nothing does; who asked and is gone is not asked for."""
+        while self._waiting:
+            asked = [one for one in self._waiting if not one[2].done()]
+            self._waiting.clear()
+            searches = [(query, k) for query, k, _ in asked]
+            try:
+                found = await ask_again(lambda: self._handle.search.remote(searches), self._lost)  # noqa: B023
+            except Exception as error:  # noqa: BLE001  it is theirs who asked
+                found = [error] * len(asked)
+            for (_, _, answer), hits in zip(asked, found, strict=True):
+                if answer.done():
+                    continue
+                if isinstance(hits, Exception):
+                    answer.set_exception(hits)
+                else:
+                    answer.set_result(hits)
+
+
+class ReplicaEngine:
+    """An `Engine` whose prompts are encoded here and whose text is written by a replica."""
+
+    def __init__(
+        self,
+        handle: DeploymentHandle[Any],
+        encoder: PromptEncoder,
+        lost: Callable[[], None],
+        *,
+        by_prefix: bool,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """by_prefix: whether the router of the replicas compares prompts
+        say: told of the text as it comes; then a lost replica raises ReplicaLostError
+        """
+        self._handle, self._encoder, self._lost, self._say = handle, encoder, lost, say
+        self._by_prefix = by_prefix
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt as the engine counts them."""
+        return self._encoder.count_tokens(prompt)
+
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Generation:
+        """See `VLLMEngine.generate`."""
+        request = StepRequest(
+            self._encoder.text(prompt) if self._by_prefix else "",
+            self._encoder.encode(prompt),
+            tuple(stop),
+            max_tokens,
+            sampling,
+        )
+        written: Generation
+        if self._say is None:
+            written = await ask_again(lambda: self._handle.write.remote(request), self._lost)
+            return written
+        try:
+            stream = self._handle.options(stream=True).write_stream.remote(request)
+            async for part in each_part(stream):
+                if isinstance(part, Generation):
+                    return part
+                self._say(part)
+        except LOST:
+            self._lost()
+        raise ReplicaLostError("the replica that wrote the answer was lost")
+
+
+async def each_part(stream: Any) -> AsyncIterator[Any]:
+    """What a replica streams. Who stops early cancels the replica's work."""
+    done = False
+    try:
+        async for part in stream:
+            yield part
+        done = True
+    except asyncio.CancelledError:
+        if _is_cancelled():
+            raise
+        raise ReplicaLostError("the replica gave the request up") from None
+    finally:
+        if not done:
+            stream.cancel()
+
+
+class ReplicaBackend:
+    """A `Backend` of replicas behind Ray Serve."""
+
+    def __init__(
+        self,
+        llm: DeploymentHandle[Any],
+        retriever: DeploymentHandle[Any],
+        encoder: PromptEncoder,
+        record: Callable[..., None],
+        *,
+        by_prefix: bool,
+    ) -> None:
+        """by_prefix: whether the router of the LLM's replicas compares prompts"""
+
+        def lost(deployment: str) -> Callable[[], None]:
+            return lambda: record("steper_replicas_lost_total", 1, of=deployment)
+
+        self._llm, self._retriever, self._encoder = llm, retriever, encoder
+        self._llm_lost = lost("llm")
+        self._by_prefix = by_prefix
+        self.searcher = ReplicaRetriever(retriever, lost("retriever"))
+
+    def engine(self, say: Callable[[str], None] | None = None) -> ReplicaEngine:
+        """What writes the steps of one question; see `Backend.engine`."""
+        return ReplicaEngine(
+            self._llm, self._encoder, self._llm_lost, by_prefix=self._by_prefix, say=say
+        )
+
+    async def chat(self, body: Mapping[str, Any]) -> str:
+        """The plain model's OpenAI response; raises RowError if the request cannot be met."""
+        request = ChatRequest(body["messages"], dict(body))
+        response: str = await ask_again(lambda: self._llm.chat.remote(request), self._llm_lost)
+        return response
+
+    async def chat_stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+        """The server-sent events of that response; a lost replica raises ReplicaLostError."""
+        request = ChatRequest(body["messages"], dict(body))
+        stream = self._llm.options(stream=True).chat_stream.remote(request)
+        try:
+            async for part in each_part(stream):
+                yield part
+        except LOST:
+            self._llm_lost()
+            raise ReplicaLostError("the replica that wrote the answer was lost") from None
+
+    async def missing(self) -> list[str]:
+        """What does not answer within a second: `model`, `corpus`."""
+
+        async def answers(response: Any) -> bool:
+            try:
+                await asyncio.wait_for(_one_answer(response), 1)
+            except (*LOST, TimeoutError):
+                return False
+            return True
+
+        up = await asyncio.gather(
+            answers(self._llm.unfinished.remote()), answers(self._retriever.corpus_version.remote())
+        )
+        return [name for name, here in zip(("model", "corpus"), up, strict=True) if not here]

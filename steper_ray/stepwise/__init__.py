@@ -1,1 +1,0 @@
-"""The teacher's chains, and the step-wise examples made of the kept ones."""

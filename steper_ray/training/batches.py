@@ -1,0 +1,127 @@
+"""Which examples are trained on, in which order, and how a global batch is cut into micro-batches.
+
+A global batch is N chains with all their examples. Everything here is a function of the data, the
+seed and the epoch; the number of workers and the size of a micro-batch decide only who computes
+what. The gradient is the same for every cut, because an example's weight in the loss is fixed
+before (see `steper_ray.training.objective`).
+
+Cost: every rank tokenizes all examples once, before the first step.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steper_ray.errors import InputError
+from steper_ray.schema import ABILITIES
+from steper_ray.training.tokenization import TokenizedData
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Units that go through the model together: chains where they are packed, else examples."""
+
+    units: tuple[int, ...]
+    counted: bool
+    """False for a stand-in: its loss is multiplied by 0 and it only keeps its rank in step."""
+
+
+def hold_out(data: TokenizedData, count: int) -> tuple[list[list[int]], list[list[int]]]:
+    """The chains to train on, and `count` chains that are not, or some more: all those of a question are on
+    the same side.
+
+    Which ones depends on the questions alone, so that runs on the same data are validated on the same ones.
+    Raises InputError if too few chains would be left, or an ability would be missing on either side.
+    """
+
+    def rank(chain: list[int]) -> str:
+        return hashlib.sha256(data.examples[chain[0]].question.encode()).hexdigest()
+
+    ranked = sorted(data.chains, key=rank)
+    while 0 < count < len(ranked) and rank(ranked[count - 1]) == rank(ranked[count]):
+        count += 1
+    if count >= len(data.chains):
+        raise InputError(
+            f"train.validation_chains: {count:,} of {len(data.chains):,} chains leave none to train on"
+        )
+    chosen = {chain[0] for chain in ranked[:count]}
+    train = [chain for chain in data.chains if chain[0] not in chosen]
+    held_out = [chain for chain in data.chains if chain[0] in chosen]
+    wanted = {example.ability for example in data.examples}
+    for part, what in ((train, "left to train on"), (held_out, "held out")):
+        present = {data.examples[index].ability for chain in part for index in chain}
+        for ability in sorted(wanted - present) if part else ():
+            raise InputError(
+                f"train.validation_chains: no example of ability {ABILITIES[ability]!r} is {what}; "
+                f"hold out {'fewer' if part is train else 'more'} than {count:,} chains"
+            )
+    return train, held_out
+
+
+def steps_per_epoch(chains: int, chains_per_batch: int) -> int:
+    """Global batches in one epoch; the last one may be smaller."""
+    return -(-chains // chains_per_batch)
+
+
+def epoch_batches(chains: int, chains_per_batch: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """The chains of each global batch of an epoch; every chain occurs once.
+
+    chains: how many there are
+    """
+    import numpy as np
+
+    order = np.random.default_rng((seed, epoch)).permutation(chains).tolist()
+    return [order[first : first + chains_per_batch] for first in range(0, chains, chains_per_batch)]
+
+
+def cut_micro_batches(
+    lengths: Sequence[int], micro_batch_tokens: int, ranks: int, *, padded: bool
+) -> list[list[MicroBatch]]:
+    """Cut a global batch; every rank gets the same number of micro-batches, much alike in size.
+
+    lengths:            tokens of each unit, each at least 1
+    micro_batch_tokens: most tokens of a micro-batch, padding included; a longer unit is alone in one
+    padded:             whether units stand below each other, filled up to the longest, or one after
+                        the other
+    Returns one list per rank, all equally long. Units of similar length go together; ranks that
+    work at the same time have neighbours in length, since ZeRO makes them wait for each other.
+    """
+    longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+
+    def groups(limit: int) -> list[list[int]]:
+        return _groups(longest_first, lengths, limit, padded)
+
+    turns = -(-len(groups(micro_batch_tokens)) // ranks)
+    # The same number of turns with a smaller limit shares the work more evenly.
+    low, high = 0, micro_batch_tokens
+    while high - low > 1:
+        middle = (low + high) // 2
+        if len(groups(middle)) <= turns * ranks:
+            high = middle
+        else:
+            low = middle
+    batches = [MicroBatch(tuple(group), True) for group in groups(high)]
+    stand_in = MicroBatch((longest_first[-1],), False)
+    batches += [stand_in] * (turns * ranks - len(batches))
+    return [batches[rank::ranks] for rank in range(ranks)]
+
+
+def _groups(
+    order: Sequence[int], lengths: Sequence[int], limit: int, padded: bool
+) -> list[list[int]]:
+    """Consecutive runs of `order` (longest first) whose size stays within the limit.
+
+    What is padded also keeps to lengths so much alike that a row is at most a tenth filling.
+    """
+    groups: list[list[int]] = []
+    size = 0
+    for index in order:
+        longest = lengths[groups[-1][0]] if groups else 0
+        more = longest if padded else lengths[index]
+        unlike = padded and 10 * lengths[index] < 9 * longest
+        if not groups or size + more > limit or unlike:
+            groups.append([])
+            size, more = 0, lengths[index]
+        groups[-1].append(index)
+        size += more
+    return groups

@@ -1,0 +1,155 @@
+"""The `train` section."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from steper_ray.run.section import Section
+from steper_ray.schema import ABILITIES, Ability
+
+Mode = Literal["difficulty", "uniform", "fixed", "vanilla-kd"]
+
+
+SigmaOptimizer = Literal["adam", "sgd"]
+
+
+ZeroStage = Literal[0, 1, 2, 3]
+
+
+Offload = Literal["none", "cpu", "nvme"]
+
+
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
+
+
+class LoraConfig(Section):
+    """Train low-rank adapters instead of all weights."""
+
+    rank: PositiveInt = 16
+    """Rank r of the update of each matrix."""
+    alpha: PositiveFloat = 32.0
+    """The update is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the adapters' inputs that is dropped while training."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the modules that get adapters; `all-linear` is every linear layer but the head."""
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class TrainConfig(Section):
+    """How the student is trained."""
+
+    model: str = ""
+    """The base student: a Hugging Face folder, or a name on the Hub."""
+    revision: str | None = None
+    """Commit, branch or tag of a base student on the Hub; null takes what was fetched, else `main`."""
+    objective: Mode = "difficulty"
+    """How the three ability losses become one: learned σ, one third each, or `fixed_weights`. `vanilla-kd`
+    is the baseline: each chain's whole path at once, no abilities."""
+    abilities: tuple[Ability, ...] = ABILITIES
+    """Abilities whose examples are trained on."""
+    fixed_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (1.0, 1.0, 1.0)
+    """λ of init, exp and agg for `fixed`; scaled to sum 1."""
+    sigma_init: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
+    """σ of init, exp and agg at the start."""
+    sigma_optimizer: SigmaOptimizer = "adam"
+    """What moves log σ: Adam, or plain gradient descent."""
+    sigma_lr: PositiveFloat = 0.02
+    """Learning rate of log σ, constant."""
+    sigma_min: PositiveFloat = 0.05
+    """Least σ: an ability then weighs at most 1/(2·sigma_min²)."""
+    sigma_max: PositiveFloat = 20.0
+    """Largest σ."""
+    lr: PositiveFloat = 5e-6
+    """Peak learning rate of the model."""
+    warmup_ratio: Share = 0.03
+    """Share of all steps in which the learning rate rises linearly; then it falls as a cosine."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients with a larger norm are scaled down to it."""
+    epochs: PositiveInt = 2
+    """Times every example is seen."""
+    chains_per_batch: PositiveInt = 32
+    """Chains in one optimizer step, each with all its examples."""
+    micro_batch_tokens: PositiveInt = 16384
+    """Most tokens, padding included, that a worker computes at a time; bounds memory only."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of all weights; the exported student has them merged."""
+    zero_stage: ZeroStage = 3
+    """What ZeRO shards: nothing (0, fp32 only), optimizer state (1), gradients too (2), weights too (3)."""
+    offload_optimizer: Offload = "none"
+    """Where the optimizer's state lives if not with the weights: `cpu` memory, or `nvme` in offload_dir."""
+    offload_weights: Offload = "none"
+    """Where weights wait until they are needed; ZeRO-3 only."""
+    offload_dir: str | None = None
+    """Folder on a fast local disk of every node, for `nvme`."""
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Laid over the DeepSpeed configuration, section by section."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """What is computed in; `auto` is bf16 on GPUs and fp32 on CPUs. Optimizer states are fp32."""
+    packing: bool = True
+    """Compute the common prefixes of a chain's examples once; exact. Models that it does not fit train on
+    separate examples, and the run says why."""
+    gradient_checkpointing: bool = True
+    """Compute activations twice instead of keeping them: less memory, about a third more work."""
+    workers: PositiveInt = 2
+    """Ray Train workers."""
+    cpus_per_worker: PositiveInt = 1
+    """CPUs reserved for each worker; also its number of torch threads."""
+    use_gpu: bool = False
+    """One GPU for each worker; otherwise CPU."""
+    checkpoint_every_steps: NonNegativeInt = 0
+    """Optimizer steps between checkpoints; 0 does not count steps. One is always written at the end."""
+    checkpoint_every_minutes: NonNegativeFloat = 30.0
+    """Minutes between checkpoints: what a dead worker costs at most; 0 does not look at the clock."""
+    num_to_keep: PositiveInt = 2
+    """Newest checkpoints kept, older ones are deleted; also how many students `best_by: em` compares."""
+    max_failures: NonNegativeInt = 2
+    """Times the run goes on from its last checkpoint after a worker died."""
+    validation_chains: NonNegativeInt = 0
+    """Chains held out of training to validate on; the best student is then exported instead of the last."""
+    validate_every_steps: NonNegativeInt = 0
+    """Optimizer steps between validations; 0 validates at the end of each epoch."""
+    patience: NonNegativeInt = 0
+    """Validations without a new best loss before training stops early; 0 never stops it."""
+    best_by: Literal["loss", "em"] = "loss"
+    """What makes a student the best: its validation loss, or, of the `num_to_keep` best by that, its exact
+    match on `questions.dev` in the reasoning loop."""
+    trackers: tuple[Tracker, ...] = ("tensorboard",)
+    """Where metrics are sent beside `training/metrics.jsonl`; mlflow and wandb are extras to install."""
+    push_to_hub: str | None = None
+    """Repository (owner/name) on the Hugging Face Hub that the student is uploaded to, privately if new."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        if not any(self.fixed_weights):
+            raise ValueError("fixed_weights are all 0; give at least one ability some weight")
+        if not all(self.sigma_min <= sigma <= self.sigma_max for sigma in self.sigma_init):
+            raise ValueError("sigma_init must lie between sigma_min and sigma_max")
+        if not self.abilities or len(set(self.abilities)) < len(self.abilities):
+            raise ValueError("abilities must name at least one ability, and none twice")
+        if self.zero_stage == 0 and (
+            self.precision == "bf16" or (self.use_gpu and self.precision == "auto")
+        ):
+            raise ValueError("zero_stage 0 computes in fp32; set precision: fp32, or take stage 1")
+        if self.offload_weights != "none" and self.zero_stage != 3:
+            raise ValueError("offload_weights needs zero_stage 3")
+        if self.offload_optimizer != "none" and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        if "nvme" in (self.offload_weights, self.offload_optimizer) and not self.offload_dir:
+            raise ValueError("offload_dir must name a folder for nvme")
+        if not self.validation_chains and (self.patience or self.best_by == "em"):
+            raise ValueError(
+                "validation_chains is 0; patience and best_by: em need chains to validate on"
+            )
+        return self

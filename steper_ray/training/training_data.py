@@ -1,0 +1,175 @@
+"""The examples as a worker takes them: tokenized, checked, and laid out as prefix trees.
+
+A worker prepares them itself, unless a file has them. A sweep writes that file once for each setting of
+the data, and all its trials read it: tokenizing is most of what a short trial would do before its first
+step. Units of a chain are worked out when they are first asked for; the file has all of them.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from steper_ray.training.packing import Block, depth_first, prefix_tree
+from steper_ray.training.tokenization import (
+    TokenExample,
+    TokenizedData,
+    check_examples,
+    tokenize_examples,
+)
+
+if TYPE_CHECKING:
+    from steper_ray.training.worker_spec import WorkerTask
+
+
+DROPPED: Final = b"dropped_passages"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is laid out together: a chain's examples, depth first, where they are packed, else one."""
+
+    examples: list[TokenExample]
+    tree: list[Block]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """All examples of a run, and the units of its chains."""
+
+    data: TokenizedData
+    packed: bool
+    _trees: dict[int, list[Block]] = field(default_factory=dict)
+    """By a unit's first example."""
+
+    def units(self, chain: Sequence[int]) -> list[Unit]:
+        """The units of a chain, which names its examples by index."""
+        if not self.packed:
+            return [self._unit([index]) for index in chain]
+        order = depth_first([self.data.examples[index].ids for index in chain])
+        return [self._unit([chain[place] for place in order])]
+
+    def _unit(self, part: Sequence[int]) -> Unit:
+        examples = [self.data.examples[index] for index in part]
+        if part[0] not in self._trees:
+            self._trees[part[0]] = prefix_tree([example.ids for example in examples])
+        return Unit(examples, self._trees[part[0]])
+
+
+def prepare_data(
+    task: "WorkerTask", tokenizer: Any, model_config: Any, *, packed: bool
+) -> TrainingData:
+    """Read what the task's file has, else the step-wise examples.
+
+    model_config: of the text model; raises InputError for examples that it cannot take
+    """
+    if task.prepared is not None:
+        return read_prepared(Path(task.prepared))
+    data = tokenize_examples(
+        [Path(file) for file in task.stepwise_files],
+        tokenizer,
+        reasoning=task.reasoning,
+        abilities=task.train.abilities,
+        whole_path=task.train.objective == "vanilla-kd",
+    )
+    check_examples(
+        data.examples,
+        vocabulary=model_config.vocab_size,
+        positions=getattr(model_config, "max_position_embeddings", sys.maxsize),
+    )
+    return TrainingData(data, packed)
+
+
+def prepare_file(task: "WorkerTask", path: Path) -> None:
+    """Write what the workers of such a task will need, if it is not there."""
+    from steper_ray.models.hub import use_hub
+    from steper_ray.models.loading import load_model_config, load_tokenizer
+    from steper_ray.training.attention import packing_obstacle
+
+    if path.is_file():
+        return
+    use_hub(task.hub)
+    model_config = load_model_config(task.train.model, task.hub, task.train.revision)
+    packed = task.train.packing and packing_obstacle(model_config) is None
+    tokenizer = load_tokenizer(task.train.model, task.hub, task.train.revision)
+    write_prepared(
+        prepare_data(task, tokenizer, model_config.get_text_config(), packed=packed), path
+    )
+
+
+def write_prepared(prepared: TrainingData, path: Path) -> None:
+    """Write a Parquet file with a row an example, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = []
+    for chain in prepared.data.chains:
+        for unit in prepared.units(chain):
+            rows += [
+                {
+                    "chain_id": example.chain_id,
+                    "step": example.step,
+                    "ability": example.ability,
+                    "question": example.question,
+                    "ids": example.ids,
+                    "target_tokens": example.target_tokens,
+                    "start": block.start,
+                    "runs": [count for run in block.runs for count in run],
+                }
+                for example, block in zip(unit.examples, unit.tree, strict=True)
+            ]
+    schema = pa.schema(
+        {
+            "chain_id": pa.string(),
+            "step": pa.int32(),
+            "ability": pa.int8(),
+            "question": pa.string(),
+            "ids": pa.list_(pa.int32()),
+            "target_tokens": pa.int32(),
+            "start": pa.int32(),
+            "runs": pa.list_(pa.int32()),
+        },
+        metadata={
+            DROPPED: str(prepared.data.dropped_passages),
+            b"packed": str(int(prepared.packed)),
+        },
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        pq.write_table(pa.Table.from_pylist(rows, schema), partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_prepared(path: Path) -> TrainingData:
+    """What `write_prepared` wrote."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    packed = bool(int(table.schema.metadata[b"packed"]))
+    examples: list[TokenExample] = []
+    chains: dict[str, list[int]] = {}
+    trees: dict[int, list[Block]] = {}
+    for index, row in enumerate(table.to_pylist()):
+        ids = np.array(row["ids"], dtype=np.int32)
+        examples.append(
+            TokenExample(
+                row["chain_id"],
+                row["step"],
+                row["ability"],
+                ids,
+                row["target_tokens"],
+                row["question"],
+            )
+        )
+        chain = chains.setdefault(row["chain_id"], [])
+        chain.append(index)
+        runs = tuple(zip(row["runs"][::2], row["runs"][1::2], strict=True))
+        trees.setdefault(chain[0] if packed else index, []).append(Block(row["start"], runs))
+    dropped = int(table.schema.metadata[DROPPED])
+    return TrainingData(TokenizedData(examples, list(chains.values()), dropped), packed, trees)

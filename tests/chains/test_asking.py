@@ -1,0 +1,211 @@
+"""What is asked about a question, with a fake engine and a fake searcher handed in."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from steper_ray.chains.asking import ask, score_again
+from steper_ray.chains.attempts import MissingAttempts, missing_attempts, next_id
+from steper_ray.chains.teachers import Reasoner
+from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.engines.settings import EngineConfig
+from steper_ray.errors import RowError
+from steper_ray.reasoning.demonstrations import read_demonstrations
+from steper_ray.reasoning.frameworks import FRAMEWORKS
+from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.retrieval.protocol import Hit
+from steper_ray.schema import Chain, Passage, Question
+from steper_ray.selection.choice import select
+from steper_ray.selection.examples import step_examples
+from steper_ray.selection.settings import SelectConfig
+from tests.samples import CHAIN
+
+QUESTION = Question("q1", "Where is it?", "Rome", ("Roma",))
+RIGHT, WRONG = " It is there. So the answer is: Roma.", " It is here. So the answer is: Milan."
+CRITICISM = "The first step takes the wrong town."
+
+
+class Engine:
+    """Writes what it is told, and remembers what it was asked, and how."""
+
+    def __init__(self, *texts: str | Exception) -> None:
+        self.texts = list(texts)
+        self.prompts: list[Prompt] = []
+        self.drawn: list[Sampling] = []
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        return len(prompt.text.split())
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        stop: Sequence[str],
+        max_tokens: int,
+        sampling: Sampling = GREEDY,
+    ) -> Generation:
+        self.prompts.append(prompt)
+        self.drawn.append(sampling)
+        text = self.texts.pop(0)
+        if isinstance(text, Exception):
+            raise text
+        return Generation(text, self.count_tokens(prompt), 4, -2.0)
+
+
+class Searcher:
+    async def search_async(self, query: str, k: int) -> list[Hit]:
+        return [Hit(Passage("p1", "Towns", "It is here. It is there."), 1.0)]
+
+
+def asked(
+    *texts: str | Exception, wanted: MissingAttempts | None = None, **how: Any
+) -> tuple[list[Chain], Engine]:
+    engine = Engine(*texts)
+    respondent = replace(Reasoner("m", ReasoningConfig(), EngineConfig()), **how)
+    chains = asyncio.run(
+        ask(
+            wanted or MissingAttempts(QUESTION),
+            respondent=respondent,
+            engine=engine,
+            searcher=Searcher(),
+            corpus_version="c0ffee",
+        )
+    )
+    assert not engine.texts, "not all was asked for"
+    return chains, engine
+
+
+def test_a_right_answer_is_not_asked_for_again() -> None:
+    (chain,), _ = asked(RIGHT, self_correction=True, rationalization=True)
+    assert (chain.id, chain.em, chain.attempt, chain.rationalized) == ("q1", 1.0, 1, False)
+
+
+def test_a_wrong_one_is_criticized_and_tried_again_without_the_gold_answer() -> None:
+    (first, second), engine = asked(WRONG, f" {CRITICISM}", RIGHT, self_correction=True)
+    assert [(c.id, c.attempt, c.em) for c in (first, second)] == [
+        ("q1", 1, 0.0),
+        ("q1:corrected", 2, 1.0),
+    ]
+    assert (first.critique, second.critique) == (None, CRITICISM)
+    _, critique, again = (prompt.text for prompt in engine.prompts)
+    assert "It is here. So the answer is: Milan." in critique
+    assert critique.endswith("Criticism:")
+    for text in ("So the answer is: Milan.", CRITICISM, "Title: Towns"):
+        assert text in again
+    assert again.index(CRITICISM) < again.index("Title: Towns") < again.index("Question: Where")
+    assert "Rom" not in critique + again
+    # The student learns from the second attempt, and never sees that it was one.
+    assert select([first, second], SelectConfig(), FRAMEWORKS["ircot"]) == {
+        "q1": "wrong_answer",
+        "q1:corrected": None,
+    }
+    (example,) = step_examples(second, ReasoningConfig())
+    assert "Milan" not in example.prompt
+
+
+def test_the_gold_answer_is_shown_only_where_all_else_was_wrong() -> None:
+    chains, engine = asked(
+        WRONG, CRITICISM, WRONG, RIGHT, self_correction=True, rationalization=True
+    )
+    assert [chain.id for chain in chains] == ["q1", "q1:corrected", "q1:rationalized"]
+    assert [chain.rationalized for chain in chains] == [False, False, True]
+    assert "known to be: Rome\n" in engine.prompts[-1].text
+    assert not any("Rom" in prompt.text for prompt in engine.prompts[:-1])
+    (chain,), _ = asked(WRONG, wanted=MissingAttempts(QUESTION, 2), samples=2, rationalization=True)
+    assert chain.id == "q1#2"
+
+
+def test_a_failure_ends_what_would_follow_from_it() -> None:
+    (chain,), _ = asked(RowError("too long"), self_correction=True, rationalization=True)
+    assert (chain.error, chain.em, chain.steps) == ("too long", 0.0, ())
+    first, second = asked(WRONG, CRITICISM, RowError("broken"), self_correction=True)[0]
+    assert (first.error, second.error, second.critique) == (None, "broken", CRITICISM)
+
+
+def test_what_is_there_is_not_made_again() -> None:
+    (first, _), _ = asked(WRONG, CRITICISM, RIGHT, self_correction=True)
+    wanted = MissingAttempts(QUESTION, earlier=(first,))
+    (second,), engine = asked(CRITICISM, RIGHT, wanted=wanted, self_correction=True)
+    assert second.id == "q1:corrected"
+    assert "So the answer is: Milan." in engine.prompts[0].text
+
+
+def test_every_sample_is_drawn_anew_and_always_the_same() -> None:
+    def seeds(sample: int, name: str = "") -> list[Sampling]:
+        wanted = MissingAttempts(QUESTION, sample)
+        return asked(" One.", RIGHT, wanted=wanted, name=name, samples=2, temperature=0.7)[1].drawn
+
+    one, two, other = seeds(1), seeds(2), seeds(1, "b")
+    assert one == seeds(1)
+    drawn = [sampling.seed for sampling in (*one, *two, *other)]
+    assert len(set(drawn)) == 6
+    assert {sampling.temperature for sampling in one} == {0.7}
+    assert asked(RIGHT)[1].drawn == [Sampling(0.0, 1.0, None)]
+
+
+@pytest.mark.parametrize(
+    ("known", "how", "left"),
+    [
+        ({}, {}, ["q1"]),
+        ({"q1": 0.0}, {}, []),
+        ({"q1": None}, {}, ["q1"]),
+        ({"q1": 1.0}, {"samples": 3}, ["q1#2", "q1#3"]),
+        ({"q1": 1.0}, {"name": "b"}, ["q1@b"]),
+        ({"q1@b": 1.0}, {"name": "b", "samples": 2}, ["q1@b#2"]),
+        ({"q1": 0.0}, {"self_correction": True}, ["q1:corrected"]),
+        ({"q1": 1.0}, {"self_correction": True, "rationalization": True}, []),
+        ({"q1": 0.0, "q1:corrected": 0.0}, {"self_correction": True}, []),
+        ({"q1": 0.0, "q1:corrected": None}, {"self_correction": True}, ["q1:corrected"]),
+        ({"q1": 0.0, "q1:corrected": 0.0}, {"self_correction": True, "rationalization": True},
+         ["q1:rationalized"]),
+        ({"q1": 0.0, "q1:corrected": 1.0}, {"rationalization": True}, []),
+        ({"q1": 0.0, "q1#2": 0.0}, {"samples": 2, "rationalization": True}, ["q1:rationalized"]),
+    ],
+)  # fmt: skip
+def test_what_is_left_to_be_asked(
+    known: dict[str, Any], how: dict[str, Any], left: list[str]
+) -> None:
+    respondent = replace(Reasoner("m", ReasoningConfig(), EngineConfig()), **how)
+    (chain,), _ = asked(WRONG)
+
+    def read(ids: Sequence[str]) -> list[Chain]:
+        assert all(known[chain_id] is not None for chain_id in ids)
+        return [
+            replace(
+                chain,
+                id=chain_id,
+                em=known[chain_id],
+                attempt=2 if chain_id.endswith(":corrected") else 1,
+            )
+            for chain_id in ids
+        ]
+
+    wanted = missing_attempts(respondent, [QUESTION], known, read)
+    assert [next_id(one, respondent) for one in wanted] == left
+    if None in known.values():
+        assert missing_attempts(respondent, [QUESTION], known, read, again=False) == []
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_chain_scored_again_by_the_same_rules_is_the_same(name: str) -> None:
+    framework = FRAMEWORKS[name]
+    shown = read_demonstrations("bundled", name, framework)[0]
+    for text, forced in ((shown.steps[-1].text, False), (" Neill.", True), ("It is Neill", True)):
+        written = framework.parse(text, forced=forced)
+        assert written.answer is not None
+        chain = replace(
+            CHAIN,
+            answer=written.answer,
+            steps=(replace(CHAIN.steps[-1], rationale=written.rationale),),
+            stop_reason="forced" if forced else "answered",
+            em=0.5,
+        )
+        again = score_again(chain, framework)
+        assert again.answer == written.answer
+        assert again.em == float(written.answer == "Neill")
+    failed = replace(CHAIN, error="refused", em=0.5)
+    assert score_again(failed, framework) is failed

@@ -1,0 +1,133 @@
+"""Chains made through an endpoint: the real Ray Data path, with a server of the test as the teacher."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steper_ray.chains.actor import MAX_CONSECUTIVE_FAILURES
+from steper_ray.chains.attempts import MissingAttempts
+from steper_ray.chains.build import build
+from steper_ray.chains.rows import read_chains
+from steper_ray.chains.stream import write_chains
+from steper_ray.chains.teachers import Reasoner
+from steper_ray.data.questions import load_questions
+from steper_ray.engines.settings import EndpointConfig
+from steper_ray.errors import InputError, StageError, find_steper_error
+from steper_ray.run.config import RunConfig
+from tests.fakes import Teacher
+
+pytestmark = pytest.mark.engine
+
+
+def write(config: RunConfig, teacher: Teacher, name: str, **settings: Any) -> list[Any]:
+    """The chains of the first 60 dev questions."""
+    # A variable that is set in every process: the endpoint here wants no key.
+    endpoint = EndpointConfig(base_url=teacher.url, api_key_env="PATH", retries=0, **settings)
+    write_chains(
+        [MissingAttempts(question) for question in load_questions(config, "dev")[:60]],
+        config.dir / name,
+        respondent=Reasoner("teacher-of-the-test", config.reasoning, config.engine, endpoint),
+        corpus=config.corpus_dir,
+        log=config.log_file("build"),
+    )
+    return read_chains(config.dir / name)
+
+
+def test_every_question_has_one_chain_and_a_refused_one_its_reason(
+    toy_corpus: RunConfig, teacher: Teacher
+) -> None:
+    questions = load_questions(toy_corpus, "dev")[:60]
+    teacher.refuses = {questions[7].question}
+    chains = write(toy_corpus, teacher, "endpoint-chains")
+    assert [chain.id for chain in chains] == sorted(question.id for question in questions)
+    (failed,) = [chain for chain in chains if chain.error is not None]
+    assert failed.id == questions[7].id
+    assert "this prompt is too long" in str(failed.error)
+    for chain in chains:
+        if chain.error is None:
+            assert chain.answer == "Rome"
+            assert [step.mean_logprob for step in chain.steps] == [None]
+            assert chain.steps[0].generated_tokens == 4
+
+
+def test_an_endpoint_that_is_down_ends_the_stage_with_its_reason(
+    toy_corpus: RunConfig, teacher: Teacher
+) -> None:
+    teacher.broken = True
+    with pytest.raises(Exception, match="questions in a row") as raised:
+        write(toy_corpus, teacher, "endpoint-broken")
+    known = find_steper_error(raised.value)
+    assert isinstance(known, StageError)
+    assert f"{MAX_CONSECUTIVE_FAILURES} questions in a row" in str(known)
+    assert "out of order" in str(known)
+    assert not (toy_corpus.dir / "endpoint-broken").exists()
+
+
+def test_a_missing_key_ends_the_stage_at_once(toy_corpus: RunConfig, teacher: Teacher) -> None:
+    endpoint = EndpointConfig(base_url=teacher.url, api_key_env="NO_SUCH_KEY")
+    with pytest.raises(Exception, match="NO_SUCH_KEY is not set") as raised:
+        write_chains(
+            [MissingAttempts(question) for question in load_questions(toy_corpus, "dev")[:3]],
+            toy_corpus.dir / "endpoint-keyless",
+            respondent=Reasoner("m", toy_corpus.reasoning, toy_corpus.engine, endpoint),
+            corpus=toy_corpus.corpus_dir,
+            log=toy_corpus.log_file("build"),
+        )
+    assert isinstance(find_steper_error(raised.value), InputError)
+    assert not teacher.prompts
+
+
+def test_teachers_samples_and_second_attempts_lie_side_by_side_and_one_chain_is_taken(
+    toy_corpus: RunConfig, tmp_path: Path, teacher: Teacher
+) -> None:
+    """Wrong at first, right after criticism; the second teacher is right at once, of the odd questions."""
+    questions = {q.question: q for q in load_questions(toy_corpus, "dev")[:6]}
+    names = list(questions)
+
+    def says(asked: dict[str, Any]) -> str:
+        prompt = asked["prompt"]
+        if prompt.endswith("Criticism:"):
+            return " The first step takes the wrong one."
+        (question,) = [name for name in names if f"Question: {name}" in prompt]
+        right = "Criticism: The first" in prompt
+        if asked["model"] == "second":
+            right = names.index(question) % 2 == 1
+        answer = questions[question].answer if right else "nobody"
+        return f" It is so, {asked['seed']}. So the answer is: {answer}."
+
+    teacher.says = says
+    (tmp_path / "corpus.lance").symlink_to(toy_corpus.corpus_dir)
+    endpoint = {"base_url": teacher.url, "api_key_env": "PATH", "retries": 0}
+    ask = {"endpoint": endpoint, "temperature": 0.7, "samples": 2}
+    values = {
+        "run": {"dir": str(tmp_path)},
+        "questions": {"train": toy_corpus.questions.dev},
+        "reasoning": toy_corpus.reasoning.model_dump(),
+        "build": {"teacher": "first", "self_correction": True, "limit": 6, **ask},
+        "select": {"grounded": False},
+    }
+    summary = build(RunConfig.model_validate(values))
+    ids = [question.id for question in questions.values()]
+    expected = [
+        f"{i}{sample}{kind}" for i in ids for sample in ("", "#2") for kind in ("", ":corrected")
+    ]
+    chains = {chain.id: chain for chain in read_chains(tmp_path / "chains")}
+    assert sorted(chains) == sorted(expected)
+    assert (summary.questions, summary.chains, summary.kept) == (6, 24, 6)
+    assert summary.rejected == {"wrong_answer": 12, "not_chosen": 6}
+    kept = {chain.id for chain in chains.values() if chain.rejected is None}
+    assert kept == {f"{i}:corrected" for i in ids}
+    # Each sample has a seed of its own.
+    assert chains[ids[0]].steps[0].rationale != chains[f"{ids[0]}#2"].steps[0].rationale
+
+    # A teacher joins: only it is asked, and its chains are first attempts, which come before second ones.
+    requests = len(teacher.prompts)
+    values["build"]["ensemble"] = [{"teacher": "second", **ask}]
+    summary = build(RunConfig.model_validate(values))
+    assert (summary.ran.asked, len(teacher.prompts) - requests) == (12, 12)
+    assert (summary.questions, summary.chains, summary.kept) == (6, 36, 6)
+    chains = {chain.id: chain for chain in read_chains(tmp_path / "chains")}
+    kept = {chain.id for chain in chains.values() if chain.rejected is None}
+    assert kept == {f"{i}@second" if n % 2 else f"{i}:corrected" for n, i in enumerate(ids)}
+    assert {chain.teacher for chain in chains.values()} == {"", "second"}

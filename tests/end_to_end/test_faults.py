@@ -1,0 +1,408 @@
+"""A build that is killed, in part or whole, ends as one that was not: real Ray, real vLLM, real SIGKILL."""
+
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from steper_ray.chains.build import build
+from steper_ray.chains.rows import read_chains
+from steper_ray.chains.stream import BLOCKS_AT_WORK
+from steper_ray.cli import TOY_RUN_FILE, main
+from steper_ray.errors import StageError, find_steper_error
+from steper_ray.run.config import RunConfig
+from steper_ray.run.loading import load_config
+from steper_ray.schema import Chain
+from tests.fakes import Teacher
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]  # engines start some twenty times
+
+QUESTIONS = 200
+AT_ONCE = 16
+OPEN = 2 * AT_ONCE
+"""Questions in an actor's open blocks at the most."""
+BLOCKS = 12
+"""Blocks that are recorded as done when something is killed; most are still to do."""
+KILL_AT = BLOCKS * AT_ONCE // BLOCKS_AT_WORK
+"""Questions in them."""
+DIFFERING = QUESTIONS * 0.005
+"""Chains that may read otherwise: the engine's batches fall differently, and with them ties of floats."""
+
+GONE_WITHIN_S = 120
+"""On a machine that is very busy; an engine that nobody ends stays for ever."""
+
+ENGINE_STARTED = "init engine (profile, create kv cache, warmup model) took"
+"""vLLM's line in a stage's log."""
+
+BUILD = """
+import json, sys
+from steper_ray.cli import TOY_RUN_FILE
+from steper_ray.run.loading import load_config
+from steper_ray.ray_runtime.session import ray_session
+from steper_ray.chains.build import build
+with ray_session():
+    summary = build(
+        load_config(TOY_RUN_FILE, sys.argv[1:]), lambda done, _: print(done, flush=True)
+    )
+print(json.dumps({"asked": summary.ran.asked, "starts": summary.ran.starts}), flush=True)
+"""
+
+BUILD_ON_THREE_NODES = """
+import json, sys
+import ray
+from ray.cluster_utils import Cluster
+from steper_ray.cli import TOY_RUN_FILE
+from steper_ray.run.loading import load_config
+from steper_ray.chains.build import build
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+for _ in range(2):
+    cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+summary = build(load_config(TOY_RUN_FILE, sys.argv[1:]))
+alive = sum(node["Alive"] for node in ray.nodes())
+ray.shutdown()
+cluster.shutdown()
+print(json.dumps({"asked": summary.ran.asked, "starts": summary.ran.starts, "alive": alive}))
+"""
+
+
+def settings(toy: RunConfig, folder: Path, *more: str) -> list[str]:
+    """Overrides of the toy's run file for a run on its corpus, in a folder of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "corpus.lance").symlink_to(toy.corpus_dir)
+    return [
+        f"run.dir={folder}",
+        f"questions.train={toy.questions.train}",
+        f"build.teacher={toy.build.teacher}",
+        f"build.limit={QUESTIONS}",
+        f"engine.max_num_seqs={AT_ONCE}",
+        *more,
+    ]
+
+
+def essence(chain: Chain) -> Any:
+    """What a chain says, without times, and without numbers that depend on the engine's batches."""
+    steps = [(step.query, step.passage_ids, step.rationale) for step in chain.steps]
+    return chain.question, steps, chain.answer, chain.stop_reason, chain.em, chain.error
+
+
+@pytest.fixture(scope="module")
+def undisturbed(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> list[Chain]:
+    """The chains of a build that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    config = load_config(TOY_RUN_FILE, settings(toy_corpus, folder))
+    assert build(config).ran.asked == QUESTIONS
+    return read_chains(config.chains_dir)
+
+
+def check_whole(folder: Path, undisturbed: Sequence[Chain]) -> None:
+    """Every question once, as in a build that nothing happened to."""
+    chains = read_chains(folder / "chains")
+    assert [chain.id for chain in chains] == [chain.id for chain in undisturbed]
+    differing = [
+        (essence(found), essence(expected))
+        for found, expected in zip(chains, undisturbed, strict=True)
+        if essence(found) != essence(expected)
+    ]
+    assert len(differing) <= DIFFERING, differing[0]
+    assert not list(folder.glob("*.partial"))
+
+
+def records(folder: Path) -> list[Path]:
+    """What an unfinished build has recorded as done: a file a block."""
+    files = (folder / "chains.new.partial").glob("checkpoint/**/*.parquet")
+    return [file for file in files if not file.stem.endswith(".pending")]
+
+
+def questions_done(folder: Path) -> int:
+    """Questions that a killed build has written and recorded as done."""
+    return sum(pq.read_metadata(file).num_rows for file in records(folder))
+
+
+def await_that(holds: Callable[[], bool], still_runs: Callable[[], bool]) -> None:
+    """Return as soon as something holds, however long it takes; it must while something else runs."""
+    while not holds():
+        assert still_runs(), "it was over before"
+        time.sleep(0.02)
+
+
+def await_blocks(folder: Path, blocks: int, still_runs: Callable[[], bool]) -> None:
+    """Return as soon as an unfinished build has recorded so many blocks."""
+    await_that(lambda: len(records(folder)) >= blocks, still_runs)
+
+
+def titled(name: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those of some processes that have this in their title."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # or a zombie
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@contextmanager
+def killing(folder: Path, *names: str) -> Iterator[None]:
+    """SIGKILL a process of each of these names, one after another, while a build of this process runs.
+
+    Each as soon as the actor that stands then has recorded `BLOCKS` blocks.
+    """
+    over = Event()
+
+    def kill() -> None:
+        for name in names:
+            await_blocks(folder, len(records(folder)) + BLOCKS, lambda: not over.is_set())
+            (engine,) = titled("EngineCore", psutil.Process().children(recursive=True))
+            both = [engine, *titled("ChainMaker", engine.parents())]
+            (process,) = titled(name, both)
+            process.kill()
+            while titled("", both):  # the other one ends by itself
+                time.sleep(0.02)
+
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill)
+        try:
+            yield
+        finally:
+            over.set()
+        killed.result()
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """Where a test's own cluster lives; what is left of it is killed afterwards, and must be nothing."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets need a short path
+    yield folder
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("RAY_TMPDIR") == str(folder)
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        if ours and process.pid != os.getpid():
+            process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def family(process: subprocess.Popen[Any]) -> list[psutil.Process]:
+    """A process and all that it has started."""
+    first = psutil.Process(process.pid)
+    return [first, *first.children(recursive=True)]
+
+
+def start(script: str, arguments: Sequence[str], ray_folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "RAY_TMPDIR": str(ray_folder), "TQDM_DISABLE": "1"},
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, int]:
+    out, errors = process.communicate()
+    assert process.returncode == 0, errors[-2000:]
+    said: dict[str, int] = json.loads(out.splitlines()[-1])
+    return said
+
+
+def test_a_killed_actor_and_a_dead_engine_start_again_and_no_question_is_lost_or_doubled(
+    toy_corpus: RunConfig, tmp_path: Path, undisturbed: list[Chain]
+) -> None:
+    config = load_config(TOY_RUN_FILE, settings(toy_corpus, tmp_path))
+    with killing(tmp_path, "ChainMaker", "EngineCore"):
+        ran = build(config).ran
+    check_whole(tmp_path, undisturbed)
+    assert ran.starts == 3
+    assert QUESTIONS <= ran.asked <= QUESTIONS + 2 * OPEN
+
+
+def test_engines_that_keep_dying_end_the_stage_and_what_is_done_stays(
+    toy_corpus: RunConfig, tmp_path: Path
+) -> None:
+    given = settings(toy_corpus, tmp_path)
+    config = load_config(TOY_RUN_FILE, [*given, "engine.restarts=0"])
+    with (
+        killing(tmp_path, "EngineCore"),
+        pytest.raises(Exception, match="started again") as raised,
+    ):
+        build(config)
+    known = find_steper_error(raised.value)
+    assert isinstance(known, StageError)
+    assert "had to be started again 1 times, more than engine.restarts allows" in str(known)
+    assert str(config.log_file("build")) in str(known)
+    assert not config.chains_dir.exists()
+
+    assert questions_done(tmp_path) >= KILL_AT  # for the next build to go on from
+
+
+def test_a_killed_driver_loses_open_blocks_only_and_two_builds_never_write_at_once(
+    toy_corpus: RunConfig,
+    tmp_path: Path,
+    undisturbed: list[Chain],
+    ray_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = settings(toy_corpus, tmp_path)
+    first = start(BUILD, given, ray_folder)
+    await_blocks(tmp_path, BLOCKS, lambda: first.poll() is None)
+    overrides = [part for one in given for part in ("--set", one)]
+    processes = family(first)
+    for process in processes:  # it may not be done before the other one is refused
+        process.suspend()
+    try:
+        assert main(["build", "--config", str(TOY_RUN_FILE), *overrides]) == 2
+        assert "another command is writing to it" in capsys.readouterr().err
+    finally:
+        first.send_signal(signal.SIGKILL)
+        for process in processes[1:]:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+    said, _ = first.communicate()
+
+    written = questions_done(tmp_path)
+    assert written >= KILL_AT
+    assert written >= max(map(int, said.split()), default=0) - OPEN
+    asked = finish(start(BUILD, given, ray_folder))["asked"]
+    # A worker of the dead driver may have finished writing a block after we looked.
+    assert QUESTIONS - written - OPEN <= asked <= QUESTIONS - written
+    check_whole(tmp_path, undisturbed)
+
+
+@pytest.fixture(scope="module")
+def slow_teacher(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights, so wide that the questions keep it busy for minutes."""
+    folder = tmp_path_factory.mktemp("slow") / "teacher"
+    shutil.copytree(toy_corpus.build.teacher, folder)
+    layers = 8
+    config = AutoConfig.from_pretrained(
+        folder,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        num_hidden_layers=layers,
+        layer_types=["full_attention"] * layers,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda sent: sent.name
+)
+def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
+    toy_corpus: RunConfig,
+    slow_teacher: Path,
+    tmp_path: Path,
+    ray_folder: Path,
+    sent: signal.Signals,
+) -> None:
+    given = settings(toy_corpus, tmp_path, f"build.teacher={slow_teacher}")
+    overrides = [part for one in given for part in ("--set", one)]
+    command = ["-m", "steper_ray.cli", "build", "--config", str(TOY_RUN_FILE), *overrides]
+    with (tmp_path / "output").open("w") as output:
+        build = subprocess.Popen(
+            [sys.executable, *command],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
+        )
+    log = tmp_path / "logs" / "build.log"
+
+    def runs() -> bool:
+        return build.poll() is None
+
+    await_that(lambda: log.is_file() and ENGINE_STARTED in log.read_text(errors="replace"), runs)
+    (engine,) = titled("EngineCore", family(build))
+    started = engine.cpu_times().user
+    await_that(lambda: engine.cpu_times().user > started + 1, runs)
+
+    processes = family(build)
+    build.send_signal(sent)
+    assert build.wait() == (-sent if sent == signal.SIGKILL else 130)
+    limit = time.monotonic() + GONE_WITHIN_S
+    while (alive := titled("", processes)) and time.monotonic() < limit:
+        time.sleep(0.1)
+    for process in alive:
+        process.kill()
+    assert alive == []
+
+
+def test_a_lost_node_takes_no_question_with_it(
+    toy_corpus: RunConfig, tmp_path: Path, undisturbed: list[Chain], ray_folder: Path
+) -> None:
+    given = settings(toy_corpus, tmp_path, "engine.actors=2")
+    building = start(BUILD_ON_THREE_NODES, given, ray_folder)
+    await_blocks(tmp_path, BLOCKS, lambda: building.poll() is None)
+    actors = titled("ChainMaker", family(building))
+    raylets = [actor.parent() for actor in actors]
+    lost, *_ = [raylet for raylet in raylets if raylet and "--head" not in raylet.cmdline()]
+    for process in [lost, *lost.children(recursive=True)]:
+        process.kill()
+    said = finish(building)
+    assert said["alive"] == 2
+    assert QUESTIONS <= said["asked"] <= QUESTIONS + 2 * OPEN
+    check_whole(tmp_path, undisturbed)
+
+
+def test_a_full_disk_is_said_in_one_line_and_what_is_written_stays(
+    toy_corpus: RunConfig, tmp_path: Path, ray_folder: Path, teacher: Teacher
+) -> None:
+    """On a file system of 512 KiB, in a namespace of its own; then it is made larger."""
+    namespace = ["unshare", "--map-root-user", "--mount"]
+    if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system lets nobody mount a file system in a namespace of their own")
+    noise = random.Random(0)
+    teacher.says = lambda _: f" {noise.randbytes(3000).hex()} So the answer is: Rome."
+    run = tmp_path / "run"
+    given = settings(toy_corpus, tmp_path / "links", f"run.dir={run}", "build.teacher=m")
+    # a variable that is set in every process: the endpoint here wants no key
+    given += [f"build.endpoint={{base_url: {teacher.url}, api_key_env: PATH}}"]
+    overrides = " ".join(f"--set {shlex.quote(one)}" for one in given)
+    steper = f"{sys.executable} -m steper_ray.cli build --config {TOY_RUN_FILE} {overrides}"
+    (tmp_path / "steps.sh").write_text(
+        f"""set -u
+        mkdir {run} && mount -t tmpfs -o size=512k tmpfs {run} || exit 9
+        ln -s {toy_corpus.corpus_dir} {run}/corpus.lance
+        {steper}; echo "exit code $?"
+        mount -o remount,size=64m {run} || exit 9
+        {steper}; echo "exit code $?"
+        cp -r {run}/chains {tmp_path}/chains
+        """
+    )
+    done = subprocess.run(
+        [*namespace, "sh", "steps.sh"],
+        cwd=tmp_path,
+        env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.findall(r"exit code \d", done.stdout) == ["exit code 1", "exit code 0"]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"steper build: build: no space left on the disk of {run}")
+    (again,) = re.findall(r"asked (\d+):", done.stdout)
+    assert len(read_chains(tmp_path / "chains")) == QUESTIONS
+    assert len(teacher.prompts) >= QUESTIONS
+    assert int(again) < QUESTIONS

@@ -1,0 +1,219 @@
+"""The endpoint engine against a real HTTP server that answers as it is told to."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from steper_ray.engines.endpoint import NEXT_LINE, EndpointEngine
+from steper_ray.engines.settings import EndpointConfig
+from steper_ray.errors import InputError, RowError
+from steper_ray.reasoning.frameworks.protocol import Prompt
+
+Reply = tuple[int, dict[str, str], str]
+
+
+def completion(text: str, **more: Any) -> Reply:
+    choice = {"text": text, "index": 0, "finish_reason": "stop", "logprobs": None, **more}
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    body = {"id": "1", "object": "text_completion", "created": 1, "model": "m"}
+    return 200, {}, json.dumps({**body, "choices": [choice], "usage": usage})
+
+
+def chat(text: str) -> Reply:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "finish_reason": "stop", "message": message, "logprobs": None}
+    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+    return 200, {}, json.dumps({**body, "choices": [choice]})
+
+
+def refused(status: int, message: str = "no", **headers: str) -> Reply:
+    return status, headers, json.dumps({"error": {"message": message}})
+
+
+class Server:
+    """Answers each request with what `answer` makes of its body, or with the next of a list."""
+
+    def __init__(self) -> None:
+        self.replies: list[Reply | Callable[[dict[str, Any]], Reply]] = []
+        self.requests: list[tuple[str, dict[str, Any], str | None]] = []
+        self.at_once = self.most_at_once = 0
+        lock = threading.Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    server.requests.append((self.path, body, self.headers["Authorization"]))
+                    reply = server.replies[0] if len(server.replies) == 1 else server.replies.pop(0)
+                    server.at_once += 1
+                    server.most_at_once = max(server.most_at_once, server.at_once)
+                try:
+                    status, headers, text = reply(body) if callable(reply) else reply
+                finally:
+                    with lock:
+                        server.at_once -= 1
+                self.send_response(status)
+                for name, value in {"Content-Type": "application/json", **headers}.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(text.encode())))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[Server]:
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def ask(server: Server, *prompts: str, **settings: Any) -> list[Any]:
+    """What the engine makes of prompts that are asked at once; errors are returned."""
+
+    async def work() -> list[Any]:
+        engine = EndpointEngine("m", EndpointConfig(base_url=server.url, **settings))
+        asked = [
+            engine.generate(Prompt(prompt, ""), stop=("\n",), max_tokens=20) for prompt in prompts
+        ]
+        done = await asyncio.gather(*asked, return_exceptions=True)
+        await engine.close()
+        return done
+
+    return asyncio.run(work())
+
+
+def test_a_completion_continues_the_prompt_and_carries_its_confidence(server):
+    logprobs = {"tokens": ["a", "b"], "token_logprobs": [-0.5, -1.0], "top_logprobs": None}
+    server.replies = [completion(" Rome.", logprobs=logprobs)]
+    (done,) = ask(server, "Question: ?\nStep 1:")
+    assert (done.text, done.prompt_tokens, done.generated_tokens) == (" Rome.", 7, 3)
+    assert done.logprob_sum == pytest.approx(-1.5)
+    ((path, body, key),) = server.requests
+    assert path == "/v1/completions"
+    assert key == "Bearer sesame"
+    assert body["prompt"] == "Question: ?\nStep 1:"
+    assert (body["stop"], body["temperature"], body["max_tokens"]) == (["\n"], 0.0, 20)
+
+
+def test_a_chat_is_asked_for_the_next_line_and_may_repeat_its_beginning(server):
+    server.replies = [chat("Step 2: He was born in Rome.")]
+    (done,) = ask(server, "Question: ?\nStep 1: x\nStep 2:", api="chat")
+    assert done.text == " He was born in Rome."
+    assert done.logprob_sum is None
+    path, body, _ = server.requests[0]
+    assert path == "/v1/chat/completions"
+    assert body["messages"] == [
+        {"role": "user", "content": NEXT_LINE + "Question: ?\nStep 1: x\nStep 2:"}
+    ]
+
+
+def test_an_endpoint_without_log_probabilities_is_asked_without(server):
+    def answer(body: dict[str, Any]) -> Reply:
+        return refused(400, "logprobs is not supported") if "logprobs" in body else completion(" x")
+
+    server.replies = [answer]
+    done = ask(server, "a", "b")
+    assert [(d.text, d.logprob_sum) for d in done] == [(" x", None)] * 2
+
+
+def test_429_500_and_broken_json_are_tried_again(server):
+    server.replies = [
+        refused(429, **{"Retry-After": "0.1"}),
+        refused(500, **{"Retry-After": "0.1"}),
+        (200, {}, '{"choices": [{"te'),
+        (200, {}, '{"choices": []}'),
+        completion(" at last"),
+    ]
+    (done,) = ask(server, "a")
+    assert done.text == " at last"
+    assert len(server.requests) == 5
+
+
+def test_what_keeps_failing_is_the_failure_of_its_question(server):
+    server.replies = [refused(500, "out of order", **{"Retry-After": "0.01"})]
+    (error,) = ask(server, "a", retries=2)
+    assert isinstance(error, RowError)
+    assert "out of order" in str(error)
+    assert len(server.requests) == 3
+    server.replies = [(200, {}, "<html>hello</html>")]
+    (error,) = ask(server, "a", retries=1)
+    assert isinstance(error, RowError)
+    assert "not those of an OpenAI endpoint" in str(error)
+
+
+def test_an_endpoint_that_hangs_is_left_in_time(server):
+    hung = threading.Event()
+
+    def hang(_: dict[str, Any]) -> Reply:
+        hung.wait(20)
+        return completion("too late")
+
+    server.replies = [hang]
+    started = time.monotonic()
+    (error,) = ask(server, "a", retries=0, timeout_seconds=0.5)
+    hung.set()
+    assert isinstance(error, RowError)
+    assert "Timeout" in str(error)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (401, "refuses the key in OPENAI_API_KEY"),
+        (403, "refuses the key"),
+        (404, "does not know 'm'"),
+    ],
+)
+def test_a_wrong_key_or_name_stops_at_once_and_the_key_is_not_said(server, status, said):
+    server.replies = [refused(status, "key sesame is wrong")]
+    (error,) = ask(server, "a")
+    assert isinstance(error, InputError)
+    assert said in str(error)
+    assert "sesame" not in str(error)
+    assert len(server.requests) == 1
+
+
+def test_no_key_is_noticed_before_anything_is_asked(server, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(InputError, match="OPENAI_API_KEY is not set"):
+        ask(server, "a")
+
+
+def test_no_more_requests_at_a_time_and_a_minute_than_allowed(server):
+    def slow(_: dict[str, Any]) -> Reply:
+        time.sleep(0.05)
+        return completion("x")
+
+    server.replies = [slow]
+    ask(server, *"abcdefgh", concurrency=3)
+    assert server.most_at_once == 3
+    started = time.monotonic()
+    ask(server, *"abcd", requests_per_minute=300)  # one every 0.2 s, the first at once
+    assert time.monotonic() - started > 0.6
+
+
+def test_tokens_are_counted_with_room_to_spare_where_no_tokenizer_is_named(server):
+    async def count() -> int:
+        return EndpointEngine("m", EndpointConfig(base_url=server.url)).count_tokens(
+            Prompt("x" * 300, "")
+        )
+
+    assert asyncio.run(count()) == 101

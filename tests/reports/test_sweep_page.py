@@ -1,0 +1,133 @@
+"""The page, the tables and the choice of the best, from folders as trials leave them."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from steper_ray.cli import TOY_RUN_FILE
+from steper_ray.reports.sweep_page import headline, meeting_line, rung_counts, write_page
+from steper_ray.run.config import RunConfig
+from steper_ray.run.loading import load_config
+from steper_ray.schema import ABILITIES
+from steper_ray.sweep.trial_files import (
+    Trial,
+    best_trial,
+    keep_best_student,
+    read_trials,
+    write_tables,
+)
+
+
+def lines(losses: list[float], sigma: float, steps: int) -> list[dict[str, Any]]:
+    """A training in which every step is validated and σ goes from `sigma` half way to its rest."""
+    rows = []
+    for step, loss in enumerate(losses, 1):
+        now = sigma + (math.sqrt(loss) - sigma) * step / len(losses) / 2
+        row: dict[str, Any] = {"step": step, "steps": steps, "seconds": 2.0}
+        row |= {"validation_loss": loss}
+        for ability in ABILITIES:
+            row |= {f"validation_{ability}": loss, f"L_{ability}": loss, f"sigma_{ability}": now}
+        rows.append(row)
+    return rows
+
+
+def leave(folder: Path, number: int, point: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
+    place = folder / f"{number:04d}"
+    (place / "training").mkdir(parents=True)
+    (place / "student").mkdir()
+    (place / "point.json").write_text(json.dumps({"number": number, "point": point}))
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (place / "training" / "metrics.jsonl").write_text(text + '{"step": 9')  # on its way
+    return place
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    parameters = "{lr: {log: [1.0e-4, 1.0e-2]}, sigma_init: {choice: [0.5, [1, 2, 3]]}}"
+    return load_config(
+        TOY_RUN_FILE,
+        [f"run.dir={tmp_path}", f"sweep.parameters={parameters}", "sweep.scheduler=asha"],
+    )
+
+
+@pytest.fixture
+def folder(config: RunConfig) -> Path:
+    folder = config.sweep_dir / "runs" / "x" / "trials"
+    two = leave(folder, 1, {"lr": 1e-3, "sigma_init": 0.5}, lines([4.0, 2.0, 1.0, 1.0], 0.5, 4))
+    one = leave(
+        folder, 2, {"lr": 2e-3, "sigma_init": [1, 2, 3]}, lines([4.0, 1.0, 0.25, 0.5], 1, 4)
+    )
+    for place, metric in ((two, 1.0), (one, 0.25)):
+        (place / "outcome.json").write_text(json.dumps({"metric": metric, "seconds": 11.0}))
+    bad = leave(folder, 3, {"lr": 1e-2, "sigma_init": 0.5}, lines([9.0], 0.5, 4))
+    (bad / "stopped.json").write_text("{}")
+    broken = leave(folder, 4, {"lr": 5e-3, "sigma_init": 0.5}, [])
+    (broken / "error.json").write_text(json.dumps({"error": "the loss of step 1 is <nan>"}))
+    return folder
+
+
+def test_trials_are_read_from_their_folders(folder: Path) -> None:
+    trials = read_trials(folder, "loss")
+    assert [trial.status for trial in trials] == ["finished", "finished", "stopped", "failed"]
+    assert [trial.metric for trial in trials] == [1.0, 0.25, 9.0, None]
+    assert [trial.seconds for trial in trials] == [11.0, 11.0, 2.0, 0]
+    assert trials[1].loss == dict.fromkeys(ABILITIES, 0.25)
+    assert trials[1].step == 4
+    assert trials[3].error == "the loss of step 1 is <nan>"
+
+
+def test_the_best_is_a_finished_one_and_its_student_alone_stays(folder: Path) -> None:
+    trials = read_trials(folder, "loss")
+    assert best_trial(trials, "loss") is trials[1]
+    assert best_trial(trials, "em") is trials[0]
+    assert best_trial(trials[2:], "loss") is None
+    keep_best_student(folder, "loss")
+    assert [(folder / f"000{n}" / "student").exists() for n in (1, 2)] == [False, True]
+
+
+def test_tables_have_every_trial(folder: Path, config: RunConfig) -> None:
+    write_tables(config.sweep_dir, read_trials(folder, "loss"), "loss")
+    table = pd.read_parquet(config.sweep_dir / "trials.parquet")
+    assert table["trial"].tolist() == [1, 2, 3, 4]
+    assert table["sigma_init"].tolist() == ["0.5", "[1, 2, 3]", "0.5", "0.5"]
+    assert table["lr"].tolist() == [1e-3, 2e-3, 1e-2, 5e-3]
+    assert table["error"][3] == "the loss of step 1 is <nan>"
+    assert pd.isna(table["loss"][3])
+    again = pd.read_csv(config.sweep_dir / "trials.csv")
+    assert again["status"].tolist() == table["status"].tolist()
+
+
+def test_the_page_has_every_chart_and_escapes_errors(folder: Path, config: RunConfig) -> None:
+    trials = read_trials(folder, "loss")
+    write_page(config, trials, best_trial(trials, "loss"))
+    page = (config.sweep_dir / "sweep.html").read_text()
+    assert page.count("<svg") == 1 + 2 + 3 + 1  # parallel, by setting, σ of each ability, rungs
+    assert "&lt;nan&gt;" in page
+    assert "<nan>" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    write_page(config, trials, best_trial(trials, "loss"))
+    assert (config.sweep_dir / "sweep.html").read_text() == page
+
+
+def test_a_page_without_a_finished_trial(folder: Path, config: RunConfig) -> None:
+    write_page(config, read_trials(folder, "loss")[3:], None)
+    assert "None of 1 trials finished." in (config.sweep_dir / "sweep.html").read_text()
+
+
+def test_rungs_and_rest_in_numbers(folder: Path, config: RunConfig) -> None:
+    trials: list[Trial] = read_trials(folder, "loss")
+    assert rung_counts(config.sweep, trials) == [
+        "validation 1: 3 arrived, 1 stopped",
+        "validation 3: 2 arrived, 0 stopped",
+    ]
+    # Trial 1: σ = 0.5 + 0.5/2 over √mean(4, 2, 1, 1); trial 2: σ = 1 + (√0.5 − 1)/2 over √1.4375.
+    assert f"exp {0.75 / math.sqrt(2):.2f} to {0.853553 / math.sqrt(1.4375):.2f}" in meeting_line(
+        trials
+    )
+    assert headline(config.sweep, trials, trials[1]) == (
+        "Trial 2 is the best: lr 0.002, sigma_init 1, 2, 3, validation loss 0.25."
+    )

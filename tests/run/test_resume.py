@@ -1,0 +1,346 @@
+"""Results of earlier commands are used, or resumed, after settings were added that no result depends on.
+
+No engine runs here: what is asked is whether each result is recognised as what it is.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import BaseModel, create_model
+
+from steper_ray.arrow import CHAIN_SCHEMA
+from steper_ray.chains.build import build, prepare_chains
+from steper_ray.chains.rows import read_chains
+from steper_ray.chains.store import partial_dir, record_file
+from steper_ray.chains.stream import _prepare_partial
+from steper_ray.chains.teachers import find_teachers
+from steper_ray.errors import InputError
+from steper_ray.evaluation.answer import evaluated
+from steper_ray.evaluation.compare import _rows
+from steper_ray.pipeline.demo import ABILITIES, stage_inputs
+from steper_ray.retrieval.corpus import SETTINGS_FILE
+from steper_ray.run.config import RunConfig
+from steper_ray.run.dependencies import EXCLUDED, answers_identity, stage_identity
+from steper_ray.run.identity import RULES, differences, read_record, write_record
+from steper_ray.schema import Question
+from steper_ray.selection.select import select_examples
+from steper_ray.sweep.sweep import sweep_folder
+from steper_ray.toy.write import MODELS
+from steper_ray.training.checkpoints import load_state, save_state
+from steper_ray.training.tokenization import stepwise_files
+from steper_ray.training.train import (
+    DONE_FILE,
+    TrainSummary,
+    find_checkpoints,
+    task_identity,
+    train,
+    worker_task,
+)
+from tests.samples import CHAIN, numbered
+
+SUMMARY = TrainSummary(
+    steps=3,
+    planned_steps=3,
+    seconds=1.0,
+    loss=0.5,
+    ability_losses={"init": 0.5, "exp": None, "agg": 0.5},
+    validation_loss=None,
+    sigma={"init": 1.0, "exp": 1.0, "agg": 1.0},
+    chains=2,
+    examples={"init": 2, "exp": 0, "agg": 2},
+    input_tokens=10,
+    supervised_tokens=5,
+    dropped_passages=0,
+    separate_because=None,
+)
+
+
+def with_added_keys(value: Any) -> Any:
+    """The same settings of a later version, in which every section, and every one within, has a new key."""
+    if isinstance(value, BaseModel):
+        fields = {k: with_added_keys(getattr(value, k)) for k in type(value).model_fields}
+        within = {k: (type(v), v) for k, v in fields.items() if isinstance(v, BaseModel)}
+        added: dict[str, Any] = {"added_later": (int, 7), **within}
+        return create_model("Later", __base__=type(value), **added).model_construct(**fields)
+    if isinstance(value, tuple):
+        return tuple(with_added_keys(item) for item in value)
+    if isinstance(value, dict):
+        return {name: with_added_keys(item) for name, item in value.items()}
+    return value
+
+
+def with_excluded_keys(config: RunConfig) -> RunConfig:
+    """Other values under keys that no result depends on."""
+    changed: dict[str, Any] = {}
+    others = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 1.0}
+    for section, keys in EXCLUDED.items():
+        if section in ("run", "hub"):
+            continue
+        values = getattr(config, section)
+        update = {
+            key: others[type(getattr(values, key))](getattr(values, key))
+            for key in keys
+            if "." not in key
+            and key not in ("fresh", "mix")
+            and type(getattr(values, key)) in others
+        }
+        changed[section] = values.model_copy(update=update)
+    assert {"engine", "train", "build", "sweep"} <= changed.keys()
+    return config.model_copy(update=changed)
+
+
+LATER = pytest.mark.parametrize("later", [with_added_keys, with_excluded_keys])
+Later = Callable[[RunConfig], RunConfig]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    """A run with a corpus and examples, a folder as teacher and student, and settings of every kind."""
+    models = {
+        name: str(shutil.copytree(MODELS / name, tmp_path / "models" / name))
+        for name in ("teacher", "base")
+    }
+    rows = [asdict(replace(chain, model=models["teacher"])) for chain in numbered(range(4))]
+    (tmp_path / "chains").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, CHAIN_SCHEMA), tmp_path / "chains" / "a.parquet")
+    questions = [
+        {"id": chain.question_id, "question": chain.question, "answer": "Neill"}
+        for chain in numbered(range(4))
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    return RunConfig.model_validate(
+        {
+            "run": {"dir": str(tmp_path)},
+            "questions": {"train": str(tmp_path / "questions.jsonl")},
+            "reasoning": {"demonstrations": "bundled"},
+            "build": {
+                "teacher": models["teacher"],
+                "ensemble": [
+                    {
+                        "teacher": "far",
+                        "endpoint": {"base_url": "http://nowhere/v1"},
+                        "engine": {"actors": 2},
+                    }
+                ],
+            },
+            "train": {
+                "model": models["base"],
+                "lora": {"rank": 4},
+                "validation_chains": 1,
+            },
+            "sweep": {"parameters": {"lr": {"log": [1e-5, 1e-3]}}},
+        }
+    )
+
+
+@pytest.fixture
+def corpus(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus of which only the version is asked."""
+    import lance
+
+    data = pa.table({"id": ["p1"], "title": ["A"], "text": ["B"]})
+    lance.write_dataset(data, str(config.corpus_dir))
+    settings = {"version": "c0ffee", "title_boost": 2.0}
+    (config.corpus_dir / SETTINGS_FILE).write_text(json.dumps(settings))
+
+
+@pytest.fixture
+def chains(config: RunConfig, corpus: None) -> Path:
+    """The chain store of `config`, with chains of a build."""
+    held = config.chains_dir.rename(config.dir / "held")
+    prepare_chains(config, find_teachers(config))
+    return held.rename(config.chains_dir)
+
+
+@LATER
+def test_a_chain_store_is_used_on(config: RunConfig, chains: Path, later: Later) -> None:
+    before = record_file(chains).read_text()
+    prepare_chains(later(config), find_teachers(later(config)))
+    assert record_file(chains).read_text() == before
+    other = config.model_copy(
+        update={"reasoning": config.reasoning.model_copy(update={"max_steps": 4})}
+    )
+    with pytest.raises(InputError, match=r"reasoning\.max_steps: 5 → 4"):
+        prepare_chains(other, find_teachers(other))
+
+
+@LATER
+def test_a_half_done_build_is_resumed(config: RunConfig, corpus: None, later: Later) -> None:
+    partial = partial_dir(config.chains_dir)
+
+    def prepare(config: RunConfig) -> bool:
+        """Whether what was there is there still."""
+        teacher = find_teachers(config)[0]
+        _prepare_partial(partial, answers_identity("c0ffee", "", teacher.identity), ignore=())
+        found = (partial / "done.parquet").exists()
+        (partial / "done.parquet").touch()
+        return found
+
+    assert not prepare(config)
+    assert prepare(config)
+    assert prepare(later(config))
+    build = config.build.model_copy(update={"temperature": 0.5})
+    assert not prepare(config.model_copy(update={"build": build}))
+
+
+@LATER
+def test_a_finished_student_is_used(config: RunConfig, later: Later, monkeypatch: Any) -> None:
+    """Also after rules were raised, and with other checkpoints; it would take Ray to train another."""
+    select_examples(config)
+    task = worker_task(config, stepwise_files(config.stepwise_dir))
+    config.student_dir.mkdir()
+    (config.dir / "training").mkdir()
+    done = config.dir / "training" / DONE_FILE
+    write_record(done, {**task_identity(task), "summary": asdict(SUMMARY)})
+    assert train(config) == SUMMARY
+    assert train(later(config)) == SUMMARY
+    for rule in RULES:
+        monkeypatch.setitem(RULES, rule, 2)
+    assert train(later(config)) == SUMMARY
+    unsharded = config.train.model_copy(update={"zero_stage": 1})
+    assert train(config.model_copy(update={"train": unsharded})) == SUMMARY
+
+
+@LATER
+def test_a_half_done_training_is_resumed(
+    config: RunConfig, later: Later, monkeypatch: Any, capsys: Any
+) -> None:
+    select_examples(config)
+    files = stepwise_files(config.stepwise_dir)
+
+    def checkpoints(config: RunConfig) -> Path:
+        return find_checkpoints(config, task_identity(worker_task(config, files)))
+
+    before = checkpoints(config)
+    capsys.readouterr()
+    assert checkpoints(later(config)) == before
+    assert capsys.readouterr().out == ""
+    monkeypatch.setitem(RULES, "objective", 2)  # steps of both would mix
+    assert checkpoints(config) != before
+    assert "starts anew because rules.objective changed (1 → 2)" in capsys.readouterr().out
+
+
+@LATER
+def test_a_half_done_sweep_is_resumed(config: RunConfig, later: Later, capsys: Any) -> None:
+    select_examples(config)
+    before = sweep_folder(config)
+    capsys.readouterr()
+    assert sweep_folder(later(config)) == before
+    assert capsys.readouterr().out == ""
+    more = config.sweep.model_copy(update={"trials": 9})
+    assert sweep_folder(config.model_copy(update={"sweep": more})) != before
+    said = capsys.readouterr().out
+    assert f"starts anew because sweep.trials changed (8 → 9); trials of {before} remain" in said
+
+
+def test_another_teacher_at_the_same_path_is_refused_and_a_copied_one_is_not(
+    config: RunConfig, chains: Path
+) -> None:
+    teacher = Path(config.build.teacher)
+    moved = shutil.copytree(teacher, teacher.with_name("moved"), copy_function=shutil.copyfile)
+    build = config.build.model_copy(update={"teacher": str(moved)})
+    copied = config.model_copy(update={"build": build})
+    prepare_chains(copied, find_teachers(copied))
+
+    shutil.copyfile(MODELS / "base" / "model.safetensors", teacher / "model.safetensors")
+    with pytest.raises(
+        InputError, match=r"made with other settings: teacher\.weights: '"
+    ) as refused:
+        prepare_chains(config, find_teachers(config))
+    assert "teacher.config" not in str(refused.value)
+    shutil.copyfile(MODELS / "base" / "config.json", teacher / "config.json")
+    with pytest.raises(InputError, match=r"teacher\.config: '"):
+        prepare_chains(config, find_teachers(config))
+
+
+def test_a_raised_rule_of_scoring_selects_again_and_asks_nobody(
+    config: RunConfig, chains: Path, monkeypatch: Any
+) -> None:
+    def ask(wanted: Any, *_: Any, **__: Any) -> None:
+        raise AssertionError(f"asked for {wanted}")
+
+    monkeypatch.setattr("steper_ray.chains.stream.write_chains", ask)
+    alone = config.build.model_copy(update={"ensemble": ()})
+    config = config.model_copy(update={"build": alone})
+    shutil.rmtree(config.chains_dir)
+    prepare_chains(config, find_teachers(config))
+    chains.mkdir()
+    rows = [asdict(chain) for chain in numbered(range(4), em=0.0, f1=0.0, acc=0.0)]
+    pq.write_table(pa.Table.from_pylist(rows, CHAIN_SCHEMA), chains / "a.parquet")
+    assert build(config).kept == 0
+    monkeypatch.setitem(RULES, "match", 2)
+    again = build(config)
+    assert (again.ran.asked, again.kept) == (0, 4)
+    assert {(c.em, c.f1, c.answer) for c in read_chains(chains)} == {(1.0, 1.0, CHAIN.answer)}
+    record = read_record(record_file(chains))
+    assert record is not None
+    assert (record["rules"]["match"], record["rules"]["parse"]) == ([2], [1])
+
+
+def test_a_raised_rule_of_asking_is_refused_before_anybody_is_asked(
+    config: RunConfig, chains: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setitem(RULES, "prompt", 2)
+    with pytest.raises(InputError, match="4 chains were made with prompt rule 1, new ones with 2"):
+        build(config)
+    mix = config.model_copy(update={"build": config.build.model_copy(update={"mix": True})})
+    prepare_chains(mix, find_teachers(mix))
+    record = read_record(record_file(chains))
+    assert record is not None
+    assert record["rules"]["prompt"] == [1, 2]
+
+
+def test_answers_are_used_on_and_scored_by_the_rules_of_today(
+    config: RunConfig, corpus: None, monkeypatch: Any
+) -> None:
+    """Without Ray: a question asked would fail."""
+    model, out = config.train.model, config.dir / "compare" / "base" / "test"
+    out.mkdir(parents=True)
+    chains = numbered(range(3), em=0.0)
+    pq.write_table(
+        pa.Table.from_pylist([asdict(chain) for chain in chains], CHAIN_SCHEMA), out / "a.parquet"
+    )
+    record = answers_identity("c0ffee", "", evaluated(config, model).identity)
+    write_record(out.with_name("test.identity.json"), record)
+    asked = [Question(chain.id, chain.question, "Neill") for chain in chains]
+
+    def ask(*_: Any, **__: Any) -> None:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("steper_ray.evaluation.answer.answer", ask)
+    assert [row["em"] for row in _rows(config, model, out, asked)] == [0.0] * 3
+    assert [row["em"] for row in _rows(with_added_keys(config), model, out, asked)] == [0.0] * 3
+    monkeypatch.setitem(RULES, "match", 2)
+    assert [row["em"] for row in _rows(config, model, out, asked)] == [1.0] * 3
+    monkeypatch.setitem(RULES, "search", 2)
+    with pytest.raises(AssertionError, match="asked again"):
+        _rows(config, model, out, asked)
+
+
+@LATER
+def test_a_finished_stage_of_the_demo_stays_finished(config: RunConfig, later: Later) -> None:
+    def abilities(config: RunConfig) -> dict[str, Any]:
+        return {name: stage_identity(name, stage_inputs(name, config)) for name in ABILITIES}
+
+    before = abilities(config)
+    assert abilities(later(config)) == before
+    assert str(config.dir) not in json.dumps(before)  # the run folder may be moved
+    more = config.train.model_copy(update={"epochs": 9})
+    now = abilities(config.model_copy(update={"train": more}))
+    assert [name for name in ABILITIES if differences(before[name], now[name])] == ["train"]
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    save_state(tmp_path, {"workers": 2}, {})
+    assert load_state(tmp_path)[0]["workers"] == 2
+    file = tmp_path / "state.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 2, "steper_ray": "5.0"}))
+    with pytest.raises(InputError, match=r"written by steper_ray 5\.0 in format 2"):
+        load_state(tmp_path)

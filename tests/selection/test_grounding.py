@@ -1,0 +1,163 @@
+"""What a step could know and what it could not, by hand."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steper_ray.schema import Passage
+from steper_ray.selection.grounding import Source, Text, names, ungrounded
+from tests.conftest import ROOT
+from tests.samples import CHAIN, PASSAGES, step
+
+FIRST, SECOND, LAST = CHAIN.steps
+
+
+def missing(rationale: str, *texts: str) -> list[str]:
+    """What a one-step chain says that is not in passages of these texts, titled `Old Harbour`."""
+    passages = tuple(Passage(str(n), "Old Harbour", text) for n, text in enumerate(texts))
+    steps = (step(rationale, *(passage.id for passage in passages)),)
+    chain = replace(CHAIN, question="Who is Ann Lee?", passages=passages, steps=steps)
+    return [name for _, name in ungrounded(chain)]
+
+
+def test_a_true_chain_is_grounded() -> None:
+    assert ungrounded(CHAIN) == []
+
+
+@pytest.mark.parametrize(
+    ("rationale", "unknown"),
+    [
+        # Names
+        ("The band is Kek Bibro.", []),
+        ("The band is Kek Stumum.", ["Kek Stumum"]),
+        ("The band is Bibro.", []),
+        ("The band is kek stumum.", []),  # not written as a name
+        ("It is Old Harbour, says Ann Lee.", []),  # the title; the question
+        ("It is New Harbour.", ["New Harbour"]),
+        ("It was praised by Kek Bibro's Zalk.", ["Zalk"]),
+        ("Beyonce sang with Rene.", []),
+        ("By Beyoncé and RENÉ.", []),
+        ("Written by J.R.R. Tolkien.", []),
+        ("Written by J. R. R. Tolkien and J. K. Rowling.", ["J K Rowling"]),
+        ("Spider Man met Spider-Man.", []),
+        # Middle names and pieces
+        ("It was Barack Obama.", []),
+        ("It was Barack Hussein Obama.", []),
+        ("It was Barack Trucks.", ["Barack Trucks"]),
+        ("It was Senator Barack Obama.", []),
+        ("It was Duke Barack Obama.", ["Duke Barack Obama"]),
+        # A sentence's start
+        ("However, it ran.", []),
+        ("In Harbour it ran.", []),
+        ("Zork Bibro ran.", []),  # Zork is seen nowhere, so it may be any word; Bibro is known
+        ("Zork Stumum ran.", ["Stumum"]),
+        ("Kek Harbour ran.", ["Kek Harbour"]),  # Kek is a name elsewhere
+        ("The Harbour ran. Old trucks! Seven?", []),
+        ("Zork ran.", []),  # one word: not found out
+        ("So the answer is: Yes.", []),
+        ("So the answer is: Kek Stumum.", ["Kek Stumum"]),
+        ('He wrote "Zork Nights" then.', ["Zork Nights"]),
+        ("I think I saw it.", []),
+        # Numbers
+        ("It was in 1984 and 2000.", ["2000"]),
+        ("It has 12,500 seats or 12500.", []),
+        ("It has 12,50 seats.", ["12", "50"]),
+        ("It costs 3.5 or 35 or 5.", ["35", "5"]),
+        ("The 19th, in the 1990s.", []),
+        ("It has 7 trucks and 8 cars.", ["8"]),
+        ("An F16 flew.", []),
+        ("An F17 flew.", ["F17"]),
+        ("A 16 flew.", ["16"]),
+        ("", []),
+    ],
+)
+def test_names_and_numbers(rationale: str, unknown: list[str]) -> None:
+    texts = (
+        "In 1984 Kek Bibro praised it. It owns seven trucks and the old 19 hall, built around 1990.",
+        "Beyoncé and René read Tolkien, J. R. R. Spider-Man flew an F16 at 3.5. It has 12,500 seats.",
+        "They saw senator Barack Hussein Obama II. J.R.R. Tolkien wrote. Zalkien ran.",
+    )
+    assert missing(rationale, *texts) == unknown
+
+
+def test_each_step_knows_what_stood_in_its_prompt() -> None:
+    told = step("It presents Kek Bibro, whose mayor is Marie-Claire O'Neill.", "p1")
+    early = replace(CHAIN, steps=(told, SECOND, LAST))
+    assert ungrounded(early) == [(1, "Marie Claire O Neill")]
+    # What an earlier step said is known, be it true or not; that step is the one that is blamed.
+    later = replace(CHAIN, steps=(step("Of Foo Bar.", "p1"), step("So Foo Bar.", "p2"), LAST))
+    assert ungrounded(later) == [(1, "Foo Bar")]
+    # A passage that did not fit into the prompt was not seen.
+    whole = step("It praised Zalk Stumum, presents Kek Bibro.", "p2")
+    first = step("A show.", "p1")
+    asked = replace(CHAIN, question="Who?", steps=(first, whole, LAST))
+    assert ungrounded(asked) == []
+    cut = replace(asked, steps=(first, replace(whole, dropped_passages=1), LAST))
+    assert ungrounded(cut) == [(2, "Zalk Stumum")]
+
+
+def test_titles_and_texts_do_not_run_together() -> None:
+    assert missing("It is Harbour Kek.", "Kek Bibro sang.") == ["Harbour Kek"]
+    assert missing("It is Bibro Zalk.", "He met Kek Bibro", "Zalk sang.") == ["Bibro Zalk"]
+
+
+def test_sequences_of_capitalised_words() -> None:
+    found = list(
+        names("In Rome J. F. Kennedy met AT&T's iPhone, World War I. The Pope (Pius) left.")
+    )
+    assert found == [
+        (["In", "Rome", "J", "F", "Kennedy"], True),
+        (["AT", "T"], False),
+        (["iPhone"], False),
+        (["World", "War", "I"], False),
+        (["The", "Pope"], True),
+        (["Pius"], False),
+    ]  # fmt: skip
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_what_a_passage_says_may_be_repeated(before: str, after: str) -> None:
+    rationale = f"Kek Bibro met {after}"
+    source = Source([Text(f"{before} {rationale}")])
+    assert all(source.has_name(words) for words, _ in names(Text(rationale).folded))
+    assert all(source.has_number(number) for number in Text(rationale).numbers)
+
+
+@given(st.text())
+def test_any_text_can_be_looked_at(text: str) -> None:
+    passages = (Passage("p1", text, text), *PASSAGES[1:])
+    chain = replace(CHAIN, question=text, passages=passages, steps=(step(text, "p1"), SECOND, LAST))
+    assert all(number != 1 for number, _ in ungrounded(chain))
+
+
+def test_real_sentences_over_their_own_passages_and_over_others() -> None:
+    """HotpotQA's supporting sentences, said as rationales: over the passages of their own question, then
+    over those of another one."""
+    questions = json.loads((ROOT / "tests" / "data" / "hotpotqa_distractor_40.json").read_text())
+    said = []
+    for question in questions:
+        context = dict(question["context"])
+        facts = [(title, n) for title, n in question["supporting_facts"] if n < len(context[title])]
+        said.append([context[title][n].strip() for title, n in facts])
+    found, rationales = {0: 0, 7: 0}, {0: 0, 7: 0}
+    for shift in found:
+        for number, question in enumerate(questions):
+            sentences = said[(number + shift) % len(questions)]
+            if not shift:
+                sentences = [*sentences, f"So the answer is: {question['answer']}."]
+            passages = tuple(
+                Passage(str(n), title, "".join(text))
+                for n, (title, text) in enumerate(question["context"])
+            )
+            for sentence in sentences:
+                steps = (step(sentence, *(passage.id for passage in passages)),)
+                chain = replace(
+                    CHAIN, question=question["question"], passages=passages, steps=steps
+                )
+                found[shift] += bool(ungrounded(chain))
+                rationales[shift] += 1
+    assert rationales == {0: 136, 7: 96}
+    assert found == {0: 0, 7: 93}

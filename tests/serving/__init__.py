@@ -1,1 +1,0 @@
-"""A package, so that what its tests share ends with them: pytest keeps a `package` fixture no longer."""

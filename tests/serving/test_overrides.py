@@ -1,0 +1,105 @@
+"""How the served model is asked: what the training, the server and a request each say."""
+
+import pytest
+from pydantic import ValidationError
+
+from steper_ray.cli import TOY_RUN_FILE
+from steper_ray.reasoning.demonstrations import complete_reasoning
+from steper_ray.reasoning.frameworks import framework_named, ircot, react, self_ask
+from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.loading import load_config
+from steper_ray.serving.api.schema import AnswerRequest
+from steper_ray.serving.overrides import ServingReasoning, places
+from steper_ray.serving.settings import ServeConfig
+
+TRAINED = complete_reasoning(
+    ReasoningConfig(
+        passages_per_step=4, max_steps=5, demonstrations="bundled", max_step_tokens=64, chat=False
+    )
+)
+SERVED = ServingReasoning(TRAINED, "v1", TRAINED.model_copy(update={"max_steps": 3}), "v1")
+
+
+def test_a_request_that_changes_nothing_is_asked_as_served() -> None:
+    assert SERVED.asked({}) is SERVED.served
+    assert SERVED.overrides(SERVED.served) == {"max_steps": {"trained": 5, "served": 3}}
+
+
+def test_a_request_may_change_k_and_s_and_the_rest_stays() -> None:
+    asked = SERVED.asked({"passages_per_step": 2, "max_steps": 5})
+    assert asked == TRAINED.model_copy(update={"passages_per_step": 2})
+    assert asked.demonstrations == TRAINED.demonstrations != ()
+    assert SERVED.overrides(asked) == {"passages_per_step": {"trained": 4, "served": 2}}
+
+
+def test_a_request_may_name_the_framework_that_it_has_already() -> None:
+    assert SERVED.asked({"framework": "ircot"}) == SERVED.served
+
+
+@pytest.mark.parametrize(("name", "code"), [("self_ask", self_ask), ("react", react)])
+def test_another_framework_brings_its_own_instruction_and_no_demonstrations(
+    name: str, code: object
+) -> None:
+    asked = SERVED.asked({"framework": name, "passages_per_step": 2})
+    assert framework_named(asked.framework) is code
+    assert asked.instruction == framework_named(asked.framework).INSTRUCTION != ircot.INSTRUCTION
+    assert asked.demonstrations == ()
+    assert (asked.passages_per_step, asked.max_steps) == (2, 3)
+    assert (asked.max_step_tokens, asked.chat) == (64, False)
+    assert SERVED.overrides(asked) == {
+        "framework": {"trained": "ircot", "served": name},
+        "passages_per_step": {"trained": 4, "served": 2},
+        "max_steps": {"trained": 5, "served": 3},
+    }
+
+
+def test_a_corpus_of_another_version_is_an_override_of_every_answer() -> None:
+    served = ServingReasoning(TRAINED, "v1", TRAINED, "v2")
+    assert served.overrides(TRAINED) == {"corpus_version": {"trained": "v1", "served": "v2"}}
+    assert ServingReasoning(TRAINED, "v1", TRAINED, "v1").overrides(TRAINED) == {}
+
+
+def test_a_request_changes_only_what_it_names() -> None:
+    asked = AnswerRequest(question=" Who? ", max_steps=2, stream=True)
+    assert asked.question == "Who?"
+    assert asked.changes == {"max_steps": 2}
+    assert AnswerRequest(question="Who?").changes == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["engine.max_num_seqs=8"], 16),  # twice what the engine runs at a time
+        (["engine.max_num_seqs=8", "serve.engines=3"], 48),
+        (["engine.max_num_seqs=8", "serve.engines=3", "serve.ingresses=5"], 9),  # 48 / 5
+        (["engine.max_num_seqs=1", "serve.ingresses=5"], 1),  # never none
+        (["engine.max_num_seqs=8", "serve.max_concurrent=3", "serve.ingresses=2"], 3),
+    ],
+)
+def test_ingresses_share_twice_what_the_engines_run_at_a_time(
+    overrides: list[str], expected: int
+) -> None:
+    assert places(load_config(TOY_RUN_FILE, overrides)) == expected
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"port": 0},
+        {"port": 65536},
+        {"engines": 0},
+        {"max_body_bytes": 0},
+        {"request_timeout_s": 0},
+        {"requests_per_minute": 0},
+        {"max_concurrent": 0},
+        {"ingress_cpus": -0.1},
+        {"keys_env": "hf_secret"},
+        {"keys_env": "not a name"},
+        {"prot": 8000},
+    ],
+)
+def test_settings_out_of_bounds_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError) as told:
+        ServeConfig.model_validate(wrong)
+    assert told.value.errors()[0]["loc"][:1] == tuple(wrong)
+    assert "secret" not in str(told.value)

@@ -1,0 +1,299 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from steper_ray.errors import InputError
+from steper_ray.models.student_settings import carried_settings
+from steper_ray.run.config import RunConfig
+from steper_ray.run.identity import differences
+from steper_ray.training.settings import TrainConfig
+from steper_ray.training.tokenization import stepwise_files
+from steper_ray.training.train import (
+    check_storage,
+    find_checkpoints,
+    read_corpus_version,
+    task_identity,
+    train,
+    worker_task,
+)
+
+LR, SIGMA_LR, STEPS = 2e-3, 0.1, 3
+
+
+def run_config(run_dir: Path, **train_values) -> RunConfig:
+    return RunConfig.model_validate({"run": {"dir": str(run_dir)}, "train": train_values})
+
+
+def small_run(run_dir: Path, model: Path, workers: int = 2, **values) -> RunConfig:
+    """All chains in each of three global batches, cut into several micro-batches a rank."""
+    return run_config(
+        run_dir,
+        model=str(model),
+        lr=LR,
+        sigma_lr=SIGMA_LR,
+        warmup_ratio=0.01,
+        epochs=STEPS,
+        chains_per_batch=6,
+        micro_batch_tokens=600,
+        workers=workers,
+        **values,
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"fixed_weights": (0, 0, 0)},
+        {"sigma_init": (1, 1, 0.01)},
+        {"sigma_init": (1, 1)},
+        {"lr": 0},
+        {"zero_stage": 4},
+        {"zero_stage": 0, "precision": "bf16"},
+        {"zero_stage": 2, "offload_weights": "cpu"},
+        {"offload_optimizer": "nvme"},
+        {"patience": 3},
+        {"best_by": "em"},
+        {"trackers": ["excel"]},
+        {"lora": {"rank": 0}},
+        {"warmup_ratio": 1.5},
+    ],
+)
+def test_impossible_values_are_refused(values):
+    with pytest.raises(ValidationError):
+        TrainConfig.model_validate(values)
+
+
+def test_input_is_checked_before_any_worker_starts(tmp_path, tiny_student):
+    with pytest.raises(InputError, match=r"train\.model"):
+        train(run_config(tmp_path, model=str(tmp_path)))
+    with pytest.raises(InputError, match="stepwise: no Parquet files"):
+        train(run_config(tmp_path, model=str(tiny_student)))
+
+
+@pytest.mark.parametrize(
+    ("values", "changed"),
+    [
+        ({"workers": 5, "cpus_per_worker": 3, "micro_batch_tokens": 99}, None),
+        ({"checkpoint_every_minutes": 3.0, "num_to_keep": 7, "trackers": []}, None),
+        ({"precision": "fp32"}, None),  # what auto is without a GPU
+        ({"lr": 2e-5}, r"train\.lr changed \(5e-06 → 2e-05\)"),
+        ({"objective": "uniform"}, r"train\.objective changed"),
+        ({"validation_chains": 1}, r"train\.validation_chains changed"),
+        ({"lora": {"rank": 2}}, r"train\.lora changed"),
+        ({"zero_stage": 2}, r"checkpoint\.zero_stage changed \(3 → 2\)"),
+    ],
+)
+def test_a_run_resumes_by_what_it_learns_from_and_not_by_how_it_is_cut(
+    tmp_path, tiny_student, write_stepwise, capsys, values, changed
+):
+    write_stepwise(tmp_path, [2, 3])
+    files = stepwise_files(tmp_path / "stepwise")
+
+    def checkpoints(**values) -> Path:
+        config = run_config(tmp_path, model=str(tiny_student), **values)
+        return find_checkpoints(config, task_identity(worker_task(config, files)))
+
+    before = checkpoints()
+    assert capsys.readouterr().out == ""
+    assert (checkpoints(**values) == before) is (changed is None)
+    said = capsys.readouterr().out
+    if changed is None:
+        assert said == ""
+    else:
+        assert re.search(
+            f"train  starts anew because {changed}.*; checkpoints of {before} remain", said
+        )
+
+
+def test_a_run_resumes_however_its_examples_lie_and_its_model_is_called(
+    tmp_path, tiny_student, write_stepwise
+):
+    write_stepwise(tmp_path, [2, 3])
+    files = stepwise_files(tmp_path / "stepwise")
+    before = task_identity(worker_task(run_config(tmp_path, model=str(tiny_student)), files))
+    whole = tmp_path / "whole.parquet"
+    table = pq.read_table(files)
+    pq.write_table(table, whole, compression="zstd")
+    copied = shutil.copytree(tiny_student, tmp_path / "copied", copy_function=shutil.copyfile)
+    now = task_identity(worker_task(run_config(tmp_path, model=str(copied)), [whole]))
+    assert differences(before, now) == []
+    pq.write_table(table.slice(1), whole)
+    now = task_identity(worker_task(run_config(tmp_path, model=str(copied)), [whole]))
+    assert [one.partition(":")[0] for one in differences(before, now)] == ["examples"]
+
+
+def test_a_full_disk_is_noticed_before_any_worker_starts(
+    tmp_path, tiny_student, write_stepwise, monkeypatch
+):
+    write_stepwise(tmp_path, [2, 3])
+    full = SimpleNamespace(total=10**9, used=10**9, free=10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: full)
+    with pytest.raises(InputError, match=r"has 0\.0 GB free, training takes up to"):
+        train(run_config(tmp_path, model=str(tiny_student)))
+
+
+def test_a_folder_that_cannot_be_written_is_noticed(tmp_path, tiny_student):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"run\.dir: cannot write to .*file/run"):
+        check_storage(run_config(tmp_path / "file" / "run", model=str(tiny_student)))
+
+
+def test_corpus_version_comes_with_the_chains(tmp_path, write_stepwise):
+    write_stepwise(tmp_path, [2])
+    assert read_corpus_version(tmp_path / "chains") == "v1"
+    assert read_corpus_version(tmp_path / "nothing") == ""
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
+    tmp_path, write_stepwise, tiny_student, plain_training
+):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    examples = write_stepwise(tmp_path, [2, 3, 4, 1, 2, 3])
+    expected, model = plain_training(tiny_student, examples, STEPS, lr=LR, sigma_lr=SIGMA_LR)
+    config = small_run(tmp_path, tiny_student, checkpoint_every_steps=1, num_to_keep=9)
+
+    killed: list[int] = []
+    killer = threading.Thread(
+        target=kill_a_worker_after_a_checkpoint, args=(config, killed), daemon=True
+    )
+    killer.start()
+    summary = train(config)
+
+    assert killed
+    lines = metrics_of_one_run(config)
+    for line, step in zip(lines, expected, strict=True):
+        assert line["loss"] == pytest.approx(step.loss, rel=1e-5)
+        losses = [line["L_init"], line["L_exp"], line["L_agg"]]
+        assert losses == pytest.approx(step.loss_A, rel=1e-5)
+        assert line["grad_norm"] == pytest.approx(step.gradient_norm, rel=1e-4)
+        sigma_A = [line["sigma_init"], line["sigma_exp"], line["sigma_agg"]]
+        assert sigma_A == pytest.approx(step.sigma_A, rel=1e-5)
+        assert line["examples"] == len(examples)
+    assert summary.steps == STEPS
+    assert summary.examples == {"init": 5, "exp": 4, "agg": 6}
+    assert summary.dropped_passages == 0
+    assert list(summary.ability_losses.values()) == pytest.approx(expected[-1].loss_A, rel=1e-5)
+
+    assert not config.student_dir.with_name("student.partial").exists()
+    trained = config.reasoning.model_copy(update={"chat": False})  # its tokenizer has no template
+    assert carried_settings(str(config.student_dir)) == (trained, "v1")
+    student = AutoModelForCausalLM.from_pretrained(config.student_dir)
+    tokenizer = AutoTokenizer.from_pretrained(config.student_dir)
+    assert student.config.tie_word_embeddings
+    ids = torch.tensor([tokenizer(examples[0].prompt)["input_ids"]])
+    torch.testing.assert_close(student(ids).logits, model(ids).logits, atol=2e-2, rtol=0)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_job_goes_on_with_fewer_workers_and_is_not_done_twice(
+    tmp_path, write_stepwise, tiny_student, plain_training
+):
+    examples = write_stepwise(tmp_path, [2, 3, 4, 1, 2, 3])
+    expected, _ = plain_training(tiny_student, examples, STEPS, lr=LR, sigma_lr=SIGMA_LR)
+    config = small_run(tmp_path, tiny_student, checkpoint_every_steps=1, num_to_keep=9)
+    file = tmp_path / "run.yaml"
+    sections = {"run": {"dir": str(tmp_path)}, "train": config.train.model_dump(mode="json")}
+    file.write_text(yaml.safe_dump(sections))
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as ray:
+        job = subprocess.Popen(
+            [sys.executable, "-m", "steper_ray.cli", "train", "--config", str(file)],
+            env={**os.environ, "RAY_TMPDIR": ray, "RAY_ADDRESS": ""},
+            stdout=subprocess.DEVNULL,
+        )
+        await_checkpoint(config, lambda: job.poll() is None)
+        family = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
+        for process in family:
+            process.kill()
+        job.wait()
+        psutil.wait_procs(family, timeout=20)
+    assert not config.student_dir.exists()
+
+    config = config.model_copy(update={"train": config.train.model_copy(update={"workers": 1})})
+    summary = train(config)
+    lines = metrics_of_one_run(config)
+    assert [line["loss"] for line in lines] == pytest.approx([s.loss for s in expected], rel=1e-5)
+    assert "distilled step by step" in (config.student_dir / "README.md").read_text()
+    assert {"losses.png", "sigma.png"} <= {file.name for file in config.student_dir.iterdir()}
+
+    stamps = stamps_in(tmp_path)
+    assert train(config) == summary
+    assert stamps_in(tmp_path) == stamps, "a run that is done starts no workers"
+
+
+def await_checkpoint(config: RunConfig, still_runs: Callable[[], bool]) -> None:
+    """Returns as soon as Ray Train has taken note of a checkpoint."""
+    # A folder is named after its date, so after a year.
+    while not any(
+        "checkpoint_2" in note.read_text()
+        for note in config.dir.glob("checkpoints/*/checkpoint_manager_snapshot.json")
+    ):
+        assert still_runs(), "it was over before"
+        time.sleep(0.05)
+
+
+def stamps_in(folder: Path) -> dict[Path, int]:
+    """When each file of a folder was written."""
+    return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+
+
+def kill_a_worker_after_a_checkpoint(config: RunConfig, killed: list[int]) -> None:
+    """Kills one training worker as soon as there is something to go on from."""
+    await_checkpoint(config, lambda: not config.student_dir.exists())
+    for process in psutil.Process().children(recursive=True):
+        if "RayTrainWorker" in " ".join(process.cmdline()):
+            process.kill()
+            killed.append(process.pid)
+            return
+
+
+def metrics_of_one_run(config: RunConfig) -> list[dict[str, Any]]:
+    """The metrics of a run that was interrupted and went on, each step once."""
+    assert len(list(config.dir.glob("checkpoints/train-*"))) == 1
+    states = config.dir.glob("checkpoints/*/checkpoint_*/state.json")
+    saved = [json.loads(state.read_text())["last"]["step"] for state in states]
+    assert saved.count(1) == 1, "the run began again instead of going on"
+    lines = metrics_of(config)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    return lines
+
+
+def metrics_of(config: RunConfig) -> list[dict[str, Any]]:
+    """The lines written so far."""
+    if not config.metrics_file.exists():
+        return []
+    return [json.loads(line) for line in config.metrics_file.read_text().splitlines()]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_on_a_gpu_trains_in_bf16_close_to_plain_torch_in_fp32(
+    tmp_path, write_stepwise, tiny_student, plain_training
+):
+    examples = write_stepwise(tmp_path, [2, 3, 4, 1, 2, 3])
+    expected, _ = plain_training(tiny_student, examples, STEPS, lr=LR, sigma_lr=SIGMA_LR)
+    config = small_run(tmp_path, tiny_student, workers=1, use_gpu=True)
+    train(config)
+    for line, step in zip(metrics_of(config), expected, strict=True):
+        assert line["loss"] == pytest.approx(step.loss, rel=0.01)
+        assert line["grad_norm"] == pytest.approx(step.gradient_norm, rel=0.03)
+        assert line["mfu"] is None or line["mfu"] > 0
+    assert (config.student_dir / "model.safetensors").is_file()

@@ -200,16 +200,22 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
     assert not (folder / "training" / "candidates").exists()
     assert (config.folder.compare / "comparison.html").is_file()
 
-    started = time.monotonic()
+    def made() -> dict[Path, int]:
+        """When each student and each chain was written."""
+        files = config.folder.compare.rglob("*")
+        kinds = (".safetensors", ".parquet")
+        return {file: file.stat().st_mtime_ns for file in files if file.suffix in kinds}
+
+    before = made()
+    assert before
     assert compare(config, StageProgress("compare", None, None)) == compared
-    assert time.monotonic() - started < 20
+    assert made() == before
 
 
 def test_a_second_demo_takes_up_where_the_first_stopped(
     run: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stamp = (run.folder.student / "config.json").stat().st_mtime_ns
-    started = time.monotonic()
     with (
         closing(socket.create_server(("127.0.0.1", run.serve.port))),
         pytest.raises(InputError, match=r"serve\.port: cannot listen on"),
@@ -217,7 +223,6 @@ def test_a_second_demo_takes_up_where_the_first_stopped(
         demo(run)  # all but serving, which the first one did
     assert (run.folder.student / "config.json").stat().st_mtime_ns == stamp
     assert capsys.readouterr().out.count("already done with these settings") == 5
-    assert time.monotonic() - started < 90
 
 
 def test_a_failing_stage_is_named_with_its_log(run: RunConfig, tmp_path: Path) -> None:
@@ -282,13 +287,15 @@ def test_ctrl_c_ends_a_command_cleanly(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert "indexing" in process.stdout.readline()
-    time.sleep(2)
+    while not list((tmp_path / "run").glob("corpus-*.lance/data/*")):  # some passages are written
+        assert process.poll() is None
+        time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 130
     assert errors.strip().endswith("steper: interrupted")
     assert not (tmp_path / "run" / "corpus.lance").exists()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
     shutil.rmtree(folder, ignore_errors=True)

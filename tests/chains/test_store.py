@@ -36,6 +36,13 @@ with locked(Path(sys.argv[1])):
 SETTINGS = {"teacher": "a", "reasoning": {"max_steps": 5, "k": 4}}
 
 
+def recorded(folder: Path) -> dict[str, Any]:
+    """The record of a store that has one."""
+    record = read_record(record_file(folder))
+    assert record is not None
+    return record
+
+
 def write(folder: Path, rows: dict[int, str | None], file: str = "part.parquet") -> None:
     """Chains that say nothing but their id, their error, and where they come from."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,12 +82,12 @@ def test_other_settings_are_refused_with_every_difference(tmp_path):
         assert difference in str(refused.value)
     assert "max_steps" not in str(refused.value)
     assert "--fresh" in str(refused.value)
-    assert read_record(record_file(out))["teacher"] == "a"
+    assert recorded(out)["teacher"] == "a"
     assert out.is_dir()
 
     prepare_store(out, other, fresh=True)
     assert not out.exists()
-    assert read_record(record_file(out))["teacher"] == "b"
+    assert recorded(out)["teacher"] == "b"
 
 
 def test_chains_that_nobody_knows_the_settings_of_are_refused(tmp_path):
@@ -95,7 +102,7 @@ def test_the_ensemble_may_grow_and_not_change(tmp_path):
     write(out, {1: None})
     grown = {"c": {"teacher": "/c"}, "b": {"teacher": "/b"}}
     prepare_store(out, chains_record(grown))
-    assert read_record(record_file(out))["ensemble"] == grown
+    assert recorded(out)["ensemble"] == grown
     with pytest.raises(InputError, match=r"ensemble\.c: \{'teacher': '/c'\} → nothing"):
         prepare_store(out, chains_record({"b": {"teacher": "/b"}}))
     with pytest.raises(InputError, match=r"ensemble\.b\.teacher: '/b' → '/d'"):
@@ -114,9 +121,9 @@ def test_chains_of_another_rule_are_mixed_only_if_that_is_said(tmp_path, monkeyp
         "or start a new run.dir"
     )
     prepare_store(out, chains_record(), mix=True)
-    assert read_record(record_file(out))["rules"]["search"] == [1, 2]
+    assert recorded(out)["rules"]["search"] == [1, 2]
     prepare_store(out, chains_record())  # what is new is not mixed again
-    assert read_record(record_file(out))["rules"]["search"] == [1, 2]
+    assert recorded(out)["rules"]["search"] == [1, 2]
     monkeypatch.setitem(RULES, "search", 3)
     with pytest.raises(
         InputError, match="3 chains were made with search rule 1 and 2, new ones with 3"
@@ -139,16 +146,14 @@ def test_a_raised_rule_of_scoring_asks_for_scores_only(tmp_path, monkeypatch):
     partial_dir(out).rmdir()
     record_scored(out)
     assert is_scored(out)
-    assert read_record(record_file(out))["rules"]["search"] == [1]
+    assert recorded(out)["rules"]["search"] == [1]
 
 
 def test_chains_of_a_newer_version_are_refused(tmp_path):
     out = tmp_path / "chains"
     prepare_store(out, chains_record())
     write(out, {1: None})
-    write_record(
-        record_file(out), {**read_record(record_file(out)), "format": 2, "steper_ray": "7.0"}
-    )
+    write_record(record_file(out), {**recorded(out), "format": 2, "steper_ray": "7.0"})
     for use in (chain_files, is_scored, lambda folder: prepare_store(folder, chains_record())):
         with pytest.raises(InputError, match=r"written by steper_ray 7\.0 in format 2"):
             use(out)

@@ -80,7 +80,9 @@ def test_a_file_is_read_where_the_run_file_names_it(tmp_path: Path) -> None:
     file = write(tmp_path, FILE)
     run = tmp_path / "run.yaml"
     run.write_text(f"reasoning: {{demonstrations: {file}}}\n")
-    (demonstration,) = complete_reasoning(load_config(run).reasoning).demonstrations
+    demonstrations = complete_reasoning(load_config(run).reasoning).demonstrations
+    assert isinstance(demonstrations, tuple)
+    (demonstration,) = demonstrations
     assert [step.text for step in demonstration.steps] == [
         "There is a.",
         "It is b. So the answer is: b",

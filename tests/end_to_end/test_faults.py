@@ -229,7 +229,7 @@ def test_a_killed_actor_and_a_dead_engine_start_again_and_no_question_is_lost_or
     toy_corpus: RunConfig, tmp_path: Path, undisturbed: list[Chain]
 ) -> None:
     config = load_config(TOY_RUN_FILE, settings(toy_corpus, tmp_path))
-    with killing(tmp_path, "ChainMaker", "EngineCore"):
+    with killing(tmp_path, "ChainActor", "EngineCore"):
         ran = build(config).ran
     check_whole(tmp_path, undisturbed)
     assert ran.starts == 3

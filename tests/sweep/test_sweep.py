@@ -129,9 +129,9 @@ def test_a_sweep_end_to_end_and_its_best_run_file_gives_the_same(
     file = config.folder.sweep / "best.yaml"
     assert "sweep" not in yaml.safe_load(file.read_text())
     its_own = load_config(file)
-    stamps = stamps_in(its_own.dir)
+    stamps = stamps_in(its_own.folder.root)
     found = train(its_own)  # its own folder has the student already
-    assert stamps_in(its_own.dir) == stamps
+    assert stamps_in(its_own.folder.root) == stamps
     again = train(load_config(file, [f"run.dir={tmp_path / 'again'}"]))
     assert again.validation_loss == pytest.approx(swept.best.metric, rel=1e-5)
     assert found.validation_loss == swept.best.metric

@@ -264,7 +264,14 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     override: str,
     said: str,
 ) -> None:
-    arguments = ["--config", str(TOY_RUN_FILE), "--set", f"run.dir={run.dir}", "--set", override]
+    arguments = [
+        "--config",
+        str(TOY_RUN_FILE),
+        "--set",
+        f"run.dir={run.folder.root}",
+        "--set",
+        override,
+    ]
     assert main([command, *arguments]) == 2
     error = capfd.readouterr().err.strip()
     assert said in error

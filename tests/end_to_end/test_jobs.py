@@ -140,7 +140,7 @@ def test_every_stage_has_a_job() -> None:
     assert set(scripts) == {named.get(command, command) for command in COMMANDS}
     for name, text in scripts.items():
         command = f"--working-dir . -- python jobs/{name}.py --config jobs/configs/toy.yaml"
-        assert f"ray job submit {command}\n" in text
+        assert f"ray job submit {command} \\\\\n        --set run.dir=/shared/runs/toy\n" in text
 
 
 @pytest.mark.engine
@@ -174,3 +174,13 @@ def test_job_with_a_broken_run_file_fails(head: Head, tmp_path: Path) -> None:
     assert (job["status"], job["driver_exit_code"]) == ("FAILED", 2)
     assert "toy.sede: unknown key; did you mean seed?" in done.stdout
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.engine
+def test_job_with_a_relative_run_folder_is_refused(head: Head) -> None:
+    done = head.submit("here", "python", "jobs/toy.py", "--config", "jobs/configs/toy.yaml")
+    assert done.returncode != 0
+    job = head.job("here")
+    assert (job["status"], job["driver_exit_code"]) == ("FAILED", 2)
+    assert "jobs/configs/toy.yaml: run.dir: must be absolute in a submitted job" in done.stdout
+    assert not any(head.folder.glob("session_2*/runtime_resources/working_dir_files/*/runs"))

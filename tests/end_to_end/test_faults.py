@@ -175,8 +175,7 @@ def killing(folder: Path, *names: str) -> Iterator[None]:
             both = [engine, *titled("ChainActor", engine.parents())]
             (process,) = titled(name, both)
             process.kill()
-            while titled("", both):  # the other one ends by itself
-                time.sleep(0.02)
+            await_that(lambda both=both: not titled("", both), lambda: not over.is_set())
 
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill)
@@ -308,7 +307,14 @@ def slow_teacher(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize(
-    "sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda sent: sent.name
+    ("sent", "to_all"),
+    [
+        (signal.SIGTERM, False),
+        (signal.SIGTERM, True),
+        (signal.SIGINT, True),
+        (signal.SIGKILL, False),
+    ],
+    ids=["SIGTERM", "SIGTERM-to-all", "Ctrl-C", "SIGKILL"],
 )
 def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
     toy_corpus: RunConfig,
@@ -316,7 +322,9 @@ def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
     tmp_path: Path,
     ray_folder: Path,
     sent: signal.Signals,
+    to_all: bool,
 ) -> None:
+    """By a signal to the command alone, or to its process group, as a terminal and `timeout` send it."""
     given = settings(toy_corpus, tmp_path, f"build.teacher={slow_teacher}")
     overrides = [part for one in given for part in ("--set", one)]
     command = ["-m", "steper_ray.cli", "build", "--config", str(TOY_RUN_FILE), *overrides]
@@ -326,6 +334,7 @@ def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
             stdout=output,
             stderr=output,
             env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
+            start_new_session=True,
         )
     log = tmp_path / "logs" / "build.log"
 
@@ -338,7 +347,7 @@ def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
     await_that(lambda: engine.cpu_times().user > started + 1, runs)
 
     processes = family(build)
-    build.send_signal(sent)
+    (os.killpg if to_all else os.kill)(build.pid, sent)
     assert build.wait() == (-sent if sent == signal.SIGKILL else 130)
     limit = time.monotonic() + GONE_WITHIN_S
     while (alive := titled("", processes)) and time.monotonic() < limit:

@@ -22,18 +22,20 @@ from steper_ray.arrow import CHAIN_SCHEMA
 from steper_ray.chains.build import build
 from steper_ray.chains.rows import read_chains
 from steper_ray.cli import TOY_RUN_FILE, main
+from steper_ray.data.questions import read_questions
 from steper_ray.errors import InputError, StageError
 from steper_ray.evaluation.compare import compare
 from steper_ray.evaluation.settings import CompareConfig
 from steper_ray.models.student_settings import carried_settings
-from steper_ray.pipeline.demo import demo
+from steper_ray.pipeline.demo import demo, first_of_each_hops
 from steper_ray.ray_runtime.progress import StageProgress
 from steper_ray.retrieval.bm25 import BM25Retriever
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
-from steper_ray.schema import ABILITIES
+from steper_ray.schema import ABILITIES, Question
 from steper_ray.selection.rejection import REJECTIONS
 from steper_ray.selection.select import select_examples
+from steper_ray.tasks.qa import exact_match
 from steper_ray.toy.world import make_world
 
 SMALL = [
@@ -66,6 +68,22 @@ def test_the_demo_writes_its_summary(run: RunConfig) -> None:
     assert all(stage["seconds"] > 0 for stage in summary["stages"].values())
     assert summary["models"]["teacher"]["em"] >= 0.6
     assert summary["models"]["base"]["em"] < 0.15
+    replies = summary["served"]["replies"]
+    asked = first_of_each_hops(read_questions(run.questions.dev, "questions.dev"))
+    assert [reply["hops"] for reply in replies] == [question.hops for question in asked]
+    assert [reply["question"] for reply in replies] == [question.question for question in asked]
+    right = [
+        exact_match(reply["answer"], question.gold_answers) == 1.0
+        for reply, question in zip(replies, asked, strict=True)
+    ]
+    assert [reply["right"] for reply in replies] == right
+    assert summary["served"]["right"] == sum(right)
+
+
+def test_the_demo_asks_the_first_question_of_each_hop_count() -> None:
+    questions = [Question(str(n), "?", "x", hops=h) for n, h in enumerate([3, 4, 2, 3, 2, 4])]
+    assert [question.id for question in first_of_each_hops(questions)] == ["2", "0", "1"]
+    assert first_of_each_hops([Question("a", "?", "x"), Question("b", "?", "x")])[0].id == "a"
 
 
 def test_every_question_is_accounted_for(run: RunConfig) -> None:

@@ -21,7 +21,6 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from steper_ray.chains.build import build
 from steper_ray.chains.rows import read_chains
@@ -290,6 +289,8 @@ def test_a_killed_driver_loses_open_blocks_only_and_two_builds_never_write_at_on
 @pytest.fixture(scope="module")
 def slow_teacher(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with random weights, so wide that the questions keep it busy for minutes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     folder = tmp_path_factory.mktemp("slow") / "teacher"
     shutil.copytree(toy_corpus.build.teacher, folder)
     layers = 8

@@ -33,7 +33,6 @@ from steper_ray.schema import Question
 from steper_ray.selection.select import select_examples
 from steper_ray.sweep.sweep import sweep_folder
 from steper_ray.toy.write import MODELS
-from steper_ray.training.checkpoints import load_state, save_state
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.train import (
     DONE_FILE,
@@ -314,7 +313,7 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     def ask(*_: Any, **__: Any) -> None:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr("steper_ray.evaluation.answer.answer", ask)
+    monkeypatch.setattr("steper_ray.evaluation.compare.answer", ask)
     assert [row["em"] for row in _rows(config, model, out, asked)] == [0.0] * 3
     assert [row["em"] for row in _rows(with_added_keys(config), model, out, asked)] == [0.0] * 3
     monkeypatch.setitem(RULES, "match", 2)
@@ -338,6 +337,8 @@ def test_a_finished_stage_of_the_demo_stays_finished(config: RunConfig, later: L
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    from steper_ray.training.checkpoints import load_state, save_state
+
     save_state(tmp_path, {"workers": 2}, {})
     assert load_state(tmp_path)[0]["workers"] == 2
     file = tmp_path / "state.json"

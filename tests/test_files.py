@@ -28,10 +28,15 @@ def test_a_file_appears_whole_with_the_permissions_of_a_new_file(tmp_path: Path)
 def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "b.bin"
     target.write_bytes(b"old")
-    with pytest.raises(RuntimeError, match="broke"), new_file(target, encoding=None) as file:
-        file.write(b"half")
-        assert target.read_bytes() == b"old"
-        raise RuntimeError("broke")
+
+    def break_off() -> None:
+        with new_file(target, encoding=None) as file:
+            file.write(b"half")
+            assert target.read_bytes() == b"old"
+            raise RuntimeError("broke")
+
+    with pytest.raises(RuntimeError, match="broke"):
+        break_off()
     assert (target.read_bytes(), names(tmp_path)) == (b"old", {"b.bin"})
 
 
@@ -75,9 +80,14 @@ def test_a_folder_is_replaced_when_it_is_whole(tmp_path: Path) -> None:
     with new_folder(target) as folder:
         (folder / "x").write_text("1")
         assert not target.exists()
-    with pytest.raises(RuntimeError, match="broke"), new_folder(target) as folder:
-        (folder / "y").write_text("2")
-        raise RuntimeError("broke")
+
+    def break_off() -> None:
+        with new_folder(target) as folder:
+            (folder / "y").write_text("2")
+            raise RuntimeError("broke")
+
+    with pytest.raises(RuntimeError, match="broke"):
+        break_off()
     assert names(target) == {"x"}
     (tmp_path / ".a.0123.partial").mkdir()  # of a killed process
     with new_folder(target) as folder:
@@ -106,5 +116,5 @@ def test_a_link_leads_to_the_new_folder_whatever_was_there(tmp_path: Path, befor
     elif before == "folder":
         (link / "inside").mkdir(parents=True)
     replace_link(link, new)
-    assert (link.resolve(), os.readlink(link)) == (new, "new")
+    assert (link.resolve(), link.readlink()) == (new, Path("new"))
     assert names(tmp_path) == {"a", "old", "new"}

@@ -2,8 +2,8 @@
 
 Each is made beside its place under a hidden name that nobody can guess, and renamed when it is whole: a
 reader finds the old one or the new one, and what breaks off in the middle leaves the old one. Temporary
-files are opened so that a link planted under their name is an error (O_EXCL, O_NOFOLLOW), and get the permissions
-that their process gives new files (umask), not a temporary file's.
+files are opened so that a link planted under their name is an error (O_EXCL, O_NOFOLLOW), and get the
+permissions that their process gives new files (umask), not a temporary file's.
 """
 
 import os
@@ -50,8 +50,9 @@ def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill, which takes the place of `path` when the block ends without an error.
 
-    What a killed process left of an earlier one is removed first: a folder has one writer at a time. The
-    old folder is moved aside just before the new one gets its name; between the two renames there is neither.
+    What a killed process left of an earlier one is removed first: a folder has one writer at a time.
+    The old folder is moved aside just before the new one gets its name; between the two renames there
+    is neither.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{path.name}.*.partial"):

@@ -9,8 +9,8 @@ from threading import Event, Thread
 def calling_every(seconds: float, function: Callable[[], None]) -> Iterator[None]:
     """Call `function` every so many seconds while the block runs, and once more when it has ended.
 
-    The calls come from a thread of their own, one after the other. An error of the function ends the calls and
-    is raised at the end of the block, unless the block has an error of its own.
+    The calls come from a thread of their own, one after the other. An error of the function ends the
+    calls and is raised at the end of the block, unless the block has an error of its own.
     """
     stop = Event()
     errors: list[BaseException] = []

@@ -17,8 +17,8 @@ from steper_ray.chains.busy_window import step_seconds
 from steper_ray.chains.rows import attempts_from_row
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage
-from steper_ray.engines.endpoint import EndpointEngine
-from steper_ray.engines.vllm_engine import VLLMEngine
+from steper_ray.engines.protocol import Engine
+from steper_ray.engines.start import start_engine
 from steper_ray.errors import StageError
 from steper_ray.ray_runtime.logs import redirect_output
 from steper_ray.retrieval import open_retriever, search_in_one_thread
@@ -47,7 +47,7 @@ class ChainActor:
         search_in_one_thread()
         self._reasoner, self._log, self._tally = reasoner, log, tally
         self._retriever = open_retriever(corpus)
-        self._engine: VLLMEngine | EndpointEngine | None = None
+        self._engine: Engine | None = None
         self._starting = asyncio.Lock()
         self._places = asyncio.Semaphore(reasoner.at_once)
         self._failures = 0
@@ -92,7 +92,7 @@ class ChainActor:
             cpu_seconds=now[2] - before[2],
         )
 
-    def _start(self) -> "VLLMEngine | EndpointEngine":
+    def _start(self) -> Engine:
         reasoner = self._reasoner
         restarts = self._starts - reasoner.engine.replicas
         if restarts > reasoner.engine.max_restarts:
@@ -101,14 +101,13 @@ class ChainActor:
                 f"engines had to be started again {restarts} times, more than engine.max_restarts allows; "
                 f"the last because: {why}; see {self._log}"
             )
-        if reasoner.endpoint is not None:
-            return EndpointEngine(reasoner.model, reasoner.endpoint, reasoner.hub)
-        return VLLMEngine(
+        return start_engine(
             reasoner.model,
             reasoner.engine,
             reasoner.reasoning,
-            reasoner.hub,
-            reasoner.revision,
+            endpoint=reasoner.endpoint,
+            hub=reasoner.hub,
+            revision=reasoner.revision,
         )
 
     async def _ask(self, wanted: MissingAttempts) -> list[Chain]:

@@ -316,7 +316,7 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     def ask(*_: Any, **__: Any) -> None:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr("steper_ray.evaluation.answer.answer", ask)
+    monkeypatch.setattr("steper_ray.evaluation.compare.answer", ask)
     assert [row["em"] for row in _rows(config, model, out, asked)] == [0.0] * 3
     assert [row["em"] for row in _rows(with_added_keys(config), model, out, asked)] == [0.0] * 3
     monkeypatch.setitem(RULES, "match", 2)

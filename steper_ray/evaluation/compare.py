@@ -27,6 +27,7 @@ from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import SCORING_RULES, answers_identity
 from steper_ray.run.identity import RECORD_FILE, differences, read_record, write_record
+from steper_ray.tasks import task_named
 
 if TYPE_CHECKING:
     from steper_ray.ray_runtime.progress import StageProgress
@@ -212,5 +213,6 @@ def _rows(
     chains = read_chains(out)
     if differences(before, now):
         framework = framework_named(model_reasoning(config, model).framework)
-        chains = [score_again(chain, framework) for chain in chains]
+        task = task_named(config.questions.task)
+        chains = [score_again(chain, framework, task) for chain in chains]
     return [asdict(chain) for chain in chains]

@@ -90,7 +90,8 @@ def _predict(
     files = chain_files(config.folder.chains)
     select, teachers = config.select, config.build.teachers
     reasoning = complete_reasoning(config.reasoning)
-    look = partial(file_costs, select=select, reasoning=reasoning, teachers=teachers)
+    task = config.questions.task
+    look = partial(file_costs, select=select, reasoning=reasoning, teachers=teachers, task=task)
     parts = dict(zip(files, parallel_map(look, files), strict=True))
     looked = [one for part in parts.values() for one in part]
     notes: list[str] = []

@@ -134,6 +134,7 @@ QUESTIONS_KEYS: Final = (
     "columns.answer_aliases",
     "columns.supporting_ids",
     "columns.hops",
+    "task",
     "aliases",
     "bad_rows",
 )

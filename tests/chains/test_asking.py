@@ -22,6 +22,7 @@ from steper_ray.schema import Chain, Passage, Question
 from steper_ray.selection.choice import select
 from steper_ray.selection.examples import step_examples
 from steper_ray.selection.settings import SelectConfig
+from steper_ray.tasks import qa
 from tests.samples import CHAIN
 
 QUESTION = Question("q1", "Where is it?", "Rome", ("Roma",))
@@ -188,10 +189,11 @@ def test_what_is_left_to_be_asked(
             for chain_id in ids
         ]
 
-    wanted = missing_attempts(reasoner, [QUESTION], known, read)
+    scores = {i: em if em is None else {"em": em, "f1": em, "acc": em} for i, em in known.items()}
+    wanted = missing_attempts(reasoner, [QUESTION], scores, read)
     assert [next_id(one, reasoner) for one in wanted] == left
     if None in known.values():
-        assert missing_attempts(reasoner, [QUESTION], known, read, again=False) == []
+        assert missing_attempts(reasoner, [QUESTION], scores, read, again=False) == []
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
@@ -208,8 +210,8 @@ def test_a_chain_scored_again_by_the_same_rules_is_the_same(name: str) -> None:
             stop_reason="forced" if forced else "answered",
             em=0.5,
         )
-        again = score_again(chain, framework)
+        again = score_again(chain, framework, qa)
         assert again.answer == written.answer
         assert again.em == float(written.answer == "Neill")
     failed = replace(CHAIN, error="refused", em=0.5)
-    assert score_again(failed, framework) is failed
+    assert score_again(failed, framework, qa) is failed

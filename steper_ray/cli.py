@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load_config(arguments.config, overrides)
         if arguments.command == "prompt":
-            from steper_ray.reasoning.preview import show_prompts
+            from steper_ray.pipeline.prompt import show_prompts
 
             for line in show_prompts(
                 config,

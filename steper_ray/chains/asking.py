@@ -16,48 +16,48 @@ from steper_ray.reasoning.hints import correction_hint, criticize, rationalizati
 from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.retrieval.protocol import Retriever
 from steper_ray.schema import Chain, Question
-from steper_ray.tasks.qa import accuracy, exact_match, f1
+from steper_ray.tasks import task_named
+from steper_ray.tasks.protocol import Task
 
 
 def make_chain(
-    question: Question, reasoned: Trajectory, model: str, corpus_version: str, chain_id: str
+    question: Question,
+    reasoned: Trajectory,
+    model: str,
+    corpus_version: str,
+    chain_id: str,
+    task: Task,
 ) -> Chain:
-    """A chain with its verdict against the gold answers."""
-    gold = question.gold_answers
+    """A chain with its scores."""
     return Chain(
         id=chain_id,
         question_id=question.id,
         question=question.question,
-        gold_answers=gold,
+        gold_answers=question.gold_answers,
         hops=question.hops,
         passages=reasoned.passages,
         steps=reasoned.steps,
         answer=reasoned.answer,
         stop_reason=reasoned.stop_reason,
-        em=exact_match(reasoned.answer, gold),
-        f1=f1(reasoned.answer, gold),
-        acc=accuracy(reasoned.answer, gold),
+        **task.score(reasoned.answer, question),
         model=model,
         corpus_version=corpus_version,
         supporting_ids=question.supporting_ids,
     )
 
 
-def score_again(chain: Chain, framework: Framework) -> Chain:
+def score_again(chain: Chain, framework: Framework, task: Task) -> Chain:
     """The chain with its answer read again from its last step, and scored, by the rules of today."""
     if chain.error is not None or not chain.steps:
         return chain
     last = framework.render_target(chain.steps[-1].rationale, forced=chain.forced)
     answer = framework.parse(last, forced=chain.forced).answer
     answer = chain.answer if answer is None else answer
-    gold = chain.gold_answers
-    return replace(
-        chain,
-        answer=answer,
-        em=exact_match(answer, gold),
-        f1=f1(answer, gold),
-        acc=accuracy(answer, gold),
+    gold, *aliases = chain.gold_answers
+    question = Question(
+        chain.question_id, chain.question, gold, tuple(aliases), chain.supporting_ids, chain.hops
     )
+    return replace(chain, answer=answer, **task.score(answer, question))
 
 
 async def ask(
@@ -65,8 +65,7 @@ async def ask(
     *,
     reasoner: Reasoner,
     engine: Engine,
-    searcher: Retriever,
-    corpus_version: str,
+    retriever: Retriever,
 ) -> list[Chain]:
     """The chains of a sample that were not there; one that could not be made carries its error."""
     there = {kind_of(chain): chain for chain in wanted.earlier}
@@ -84,7 +83,7 @@ async def ask(
             reasoned = await reason(
                 wanted.question.question,
                 engine=engine,
-                searcher=searcher,
+                retriever=retriever,
                 config=reasoner.reasoning,
                 hint=hint,
                 sampling=sampling,
@@ -93,7 +92,14 @@ async def ask(
             raise
         except RowError as failure:
             reasoned, error = Trajectory((), (), (), "", "answered"), str(failure)
-        chain = make_chain(wanted.question, reasoned, reasoner.model, corpus_version, attempt_id)
+        chain = make_chain(
+            wanted.question,
+            reasoned,
+            reasoner.model,
+            retriever.version,
+            attempt_id,
+            task_named(reasoner.task),
+        )
         there[kind] = replace(
             chain,
             teacher=reasoner.name,

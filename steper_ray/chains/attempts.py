@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.schema import Chain, Question
+from steper_ray.tasks import task_named
 
 Kind = Literal["first", "corrected", "rationalized"]
 
@@ -27,17 +28,17 @@ def chain_id(reasoner: Reasoner, question_id: str, sample: int = 1, kind: Kind =
     return f"{question_id}{by}{number}" + ("" if kind == "first" else f":{kind}")
 
 
-def next_kind(reasoner: Reasoner, sample: int, known: Mapping[Kind, float | None]) -> Kind | None:
+def next_kind(reasoner: Reasoner, sample: int, known: Mapping[Kind, bool | None]) -> Kind | None:
     """The attempt to make next for a sample; None if none is missing.
 
-    known: exact match of each that there is, None of one that carries an error
+    known: whether each existing attempt is right; None for one that carries an error
     """
     if "first" not in known:
         return "first"
-    if reasoner.self_correction and known["first"] == 0.0 and "corrected" not in known:
+    if reasoner.self_correction and known["first"] is False and "corrected" not in known:
         return "corrected"
     if reasoner.rationalization and sample == 1 and "rationalized" not in known:
-        return "rationalized" if all(em == 0.0 for em in known.values()) else None
+        return "rationalized" if all(right is False for right in known.values()) else None
     return None
 
 
@@ -54,14 +55,14 @@ class MissingAttempts:
 def missing_attempts(
     reasoner: Reasoner,
     questions: Sequence[Question],
-    known: Mapping[str, float | None],
+    known: Mapping[str, Mapping[str, float] | None],
     read: Callable[[Sequence[str]], Iterable[Chain]],
     *,
     again: bool = True,
 ) -> list[MissingAttempts]:
     """What is left to be asked, in the order of the questions.
 
-    known: id of each chain that there is → its exact match, None where it carries an error
+    known: id of each existing chain → its scores, None where it carries an error
     read:  chains by their ids
     again: whether those with an error are asked for again
     """
@@ -70,12 +71,12 @@ def missing_attempts(
         for sample in range(1, reasoner.samples + 1):
             ids = {kind: chain_id(reasoner, question.id, sample, kind) for kind in KINDS}
             there = {
-                kind: known[chain_id]
+                kind: _is_right(reasoner, known[chain_id])
                 for kind, chain_id in ids.items()
                 if chain_id in known and not (again and known[chain_id] is None)
             }
             if next_kind(reasoner, sample, there) is not None:
-                sound = [ids[kind] for kind, em in there.items() if em is not None]
+                sound = [ids[kind] for kind, right in there.items() if right is not None]
                 wanted.append((question, sample, sound))
     chains = {chain.id: chain for chain in read([i for _, _, ids in wanted for i in ids])}
     return [
@@ -94,8 +95,15 @@ def next_id(wanted: MissingAttempts, reasoner: Reasoner) -> str:
 
 
 def missing_kind(reasoner: Reasoner, sample: int, there: Mapping[Kind, Chain]) -> Kind | None:
-    known = {kind: None if c.error is not None else c.em for kind, c in there.items()}
+    known = {
+        kind: _is_right(reasoner, None if chain.error is not None else chain.scores)
+        for kind, chain in there.items()
+    }
     return next_kind(reasoner, sample, known)
+
+
+def _is_right(reasoner: Reasoner, scores: Mapping[str, float] | None) -> bool | None:
+    return None if scores is None else task_named(reasoner.task).is_right(scores)
 
 
 def kind_of(chain: Chain) -> Kind:

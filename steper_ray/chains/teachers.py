@@ -41,6 +41,8 @@ class Reasoner:
     """How the model, or the tokenizer that counts for an endpoint, is reached."""
     revision: str | None = None
     """Of a model on the Hub; None is its `main`."""
+    task: str = "qa"
+    """What counts as right: an entry in TASKS."""
 
     @property
     def identity(self) -> Record:
@@ -96,6 +98,7 @@ def find_teachers(config: "RunConfig") -> list[Reasoner]:
                 rationalization=one.rationalization,
                 hub=config.hub,
                 revision=None if one.endpoint else pinned(one.teacher, one.revision, config.hub),
+                task=config.questions.task,
             )
         )
     return found

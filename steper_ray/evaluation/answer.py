@@ -55,4 +55,5 @@ def evaluated(config: "RunConfig", model: str, revision: str | None = None) -> "
         config.engine,
         hub=config.hub,
         revision=pinned(model, revision, config.hub),
+        task=config.questions.task,
     )

@@ -10,6 +10,7 @@ from steper_ray.ray_runtime.logs import stderr_to
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
 from steper_ray.ray_runtime.session import ray_session
 from steper_ray.reasoning.demonstrations import complete_reasoning
+from steper_ray.tasks import task_named
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
@@ -40,7 +41,8 @@ def run_command(name: str, config: "RunConfig", *, update: bool = False) -> None
     update: of `serve`: change the server that is running instead of starting one
     """
     use_hub(config.hub)
-    complete_reasoning(config.reasoning)  # what is wrong with it is said before Ray starts
+    complete_reasoning(config.reasoning)  # errors in it are reported before Ray starts
+    task_named(config.questions.task)
     if update:
         from steper_ray.serving.session import find_cluster, update_server
 

@@ -44,10 +44,11 @@ def run_index(config: "RunConfig", _progress: StageProgress) -> list[str]:
     from steper_ray.retrieval.corpus import build_corpus
 
     _check_own_data(config)
-    info = build_corpus(config)
+    folder = config.folder
+    info = build_corpus(config.corpus, out=folder.corpus, inputs=folder.inputs, hub=config.hub)
     return [
         f"{info.passages:,} passages, version {info.version} → {info.folder}",
-        *row_count_lines(config.folder.root, "corpus.passages"),
+        *row_count_lines(config.folder.inputs, "corpus.passages"),
     ]
 
 
@@ -76,7 +77,7 @@ def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
         f"{more}{summary.questions:,} questions = {parts}",
         f"examples: {examples}; {totals['forced']:,} forced, {dropped}",
         *usage_lines(summary.ran, summary.chains),
-        *row_count_lines(config.folder.root, "questions.train"),
+        *row_count_lines(config.folder.inputs, "questions.train"),
         *pushed_lines(summary.pushed),
     ]
 
@@ -136,7 +137,7 @@ def run_eval(config: "RunConfig", progress: StageProgress) -> list[str]:
     return [
         f"report → {config.folder.evaluation / 'report.html'}",
         *comparison_lines(summaries),
-        *row_count_lines(config.folder.root, "questions.dev"),
+        *row_count_lines(config.folder.inputs, "questions.dev"),
     ]
 
 
@@ -149,7 +150,7 @@ def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
     return [
         f"page → {config.folder.compare / 'comparison.html'}",
         *text_lines(result),
-        *row_count_lines(config.folder.root, "questions.dev", "questions.test"),
+        *row_count_lines(config.folder.inputs, "questions.dev", "questions.test"),
     ]
 
 

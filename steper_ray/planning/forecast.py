@@ -25,6 +25,7 @@ from steper_ray.selection.choice import Judgement, choose, judge
 from steper_ray.selection.settings import SelectConfig
 from steper_ray.selection.shards import plan_shards, write_shard
 from steper_ray.selection.verdict_files import rewrite_file
+from steper_ray.tasks import task_named
 
 KINDS: Final = ("prompt", "cached", "generated")
 
@@ -111,12 +112,18 @@ class DataPlan:
 
 
 def file_costs(
-    file: Path, *, select: SelectConfig, reasoning: ReasoningConfig, teachers: Sequence[str]
+    file: Path,
+    *,
+    select: SelectConfig,
+    reasoning: ReasoningConfig,
+    teachers: Sequence[str],
+    task: str,
 ) -> list[ChainCosts]:
     """Each chain of a file."""
-    framework = framework_named(reasoning.framework)
+    framework, scored_by = framework_named(reasoning.framework), task_named(task)
     return [
-        chain_costs(chain, judge(chain, select, framework, teachers)) for chain in read_file(file)
+        chain_costs(chain, judge(chain, select, framework, teachers, scored_by))
+        for chain in read_file(file)
     ]
 
 

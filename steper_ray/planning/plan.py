@@ -65,7 +65,9 @@ def plan(config: "RunConfig", on_progress: Progress | None = None) -> Plan:
             "leave it out, or take another run.dir to begin anew"
         )
     reasoners = find_teachers(config)
-    questions = load_questions(config, "train")[: config.build.limit]
+    questions = load_questions(config.questions, "train", config.folder.inputs)[
+        : config.build.limit
+    ]
     if not questions:
         raise InputError("questions.train: no questions, so there is nothing to plan")
     with locked(config.folder.chains):
@@ -88,7 +90,8 @@ def _predict(
     files = chain_files(config.folder.chains)
     select, teachers = config.select, config.build.teachers
     reasoning = complete_reasoning(config.reasoning)
-    look = partial(file_costs, select=select, reasoning=reasoning, teachers=teachers)
+    task = config.questions.task
+    look = partial(file_costs, select=select, reasoning=reasoning, teachers=teachers, task=task)
     parts = dict(zip(files, parallel_map(look, files), strict=True))
     looked = [one for part in parts.values() for one in part]
     notes: list[str] = []

@@ -14,6 +14,8 @@ from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.schema import Chain
 from steper_ray.selection.rejection import rejection, worst_logprob
 from steper_ray.selection.settings import SelectConfig
+from steper_ray.tasks import qa
+from steper_ray.tasks.protocol import Task
 from steper_ray.tasks.qa import normalize
 
 
@@ -43,7 +45,11 @@ RIGHT: Final = "="
 
 
 def judge(
-    chain: Chain, config: SelectConfig, framework: Framework, teachers: Sequence[str] = ("",)
+    chain: Chain,
+    config: SelectConfig,
+    framework: Framework,
+    teachers: Sequence[str] = ("",),
+    task: Task = qa,
 ) -> Judgement:
     """The verdict on a chain, looked at alone.
 
@@ -58,10 +64,12 @@ def judge(
         id=chain.id,
         question_id=chain.question_id,
         hops=chain.hops,
-        reason=rejection(chain, config, framework),
+        reason=rejection(chain, config, framework, task),
         before=chain.rejected,
         order=(chain.rationalized, chain.attempt, place, chain.sample),
-        answer=(RIGHT if chain.em == 1.0 else normalize(chain.answer)) if votes else None,
+        answer=(RIGHT if task.is_right(chain.scores) else normalize(chain.answer))
+        if votes
+        else None,
         confidence=-float("inf") if confidence is None else confidence,
         said=hashlib.sha256(said.encode()).digest(),
     )

@@ -35,6 +35,7 @@ from steper_ray.run.secrets import public_settings
 from steper_ray.selection.shards import plan_shards, write_shard
 from steper_ray.selection.statistics import Counts, describe, merge
 from steper_ray.selection.verdict_files import final_verdicts, judge_file, rewrite_file, score_file
+from steper_ray.tasks import task_named
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
@@ -75,6 +76,7 @@ def select_chains(config: "RunConfig", build: Mapping[str, Any] | None = None) -
         select=config.select,
         reasoning=reasoning,
         teachers=config.build.teachers,
+        task=config.questions.task,
     )
     judged = dict(zip(files, parallel_map(judge, files), strict=True))
     verdicts = final_verdicts(judged, config.select)
@@ -122,7 +124,8 @@ def score_chains(config: "RunConfig") -> None:
         return
     scored = _empty(chains_dir.with_name(f"{chains_dir.name}.scored.partial"))
     framework = framework_named(config.reasoning.framework)
-    jobs = [(file, scored, framework) for file in chain_files(chains_dir)]
+    task = task_named(config.questions.task)
+    jobs = [(file, scored, framework, task) for file in chain_files(chains_dir)]
     deque(parallel_map(score_file, jobs), maxlen=0)
     scored.rename(new_dir(chains_dir))
     merge_new(chains_dir)

@@ -23,6 +23,7 @@ from steper_ray.schema import Chain, Step
 from steper_ray.selection.abilities import ability_of
 from steper_ray.selection.grounding import ungrounded
 from steper_ray.selection.rejection import AMONG_OTHERS, REJECTIONS, rejection
+from steper_ray.tasks import task_named
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
@@ -50,7 +51,12 @@ def show(config: "RunConfig", chain_id: str, console: Console | None = None) -> 
     for number, chain in enumerate(find_chains(config.folder.chains, chain_id)):
         if number:
             console.print()
-        now = rejection(chain, config.select, framework_named(config.reasoning.framework))
+        now = rejection(
+            chain,
+            config.select,
+            framework_named(config.reasoning.framework),
+            task_named(config.questions.task),
+        )
         _print(console, _head(chain, now))
         for place, step in enumerate(chain.steps, 1):
             console.print()

@@ -13,17 +13,27 @@ from steper_ray.errors import InputError
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.schema import SCORES
 from steper_ray.selection.choice import Judgement, choose, judge
 from steper_ray.selection.settings import SelectConfig
 from steper_ray.selection.statistics import Counts
+from steper_ray.tasks import task_named
+from steper_ray.tasks.protocol import Task
 
 
 def judge_file(
-    file: Path, *, select: SelectConfig, reasoning: ReasoningConfig, teachers: Sequence[str]
+    file: Path,
+    *,
+    select: SelectConfig,
+    reasoning: ReasoningConfig,
+    teachers: Sequence[str],
+    task: str,
 ) -> list[Judgement]:
     """The verdict on each chain of a file, looked at alone; see `judge`."""
     framework = framework_named(reasoning.framework)
-    return [judge(chain, select, framework, teachers) for chain in read_file(file)]
+    return [
+        judge(chain, select, framework, teachers, task_named(task)) for chain in read_file(file)
+    ]
 
 
 def rewrite_file(job: tuple[Path, Path, Mapping[str, str | None]]) -> Counts:
@@ -46,19 +56,21 @@ def rewrite_file(job: tuple[Path, Path, Mapping[str, str | None]]) -> Counts:
     return counts
 
 
-def score_file(job: tuple[Path, Path, Framework]) -> None:
+def score_file(job: tuple[Path, Path, Framework, Task]) -> None:
     """Write a file of chains to a folder, with answers and scores by the rules of today.
 
-    job: file, folder, framework by which the chains were written
+    job: file, folder, framework by which the chains were written, task that scores them
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file, folder, framework = job
+    file, folder, framework, task = job
     with pq.ParquetWriter(folder / file.name, CHAIN_SCHEMA) as writer:
         for batch in read_batches(file):
-            chains = [score_again(chain_from_row(row), framework) for row in batch.to_pylist()]
-            for name in ("answer", "em", "f1", "acc"):
+            chains = [
+                score_again(chain_from_row(row), framework, task) for row in batch.to_pylist()
+            ]
+            for name in ("answer", *SCORES):
                 place = CHAIN_SCHEMA.get_field_index(name)
                 field = CHAIN_SCHEMA.field(place)
                 now = pa.array([getattr(chain, name) for chain in chains], field.type)

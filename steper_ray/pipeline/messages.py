@@ -1,5 +1,6 @@
 """The lines that a stage shows when it has finished."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,3 +33,10 @@ def percent_of(part: int, whole: int) -> str:
 
 def pushed_lines(address: str | None) -> list[str]:
     return [] if address is None else [f"pushed → {address}"]
+
+
+def row_count_lines(run_dir: Path, *settings: str) -> list[str]:
+    """Rows read, used and skipped for each of the settings that name the user's files."""
+    from steper_ray.data import row_counts
+
+    return row_counts.row_count_lines(run_dir, *settings)

@@ -1,4 +1,8 @@
-"""The stages of the pipeline by name: what each runs."""
+"""The stages of the pipeline: `STAGES` is the one table that commands, jobs and docs are made from.
+
+A new stage is a function `run_<stage>` and an entry in `STAGES`; `make docs` then writes its job and its
+row in docs/architecture.md. Imports stand inside the functions, so that `steper --help` answers at once.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -8,12 +12,11 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
-from steper_ray.data.row_counts import row_count_lines
 from steper_ray.errors import InputError
-from steper_ray.pipeline.messages import pushed_lines, usage_lines
-from steper_ray.ray_runtime.progress import StageProgress
+from steper_ray.pipeline.messages import pushed_lines, row_count_lines, usage_lines
 
 if TYPE_CHECKING:
+    from steper_ray.ray_runtime.progress import StageProgress
     from steper_ray.run.config import RunConfig
 
 
@@ -22,15 +25,52 @@ SMALL: Final = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
+class Option:
+    """An option of one command, beside `--config` and `--set`."""
+
+    name: str
+    """As it is typed: `--fresh`; without dashes it is a positional argument."""
+    help: str
+    metavar: str | None = None
+    """What stands for its value in `--help`; None makes it a switch."""
+    setting: str | None = None
+    """Setting that it overrides, as `build.fresh`; None passes it to the command's function by its name."""
+    required: bool = False
+    repeated: bool = False
+    """Whether it may be given several times; its value is then a list."""
+    group: str | None = None
+    """Of the options of a command with the same group, only one may be given."""
+
+
+def _needs_ray(_config: "RunConfig") -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One stage of a run."""
+    """One step of the pipeline: reads files of a run, writes files of a run."""
 
+    help: str
+    """What it does, for `steper --help`, the docs and its job."""
+    packages: tuple[str, ...]
+    """Packages with its code."""
+    sections: tuple[str, ...]
+    """Sections of the run file with its settings, the most important one first."""
+    reads: tuple[str, ...] = ()
+    """What it reads: properties of RunFolder, or settings that name the user's files."""
+    writes: tuple[str, ...] = ()
+    """What it writes: properties of RunFolder."""
+    options: tuple[Option, ...] = ()
+    run: Callable[["RunConfig", "StageProgress"], list[str]]
+    """Does the work and returns the lines to show at the end."""
     doing: str
-    run: Callable[["RunConfig", StageProgress], list[str]]
-    """Does the work and returns the lines to show."""
+    """What the progress line says until the first count is known."""
+    check: Callable[["RunConfig"], None] | None = None
+    """Raises InputError for settings that it cannot run with, before Ray starts."""
+    needs_ray: Callable[["RunConfig"], bool] = _needs_ray
 
 
-def run_toy(config: "RunConfig", _progress: StageProgress) -> list[str]:
+def run_toy(config: "RunConfig", _progress: "StageProgress") -> list[str]:
     """Write the toy world."""
     from steper_ray.toy.write import write_toy
 
@@ -39,7 +79,7 @@ def run_toy(config: "RunConfig", _progress: StageProgress) -> list[str]:
     return [f"world {toy.seed}: {toy.train + toy.dev + toy.test:,} questions → {folder}"]
 
 
-def run_index(config: "RunConfig", _progress: StageProgress) -> list[str]:
+def run_index(config: "RunConfig", _progress: "StageProgress") -> list[str]:
     """Index the corpus."""
     from steper_ray.retrieval.corpus import build_corpus
 
@@ -51,7 +91,7 @@ def run_index(config: "RunConfig", _progress: StageProgress) -> list[str]:
     ]
 
 
-def run_plan(config: "RunConfig", progress: StageProgress) -> list[str]:
+def run_plan(config: "RunConfig", progress: "StageProgress") -> list[str]:
     """Predict what a build will take."""
     from steper_ray.planning.plan import plan
     from steper_ray.planning.table import plan_lines
@@ -60,7 +100,7 @@ def run_plan(config: "RunConfig", progress: StageProgress) -> list[str]:
     return [*plan_lines(plan(config, progress.count)), f"as numbers → {config.folder.plan}"]
 
 
-def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
+def run_build(config: "RunConfig", progress: "StageProgress") -> list[str]:
     """Let the teacher make the data."""
     from steper_ray.chains.build import build
 
@@ -81,7 +121,7 @@ def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
     ]
 
 
-def run_select(config: "RunConfig", _progress: StageProgress) -> list[str]:
+def run_select(config: "RunConfig", _progress: "StageProgress") -> list[str]:
     """Choose again among the chains there are."""
     from steper_ray.selection.select import select_examples
 
@@ -103,7 +143,7 @@ def run_select(config: "RunConfig", _progress: StageProgress) -> list[str]:
     ]
 
 
-def run_train(config: "RunConfig", progress: StageProgress) -> list[str]:
+def run_train(config: "RunConfig", progress: "StageProgress") -> list[str]:
     """Train the student."""
     from steper_ray.training.train import train
 
@@ -128,7 +168,7 @@ def run_train(config: "RunConfig", progress: StageProgress) -> list[str]:
     ]
 
 
-def run_eval(config: "RunConfig", progress: StageProgress) -> list[str]:
+def run_eval(config: "RunConfig", progress: "StageProgress") -> list[str]:
     """Compare models on the held-out questions."""
     from steper_ray.evaluation.evaluate import comparison_lines, evaluate
 
@@ -140,7 +180,7 @@ def run_eval(config: "RunConfig", progress: StageProgress) -> list[str]:
     ]
 
 
-def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
+def run_compare(config: "RunConfig", progress: "StageProgress") -> list[str]:
     """Compare ways of learning."""
     from steper_ray.evaluation.compare import compare
     from steper_ray.reports.comparison_page import text_lines
@@ -153,7 +193,7 @@ def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
     ]
 
 
-def run_sweep(config: "RunConfig", progress: StageProgress) -> list[str]:
+def run_sweep(config: "RunConfig", progress: "StageProgress") -> list[str]:
     """Sweep over settings of the training."""
     from steper_ray.sweep.sweep import sweep
     from steper_ray.sweep.trial_files import short, status_counts
@@ -171,17 +211,137 @@ def run_sweep(config: "RunConfig", progress: StageProgress) -> list[str]:
     ]
 
 
-STAGES: Final = {
-    "toy": Stage("inventing a world", run_toy),
-    "index": Stage("indexing passages", run_index),
-    "plan": Stage("starting the teacher", run_plan),
-    "build": Stage("starting the teacher", run_build),
-    "select": Stage("choosing among the chains", run_select),
-    "train": Stage("starting the workers", run_train),
-    "eval": Stage("starting the engine", run_eval),
-    "compare": Stage("starting the workers", run_compare),
-    "tune": Stage("preparing the examples", run_sweep),
+def check_sweep(config: "RunConfig") -> None:
+    """Raises InputError for parameters of a sweep that cannot be tried."""
+    from steper_ray.sweep.space import check_space
+
+    check_space(config.sweep, config.train)
+
+
+PUSH_EXAMPLES: Final = Option(
+    "--push-to-hub",
+    "upload the examples with their card to the Hugging Face Hub (build.push_to_hub)",
+    metavar="OWNER/NAME",
+    setting="build.push_to_hub",
+)
+
+
+STAGES: Final[dict[str, Stage]] = {
+    "toy": Stage(
+        help="invent a toy world: passages, questions, tiny models",
+        packages=("toy",),
+        sections=("toy",),
+        writes=("toy",),
+        run=run_toy,
+        doing="inventing a world",
+        needs_ray=lambda _config: False,
+    ),
+    "index": Stage(
+        help="passages → a Lance dataset with its BM25 index",
+        packages=("data", "retrieval"),
+        sections=("corpus",),
+        reads=("corpus.passages",),
+        writes=("corpus", "inputs"),
+        run=run_index,
+        doing="indexing passages",
+    ),
+    "plan": Stage(
+        help="predict time, tokens and size of a build from a small sample",
+        packages=("planning",),
+        sections=("build", "engine", "reasoning", "questions"),
+        reads=("questions.train", "corpus"),
+        writes=("plan", "chains"),
+        options=(
+            Option(
+                "--sample",
+                "questions that each teacher is asked, and the build then not (build.plan_sample)",
+                metavar="N",
+                setting="build.plan_sample",
+            ),
+        ),
+        run=run_plan,
+        doing="starting the teacher",
+    ),
+    "build": Stage(
+        help="questions → the teacher's chains → step-wise examples",
+        packages=("chains", "selection"),
+        sections=("build", "engine", "reasoning", "questions", "select"),
+        reads=("questions.train", "corpus", "chains"),
+        writes=("chains", "dataset", "stats", "inputs"),
+        options=(
+            PUSH_EXAMPLES,
+            Option(
+                "--fresh",
+                "delete the existing chains and ask every question again",
+                setting="build.fresh",
+            ),
+            Option(
+                "--mix",
+                "add chains to existing ones that another version made by other rules (build.mix)",
+                setting="build.mix",
+            ),
+        ),
+        run=run_build,
+        doing="starting the teacher",
+    ),
+    "select": Stage(
+        help="select again among the teacher's chains, without the teacher",
+        packages=("selection",),
+        sections=("select",),
+        reads=("chains",),
+        writes=("chains", "dataset", "stats"),
+        options=(PUSH_EXAMPLES,),
+        run=run_select,
+        doing="selecting among the chains",
+        needs_ray=lambda config: not is_small(config.folder.chains),
+    ),
+    "train": Stage(
+        help="step-wise examples → a trained student",
+        packages=("training",),
+        sections=("train",),
+        reads=("examples",),
+        writes=("training", "checkpoints", "student"),
+        options=(
+            Option(
+                "--push-to-hub",
+                "upload the student to the Hugging Face Hub (train.push_to_hub)",
+                metavar="OWNER/NAME",
+                setting="train.push_to_hub",
+            ),
+        ),
+        run=run_train,
+        doing="starting the workers",
+    ),
+    "eval": Stage(
+        help="compare models on held-out questions, write report.html",
+        packages=("evaluation", "reports"),
+        sections=("eval", "engine", "reasoning", "questions"),
+        reads=("questions.dev", "corpus", "student"),
+        writes=("evaluation", "inputs"),
+        run=run_eval,
+        doing="starting the engine",
+    ),
+    "compare": Stage(
+        help="train the student in several ways and test which learns best",
+        packages=("evaluation", "reports"),
+        sections=("compare", "train"),
+        reads=("examples", "questions.dev", "questions.test", "corpus"),
+        writes=("compare", "inputs"),
+        run=run_compare,
+        doing="starting the workers",
+    ),
+    "sweep": Stage(
+        help="try several values of σ, learning rates and other settings of the training",
+        packages=("sweep",),
+        sections=("sweep", "train"),
+        reads=("examples",),
+        writes=("sweep",),
+        run=run_sweep,
+        doing="preparing the examples",
+        check=check_sweep,
+    ),
 }
+"""The stages by name, in the order of a run; command, job and log of a stage have that name."""
 
 
 def is_small(chains: Path) -> bool:
@@ -198,7 +358,7 @@ def _check_own_data(config: "RunConfig") -> None:
 
 
 @contextmanager
-def following_metrics(metrics: Path, progress: StageProgress) -> Iterator[None]:
+def following_metrics(metrics: Path, progress: "StageProgress") -> Iterator[None]:
     """Show the newest line of the training metrics while the block runs."""
     stop = Event()
     before = metrics.stat().st_mtime if metrics.exists() else 0.0

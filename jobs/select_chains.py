@@ -4,7 +4,7 @@
 
 Options are those of `steper select`.
 
-A script `select.py` would hide Python's module of that name from the scripts beside it.
+A script `select.py` would hide Python's module of that name from its neighbours.
 """
 
 import sys

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, Final
 
 from steper_ray.pipeline.commands import Command, all_commands
-from steper_ray.pipeline.stages import Option
+from steper_ray.pipeline.stage import Option
 
 TOY_RUN_FILE: Final = Path(__file__).parent / "toy" / "run.yaml"
 

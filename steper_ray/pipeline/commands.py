@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from steper_ray.pipeline.stages import STAGES, Option
+from steper_ray.pipeline.stage import Option
+from steper_ray.pipeline.stages import STAGES
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from steper_ray.errors import StageError, is_full_disk
 from steper_ray.models.hub import use_hub
+from steper_ray.pipeline.messages import write_summary
 from steper_ray.pipeline.stages import STAGES
 from steper_ray.ray_runtime.logs import stderr_to
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
@@ -23,7 +24,7 @@ def run_stage(name: str, config: "RunConfig") -> float:
     started = time.monotonic()
     with stage_progress(name, stage.doing) as progress, stderr_to(config.folder.log(name)):
         try:
-            lines = stage.run(config, progress)
+            result = stage.run(config, progress)
         except Exception as error:
             if is_full_disk(error):
                 raise StageError(
@@ -32,7 +33,8 @@ def run_stage(name: str, config: "RunConfig") -> float:
                 ) from error
             raise
     seconds = time.monotonic() - started
-    stage_done(name, seconds, lines)
+    write_summary(config.folder.summary(name), name, seconds, result.counts)
+    stage_done(name, seconds, result.lines)
     return seconds
 
 

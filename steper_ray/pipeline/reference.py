@@ -226,7 +226,9 @@ def job_script(name: str, command: Command) -> str:
     """The script in jobs/ that runs a command as a Ray job."""
     why = ""
     if name in JOB_NAMES:
-        why = f"\n\nA script `{name}.py` would hide Python's module of that name from the scripts beside it."
+        why = (
+            f"\n\nA script `{name}.py` would hide Python's module of that name from its neighbours."
+        )
     return f'''"""`steper {name}` as a Ray job: {command.help}.
 
     ray job submit --working-dir . -- python {job_path(name)} --config jobs/configs/toy.yaml

@@ -5,15 +5,15 @@ row in docs/architecture.md. Imports stand inside the functions, so that `steper
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.errors import InputError
-from steper_ray.pipeline.messages import pushed_lines, row_count_lines, usage_lines
+from steper_ray.pipeline.messages import StageResult, pushed_lines, row_count_lines, usage_lines
+from steper_ray.pipeline.stage import Option, Stage
 
 if TYPE_CHECKING:
     from steper_ray.ray_runtime.progress import StageProgress
@@ -24,83 +24,41 @@ SMALL: Final = 8 * 2**20
 """Bytes of chains that are chosen among in seconds without Ray; some thousand chains."""
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """An option of one command, beside `--config` and `--set`."""
-
-    name: str
-    """As it is typed: `--fresh`; without dashes it is a positional argument."""
-    help: str
-    metavar: str | None = None
-    """What stands for its value in `--help`; None makes it a switch."""
-    setting: str | None = None
-    """Setting that it overrides, as `build.fresh`; None passes it to the command's function by its name."""
-    required: bool = False
-    repeated: bool = False
-    """Whether it may be given several times; its value is then a list."""
-    group: str | None = None
-    """Of the options of a command with the same group, only one may be given."""
-
-
-def _needs_ray(_config: "RunConfig") -> bool:
-    return True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """One step of the pipeline: reads files of a run, writes files of a run."""
-
-    help: str
-    """What it does, for `steper --help`, the docs and its job."""
-    packages: tuple[str, ...]
-    """Packages with its code."""
-    sections: tuple[str, ...]
-    """Sections of the run file with its settings, the most important one first."""
-    reads: tuple[str, ...] = ()
-    """What it reads: properties of RunFolder, or settings that name the user's files."""
-    writes: tuple[str, ...] = ()
-    """What it writes: properties of RunFolder."""
-    options: tuple[Option, ...] = ()
-    run: Callable[["RunConfig", "StageProgress"], list[str]]
-    """Does the work and returns the lines to show at the end."""
-    doing: str
-    """What the progress line says until the first count is known."""
-    check: Callable[["RunConfig"], None] | None = None
-    """Raises InputError for settings that it cannot run with, before Ray starts."""
-    needs_ray: Callable[["RunConfig"], bool] = _needs_ray
-
-
-def run_toy(config: "RunConfig", _progress: "StageProgress") -> list[str]:
+def run_toy(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     """Write the toy world."""
     from steper_ray.toy.write import write_toy
 
     folder = write_toy(config)
     toy = config.toy
-    return [f"world {toy.seed}: {toy.train + toy.dev + toy.test:,} questions → {folder}"]
+    lines = [f"world {toy.seed}: {toy.train + toy.dev + toy.test:,} questions → {folder}"]
+    return StageResult(lines, {"train": toy.train, "dev": toy.dev, "test": toy.test})
 
 
-def run_index(config: "RunConfig", _progress: "StageProgress") -> list[str]:
+def run_index(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     """Index the corpus."""
     from steper_ray.retrieval.corpus import build_corpus
 
     _check_own_data(config)
     info = build_corpus(config)
-    return [
+    lines = [
         f"{info.passages:,} passages, version {info.version} → {info.folder}",
         *row_count_lines(config.folder.root, "corpus.passages"),
     ]
+    return StageResult(lines, info)
 
 
-def run_plan(config: "RunConfig", progress: "StageProgress") -> list[str]:
+def run_plan(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Predict what a build will take."""
     from steper_ray.planning.plan import plan
     from steper_ray.planning.table import plan_lines
 
     _check_own_data(config)
-    return [*plan_lines(plan(config, progress.count)), f"as numbers → {config.folder.plan}"]
+    planned = plan(config, progress.count)
+    lines = [*plan_lines(planned), f"as numbers → {config.folder.plan}"]
+    return StageResult(lines, planned)
 
 
-def run_build(config: "RunConfig", progress: "StageProgress") -> list[str]:
+def run_build(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Let the teacher make the data."""
     from steper_ray.chains.build import build
 
@@ -112,16 +70,17 @@ def run_build(config: "RunConfig", progress: "StageProgress") -> list[str]:
     more = "" if summary.chains == summary.questions else f"{summary.chains:,} chains of "
     parts = f"{summary.kept:,} kept + {left_out:,} rejected ({rejected or 'none'})"
     dropped = f"{totals['dropped_passages']:,} dropped passages"
-    return [
+    lines = [
         f"{more}{summary.questions:,} questions = {parts}",
         f"examples: {examples}; {totals['forced']:,} forced, {dropped}",
         *usage_lines(summary.ran, summary.chains),
         *row_count_lines(config.folder.root, "questions.train"),
         *pushed_lines(summary.pushed),
     ]
+    return StageResult(lines, summary)
 
 
-def run_select(config: "RunConfig", _progress: "StageProgress") -> list[str]:
+def run_select(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     """Choose again among the chains there are."""
     from steper_ray.selection.select import select_examples
 
@@ -135,15 +94,16 @@ def run_select(config: "RunConfig", _progress: "StageProgress") -> list[str]:
         f"{count:,} {before or 'kept'} → {now or 'kept'}"
         for (before, now), count in selected.changes.most_common()
     )
-    return [
+    lines = [
         f"{counts.chains:,} chains = {counts.kept:,} kept + {left_out:,} rejected ({rejected or 'none'})",
         f"changed: {changes or 'nothing'}",
         f"examples: {examples} → {config.folder.dataset}",
         *pushed_lines(selected.pushed),
     ]
+    return StageResult(lines, selected)
 
 
-def run_train(config: "RunConfig", progress: "StageProgress") -> list[str]:
+def run_train(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Train the student."""
     from steper_ray.training.train import train
 
@@ -162,38 +122,41 @@ def run_train(config: "RunConfig", progress: "StageProgress") -> list[str]:
     validation = ""
     if summary.validation_loss is not None:
         validation = f", validation loss {summary.validation_loss:.4f}"
-    return [
+    lines = [
         f"{summary.steps:,}{of} steps{validation} → {config.folder.student}",
         f"last losses: {losses or f'{summary.loss:.4f}'}; σ: {sigma}; {layout}",
     ]
+    return StageResult(lines, summary)
 
 
-def run_eval(config: "RunConfig", progress: "StageProgress") -> list[str]:
+def run_eval(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Compare models on the held-out questions."""
     from steper_ray.evaluation.evaluate import comparison_lines, evaluate
 
     summaries = evaluate(config, progress)
-    return [
+    lines = [
         f"report → {config.folder.evaluation / 'report.html'}",
         *comparison_lines(summaries),
         *row_count_lines(config.folder.root, "questions.dev"),
     ]
+    return StageResult(lines, summaries)
 
 
-def run_compare(config: "RunConfig", progress: "StageProgress") -> list[str]:
+def run_compare(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Compare ways of learning."""
     from steper_ray.evaluation.compare import compare
     from steper_ray.reports.comparison_page import text_lines
 
     result = compare(config, progress)
-    return [
+    lines = [
         f"page → {config.folder.compare / 'comparison.html'}",
         *text_lines(result),
         *row_count_lines(config.folder.root, "questions.dev", "questions.test"),
     ]
+    return StageResult(lines, result)
 
 
-def run_sweep(config: "RunConfig", progress: "StageProgress") -> list[str]:
+def run_sweep(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Sweep over settings of the training."""
     from steper_ray.sweep.sweep import sweep
     from steper_ray.sweep.trial_files import short, status_counts
@@ -202,13 +165,14 @@ def run_sweep(config: "RunConfig", progress: "StageProgress") -> list[str]:
     best, folder = swept.best, config.folder.sweep
     point = ", ".join(f"{key} {short(value)}" for key, value in best.point.items())
     failed = next((trial for trial in swept.trials if trial.status == "failed"), None)
-    return [
+    lines = [
         f"page → {folder / 'sweep.html'}",
         f"{len(swept.trials):,} trials: {status_counts(swept.trials)}; {swept.at_a_time:,} at a time",
         *([f"trial {failed.number} failed: {failed.error}"] if failed else []),
         f"best: trial {best.number}, {config.sweep.metric} {best.metric:.4f}: {point}",
         f"as a run file → {folder / 'best.yaml'}; its student → {folder / 'best' / 'student'}",
     ]
+    return StageResult(lines, swept)
 
 
 def check_sweep(config: "RunConfig") -> None:

@@ -1,5 +1,6 @@
 """A stage is one entry of the table: command, options, log and job follow from it."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -10,17 +11,20 @@ from steper_ray.cli import main
 from steper_ray.errors import InputError
 from steper_ray.pipeline.commands import all_commands
 from steper_ray.pipeline.demo import DEMO_STAGES
+from steper_ray.pipeline.messages import StageResult
 from steper_ray.pipeline.reference import job_script
-from steper_ray.pipeline.stages import STAGES, Option, Stage
+from steper_ray.pipeline.stage import Option, Stage
+from steper_ray.pipeline.stages import STAGES
 from steper_ray.ray_runtime.progress import StageProgress
 from steper_ray.run.config import RunConfig
 
 
-def run_tiny(config: RunConfig, progress: StageProgress) -> list[str]:
+def run_tiny(config: RunConfig, progress: StageProgress) -> StageResult:
     """Write the seed into the run folder."""
     progress.update(1, 1)
     (config.folder.root / "tiny.txt").write_text(str(config.run.seed))
-    return [f"seed {config.run.seed}", f"limit {config.build.limit}, mix {config.build.mix}"]
+    lines = [f"seed {config.run.seed}", f"limit {config.build.limit}, mix {config.build.mix}"]
+    return StageResult(lines, {"seed": config.run.seed})
 
 
 def check_tiny(config: RunConfig) -> None:
@@ -60,6 +64,9 @@ def test_a_new_stage_is_a_command(
     shown = capsys.readouterr().out.splitlines()
     assert shown == ["  tiny  writing …", "  tiny  seed 5  (0 s)", "        limit 7, mix True"]
     assert (tmp_path / "run" / "tiny.txt").read_text() == "5"
+    summary = json.loads((tmp_path / "run" / "logs" / "tiny" / "summary.json").read_text())
+    assert summary.pop("seconds") >= 0
+    assert summary == {"stage": "tiny", "counts": {"seed": 5}}
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "tiny      write the seed" in capsys.readouterr().out

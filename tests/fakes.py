@@ -1,9 +1,13 @@
-"""A scripted teacher behind an OpenAI-compatible endpoint."""
+"""Scripted parts: a teacher behind an OpenAI-compatible endpoint, and a retriever."""
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from steper_ray.retrieval.protocol import Hit, Retriever
+from steper_ray.schema import Passage
 
 
 class Teacher(ThreadingHTTPServer):
@@ -54,3 +58,26 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+class ScriptedRetriever:
+    """Finds these passages, one list a search, then nothing; keeps what it was asked."""
+
+    version = "v1"
+
+    def __init__(self, *found: Sequence[Passage]) -> None:
+        self._found = list(found)
+        self.queries: list[str] = []
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return [self._next(query)[:k] for query in queries]
+
+    def _next(self, query: str) -> list[Hit]:
+        self.queries.append(query)
+        return [Hit(passage, 1.0) for passage in (self._found.pop(0) if self._found else ())]
+
+
+def hits_of(retriever: Retriever, query: str, k: int) -> list[Hit]:
+    """The hits of one search."""
+    (hits,) = asyncio.run(retriever.search([query], k))
+    return hits

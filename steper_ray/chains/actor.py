@@ -21,7 +21,7 @@ from steper_ray.engines.endpoint import EndpointEngine
 from steper_ray.engines.vllm_engine import VLLMEngine
 from steper_ray.errors import StageError
 from steper_ray.ray_runtime.logs import redirect_output
-from steper_ray.retrieval.bm25 import BM25Retriever, search_in_one_thread
+from steper_ray.retrieval import open_retriever, search_in_one_thread
 from steper_ray.schema import Chain
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ChainActor:
         # The searches of many questions fill a core by themselves; more threads only disturb the engine.
         search_in_one_thread()
         self._reasoner, self._log, self._tally = reasoner, log, tally
-        self._retriever = BM25Retriever(corpus)
+        self._retriever = open_retriever(corpus)
         self._engine: VLLMEngine | EndpointEngine | None = None
         self._starting = asyncio.Lock()
         self._places = asyncio.Semaphore(reasoner.at_once)
@@ -78,7 +78,8 @@ class ChainActor:
     def _taken(self, chains: Sequence[Chain]) -> EngineUsage:
         """What these chains took, and the searches since the last ones."""
         steps = [step for chain in chains for step in chain.steps]
-        before, now = self._counted, (*self._retriever.searches, time.process_time())
+        searches = self._retriever.counts
+        before, now = self._counted, (searches.asked, searches.cached, time.process_time())
         self._counted = now
         return EngineUsage(
             asked=1,
@@ -122,8 +123,7 @@ class ChainActor:
                     wanted,
                     reasoner=self._reasoner,
                     engine=self._engine,
-                    searcher=self._retriever,
-                    corpus_version=self._retriever.corpus_version,
+                    retriever=self._retriever,
                 )
             except EngineDeadError as error:
                 print(f"the engine died: {error}; this actor ends so that its work is retried")

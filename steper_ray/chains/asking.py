@@ -65,8 +65,7 @@ async def ask(
     *,
     reasoner: Reasoner,
     engine: Engine,
-    searcher: Retriever,
-    corpus_version: str,
+    retriever: Retriever,
 ) -> list[Chain]:
     """The chains of a sample that were not there; one that could not be made carries its error."""
     there = {kind_of(chain): chain for chain in wanted.earlier}
@@ -84,7 +83,7 @@ async def ask(
             reasoned = await reason(
                 wanted.question.question,
                 engine=engine,
-                searcher=searcher,
+                retriever=retriever,
                 config=reasoner.reasoning,
                 hint=hint,
                 sampling=sampling,
@@ -93,7 +92,7 @@ async def ask(
             raise
         except RowError as failure:
             reasoned, error = Trajectory((), (), (), "", "answered"), str(failure)
-        chain = make_chain(wanted.question, reasoned, reasoner.model, corpus_version, attempt_id)
+        chain = make_chain(wanted.question, reasoned, reasoner.model, retriever.version, attempt_id)
         there[kind] = replace(
             chain,
             teacher=reasoner.name,

@@ -16,7 +16,7 @@ from steper_ray.chains.teachers import Reasoner, find_teachers
 from steper_ray.chains.usage import EngineUsage, Progress
 from steper_ray.data.questions import load_questions
 from steper_ray.errors import StageError
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import chains_identity
 from steper_ray.run.lock import locked
 from steper_ray.selection.dataset import SelectionSummary, score_chains, select_chains
@@ -63,7 +63,9 @@ def build(config: "RunConfig", on_progress: Progress | None = None) -> BuildSumm
     started = time.monotonic()
     check_push(config)
     reasoners = find_teachers(config)
-    questions = load_questions(config, "train")[: config.build.limit]
+    questions = load_questions(config.questions, "train", config.folder.inputs)[
+        : config.build.limit
+    ]
     with locked(config.folder.chains):
         prepare_chains(config, reasoners)
         score_chains(config)
@@ -86,9 +88,8 @@ def prepare_chains(config: "RunConfig", reasoners: "Sequence[Reasoner]") -> None
 
     Raises InputError with what differs, and if there is no corpus.
     """
-    version = BM25Retriever(config.folder.corpus).corpus_version
     asked = {reasoner.name: reasoner.identity for reasoner in reasoners}
-    now = chains_identity(version, asked)
+    now = chains_identity(corpus_identity(config.folder.corpus), asked)
     prepare_store(config.folder.chains, now, fresh=config.build.fresh, mix=config.build.mix)
 
 

@@ -24,7 +24,7 @@ from steper_ray.evaluation.comparison import Comparison, TrainedStudent, Tuning,
 from steper_ray.evaluation.summary import BASE, TEACHER, summarize
 from steper_ray.models.folder import check_model
 from steper_ray.reasoning.frameworks import framework_named
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import SCORING_RULES, answers_identity
 from steper_ray.run.identity import RECORD_FILE, differences, read_record, write_record
 
@@ -59,8 +59,8 @@ def compare(config: "RunConfig", progress: "StageProgress") -> Comparison:
     trains = check_variants(config)
     base = check_model(config.train.model, "train.model", config.train.revision)
     teacher = check_model(config.build.teacher, "build.teacher", config.build.revision)
-    dev = load_questions(config, "dev")[: config.eval.limit]
-    test = load_questions(config, "test")
+    dev = load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit]
+    test = load_questions(config.questions, "test", config.folder.inputs)
     if {question.id for question in dev} & {question.id for question in test}:
         raise InputError(
             "questions.test: shares ids with questions.dev; settings are chosen on dev"
@@ -192,7 +192,7 @@ def _rows(
     from steper_ray.chains.rows import read_chains
 
     now = answers_identity(
-        BM25Retriever(config.folder.corpus).corpus_version,
+        corpus_identity(config.folder.corpus),
         "",
         evaluated(config, model, revision).identity,
     )

@@ -11,7 +11,7 @@ from steper_ray.files import write_whole
 from steper_ray.models.folder import check_model, model_size
 from steper_ray.models.hub import split_revision
 from steper_ray.models.student_settings import carried_settings
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_version
 
 if TYPE_CHECKING:
     from steper_ray.evaluation.summary import Summary
@@ -37,8 +37,8 @@ def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> di
     for name, given in named.items():
         model, revisions[name] = split_revision(given)
         models[name] = check_model(model, f"eval.models.{name}", revisions[name])
-    questions = load_questions(config, "dev")[: config.eval.limit]
-    version = BM25Retriever(config.folder.corpus).corpus_version
+    questions = load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit]
+    version = corpus_version(config.folder.corpus)
     summaries: dict[str, Summary] = {}
     rows: dict[str, list[dict[str, Any]]] = {}
     for number, (name, model) in enumerate(models.items()):

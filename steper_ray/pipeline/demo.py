@@ -106,7 +106,7 @@ def _ask_served_student(config: "RunConfig") -> tuple[dict[str, Any], float]:
     from steper_ray.data.questions import load_questions
     from steper_ray.serving.session import running_server
 
-    questions = load_questions(config, "dev")
+    questions = load_questions(config.questions, "dev", config.folder.inputs)
     asked = max(questions, key=lambda question: question.hops or 0)
     started = time.monotonic()
     with stage_progress("serve", "starting the server"), running_server(config) as url:

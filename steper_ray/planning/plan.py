@@ -65,7 +65,9 @@ def plan(config: "RunConfig", on_progress: Progress | None = None) -> Plan:
             "leave it out, or take another run.dir to begin anew"
         )
     reasoners = find_teachers(config)
-    questions = load_questions(config, "train")[: config.build.limit]
+    questions = load_questions(config.questions, "train", config.folder.inputs)[
+        : config.build.limit
+    ]
     if not questions:
         raise InputError("questions.train: no questions, so there is nothing to plan")
     with locked(config.folder.chains):

@@ -19,7 +19,7 @@ from steper_ray.errors import InputError
 from steper_ray.files import write_whole
 from steper_ray.planning.estimate import Estimate
 from steper_ray.planning.forecast import Plan
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_version
 from steper_ray.run.dependencies import ATTEMPT_KEYS, measurement_identity
 from steper_ray.run.identity import FORMAT, Record, check_format, differences
 
@@ -67,7 +67,7 @@ def measure(
     on_progress: Progress | None,
 ) -> tuple[dict[str, Measurement], int]:
     """What is measured of each teacher after asking what is missing, and how many questions that took."""
-    version = BM25Retriever(config.folder.corpus).corpus_version
+    version = corpus_version(config.folder.corpus)
     ids = hashlib.sha256("\n".join(question.id for question in questions).encode()).hexdigest()
     measured = _read(config.folder.plan)
     asked: set[str] = set()

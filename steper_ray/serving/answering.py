@@ -162,7 +162,7 @@ class AnswerService:
         """The k best passages, and the seconds it took; raises RefusedError past the deadline."""
         started = time.monotonic()
         async with self._bounded():
-            hits = await self.backend.searcher.search_async(query, k)
+            (hits,) = await self.backend.searcher.search([query], k)
         seconds = time.monotonic() - started
         self.record("steper_search_seconds", seconds)
         return [passage_out(hit) for hit in hits], seconds
@@ -200,7 +200,7 @@ class AnswerService:
             reasoned = await reason(
                 question,
                 engine=engine,
-                searcher=self.backend.searcher,
+                retriever=self.backend.searcher,
                 config=settings,
                 sampling=sampling,
                 watch=watch,

@@ -8,7 +8,7 @@ from steper_ray.chains.teachers import model_reasoning
 from steper_ray.models.student_settings import carried_settings
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_version
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
@@ -85,4 +85,4 @@ def serving_settings(config: "RunConfig", corpus_version: str) -> ServingReasoni
 
 def serving_reasoning(config: "RunConfig") -> ServingReasoning:
     """`serving_settings` with the version of the corpus that is there."""
-    return serving_settings(config, BM25Retriever(config.folder.corpus).corpus_version)
+    return serving_settings(config, corpus_version(config.folder.corpus))

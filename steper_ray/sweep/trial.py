@@ -112,7 +112,7 @@ def _score(config: "RunConfig") -> float:
     from steper_ray.evaluation.answer import answer
     from steper_ray.evaluation.summary import summarize
 
-    questions = load_questions(config, "dev")[: config.eval.limit]
+    questions = load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit]
     rows = answer(config, str(config.folder.student), questions, config.folder.root / "dev")
     overall = summarize(rows).overall
     return overall.em if config.sweep.metric == "em" else overall.f1

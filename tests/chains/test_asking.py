@@ -1,4 +1,4 @@
-"""What is asked about a question, with a fake engine and a fake searcher handed in."""
+"""What is asked about a question, with a fake engine and a fake retriever handed in."""
 
 import asyncio
 from collections.abc import Sequence
@@ -56,9 +56,14 @@ class Engine:
         return Generation(text, self.count_tokens(prompt), 4, -2.0)
 
 
-class Searcher:
-    async def search_async(self, query: str, k: int) -> list[Hit]:
-        return [Hit(Passage("p1", "Towns", "It is here. It is there."), 1.0)]
+class Retriever:
+    """Finds one passage, always."""
+
+    version = "c0ffee"
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        hit = Hit(Passage("p1", "Towns", "It is here. It is there."), 1.0)
+        return [[hit] for _ in queries]
 
 
 def asked(
@@ -71,8 +76,7 @@ def asked(
             wanted or MissingAttempts(QUESTION),
             reasoner=reasoner,
             engine=engine,
-            searcher=Searcher(),
-            corpus_version="c0ffee",
+            retriever=Retriever(),
         )
     )
     assert not engine.texts, "not all was asked for"

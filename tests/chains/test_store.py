@@ -33,7 +33,7 @@ with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
-SETTINGS = {"teacher": "a", "reasoning": {"max_steps": 5, "k": 4}}
+SETTINGS = {"retriever": "bm25", "teacher": "a", "reasoning": {"max_steps": 5, "k": 4}}
 
 
 def stored_record(out: Path) -> Record:

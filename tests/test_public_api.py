@@ -32,7 +32,7 @@ SIGNATURES: Final = {
         "sampling=Sampling(temperature=0.0, top_p=1.0, seed=None), watch=None)"
     ),
 }
-"""Parameters of the public functions. A change here is a change for everybody who calls steper_ray from Python: say it in CHANGELOG.md."""
+"""Parameters of the public functions. Who changes one says it in CHANGELOG.md: notebooks call them."""
 
 
 @pytest.mark.parametrize("name", SIGNATURES)

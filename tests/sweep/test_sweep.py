@@ -57,7 +57,7 @@ def options(data: Path, tiny_student: Path, tmp_path: Path) -> list[str]:
 
 
 def progress() -> StageProgress:
-    return StageProgress("tune", None, None)
+    return StageProgress("sweep", None, None)
 
 
 def with_sweep(options: list[str], section: dict[str, Any]) -> RunConfig:
@@ -145,7 +145,7 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster: None, options: 
         "concurrent": 1,
     }
     config = with_sweep(options, section)
-    arguments = ["tune", "--config", str(TOY_RUN_FILE)]
+    arguments = ["sweep", "--config", str(TOY_RUN_FILE)]
     for text in options:
         arguments += ["--set", text]
     for key, value in section.items():

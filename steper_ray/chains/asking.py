@@ -29,6 +29,7 @@ def make_chain(
     task: Task,
 ) -> Chain:
     """A chain with its scores."""
+    scores = task.score(reasoned.answer, question)
     return Chain(
         id=chain_id,
         question_id=question.id,
@@ -39,7 +40,9 @@ def make_chain(
         steps=reasoned.steps,
         answer=reasoned.answer,
         stop_reason=reasoned.stop_reason,
-        **task.score(reasoned.answer, question),
+        em=scores["em"],
+        f1=scores["f1"],
+        acc=scores["acc"],
         model=model,
         corpus_version=corpus_version,
         supporting_ids=question.supporting_ids,
@@ -57,7 +60,8 @@ def score_again(chain: Chain, framework: Framework, task: Task) -> Chain:
     question = Question(
         chain.question_id, chain.question, gold, tuple(aliases), chain.supporting_ids, chain.hops
     )
-    return replace(chain, answer=answer, **task.score(answer, question))
+    scores = task.score(answer, question)
+    return replace(chain, answer=answer, em=scores["em"], f1=scores["f1"], acc=scores["acc"])
 
 
 async def ask(

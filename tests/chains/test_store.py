@@ -38,7 +38,10 @@ SETTINGS = {"retriever": "bm25", "teacher": "a", "reasoning": {"max_steps": 5, "
 
 def scores_of(out: Path) -> dict[str, float | None]:
     """Exact match of each existing chain."""
-    return {i: scores and scores["em"] for i, scores in existing_chains(out).items()}
+    return {
+        chain_id: None if scores is None else scores["em"]
+        for chain_id, scores in existing_chains(out).items()
+    }
 
 
 def stored_record(out: Path) -> Record:

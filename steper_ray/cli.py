@@ -152,7 +152,12 @@ def main(argv: list[str] | None = None) -> int:
         elif arguments.command == "show":
             from steper_ray.selection.show import show
 
-            show(config, arguments.id)
+            show(
+                config.folder.chains,
+                arguments.id,
+                select=config.select,
+                framework=config.reasoning.framework,
+            )
         elif getattr(arguments, "new_key", None) is not None:
             from steper_ray.serving.keys import new_key
 

@@ -51,7 +51,7 @@ def evaluated(config: "RunConfig", model: str, revision: str | None = None) -> "
 
     return Reasoner(
         model,
-        model_reasoning(config, model),
+        model_reasoning(model, build=config.build, reasoning=config.reasoning),
         config.engine,
         hub=config.hub,
         revision=pinned(model, revision, config.hub),

@@ -188,8 +188,8 @@ def _rows(
 
     A raised rule of reading or scoring answers is applied to existing ones.
     """
-    from steper_ray.chains.asking import score_again
     from steper_ray.chains.rows import read_chains
+    from steper_ray.chains.scoring import score_again
 
     now = answers_identity(
         BM25Retriever(config.folder.corpus).corpus_version,
@@ -211,6 +211,8 @@ def _rows(
         before = now
     chains = read_chains(out)
     if differences(before, now):
-        framework = framework_named(model_reasoning(config, model).framework)
+        framework = framework_named(
+            model_reasoning(model, build=config.build, reasoning=config.reasoning).framework
+        )
         chains = [score_again(chain, framework) for chain in chains]
     return [asdict(chain) for chain in chains]

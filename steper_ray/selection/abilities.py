@@ -64,8 +64,3 @@ def recorded_scheme(record: Mapping[str, object], where: object) -> AbilitySchem
             "file, or make the file again"
         )
     return scheme
-
-
-def ability_of(step: int, steps: int) -> str:
-    """The ability that step `step` (from 1) of a chain of `steps` teaches."""
-    return STEPER.of(step, steps)

@@ -16,7 +16,7 @@ from steper_ray.reasoning.loop import Event, StepFinished, Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval.protocol import Hit
 from steper_ray.schema import Ability, Step
-from steper_ray.selection.abilities import ability_of
+from steper_ray.selection.abilities import STEPER
 from steper_ray.serving.admission import Admission
 from steper_ray.serving.api.schema import AnswerOut, PassageOut, StepOut
 from steper_ray.serving.backend import Backend
@@ -314,7 +314,7 @@ def steps_out(reasoned: Trajectory) -> list[StepOut]:
             number,
             step,
             [found[passage_id] for passage_id in step.passage_ids],
-            ability_of(number, len(reasoned.steps)),
+            STEPER.of(number, len(reasoned.steps)),
         )
         for number, step in enumerate(reasoned.steps, 1)
     ]

@@ -19,10 +19,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from steper_ray.chains.build import build
 from steper_ray.chains.rows import read_chains
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.errors import StageError, find_steper_error
+from steper_ray.pipeline.build import build_run
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import Chain
@@ -44,12 +44,12 @@ import json, sys
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.run.loading import load_config
 from steper_ray.ray_runtime.session import ray_session
-from steper_ray.chains.build import build
+from steper_ray.pipeline.build import build_run
 with ray_session():
-    summary = build(
+    summary = build_run(
         load_config(TOY_RUN_FILE, sys.argv[1:]), lambda done, _: print(done, flush=True)
     )
-print(json.dumps({"asked": summary.ran.asked, "starts": summary.ran.starts}), flush=True)
+print(json.dumps({"asked": summary.usage.asked, "starts": summary.usage.starts}), flush=True)
 """
 
 BUILD_ON_THREE_NODES = """
@@ -58,7 +58,7 @@ import psutil, ray
 from ray.cluster_utils import Cluster
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.run.loading import load_config
-from steper_ray.chains.build import build
+from steper_ray.pipeline.build import build_run
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
@@ -71,17 +71,17 @@ def lose_a_node(done, _):
     for node in nodes:
         raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
         processes = [raylet, *raylet.children(recursive=True)]
-        if any("ChainMaker" in " ".join(process.cmdline()) for process in processes):
+        if any("ChainActor" in " ".join(process.cmdline()) for process in processes):
             lost.append(node)
             for process in processes:
                 process.kill()
             return
 
-summary = build(load_config(TOY_RUN_FILE, sys.argv[2:]), lose_a_node)
+summary = build_run(load_config(TOY_RUN_FILE, sys.argv[2:]), lose_a_node)
 alive = sum(node["Alive"] for node in ray.nodes())
 ray.shutdown()
 cluster.shutdown()
-print(json.dumps({"asked": summary.ran.asked, "starts": summary.ran.starts, "alive": alive}))
+print(json.dumps({"asked": summary.usage.asked, "starts": summary.usage.starts, "alive": alive}))
 """
 
 
@@ -110,7 +110,7 @@ def undisturbed(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory)
     """The chains of a build that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     config = load_config(TOY_RUN_FILE, settings(toy_corpus, folder))
-    assert build(config).ran.asked == QUESTIONS
+    assert build_run(config).usage.asked == QUESTIONS
     return read_chains(config.folder.chains)
 
 
@@ -188,7 +188,7 @@ def test_a_killed_actor_and_a_dead_engine_start_again_and_no_question_is_lost_or
     toy_corpus: RunConfig, tmp_path: Path, undisturbed: list[Chain]
 ) -> None:
     config = load_config(TOY_RUN_FILE, settings(toy_corpus, tmp_path))
-    ran = build(config, killer(ChainMaker=40, EngineCore=120)).ran
+    ran = build_run(config, killer(ChainActor=40, EngineCore=120)).usage
     check_whole(tmp_path, undisturbed)
     assert ran.starts == 3
     assert QUESTIONS <= ran.asked <= QUESTIONS + 2 * OPEN
@@ -200,7 +200,7 @@ def test_engines_that_keep_dying_end_the_stage_and_what_is_done_stays(
     given = settings(toy_corpus, tmp_path)
     config = load_config(TOY_RUN_FILE, [*given, "engine.max_restarts=0"])
     with pytest.raises(Exception, match="started again") as raised:
-        build(config, killer(EngineCore=KILL_AT))
+        build_run(config, killer(EngineCore=KILL_AT))
     known = find_steper_error(raised.value)
     assert isinstance(known, StageError)
     assert "had to be started again 1 times, more than engine.max_restarts allows" in str(known)

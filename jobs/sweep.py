@@ -2,7 +2,7 @@
 
     ray job submit --working-dir . -- python jobs/sweep.py --config jobs/configs/toy.yaml
 
-Options are those of `steper tune`.
+Options are those of `steper sweep`.
 """
 
 import sys
@@ -10,4 +10,4 @@ import sys
 from steper_ray.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["tune", *sys.argv[1:]]))
+    sys.exit(main(["sweep", *sys.argv[1:]]))

@@ -23,7 +23,7 @@ COMMANDS: Final = {
     "train": "step-wise examples → a trained student",
     "eval": "compare models on held-out questions, write report.html",
     "compare": "train the student in several ways and test which learns best",
-    "tune": "sweep over σ, learning rates and other settings of the training",
+    "sweep": "sweep over σ, learning rates and other settings of the training",
     "serve": "serve the student over HTTP until Ctrl-C",
     "demo": "all of it on the toy world",
 }

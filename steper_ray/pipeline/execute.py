@@ -48,7 +48,7 @@ def run_command(name: str, config: "RunConfig", *, update: bool = False) -> None
         with ray_session():
             update_server(config)
         return
-    if name == "tune":
+    if name == "sweep":
         from steper_ray.sweep.space import check_space
 
         check_space(config.sweep, config.train)  # at once: Ray takes seconds to start

@@ -1,7 +1,7 @@
 """The stages of the pipeline by name: what each runs."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +9,12 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.data.row_counts import row_count_lines
-from steper_ray.errors import InputError
+from steper_ray.errors import InputError, StageError
 from steper_ray.pipeline.messages import pushed_lines, usage_lines
 from steper_ray.ray_runtime.progress import StageProgress
 
 if TYPE_CHECKING:
+    from steper_ray.evaluation.evaluate import Evaluation
     from steper_ray.run.config import RunConfig
 
 
@@ -130,41 +131,110 @@ def run_train(config: "RunConfig", progress: StageProgress) -> list[str]:
 
 def run_eval(config: "RunConfig", progress: StageProgress) -> list[str]:
     """Compare models on the held-out questions."""
-    from steper_ray.evaluation.evaluate import comparison_lines, evaluate
+    from steper_ray.data.questions import load_questions
+    from steper_ray.evaluation.compare import evaluated_model
+    from steper_ray.evaluation.evaluate import evaluate, score_lines
+    from steper_ray.evaluation.summary import STUDENT
+    from steper_ray.models.folder import check_model
+    from steper_ray.models.hub import split_revision
 
-    summaries = evaluate(config, progress)
+    models = {}
+    for name, address in (config.eval.models or {STUDENT: str(config.folder.student)}).items():
+        model, revision = split_revision(address)
+        model = check_model(model, f"eval.models.{name}", revision)
+        models[name] = evaluated_model(config, model, revision)
+    evaluation = evaluate(
+        models,
+        load_questions(config, "dev")[: config.eval.limit],
+        corpus=config.folder.corpus,
+        out=config.folder.evaluation,
+        log=config.folder.log("eval"),
+        on_progress=progress.update,
+    )
+    page = write_evaluation(config, evaluation, {name: m.model for name, m in models.items()})
     return [
-        f"report → {config.folder.evaluation / 'report.html'}",
-        *comparison_lines(summaries),
+        f"report → {page}",
+        *score_lines(evaluation.summaries),
         *row_count_lines(config.folder.root, "questions.dev"),
     ]
+
+
+def write_evaluation(
+    config: "RunConfig", evaluation: "Evaluation", folders: Mapping[str, str]
+) -> Path:
+    """Write the page of an evaluation, and the scores into the card of the run's student.
+
+    folders: of the models, by name; a Hub name stays a name
+    """
+    from steper_ray.evaluation.summary import STUDENT
+    from steper_ray.models.folder import model_size
+    from steper_ray.reports.evaluation_page import report_role, write_evaluation_page
+    from steper_ray.reports.evaluation_tables import ModelReport
+    from steper_ray.reports.student_card import METRICS, add_scores
+
+    summaries, student = evaluation.summaries, config.folder.student
+    scores = {
+        name: {metric: getattr(summary.overall, metric) for metric in METRICS}
+        for name, summary in summaries.items()
+    }
+    for name, folder in folders.items():
+        if Path(folder).resolve() == student.resolve():
+            add_scores(student, name, scores, summaries[name].overall.questions)
+    example = STUDENT if STUDENT in summaries else next(iter(summaries))
+    page = config.folder.evaluation / "report.html"
+    write_evaluation_page(
+        page,
+        title=f"steper_ray: {config.folder.root.name}",
+        models={
+            name: ModelReport(report_role(name), summary, *model_size(folders[name]))
+            for name, summary in summaries.items()
+        },
+        metrics_file=config.folder.metrics,
+        chains=evaluation.chains[example],
+    )
+    return page
 
 
 def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
     """Compare ways of learning."""
     from steper_ray.evaluation.compare import compare
-    from steper_ray.reports.comparison_page import text_lines
+    from steper_ray.reports.comparison_page import text_lines, write_comparison_page
 
-    result = compare(config, progress)
+    comparison, students = compare(config, progress)
+    write_comparison_page(config.folder.compare, comparison, students)
     return [
         f"page → {config.folder.compare / 'comparison.html'}",
-        *text_lines(result),
+        *text_lines(comparison),
         *row_count_lines(config.folder.root, "questions.dev", "questions.test"),
     ]
 
 
 def run_sweep(config: "RunConfig", progress: StageProgress) -> list[str]:
     """Sweep over settings of the training."""
+    from steper_ray.reports.sweep_page import write_sweep_page
     from steper_ray.sweep.sweep import sweep
-    from steper_ray.sweep.trial_files import short, status_counts
+    from steper_ray.sweep.trial_table import short, status_counts
 
-    swept = sweep(config, progress)
-    best, folder = swept.best, config.folder.sweep
+    summary = sweep(config, progress)
+    trials, best, folder = summary.trials, summary.best, config.folder.sweep
+    write_sweep_page(
+        folder / "sweep.html",
+        title=f"steper_ray: {config.folder.root.name}, a sweep",
+        section=config.sweep,
+        trials=trials,
+        best=best,
+    )
+    if best is None:
+        first = next((f"; the first error: {t.error}" for t in trials if t.error), "")
+        raise StageError(
+            f"sweep: none of {len(trials):,} trials finished{first}; all are in "
+            f"{folder / 'trials.csv'}"
+        )
     point = ", ".join(f"{key} {short(value)}" for key, value in best.point.items())
-    failed = next((trial for trial in swept.trials if trial.status == "failed"), None)
+    failed = next((trial for trial in trials if trial.status == "failed"), None)
     return [
         f"page → {folder / 'sweep.html'}",
-        f"{len(swept.trials):,} trials: {status_counts(swept.trials)}; {swept.at_a_time:,} at a time",
+        f"{len(trials):,} trials: {status_counts(trials)}; {summary.at_a_time:,} at a time",
         *([f"trial {failed.number} failed: {failed.error}"] if failed else []),
         f"best: trial {best.number}, {config.sweep.metric} {best.metric:.4f}: {point}",
         f"as a run file → {folder / 'best.yaml'}; its student → {folder / 'best' / 'student'}",
@@ -180,7 +250,7 @@ STAGES: Final = {
     "train": Stage("starting the workers", run_train),
     "eval": Stage("starting the engine", run_eval),
     "compare": Stage("starting the workers", run_compare),
-    "tune": Stage("preparing the examples", run_sweep),
+    "sweep": Stage("preparing the examples", run_sweep),
 }
 
 

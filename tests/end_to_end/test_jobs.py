@@ -139,7 +139,7 @@ def test_every_stage_has_a_job() -> None:
     scripts = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("jobs/*.py")}
     scripts = {name: text for name, text in scripts.items() if not name.startswith("bench_")}
     # jobs/select.py would hide Python's own module of that name from the jobs beside it.
-    named = {"select": "select_chains", "tune": "sweep"}
+    named = {"select": "select_chains"}
     assert set(scripts) == {named.get(command, command) for command in COMMANDS}
     for name, text in scripts.items():
         command = f"--working-dir . -- python jobs/{name}.py --config jobs/configs/toy.yaml"

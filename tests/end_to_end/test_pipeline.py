@@ -184,7 +184,7 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
         repeated=(),
     )
     config = run.model_copy(update={"compare": section})
-    compared = compare(config, StageProgress("compare", None, None))
+    compared, _ = compare(config, StageProgress("compare", None, None))
     by_name = {contender.name: contender for contender in compared.contenders}
     assert list(by_name) == ["base", "vanilla-kd", "difficulty", "teacher"]
     assert all(contender.summary.overall.questions == 15 for contender in compared.contenders)
@@ -198,10 +198,10 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
     )
     assert done["validation_loss"] > 0
     assert not (folder / "training" / "candidates").exists()
-    assert (config.folder.compare / "comparison.html").is_file()
+    assert (config.folder.compare / "comparison.json").is_file()
 
     started = time.monotonic()
-    assert compare(config, StageProgress("compare", None, None)) == compared
+    assert compare(config, StageProgress("compare", None, None))[0] == compared
     assert time.monotonic() - started < 20
 
 

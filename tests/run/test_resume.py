@@ -22,8 +22,7 @@ from steper_ray.chains.store import partial_dir, record_file
 from steper_ray.chains.stream import _prepare_partial
 from steper_ray.chains.teachers import find_teachers
 from steper_ray.errors import InputError
-from steper_ray.evaluation.answer import evaluated
-from steper_ray.evaluation.compare import _rows
+from steper_ray.evaluation.compare import _answers, evaluated_model
 from steper_ray.pipeline.demo import STAGES, stage_inputs
 from steper_ray.retrieval.corpus import SETTINGS_FILE
 from steper_ray.run.config import RunConfig
@@ -307,21 +306,21 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     pq.write_table(
         pa.Table.from_pylist([asdict(chain) for chain in chains], CHAIN_SCHEMA), out / "a.parquet"
     )
-    record = answers_identity("c0ffee", "", evaluated(config, model).identity)
+    record = answers_identity("c0ffee", "", evaluated_model(config, model).identity)
     write_record(out.with_name("test.identity.json"), record)
     asked = [Question(chain.id, chain.question, "Neill") for chain in chains]
 
     def ask(*_: Any, **__: Any) -> None:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr("steper_ray.evaluation.answer.answer", ask)
-    assert [row["em"] for row in _rows(config, model, out, asked)] == [0.0] * 3
-    assert [row["em"] for row in _rows(with_added_keys(config), model, out, asked)] == [0.0] * 3
+    monkeypatch.setattr("steper_ray.evaluation.compare.answer", ask)
+    assert [row["em"] for row in _answers(config, model, out, asked)] == [0.0] * 3
+    assert [row["em"] for row in _answers(with_added_keys(config), model, out, asked)] == [0.0] * 3
     monkeypatch.setitem(RULES, "match", 2)
-    assert [row["em"] for row in _rows(config, model, out, asked)] == [1.0] * 3
+    assert [row["em"] for row in _answers(config, model, out, asked)] == [1.0] * 3
     monkeypatch.setitem(RULES, "search", 2)
     with pytest.raises(AssertionError, match="asked again"):
-        _rows(config, model, out, asked)
+        _answers(config, model, out, asked)
 
 
 @LATER

@@ -1,6 +1,7 @@
 """Compares ways of learning from the same chains as a Ray job.
 
-    ray job submit --working-dir . -- python jobs/compare.py --config jobs/configs/toy.yaml
+    ray job submit --working-dir . -- python jobs/compare.py --config jobs/configs/toy.yaml \\
+        --set run.dir=/shared/runs/toy
 
 Options are those of `steper compare`.
 """

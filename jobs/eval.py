@@ -1,6 +1,7 @@
 """Compares models on held-out questions as a Ray job.
 
-    ray job submit --working-dir . -- python jobs/eval.py --config jobs/configs/toy.yaml
+    ray job submit --working-dir . -- python jobs/eval.py --config jobs/configs/toy.yaml \\
+        --set run.dir=/shared/runs/toy
 
 Options are those of `steper eval`.
 """

@@ -1,6 +1,7 @@
 """Prints the exact prompt of each step of a question, searched in the cluster's corpus, as a Ray job.
 
-    ray job submit --working-dir . -- python jobs/prompt.py --config jobs/configs/toy.yaml
+    ray job submit --working-dir . -- python jobs/prompt.py --config jobs/configs/toy.yaml \\
+        --set run.dir=/shared/runs/toy
 
 with `--question "…"` at its end. Options are those of `steper prompt`.
 """

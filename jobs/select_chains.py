@@ -1,6 +1,7 @@
 """Chooses again among the chains that are there, without a teacher, as a Ray job.
 
-    ray job submit --working-dir . -- python jobs/select_chains.py --config jobs/configs/toy.yaml
+    ray job submit --working-dir . -- python jobs/select_chains.py --config jobs/configs/toy.yaml \\
+        --set run.dir=/shared/runs/toy
 
 Options are those of `steper select`. (As `select.py` it would hide Python's module of that name from its
 neighbours.)

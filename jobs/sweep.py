@@ -1,6 +1,7 @@
 """Sweeps over settings of the training as a Ray job.
 
-    ray job submit --working-dir . -- python jobs/sweep.py --config jobs/configs/toy.yaml
+    ray job submit --working-dir . -- python jobs/sweep.py --config jobs/configs/toy.yaml \\
+        --set run.dir=/shared/runs/toy
 
 Options are those of `steper sweep`.
 """

@@ -1,6 +1,7 @@
 """Trains the student as a Ray job.
 
-    ray job submit --working-dir . -- python jobs/train.py --config jobs/configs/toy.yaml
+    ray job submit --working-dir . -- python jobs/train.py --config jobs/configs/toy.yaml \\
+        --set run.dir=/shared/runs/toy
 
 Options are those of `steper train`.
 """

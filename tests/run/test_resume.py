@@ -32,7 +32,6 @@ from steper_ray.schema import Question
 from steper_ray.selection.select import select_examples
 from steper_ray.sweep.sweep import sweep_folder
 from steper_ray.toy.write import MODELS
-from steper_ray.training.checkpoints import load_state, save_state
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.train import (
     DONE_FILE,
@@ -337,6 +336,8 @@ def test_a_finished_stage_of_the_demo_stays_finished(config: RunConfig, later: L
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    from steper_ray.training.checkpoints import load_state, save_state
+
     save_state(tmp_path, {"workers": 2}, {})
     assert load_state(tmp_path)[0]["workers"] == 2
     file = tmp_path / "state.json"

@@ -1,4 +1,4 @@
-"""Sweeps over settings of the training as a Ray job.
+"""`steper sweep` as a Ray job: try several values of σ, learning rates and other settings of the training.
 
     ray job submit --working-dir . -- python jobs/sweep.py --config jobs/configs/toy.yaml \\
         --set run.dir=/shared/runs/toy

@@ -23,7 +23,7 @@ from steper_ray.chains.stream import _prepare_partial
 from steper_ray.chains.teachers import find_teachers
 from steper_ray.errors import InputError
 from steper_ray.evaluation.compare import _answers, evaluated_model
-from steper_ray.pipeline.demo import STAGES, stage_inputs
+from steper_ray.pipeline.demo import DEMO_STAGES, stage_inputs
 from steper_ray.retrieval.corpus import SETTINGS_FILE
 from steper_ray.run.config import RunConfig
 from steper_ray.run.dependencies import EXCLUDED, answers_identity, stage_identity
@@ -325,14 +325,14 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
 @LATER
 def test_a_finished_stage_of_the_demo_stays_finished(config: RunConfig, later: Later) -> None:
     def abilities(config: RunConfig) -> dict[str, Any]:
-        return {name: stage_identity(name, stage_inputs(name, config)) for name in STAGES}
+        return {name: stage_identity(name, stage_inputs(name, config)) for name in DEMO_STAGES}
 
     before = abilities(config)
     assert abilities(later(config)) == before
     assert str(config.folder.root) not in json.dumps(before)  # the run folder may be moved
     more = config.train.model_copy(update={"epochs": 9})
     now = abilities(config.model_copy(update={"train": more}))
-    assert [name for name in STAGES if differences(before[name], now[name])] == ["train"]
+    assert [name for name in DEMO_STAGES if differences(before[name], now[name])] == ["train"]
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ def write_run(setting: Setting, folder: Path) -> Any:
     from steper_ray.run.loading import load_config
     from steper_ray.schema import StepExample
     from steper_ray.selection.abilities import STEPER
-    from steper_ray.toy.pretrain import rationales
+    from steper_ray.toy.pretrain_rows import rationales
     from steper_ray.toy.world import make_world
     from steper_ray.toy.write import MODELS
 

@@ -1,4 +1,4 @@
-"""The card of a step-wise data set: a README.md that says what is in it, and from what it was made.
+"""Card of a step-wise data set, its README.md: columns, counts, teachers, settings.
 
 The text is `dataset_card.md.j2`; the metadata above it, by which the Hub and `datasets` find the files, is
 huggingface_hub's. Everything it says is in `stats.json`.
@@ -31,7 +31,7 @@ COLUMNS: Final = {
     "target": "what the model should write, with what ends a step",
     "found": "how many of the passages each search brought",
 }
-"""Column → what it holds; those that are added later are shown without."""
+"""Column → its content; a column without an entry is shown without a description."""
 
 
 SIZES: Final = {
@@ -83,7 +83,7 @@ def render_card(
 def write_card(folder: Path, stats: Mapping[str, Any], columns: Collection[str]) -> None:
     """Write the card into a data set's folder, whole or not at all.
 
-    It shows the PICTURES that are there by then.
+    It shows those of PICTURES that the folder has by then.
     """
     pictures = [file for file, _, _ in PICTURES.values() if (folder / file).is_file()]
     write_whole(folder / CARD_FILE, render_card(stats, columns, pictures))

@@ -116,7 +116,9 @@ def test_the_gold_answer_is_shown_only_where_all_else_was_wrong() -> None:
     assert [chain.rationalized for chain in chains] == [False, False, True]
     assert "known to be: Rome\n" in engine.prompts[-1].text
     assert not any("Rom" in prompt.text for prompt in engine.prompts[:-1])
-    (chain,), _ = asked(WRONG, missing=MissingAttempts(QUESTION, 2), samples=2, rationalization=True)
+    (chain,), _ = asked(
+        WRONG, missing=MissingAttempts(QUESTION, 2), samples=2, rationalization=True
+    )
     assert chain.id == "q1#2"
 
 
@@ -138,7 +140,9 @@ def test_what_is_there_is_not_made_again() -> None:
 def test_every_sample_is_drawn_anew_and_always_the_same() -> None:
     def seeds(sample: int, name: str = "") -> list[Sampling]:
         missing = MissingAttempts(QUESTION, sample)
-        return asked(" One.", RIGHT, missing=missing, name=name, samples=2, temperature=0.7)[1].drawn
+        return asked(" One.", RIGHT, missing=missing, name=name, samples=2, temperature=0.7)[
+            1
+        ].drawn
 
     one, two, other = seeds(1), seeds(2), seeds(1, "b")
     assert one == seeds(1)

@@ -19,7 +19,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from steper_ray.cli import COMMANDS
+from steper_ray.pipeline.commands import all_commands
+from steper_ray.pipeline.reference import job_path
 
 ROOT: Final = Path(__file__).parents[2]
 RAY: Final = (sys.executable, "-m", "ray.scripts.scripts")
@@ -135,15 +136,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     assert not [left for left in family if left.is_running()]
 
 
-def test_every_stage_has_a_job() -> None:
-    scripts = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("jobs/*.py")}
-    scripts = {name: text for name, text in scripts.items() if not name.startswith("bench_")}
-    # jobs/select.py would hide Python's own module of that name from the jobs beside it.
-    named = {"select": "select_chains", "tune": "sweep"}
-    assert set(scripts) == {named.get(command, command) for command in COMMANDS}
-    for name, text in scripts.items():
-        command = f"--working-dir . -- python jobs/{name}.py --config jobs/configs/toy.yaml"
-        assert f"ray job submit {command}\n" in text
+def test_every_command_has_a_job() -> None:
+    scripts = {f"jobs/{path.name}" for path in ROOT.glob("jobs/*.py")}
+    assert scripts == {job_path(name) for name in all_commands()}
 
 
 @pytest.mark.engine

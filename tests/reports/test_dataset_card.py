@@ -154,7 +154,7 @@ def test_the_data_set_goes_to_the_hub(hub: Hub, tmp_path: Path) -> None:  # noqa
     run = config(tmp_path / "run")
     write(run.folder.chains, [CHAIN])
     file = tmp_path / "run.yaml"
-    file.write_text(f"run: {{dir: '{run.dir}'}}")
+    file.write_text(f"run: {{dir: '{run.folder.root}'}}")
     command = [sys.executable, "-m", "steper_ray.cli", "select", "--config", str(file)]
     done = subprocess.run(
         [*command, "--push-to-hub", "owner/name"],

@@ -21,10 +21,9 @@ from steper_ray.chains.rows import read_chains
 from steper_ray.chains.store import partial_dir, record_file
 from steper_ray.chains.stream import _prepare_partial
 from steper_ray.errors import InputError
-from steper_ray.evaluation.answer import evaluated
-from steper_ray.evaluation.compare import _rows
+from steper_ray.evaluation.compare import _answers, evaluated_model
 from steper_ray.pipeline.build import build_run, run_teachers
-from steper_ray.pipeline.demo import STAGES, stage_inputs
+from steper_ray.pipeline.demo import DEMO_STAGES, stage_inputs
 from steper_ray.pipeline.select import select_run
 from steper_ray.retrieval.corpus import SETTINGS_FILE
 from steper_ray.run.config import RunConfig
@@ -33,7 +32,6 @@ from steper_ray.run.identity import RULES, differences, read_record, write_recor
 from steper_ray.schema import Question
 from steper_ray.sweep.sweep import sweep_folder
 from steper_ray.toy.write import MODELS
-from steper_ray.training.checkpoints import load_state, save_state
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.train import (
     DONE_FILE,
@@ -317,37 +315,39 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     pq.write_table(
         pa.Table.from_pylist([asdict(chain) for chain in chains], CHAIN_SCHEMA), out / "a.parquet"
     )
-    record = answers_identity("c0ffee", "", evaluated(config, model).identity)
+    record = answers_identity("c0ffee", "", evaluated_model(config, model).identity)
     write_record(out.with_name("test.identity.json"), record)
     asked = [Question(chain.id, chain.question, "Neill") for chain in chains]
 
     def ask(*_: Any, **__: Any) -> None:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr("steper_ray.evaluation.answer.answer", ask)
-    assert [row["em"] for row in _rows(config, model, out, asked)] == [0.0] * 3
-    assert [row["em"] for row in _rows(with_added_keys(config), model, out, asked)] == [0.0] * 3
+    monkeypatch.setattr("steper_ray.evaluation.compare.answer", ask)
+    assert [row["em"] for row in _answers(config, model, out, asked)] == [0.0] * 3
+    assert [row["em"] for row in _answers(with_added_keys(config), model, out, asked)] == [0.0] * 3
     monkeypatch.setitem(RULES, "match", 2)
-    assert [row["em"] for row in _rows(config, model, out, asked)] == [1.0] * 3
+    assert [row["em"] for row in _answers(config, model, out, asked)] == [1.0] * 3
     monkeypatch.setitem(RULES, "search", 2)
     with pytest.raises(AssertionError, match="asked again"):
-        _rows(config, model, out, asked)
+        _answers(config, model, out, asked)
 
 
 @LATER
 def test_a_finished_stage_of_the_demo_stays_finished(config: RunConfig, later: Later) -> None:
     def abilities(config: RunConfig) -> dict[str, Any]:
-        return {name: stage_identity(name, stage_inputs(name, config)) for name in STAGES}
+        return {name: stage_identity(name, stage_inputs(name, config)) for name in DEMO_STAGES}
 
     before = abilities(config)
     assert abilities(later(config)) == before
     assert str(config.folder.root) not in json.dumps(before)  # the run folder may be moved
     more = config.train.model_copy(update={"epochs": 9})
     now = abilities(config.model_copy(update={"train": more}))
-    assert [name for name in STAGES if differences(before[name], now[name])] == ["train"]
+    assert [name for name in DEMO_STAGES if differences(before[name], now[name])] == ["train"]
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    from steper_ray.training.checkpoints import load_state, save_state
+
     save_state(tmp_path, {"workers": 2}, {})
     assert load_state(tmp_path)[0]["workers"] == 2
     file = tmp_path / "state.json"

@@ -40,9 +40,7 @@ def shown(
     write(run.folder.chains, chains)
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100, highlight=False, markup=False)
-    show(
-        run.folder.chains, chain_id, select=run.select, framework="ircot", console=console
-    )
+    show(run.folder.chains, chain_id, select=run.select, framework="ircot", console=console)
     return out.getvalue()
 
 

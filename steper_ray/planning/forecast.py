@@ -48,12 +48,12 @@ class TeacherPlan:
     name: str
     """Name in the ensemble; empty for `build.teacher`."""
     model: str
-    left: int
+    remaining: int
     """Samples of questions that the teacher is yet to be asked."""
     pace: Throughput | None
     questions_per_hour: Estimate | None
     """Without the start of the engines."""
-    hours_left: Estimate | None
+    hours_remaining: Estimate | None
     """Hours of a build of the remaining questions, with starting, warming up and draining the engines."""
     hours_all: Estimate | None
     """Hours of a build that would ask every question."""
@@ -61,9 +61,9 @@ class TeacherPlan:
     """Device that the engines occupy: `GPU`, `core`, or nothing (an endpoint)."""
     devices: float
     chains: Estimate | None
-    text_left: Estimate | None
+    text_remaining: Estimate | None
     """Characters of the chains that are yet to be made."""
-    requests_left: Estimate | None
+    requests_remaining: Estimate | None
     requests_all: Estimate | None
     tokens: Mapping[str, Mapping[str, Estimate | None]]
     """Ability, or `all` → KINDS → tokens of the whole build."""
@@ -86,9 +86,9 @@ class Plan:
     """Forecast of the whole build: existing and remaining chains."""
 
     questions: int
-    there: int
+    finished: int
     """Questions that have all their chains."""
-    left: int
+    remaining: int
     """Questions that are yet to be asked."""
     sample: int
     """Questions that the remaining ones are predicted from."""
@@ -97,7 +97,7 @@ class Plan:
     others: int
     """Existing chains of other questions (of an earlier, larger `build.limit`) or other teachers."""
     teachers: tuple[TeacherPlan, ...]
-    hours_left: Estimate | None
+    hours_remaining: Estimate | None
     hours_all: Estimate | None
     """Hours of all teachers, one after another."""
     chains: Estimate | None
@@ -142,16 +142,16 @@ def forecast_teacher(
     return TeacherPlan(
         name=reasoner.name,
         model=reasoner.model,
-        left=len(job.unasked),
+        remaining=len(job.unasked),
         pace=pace,
         questions_per_hour=None if pace is None else pace.every(3600).times(1 / samples),
-        hours_left=None if pace is None else pace.seconds(len(job.unasked)).times(1 / 3600),
+        hours_remaining=None if pace is None else pace.seconds(len(job.unasked)).times(1 / 3600),
         hours_all=None if pace is None else pace.seconds(questions * samples).times(1 / 3600),
         device=device,
         devices=engine.replicas * (engine.gpus or engine.cpus) if device else 0.0,
         chains=total("chains"),
-        text_left=per_question("text", remaining),
-        requests_left=per_question("requests", remaining),
+        text_remaining=per_question("text", remaining),
+        requests_remaining=per_question("requests", remaining),
         requests_all=per_question("requests", questions),
         tokens={
             ability: {kind: total(kind, ability) for kind in KINDS}

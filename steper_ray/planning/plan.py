@@ -115,7 +115,9 @@ def _jobs(
         if not measurement.sample and len(teachers) == 1:
             measurement = _last_build(stats, measurement)
             if measurement.runs:
-                notes.append("nothing was left to be measured: the pace is that of the last build")
+                notes.append(
+                    "no question remained to measure: the throughput is that of the last build"
+                )
         missing = find_missing(chains, teacher, questions)
         unasked = frozenset((sample.question.id, sample.sample) for sample in missing)
         jobs.append(
@@ -158,17 +160,17 @@ def _predict(
     others = sum(c.question_id not in planned or c.teacher not in names for c in costs)
     foreign = sum(chain.teacher not in names for chain in costs)
     text = sum(chain.counts["text", ALL] for chain in costs)
-    text_to_come = _sum([teacher.text_left for teacher in teachers])
+    text_to_come = _sum([teacher.text_remaining for teacher in teachers])
     chains = _sum([teacher.chains for teacher in teachers])
     return Plan(
         questions=len(questions),
-        there=len(questions) - len(remaining),
-        left=len(remaining),
+        finished=len(questions) - len(remaining),
+        remaining=len(remaining),
         sample=len(sample),
         asked=asked,
         others=others,
         teachers=tuple(teachers),
-        hours_left=_sum([teacher.hours_left for teacher in teachers]),
+        hours_remaining=_sum([teacher.hours_remaining for teacher in teachers]),
         hours_all=_sum([teacher.hours_all for teacher in teachers]),
         chains=chains and chains + Estimate(foreign, 0.0),
         chains_bytes=text_to_come and (text_to_come + Estimate(text, 0.0)).times(per_text),
@@ -190,11 +192,11 @@ def _note(teacher: TeacherPlan) -> str | None:
     """Caveat that belongs to a teacher's numbers, if any."""
     whose = f"{teacher.name}: " if teacher.name else ""
     if teacher.pace is None:
-        return f"{whose}everything is there, and nothing says how fast it was made; no hours"
+        return f"{whose}every chain exists, and nothing says how fast they were made; no hours"
     if teacher.pace.too_slow:
         return (
-            f"{whose}the pace is that of a whole short run with its warming up and running empty; "
-            "a long one is faster, which a larger --sample shows"
+            f"{whose}the throughput is that of a whole short run with its warming up and draining; "
+            "a long run is faster; measure it with a larger --sample"
         )
     return None
 

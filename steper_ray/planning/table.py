@@ -25,7 +25,9 @@ CELL: Final = 23
 
 def plan_lines(plan: Plan) -> list[str]:
     """The plan as text; ± is half of a 95 % interval."""
-    head = f"{plan.questions:,} questions = {plan.there:,} there + {plan.left:,} left"
+    head = (
+        f"{plan.questions:,} questions = {plan.finished:,} finished + {plan.remaining:,} remaining"
+    )
     sample = f", predicted from {plan.sample:,}" if plan.sample else ""
     lines = [f"{head}{sample}; {plan.asked:,} asked just now"]
     if plan.others:
@@ -48,9 +50,9 @@ def plan_lines(plan: Plan) -> list[str]:
 
 def _time(plan: Plan) -> list[str]:
     """Hours of the teachers, and the devices or requests that they need."""
-    lines = [_row("", "questions an hour", "hours left", "hours for all")]
+    lines = [_row("", "questions an hour", "remaining hours", "hours for all")]
     for teacher in plan.teachers:
-        hours = (teacher.hours_left, teacher.hours_all)
+        hours = (teacher.hours_remaining, teacher.hours_all)
         lines.append(
             _row(_name(teacher), _number(teacher.questions_per_hour), *map(_number, hours))
         )
@@ -59,15 +61,15 @@ def _time(plan: Plan) -> list[str]:
             many = f"× {teacher.devices:g} {teacher.device}{'' if teacher.devices == 1 else 's'}"
             lines.append(_row("", f"{many} = {teacher.device}-hours", *map(_number, held)))
         else:
-            asked = (teacher.requests_left, teacher.requests_all)
+            asked = (teacher.requests_remaining, teacher.requests_all)
             lines.append(_row("", "requests", *map(_count, asked)))
         if teacher.pace is not None:
             lines.append(
                 f"{'':<{FIRST}}of each build {teacher.pace.start_seconds:,.0f} s to start, "
-                f"{teacher.pace.idle_seconds:,.1f} s to warm up and run empty, in the hours"
+                f"{teacher.pace.idle_seconds:,.1f} s to warm up and drain, included in the hours"
             )
     if len(plan.teachers) > 1:
-        both = map(_number, (plan.hours_left, plan.hours_all))
+        both = map(_number, (plan.hours_remaining, plan.hours_all))
         lines.append(_row("one after another", "", *both))
     return lines
 

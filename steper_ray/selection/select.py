@@ -79,9 +79,7 @@ def select_examples(
     with locked(chains):
         score_chains(chains, reasoning.framework)
         record_scored(chains)
-        files = chain_files(chains)
-        judge = partial(judge_file, select=settings, reasoning=reasoning, teachers=teachers)
-        judged = dict(zip(files, parallel_map(judge, files), strict=True))
+        judged = _judge_files(chain_files(chains), settings, reasoning, teachers)
         verdicts = final_verdicts(judged, settings)
         rows = [row for part in judged.values() for row in part]
         changes = Counter((r.before, verdicts[r.id]) for r in rows if r.before != verdicts[r.id])
@@ -109,6 +107,17 @@ def select_examples(
         write_whole(stats, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
     questions = described["questions"]["all"]
     return SelectionSummary(questions, counts, counts.by_ability(scheme.names), changes)
+
+
+def _judge_files(
+    files: Sequence[Path],
+    settings: SelectConfig,
+    reasoning: ReasoningConfig,
+    teachers: Sequence[str],
+) -> dict[Path, list[Judgement]]:
+    """Judgements of the chains by themselves, by file."""
+    judge = partial(judge_file, select=settings, reasoning=reasoning, teachers=teachers)
+    return dict(zip(files, parallel_map(judge, files), strict=True))
 
 
 def _count_questions(

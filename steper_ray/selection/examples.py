@@ -1,17 +1,16 @@
 """Chain → one training example per step (StepER, section 3.2)."""
 
-from pathlib import Path
-from typing import Any
-
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.prompts import make_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.schema import Chain, Passage, StepExample
-from steper_ray.selection.abilities import ability_of
+from steper_ray.schema import Chain, StepExample
+from steper_ray.selection.abilities import STEPER, AbilityScheme
 
 
-def step_examples(chain: Chain, settings: ReasoningConfig) -> list[StepExample]:
-    """One example per step: q, P_≤s and R_<s as input, r_s with what ends it as target.
+def step_examples(
+    chain: Chain, settings: ReasoningConfig, scheme: AbilityScheme = STEPER
+) -> list[StepExample]:
+    """One example per step: q, P_≤s and R_<s as input, r_s with the text that ends the step as target.
 
     settings: how the student will be asked
     """
@@ -29,7 +28,7 @@ def step_examples(chain: Chain, settings: ReasoningConfig) -> list[StepExample]:
                 id=f"{chain.id}/{number}",
                 chain_id=chain.id,
                 step=number,
-                ability=ability_of(number, len(chain.steps)),
+                ability=scheme.of(number, len(chain.steps)),
                 question=chain.question,
                 passages=passages,
                 reasoning=reasoning,
@@ -40,24 +39,3 @@ def step_examples(chain: Chain, settings: ReasoningConfig) -> list[StepExample]:
             )
         )
     return examples
-
-
-def read_examples(folder: Path | str) -> list[StepExample]:
-    """The examples of a data set, ordered by id.
-
-    folder: with the Parquet files, as `RunFolder.examples`
-    """
-    import pyarrow.dataset as ds
-
-    from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
-
-    files = [str(file) for file in sorted(Path(folder).glob("*.parquet"))]
-    rows = ds.dataset(files, schema=STEP_EXAMPLE_SCHEMA).to_table().to_pylist()
-    return sorted(map(example_from_row, rows), key=lambda example: example.id)
-
-
-def example_from_row(row: dict[str, Any]) -> StepExample:
-    """A row of `STEP_EXAMPLE_SCHEMA` as a StepExample."""
-    lists = {name: tuple(row[name] or ()) for name in ("reasoning", "found")}
-    passages = tuple(Passage(**passage) for passage in row["passages"])
-    return StepExample(**{**row, **lists, "passages": passages})

@@ -189,6 +189,7 @@ def _best(config: "RunConfig", outcome: "WorkerOutcome") -> tuple[float, int]:
     """(validation loss, step) of the student to export."""
     from steper_ray.data.questions import load_questions
     from steper_ray.evaluation.answer import answer
+    from steper_ray.evaluation.compare import evaluated_model
     from steper_ray.evaluation.summary import summarize
     from steper_ray.training.worker_spec import candidate_dir
 
@@ -199,7 +200,13 @@ def _best(config: "RunConfig", outcome: "WorkerOutcome") -> tuple[float, int]:
     em_of = {}
     for loss, step in outcome.candidates:
         folder = candidate_dir(str(training_dir), step)
-        rows = answer(config, str(folder), questions, folder.with_name(f"{folder.name}-answers"))
+        rows = answer(
+            evaluated_model(config, str(folder)),
+            questions,
+            folder.with_name(f"{folder.name}-answers"),
+            corpus=config.folder.corpus,
+            log=config.folder.log("eval"),
+        )
         em_of[loss, step] = summarize(rows).overall.em
     # Of equal ones the first, which has the lower loss.
     return max(outcome.candidates, key=lambda candidate: em_of[candidate])

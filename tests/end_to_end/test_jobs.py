@@ -59,6 +59,7 @@ class Head:
             env=self.environment,
             capture_output=True,
             text=True,
+            timeout=240,
             check=False,
         )
 
@@ -110,7 +111,8 @@ def head() -> Iterator[Head]:
 
 
 def _wait_until_ready(head: Head, process: subprocess.Popen[bytes]) -> None:
-    while True:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
         assert process.poll() is None, (head.folder / "head.log").read_text()
         try:
             if head.get(f"{head.agent_url}/api/local_raylet_healthz").is_success:
@@ -119,16 +121,17 @@ def _wait_until_ready(head: Head, process: subprocess.Popen[bytes]) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.5)
+    pytest.fail("the head did not come up in two minutes")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the head as Ctrl-C would, and see that nothing it started lives on."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=120)
+    _, alive = psutil.wait_procs(family, timeout=30)
     for left in alive:
         left.kill()
-    psutil.wait_procs(alive, timeout=120)
+    psutil.wait_procs(alive, timeout=10)
     assert len(family) > 3
     assert not [left for left in family if left.is_running()]
 
@@ -169,13 +172,3 @@ def test_job_with_a_broken_run_file_fails(head: Head, tmp_path: Path) -> None:
     assert (job["status"], job["driver_exit_code"]) == ("FAILED", 2)
     assert "toy.sede: unknown key; did you mean seed?" in done.stdout
     assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.engine
-def test_job_with_a_relative_run_folder_is_refused(head: Head) -> None:
-    done = head.submit("here", "python", "jobs/toy.py", "--config", "jobs/configs/toy.yaml")
-    assert done.returncode != 0
-    job = head.job("here")
-    assert (job["status"], job["driver_exit_code"]) == ("FAILED", 2)
-    assert "jobs/configs/toy.yaml: run.dir: must be absolute in a submitted job" in done.stdout
-    assert not any(head.folder.glob("session_2*/runtime_resources/working_dir_files/*/runs"))

@@ -109,6 +109,7 @@ def test_a_sweep_end_to_end_and_its_best_run_file_gives_the_same(
     assert lines[0] == line  # with its seconds: the step was not done again
     assert [json.loads(one)["step"] for one in lines] == list(range(1, len(lines) + 1))
     assert [trial.status for trial in swept.trials] == ["finished"] * 4
+    assert swept.best is not None
     assert [trial.point for trial in swept.trials] == [
         {"lr": lr, "sigma_init": sigma} for lr in (1e-4, 1e-2) for sigma in (0.5, 2.0)
     ]
@@ -120,7 +121,6 @@ def test_a_sweep_end_to_end_and_its_best_run_file_gives_the_same(
     # σ moves towards √L, which lies above both: from its own start, at most sigma_lr in log a step
     assert (table["final_sigma_exp"] > table["sigma_init"]).all()
     assert pd.read_csv(config.folder.sweep / "trials.csv")["lr"].tolist() == table["lr"].tolist()
-    assert "<svg" in (config.folder.sweep / "sweep.html").read_text()
     students = list((config.folder.sweep / "runs").glob("*/trials/*/student"))
     assert [path.parent.name for path in students] == [f"{swept.best.number:04d}"]
     assert len(list((config.folder.sweep / "runs").glob("*/data/*.parquet"))) == 1

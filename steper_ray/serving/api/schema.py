@@ -13,7 +13,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from steper_ray.reasoning.frameworks import FRAMEWORKS
-from steper_ray.schema import Ability, StopReason
+from steper_ray.schema import StopReason
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -103,7 +103,7 @@ class StepOut(BaseModel):
 
     step: int
     """From 1 on."""
-    ability: Ability
+    ability: str
     """The ability it needed: `init`ialization, `exp`ansion or `agg`regation."""
     query: str
     passages: list[PassageOut]

@@ -28,8 +28,8 @@ def run_toy(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     """Write the toy world."""
     from steper_ray.toy.write import write_toy
 
-    folder = write_toy(config)
-    toy = config.toy
+    toy, folder = config.toy, config.folder.toy
+    write_toy(toy, folder)
     lines = [f"world {toy.seed}: {toy.train + toy.dev + toy.test:,} questions → {folder}"]
     return StageResult(lines, {"train": toy.train, "dev": toy.dev, "test": toy.test})
 

@@ -34,6 +34,14 @@ COLUMNS: Final = {
 """Column → its content; a column without an entry is shown without a description."""
 
 
+ABILITY_MEANINGS: Final = {
+    "init": "reasoning initialization, the first of several steps",
+    "exp": "reasoning expansion, the steps between",
+    "agg": "reasoning aggregation, the last or only step",
+}
+"""Ability → its meaning; an ability without an entry is shown without a meaning."""
+
+
 SIZES: Final = {
     1_000: "n<1K",
     10_000: "1K<n<10K",
@@ -70,6 +78,7 @@ def render_card(
         stats=stats,
         examples=examples,
         teachers=stats["teacher"]["models"],
+        meanings={ability: ABILITY_MEANINGS.get(ability) for ability in stats["examples"]},
         columns={name: COLUMNS.get(name, "") for name in columns},
         reasons=REJECTIONS,
         settings=settings_text(stats["settings"]),

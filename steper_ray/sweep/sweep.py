@@ -93,7 +93,7 @@ def sweep_folder(config: "RunConfig") -> Path:
 
 
 def identity_of(config: "RunConfig") -> Record:
-    """The record of what all trials of a sweep depend on."""
+    """The identity of a sweep: everything that all its trials depend on."""
     from steper_ray.data.questions import load_questions
 
     sources = stepwise_files(config.folder.examples)

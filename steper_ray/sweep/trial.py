@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrialTask:
-    """What all trials of a sweep have in common."""
+    """Settings and files that all trials of a sweep share."""
 
     config: "RunConfig"
     """The run file of the sweep."""

@@ -128,7 +128,7 @@ def evaluated_model(config: "RunConfig", model: str, revision: str | None = None
     """A model under evaluation, asked as the run file or the model's own folder says."""
     return Reasoner(
         model,
-        model_reasoning(config, model),
+        model_reasoning(model, build=config.build, reasoning=config.reasoning),
         config.engine,
         hub=config.hub,
         revision=pinned(model, revision, config.hub),
@@ -223,8 +223,8 @@ def _answers(
 
     A raised rule of reading or scoring answers is applied to existing ones.
     """
-    from steper_ray.chains.asking import score_again
     from steper_ray.chains.rows import read_chains
+    from steper_ray.chains.scoring import score_again
 
     corpus, reasoner = config.folder.corpus, evaluated_model(config, model, revision)
     now = answers_identity(BM25Retriever(corpus).corpus_version, "", reasoner.identity)

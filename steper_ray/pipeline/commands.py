@@ -53,7 +53,12 @@ def run_show(config: "RunConfig", *, id: str) -> None:
     """Print a chain, or every chain of a question."""
     from steper_ray.selection.show import show
 
-    show(config, id)
+    show(
+        config.folder.chains,
+        id,
+        select=config.select,
+        framework=config.reasoning.framework,
+    )
 
 
 def run_serve(config: "RunConfig", *, update: bool, new_key: str | None) -> None:

@@ -49,21 +49,21 @@ def run_index(config: "RunConfig", _progress: "StageProgress") -> StageResult:
 
 def run_plan(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Predict what a build will take."""
-    from steper_ray.planning.plan import plan
+    from steper_ray.pipeline.plan import plan_run
     from steper_ray.planning.table import plan_lines
 
     _check_own_data(config)
-    planned = plan(config, progress.count)
+    planned = plan_run(config, progress.count)
     lines = [*plan_lines(planned), f"as numbers → {config.folder.plan}"]
     return StageResult(lines, planned)
 
 
 def run_build(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Let the teacher make the data."""
-    from steper_ray.chains.build import build
+    from steper_ray.pipeline.build import build_run
 
     _check_own_data(config)
-    summary = build(config, progress.count)
+    summary = build_run(config, progress.count)
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in summary.rejected.items())
     examples = " · ".join(f"{ability} {count:,}" for ability, count in summary.examples.items())
     left_out, totals = sum(summary.rejected.values()), summary.totals
@@ -73,7 +73,7 @@ def run_build(config: "RunConfig", progress: "StageProgress") -> StageResult:
     lines = [
         f"{more}{summary.questions:,} questions = {parts}",
         f"examples: {examples}; {totals['forced']:,} forced, {dropped}",
-        *usage_lines(summary.ran, summary.chains),
+        *usage_lines(summary.usage, summary.chains),
         *row_count_lines(config.folder.root, "questions.train"),
         *pushed_lines(summary.pushed),
     ]
@@ -82,14 +82,14 @@ def run_build(config: "RunConfig", progress: "StageProgress") -> StageResult:
 
 def run_select(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     """Choose again among the chains there are."""
-    from steper_ray.selection.select import select_examples
+    from steper_ray.pipeline.select import select_run
 
     _check_own_data(config)
-    selected = select_examples(config)
+    selected = select_run(config)
     counts = selected.counts
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in counts.rejected.items())
     left_out = counts.chains - counts.kept
-    examples = " · ".join(f"{ability} {count:,}" for ability, count in counts.abilities.items())
+    examples = " · ".join(f"{ability} {count:,}" for ability, count in selected.examples.items())
     changes = ", ".join(
         f"{count:,} {before or 'kept'} → {now or 'kept'}"
         for (before, now), count in selected.changes.most_common()

@@ -5,6 +5,7 @@ huggingface_hub's. Everything it says is in `stats.json`.
 """
 
 from collections.abc import Collection, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from steper_ray.files import write_whole
 from steper_ray.reports.histograms import PICTURES
 from steper_ray.reports.markdown import CARD_FILE, render_template
 from steper_ray.run.secrets import settings_text
+from steper_ray.selection.abilities import recorded_scheme
 from steper_ray.selection.rejection import REJECTIONS
 
 SHARDS: Final = "data/train-*.parquet"
@@ -22,7 +24,7 @@ COLUMNS: Final = {
     "id": "chain and step",
     "chain_id": "which chain the example is a step of",
     "step": "number of the step, from 1",
-    "ability": "`init`: first step; `exp`: between; `agg`: last, with the answer",
+    "ability": "what the step teaches, see below",
     "question": "the question",
     "passages": "every passage retrieved up to this step, in the order retrieved: id, title, text",
     "reasoning": "what the earlier steps said",
@@ -32,14 +34,6 @@ COLUMNS: Final = {
     "found": "how many of the passages each search brought",
 }
 """Column → its content; a column without an entry is shown without a description."""
-
-
-ABILITY_MEANINGS: Final = {
-    "init": "reasoning initialization, the first of several steps",
-    "exp": "reasoning expansion, the steps between",
-    "agg": "reasoning aggregation, the last or only step",
-}
-"""Ability → its meaning; an ability without an entry is shown without a meaning."""
 
 
 SIZES: Final = {
@@ -77,8 +71,8 @@ def render_card(
         "dataset_card.md.j2",
         stats=stats,
         examples=examples,
+        abilities=_meanings(stats["abilities"]),
         teachers=stats["teacher"]["models"],
-        meanings={ability: ABILITY_MEANINGS.get(ability) for ability in stats["examples"]},
         columns={name: COLUMNS.get(name, "") for name in columns},
         reasons=REJECTIONS,
         settings=settings_text(stats["settings"]),
@@ -87,6 +81,12 @@ def render_card(
         },
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
+def _meanings(abilities: Mapping[str, Any]) -> dict[str, str]:
+    """Ability → what it is, in the order of the scheme; empty where the scheme says nothing."""
+    scheme = recorded_scheme(abilities, "stats.json")
+    return dict(zip_longest(scheme.names, scheme.meanings, fillvalue=""))
 
 
 def write_card(folder: Path, stats: Mapping[str, Any], columns: Collection[str]) -> None:

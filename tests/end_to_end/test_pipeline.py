@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from steper_ray.arrow import CHAIN_SCHEMA
-from steper_ray.chains.build import build
 from steper_ray.chains.rows import read_chains
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.data.questions import read_questions
@@ -27,14 +26,15 @@ from steper_ray.errors import InputError, StageError
 from steper_ray.evaluation.compare import compare
 from steper_ray.evaluation.settings import CompareConfig
 from steper_ray.models.student_settings import carried_settings
+from steper_ray.pipeline.build import build_run
 from steper_ray.pipeline.demo import demo, first_of_each_hops
+from steper_ray.pipeline.select import select_run
 from steper_ray.ray_runtime.progress import StageProgress
 from steper_ray.retrieval.bm25 import BM25Retriever
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import ABILITIES, Question
 from steper_ray.selection.rejection import REJECTIONS
-from steper_ray.selection.select import select_examples
 from steper_ray.tasks.qa import exact_match
 from steper_ray.toy.world import make_world
 
@@ -125,8 +125,8 @@ def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused
     run: RunConfig, tmp_path: Path
 ) -> None:
     """Ends as it began: the chains of the run are those of the demo."""
-    again = build(run)
-    assert (again.ran.asked, again.questions) == (0, 90)
+    again = build_run(run)
+    assert (again.usage.asked, again.questions) == (0, 90)
 
     before = {chain.id: chain for chain in read_chains(run.folder.chains)}
     failed = sorted(before)[:2]
@@ -137,8 +137,8 @@ def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused
         file.unlink()
     table = pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
     pq.write_table(table, run.folder.chains / "part.parquet")
-    again = build(run)
-    assert (again.ran.asked, again.questions) == (2, 90)
+    again = build_run(run)
+    assert (again.usage.asked, again.questions) == (2, 90)
     after = {chain.id: chain for chain in read_chains(run.folder.chains)}
     assert after.keys() == before.keys()
     for name in failed:
@@ -147,15 +147,15 @@ def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused
 
     other = run.reasoning.model_copy(update={"max_steps": 4})
     with pytest.raises(InputError, match=r"reasoning\.max_steps: 5 → 4"):
-        build(run.model_copy(update={"reasoning": other}))
+        build_run(run.model_copy(update={"reasoning": other}))
     shutil.rmtree(run.folder.chains)
     shutil.copytree(tmp_path / "chains", run.folder.chains)
-    select_examples(run)
+    select_run(run)
 
 
 def test_choosing_again_needs_no_teacher_and_gives_the_same(run: RunConfig) -> None:
     before = pq.read_table(run.folder.examples).sort_by("id")
-    select_examples(run)
+    select_run(run)
     assert pq.read_table(run.folder.examples).sort_by("id").equals(before)
 
 

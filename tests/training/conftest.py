@@ -21,7 +21,7 @@ from steper_ray.reasoning.frameworks.ircot import (
     render_target,
 )
 from steper_ray.schema import StepExample
-from steper_ray.selection.abilities import ability_of
+from steper_ray.selection.abilities import STEPER
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.toy.world import World, make_world
 
@@ -41,7 +41,7 @@ def chain_examples(world: World, rng: random.Random, chain_id: str, hops: int) -
             id=f"{chain_id}/{step}",
             chain_id=chain_id,
             step=step,
-            ability=ability_of(step, hops),
+            ability=STEPER.of(step, hops),
             question=question,
             passages=tuple(passages[:step]),
             reasoning=tuple(sentences[: step - 1]),

@@ -8,8 +8,8 @@ Words used the same way everywhere:
 
 * *chain*: one question answered in several steps; *step*: one search plus one written sentence.
 * *rationale* r_s: the sentence written at step s, without the step terminator.
-* *ability*: what a step teaches: `init`, `exp` or `agg` (StepER, section 3.2).
-* *ability*: a step of the pipeline: index, build, train …
+* *ability*: what a step teaches: `init`, `exp` or `agg` (StepER, section 3.2; selection/abilities.py).
+* *stage*: a step of the pipeline: index, build, train …
 """
 
 from dataclasses import dataclass
@@ -126,7 +126,8 @@ class StepExample:
     chain_id: str
     step: int
     """Step number s, counted from 1."""
-    ability: Ability
+    ability: str
+    """Name of the ability in the data set's scheme (selection/abilities.py)."""
     question: str
     passages: tuple[Passage, ...]
     """P_≤s in the order retrieved."""

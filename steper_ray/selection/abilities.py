@@ -60,8 +60,8 @@ def recorded_scheme(record: Mapping[str, object], where: object) -> AbilitySchem
     if scheme is None or scheme.record() != record:
         raise InputError(
             f"{where}: made with ability scheme {record.get('name')!r} of abilities {record.get('names')}; "
-            f"this version has {[s.record() for s in SCHEMES.values()]}. Use the version that made the file, "
-            "or make the file again"
+            f"known are {[known.record() for known in SCHEMES.values()]}. Use the version that made the "
+            "file, or make the file again"
         )
     return scheme
 

@@ -9,7 +9,7 @@ Finished students and answers are used again: the same command resumes where the
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +27,13 @@ from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.retrieval.bm25 import BM25Retriever
 from steper_ray.run.dependencies import SCORING_RULES, answers_identity
 from steper_ray.run.identity import RECORD_FILE, differences, read_record, write_record
+from steper_ray.training.objective import objective_named
 
 if TYPE_CHECKING:
     from steper_ray.ray_runtime.progress import StageProgress
     from steper_ray.run.config import RunConfig
     from steper_ray.schema import Question
+    from steper_ray.training.summary import TrainSummary
 
 
 class _Units:
@@ -48,7 +50,9 @@ class _Units:
         self._done += 1
 
 
-def compare(config: "RunConfig", progress: "StageProgress") -> Comparison:
+def compare(
+    config: "RunConfig", progress: "StageProgress", train: "Callable[[RunConfig], TrainSummary]"
+) -> Comparison:
     """Train and judge every variant; writes `compare/comparison.json`, `.md` and `.html`.
 
     Needs a running Ray, an indexed corpus and step-wise examples. Raises InputError for unusable input.
@@ -76,7 +80,7 @@ def compare(config: "RunConfig", progress: "StageProgress") -> Comparison:
     for name in trains:
         best = -1.0
         for lr in rates:
-            student = _train(config, name, lr, section.seeds[0], units)
+            student = _train(train, config, name, lr, section.seeds[0], units)
             em = 0.0
             if tuned:
                 em = summarize(_answers(config, student, "dev", dev, units)).overall.em
@@ -85,7 +89,9 @@ def compare(config: "RunConfig", progress: "StageProgress") -> Comparison:
                 students[name], best = [student], em
     for name in repeated:
         lr = students[name][0].lr
-        students[name] += [_train(config, name, lr, seed, units) for seed in section.seeds[1:]]
+        students[name] += [
+            _train(train, config, name, lr, seed, units) for seed in section.seeds[1:]
+        ]
     answers = {BASE: [_answers_of(config, BASE, base, test, units, config.train.revision)]}
     for name, trained in students.items():
         answers[name] = [_answers(config, student, "test", test, units) for student in trained]
@@ -114,7 +120,8 @@ def check_variants(config: "RunConfig") -> dict[str, dict[str, Any]]:
         if name in (BASE, TEACHER) or Path(name).name != name:
             raise ConfigError(f"compare.variants: {name!r} cannot be a variant's name")
         try:
-            type(config.train).model_validate({**config.train.model_dump(), **keys})
+            settings = type(config.train).model_validate({**config.train.model_dump(), **keys})
+            objective_named(settings.objective)
         except ValidationError as error:
             finding = error.errors()[0]
             where = ".".join(str(part) for part in (name, *finding["loc"]))
@@ -123,11 +130,14 @@ def check_variants(config: "RunConfig") -> dict[str, dict[str, Any]]:
 
 
 def _train(
-    config: "RunConfig", variant: str, lr: float, seed: int, units: _Units
+    train: "Callable[[RunConfig], TrainSummary]",
+    config: "RunConfig",
+    variant: str,
+    lr: float,
+    seed: int,
+    units: _Units,
 ) -> TrainedStudent:
     """The student of one variant; trained only if it is not there yet."""
-    from steper_ray.training.train import train
-
     units.next(f"training {variant}, lr {lr:g}, seed {seed}")
     folder = config.folder.compare / variant / f"lr-{lr:g}-seed-{seed}"
     values = {**config.train.model_dump(), **config.compare.variants[variant], "lr": lr}

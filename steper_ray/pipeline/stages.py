@@ -105,10 +105,10 @@ def run_select(config: "RunConfig", _progress: StageProgress) -> list[str]:
 
 def run_train(config: "RunConfig", progress: StageProgress) -> list[str]:
     """Train the student."""
-    from steper_ray.training.train import train
+    from steper_ray.pipeline.training import train_student
 
     with following_metrics(config.folder.metrics, progress):
-        summary = train(config)
+        summary = train_student(config)
     sigma = " · ".join(f"{ability} {value:.3f}" for ability, value in summary.sigma.items())
     losses = " · ".join(
         f"{ability} {value:.4f}"
@@ -143,9 +143,10 @@ def run_eval(config: "RunConfig", progress: StageProgress) -> list[str]:
 def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
     """Compare ways of learning."""
     from steper_ray.evaluation.compare import compare
+    from steper_ray.pipeline.training import train_student
     from steper_ray.reports.comparison_page import text_lines
 
-    result = compare(config, progress)
+    result = compare(config, progress, train_student)
     return [
         f"page → {config.folder.compare / 'comparison.html'}",
         *text_lines(result),
@@ -155,10 +156,11 @@ def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
 
 def run_sweep(config: "RunConfig", progress: StageProgress) -> list[str]:
     """Sweep over settings of the training."""
+    from steper_ray.pipeline.training import train_student
     from steper_ray.sweep.sweep import sweep
     from steper_ray.sweep.trial_files import short, status_counts
 
-    swept = sweep(config, progress)
+    swept = sweep(config, progress, train_student)
     best, folder = swept.best, config.folder.sweep
     point = ", ".join(f"{key} {short(value)}" for key, value in best.point.items())
     failed = next((trial for trial in swept.trials if trial.status == "failed"), None)

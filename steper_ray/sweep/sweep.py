@@ -6,7 +6,7 @@ everything that its trials depend on, Tune's state is restored from it, and a re
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -44,13 +44,21 @@ from steper_ray.sweep.trial_files import (
     table_rows,
     write_tables,
 )
+from steper_ray.training.resume import task_identity
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.trackers import check_trackers
-from steper_ray.training.train import task_identity, worker_task
+from steper_ray.training.worker_spec import (
+    WorkerTask,
+    read_corpus_version,
+    read_scheme,
+    worker_task,
+)
 
 if TYPE_CHECKING:
     from steper_ray.ray_runtime.progress import StageProgress
     from steper_ray.run.config import RunConfig
+    from steper_ray.training.settings import TrainConfig
+    from steper_ray.training.summary import TrainSummary
 
 
 LIVE_ROWS: Final = 16
@@ -71,7 +79,9 @@ class SweepSummary:
     """Trials that ran at a time, at most."""
 
 
-def sweep(config: "RunConfig", progress: "StageProgress") -> SweepSummary:
+def sweep(
+    config: "RunConfig", progress: "StageProgress", train: "Callable[..., TrainSummary]"
+) -> SweepSummary:
     """Run all trials that have not ended; writes the table, the page and the best run to `sweep/`.
 
     Needs a running Ray and step-wise examples with their chains. Raises InputError before the first trial
@@ -89,7 +99,7 @@ def sweep(config: "RunConfig", progress: "StageProgress") -> SweepSummary:
     known = None if section.search == "optuna" else points(section, config.train, config.run.seed)
     at_a_time = check_capacity(config, _nodes())
     folder = sweep_folder(config)
-    task = TrialTask(config, folder / "trials", _prepare(config, folder), str(Path.cwd()))
+    task = TrialTask(config, folder / "trials", _prepare(config, folder), train, str(Path.cwd()))
     total = len(known) if known is not None else section.trials
     with _following(task.folder, config, total, progress):
         _tune(task, folder, known, at_a_time)
@@ -131,7 +141,7 @@ def identity_of(config: "RunConfig") -> Record:
 
     sources = stepwise_files(config.folder.examples)
     trains = data_settings(config.sweep, config.train)
-    tasks = [worker_task(config.model_copy(update={"train": train}), sources) for train in trains]
+    tasks = [_worker_task(config, train, sources) for train in trains]
     judged = None
     if config.sweep.metric != "loss":
         questions = load_questions(config, "dev")[: config.eval.limit]
@@ -142,6 +152,20 @@ def identity_of(config: "RunConfig") -> Record:
         }
     models = [dict(task.base_model) for task in tasks]
     return sweep_identity(config.sweep, task_identity(tasks[0]), models=models, judged=judged)
+
+
+def _worker_task(config: "RunConfig", train: "TrainConfig", files: Sequence[Path]) -> WorkerTask:
+    """The task of the workers of a trial with these settings; `files` are from `stepwise_files`."""
+    return worker_task(
+        train,
+        files,
+        out=config.folder.root,
+        seed=config.run.seed,
+        reasoning=config.reasoning,
+        corpus_version=read_corpus_version(config.folder.chains),
+        hub=config.hub,
+        scheme=read_scheme(config.folder.stats),
+    )
 
 
 def _nodes() -> list[dict[str, float]]:
@@ -171,7 +195,7 @@ def _prepare(config: "RunConfig", folder: Path) -> dict[tuple[Any, ...], Path]:
         key = data_key(train)
         name = digest(key)
         files[key] = folder / "data" / f"{name}.parquet"
-        task = worker_task(config.model_copy(update={"train": train}), sources)
+        task = _worker_task(config, train, sources)
         waiting.append(remote.remote(task, files[key]))
     try:
         ray.get(waiting)

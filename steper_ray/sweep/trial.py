@@ -8,7 +8,7 @@ only reported again, and an error that starting again does not mend is raised ag
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from steper_ray.sweep.trial_files import (
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
+    from steper_ray.training.summary import TrainSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class TrialTask:
     """Of all trials."""
     prepared: Mapping[tuple[Any, ...], Path]
     """By `data_key`: the file with the examples."""
+    train: "Callable[..., TrainSummary]"
+    """Trains the student of a run file: `pipeline.training.train_student`."""
     start: str
     """Folder that relative paths of the run file are meant from."""
 
@@ -58,7 +61,6 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
 
     from steper_ray.models.hub import use_hub
     from steper_ray.sweep.tune_callbacks import ReportValidations, release
-    from steper_ray.training.train import train
 
     if Path(task.start).is_dir():
         os.chdir(task.start)
@@ -81,7 +83,9 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
     try:
         ranked = config.sweep.metric == "loss"
         prepared = task.prepared[data_key(config.train)]
-        summary = train(config, prepared=prepared, callbacks=[ReportValidations(ranked=ranked)])
+        summary = task.train(
+            config, prepared=prepared, callbacks=[ReportValidations(ranked=ranked)]
+        )
         metric = summary.validation_loss
         if not ranked:
             metric = _score(config)

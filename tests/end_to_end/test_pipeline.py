@@ -27,6 +27,7 @@ from steper_ray.evaluation.compare import compare
 from steper_ray.evaluation.settings import CompareConfig
 from steper_ray.models.student_settings import carried_settings
 from steper_ray.pipeline.demo import demo
+from steper_ray.pipeline.training import train_student
 from steper_ray.ray_runtime.progress import StageProgress
 from steper_ray.retrieval.bm25 import BM25Retriever
 from steper_ray.run.config import RunConfig
@@ -184,7 +185,7 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
         repeated=(),
     )
     config = run.model_copy(update={"compare": section})
-    compared = compare(config, StageProgress("compare", None, None))
+    compared = compare(config, StageProgress("compare", None, None), train_student)
     by_name = {contender.name: contender for contender in compared.contenders}
     assert list(by_name) == ["base", "vanilla-kd", "difficulty", "teacher"]
     assert all(contender.summary.overall.questions == 15 for contender in compared.contenders)
@@ -208,7 +209,7 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
 
     before = made()
     assert before
-    assert compare(config, StageProgress("compare", None, None)) == compared
+    assert compare(config, StageProgress("compare", None, None), train_student) == compared
     assert made() == before
 
 

@@ -89,7 +89,7 @@ def start(task: WorkerTask, resume: Path | None = None, **values: Any) -> RankTr
 def learned(metrics: StepMetrics) -> dict[str, Any]:
     """What does not depend on the machine."""
     measured = {"seconds", "tokens_per_second", "examples_per_second", "peak_memory_gib", "mfu"}
-    return {name: value for name, value in metrics.as_dict().items() if name not in measured}
+    return {name: value for name, value in metrics.as_row().items() if name not in measured}
 
 
 def gather_and_save(training: RankTraining, folder: Path) -> None:
@@ -115,9 +115,9 @@ def test_every_zero_stage_trains_as_plain_torch_does(
     for expected in steps:
         done = training.train_step()
         assert done.loss == pytest.approx(expected.loss, rel=1e-5)
-        assert [done.L_init, done.L_exp, done.L_agg] == pytest.approx(expected.loss_A, rel=1e-5)
+        assert list(done.L.values()) == pytest.approx(expected.loss_A, rel=1e-5)
         assert done.grad_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
-        sigma_A = [done.sigma_init, done.sigma_exp, done.sigma_agg]
+        sigma_A = list(done.sigma.values())
         assert sigma_A == pytest.approx(expected.sigma_A, rel=1e-5)
 
 
@@ -150,8 +150,8 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_stopped(tmp_path, task):
 @pytest.mark.usefixtures("only_rank")
 def test_uniform_leaves_sigma_alone(task):
     done = start(task, objective="uniform").train_step()
-    assert done.loss == pytest.approx(np.mean([done.L_init, done.L_exp, done.L_agg]))
-    assert done.sigma_init == done.sigma_exp == done.sigma_agg == pytest.approx(1.0)
+    assert done.loss == pytest.approx(np.mean(list(done.L.values())))
+    assert list(done.sigma.values()) == pytest.approx([1.0, 1.0, 1.0])
 
 
 @pytest.mark.usefixtures("only_rank")
@@ -179,7 +179,7 @@ def test_accuracy_is_the_share_of_target_tokens_that_were_the_likeliest(
     done = first.train_step()
     expected = [sum(shares[ability]) / len(shares[ability]) for ability in ("init", "exp", "agg")]
     assert all(0 < share < 1 for share in expected)
-    found = [done.accuracy_init, done.accuracy_exp, done.accuracy_agg]
+    found = list(done.accuracy.values())
     assert found == pytest.approx(expected, abs=0.03)  # a tie may fall either way
 
 
@@ -207,18 +207,18 @@ def test_vanilla_kd_is_the_mean_over_whole_paths(tmp_path, task, write_stepwise)
     done = start(task, objective="vanilla-kd").train_step()
     assert done.loss == pytest.approx(expected.item(), rel=1e-5)
     assert done.grad_norm == pytest.approx(squares**0.5, rel=1e-3)
-    assert (done.L_init, done.L_exp, done.L_agg) == (None, None, None)
+    assert done.L == {"init": None, "exp": None, "agg": None}
     assert done.examples == 3
-    assert done.sigma_agg == 1.0
+    assert done.sigma["agg"] == 1.0
 
 
 @pytest.mark.usefixtures("only_rank")
 def test_an_absent_stage_is_null_and_its_sigma_stays(tmp_path, task, write_stepwise):
     write_stepwise(tmp_path, [2, 2])
     done = start(task, abilities=("init", "agg")).train_step()
-    assert done.L_exp is None
-    assert done.sigma_exp == 1.0
-    assert done.sigma_init != 1.0
+    assert done.L["exp"] is None
+    assert done.sigma["exp"] == 1.0
+    assert done.sigma["init"] != 1.0
 
 
 @pytest.mark.usefixtures("only_rank")
@@ -264,7 +264,7 @@ def test_validation_is_the_plain_loss_of_chains_that_are_not_trained_on(
     plain = reference(model, stages_of(written, held_out), [1.0, 1.0, 1.0])
     assert training.validation_due
     done = training.validate()
-    found = [done.validation_init, done.validation_exp, done.validation_agg]
+    found = list(done.validation.values())
     assert found == pytest.approx(plain.loss_A, rel=1e-5)
     assert done.validation_loss == pytest.approx(sum(plain.loss_A) / 3, rel=1e-5)
     # Nothing was learned from them.

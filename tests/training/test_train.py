@@ -160,12 +160,6 @@ def test_a_folder_that_cannot_be_written_is_noticed(tmp_path, tiny_student):
         check_storage(tmp_path / "file" / "run", TrainConfig(model=str(tiny_student)))
 
 
-def test_corpus_version_comes_with_the_chains(tmp_path, write_stepwise):
-    write_stepwise(tmp_path, [2])
-    assert read_corpus_version(tmp_path / "chains") == "v1"
-    assert read_corpus_version(tmp_path / "nothing") == ""
-
-
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     tmp_path, write_stepwise, tiny_student, plain_training

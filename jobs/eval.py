@@ -1,6 +1,7 @@
-"""Compares models on held-out questions as a Ray job.
+"""`steper eval` as a Ray job: compare models on held-out questions, write report.html.
 
-    ray job submit --working-dir . -- python jobs/eval.py --config jobs/configs/toy.yaml
+    ray job submit --working-dir . -- python jobs/eval.py --config jobs/configs/toy.yaml \\
+        --set run.dir=/shared/runs/toy
 
 Options are those of `steper eval`.
 """

@@ -1,6 +1,7 @@
-"""Invents a toy world as a Ray job: passages, questions, tiny models.
+"""`steper toy` as a Ray job: invent a toy world: passages, questions, tiny models.
 
-    ray job submit --working-dir . -- python jobs/toy.py --config jobs/configs/toy.yaml
+    ray job submit --working-dir . -- python jobs/toy.py --config jobs/configs/toy.yaml \\
+        --set run.dir=/shared/runs/toy
 
 Options are those of `steper toy`.
 """

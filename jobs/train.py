@@ -1,6 +1,7 @@
-"""Trains the student as a Ray job.
+"""`steper train` as a Ray job: step-wise examples → a trained student.
 
-    ray job submit --working-dir . -- python jobs/train.py --config jobs/configs/toy.yaml
+    ray job submit --working-dir . -- python jobs/train.py --config jobs/configs/toy.yaml \\
+        --set run.dir=/shared/runs/toy
 
 Options are those of `steper train`.
 """

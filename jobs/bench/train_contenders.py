@@ -306,8 +306,8 @@ def write_run(setting: Setting, folder: Path) -> Any:
     from steper_ray.reasoning.frameworks.ircot import render_prompt, render_target
     from steper_ray.run.loading import load_config
     from steper_ray.schema import StepExample
-    from steper_ray.selection.abilities import ability_of
-    from steper_ray.toy.pretrain import rationales
+    from steper_ray.selection.abilities import STEPER
+    from steper_ray.toy.pretrain_rows import rationales
     from steper_ray.toy.world import make_world
     from steper_ray.toy.write import MODELS
 
@@ -322,7 +322,7 @@ def write_run(setting: Setting, folder: Path) -> Any:
                 id=f"{number}/{step}",
                 chain_id=str(number),
                 step=step,
-                ability=ability_of(step, len(chain)),
+                ability=STEPER.of(step, len(chain)),
                 question=question,
                 passages=passages[: step * copies],
                 reasoning=sentences[: step - 1],

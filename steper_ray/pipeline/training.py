@@ -28,11 +28,18 @@ def train_student(
     def score(student: Path) -> float:
         from steper_ray.data.questions import load_questions
         from steper_ray.evaluation.answer import answer
+        from steper_ray.evaluation.compare import evaluated_model
         from steper_ray.evaluation.summary import summarize
 
         questions = load_questions(config, "dev")[: config.eval.limit]
-        answers = student.with_name(f"{student.name}-answers")
-        return summarize(answer(config, str(student), questions, answers)).overall.em
+        rows = answer(
+            evaluated_model(config, str(student)),
+            questions,
+            student.with_name(f"{student.name}-answers"),
+            corpus=config.folder.corpus,
+            log=config.folder.log("eval"),
+        )
+        return summarize(rows).overall.em
 
     def add_card(student: Path, summary: TrainSummary) -> None:
         for picture in write_training_pictures(config.folder.metrics, config.folder.training):

@@ -152,6 +152,7 @@ SELECT_KEYS: Final = (
     "min_words",
     "max_words",
     "choose",
+    "abilities",
     "per_hops",
 )
 

@@ -20,6 +20,8 @@ class AbilityScheme:
     """The abilities in the order of every table, array and metric over them."""
     of: Callable[[int, int], str]
     """`of(step, steps)`: the ability that step `step` (from 1) of a chain of `steps` teaches."""
+    meanings: tuple[str, ...] = ()
+    """What each ability is, for the data set's card."""
 
     def record(self) -> dict[str, object]:
         """JSON object for what was made with the scheme: `{"name": …, "names": […]}`."""
@@ -32,7 +34,16 @@ def _steper(step: int, steps: int) -> str:
     return "init" if step == 1 else "exp"
 
 
-STEPER: Final = AbilityScheme("steper", ("init", "exp", "agg"), _steper)
+STEPER: Final = AbilityScheme(
+    "steper",
+    ("init", "exp", "agg"),
+    _steper,
+    (
+        "reasoning initialization, the first of several steps",
+        "reasoning expansion, the steps between",
+        "reasoning aggregation, the last or only step",
+    ),
+)
 """Reasoning initialization, expansion and aggregation: the first, the middle and the last step."""
 
 SCHEMES: dict[str, AbilityScheme] = {STEPER.name: STEPER}
@@ -64,8 +75,3 @@ def recorded_scheme(record: Mapping[str, object], where: object) -> AbilitySchem
             "file, or make the file again"
         )
     return scheme
-
-
-def ability_of(step: int, steps: int) -> str:
-    """The ability that step `step` (from 1) of a chain of `steps` teaches."""
-    return STEPER.of(step, steps)

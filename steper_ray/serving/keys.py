@@ -29,6 +29,7 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError
 from steper_ray.errors import InputError
 from steper_ray.files import write_whole
 from steper_ray.run.section import Section
+from steper_ray.run.yaml_text import load_yaml
 from steper_ray.serving.settings import ServeConfig
 
 LOOK_AGAIN_S: Final = 2.0
@@ -60,7 +61,7 @@ def hash_key(key: str) -> str:
 def read_keys(file: Path) -> Keys:
     """The keys of a file; raises InputError if it is none."""
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        values = load_yaml(file.read_text(encoding="utf-8"), Keys) or {}
         keys = TypeAdapter(Keys).validate_python(values)
     except FileNotFoundError:
         raise InputError(

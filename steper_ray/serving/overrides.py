@@ -72,7 +72,10 @@ def serving_settings(config: "RunConfig", corpus_version: str) -> ServingReasoni
     """How the model is asked; raises InputError for settings that cannot be used."""
     model = served_model(config)
     carried = carried_settings(model)
-    trained, trained_version = carried or (model_reasoning(config, model), corpus_version)
+    trained, trained_version = carried or (
+        model_reasoning(model, build=config.build, reasoning=config.reasoning),
+        corpus_version,
+    )
     update = {
         name: value
         for name in ("passages_per_step", "max_steps")

@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from steper_ray.run.section import Section
+from steper_ray.run.section import LocalPath, Section
 
 SigmaOptimizer = Literal["adam", "sgd"]
 
@@ -44,7 +44,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class TrainConfig(Section):
     """How the student is trained."""
 
-    model: str = ""
+    model: LocalPath = ""
     """The base student: a Hugging Face folder, or a name on the Hub."""
     revision: str | None = None
     """Commit, branch or tag of a base student on the Hub; null takes what was fetched, else `main`."""
@@ -87,7 +87,7 @@ class TrainConfig(Section):
     """Where the optimizer's state lives if not with the weights: `cpu` memory, or `nvme` in offload_dir."""
     offload_weights: Offload = "none"
     """Where weights wait until they are needed; ZeRO-3 only."""
-    offload_dir: str | None = None
+    offload_dir: LocalPath | None = None
     """Folder on a fast local disk of every node, for `nvme`."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Laid over the DeepSpeed configuration, section by section."""

@@ -11,7 +11,6 @@ from statistics import fmean
 import pyarrow.parquet as pq
 import pytest
 
-from steper_ray.chains.build import build
 from steper_ray.chains.busy_window import BusyWindow, busy_window, step_seconds
 from steper_ray.chains.rows import read_chains
 from steper_ray.chains.teachers import Reasoner
@@ -19,18 +18,17 @@ from steper_ray.chains.usage import EngineUsage
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.engines.settings import EndpointConfig, EngineConfig
 from steper_ray.errors import InputError
+from steper_ray.pipeline.build import build_run
+from steper_ray.pipeline.plan import plan_run
+from steper_ray.planning.costs import ALL, ChainCosts, chain_costs
 from steper_ray.planning.estimate import Estimate, cap, predict
 from steper_ray.planning.forecast import (
-    ALL,
-    ChainCosts,
     Plan,
     TeacherJob,
     TeacherPlan,
-    chain_costs,
     forecast_data,
     forecast_teacher,
 )
-from steper_ray.planning.plan import plan
 from steper_ray.planning.sample import draw, sample_size
 from steper_ray.planning.table import plan_lines
 from steper_ray.planning.throughput import estimate_throughput
@@ -38,7 +36,8 @@ from steper_ray.reasoning.frameworks import ircot
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
-from steper_ray.schema import ABILITIES, Chain, Question
+from steper_ray.schema import Chain, Question
+from steper_ray.selection.abilities import STEPER
 from steper_ray.selection.choice import judge
 from steper_ray.selection.settings import SelectConfig
 from tests.samples import CHAIN
@@ -156,7 +155,7 @@ def test_a_pace_by_hand() -> None:
     three = estimate_throughput(ran, [], engines=3)
     assert three is not None
     assert three.per_second == 6.0
-    limited = estimate_throughput(ran, [], engines=1, most_per_second=0.5)
+    limited = estimate_throughput(ran, [], engines=1, max_per_second=0.5)
     assert limited is not None
     assert (limited.per_second, limited.idle_seconds) == (0.5, 5.0)
 
@@ -183,7 +182,7 @@ def test_a_sum_over_the_questions_left_by_hand() -> None:
 
 def test_a_sample_in_which_all_are_kept_does_not_claim_that_all_are() -> None:
     # with 0, 0, 1, 1 beside four ones: variance 8 · 0.1875 / 7, t(3) = 3.1824
-    found = predict([1.0] * 4, 4, most=1.0)
+    found = predict([1.0] * 4, 4, bound=1.0)
     assert found is not None
     assert found.value == 4
     assert found.margin == pytest.approx(3.1824 * 4 * (1.5 / 7) ** 0.5 * 0.5**0.5, rel=1e-4)
@@ -210,7 +209,7 @@ def test_no_hop_count_keeps_more_than_its_share(share, value, margin) -> None:
 
 
 def looked(*chains: Chain) -> list[ChainCosts]:
-    return [chain_costs(chain, judge(chain, SelectConfig(), ircot)) for chain in chains]
+    return [chain_costs(chain, judge(chain, SelectConfig(), ircot), STEPER) for chain in chains]
 
 
 def forecast(left: set[tuple[str, int]], **engine: float) -> TeacherPlan:
@@ -331,9 +330,9 @@ def endpoint_run(folder: Path, **build: object) -> RunConfig:
 
 def test_a_plan_without_questions_or_one_to_be_thrown_away_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="question"):
-        plan(endpoint_run(tmp_path))
+        plan_run(endpoint_run(tmp_path))
     with pytest.raises(InputError, match=r"build\.fresh"):
-        plan(endpoint_run(tmp_path, fresh=True))
+        plan_run(endpoint_run(tmp_path, fresh=True))
 
 
 def test_the_printed_numbers_add_up() -> None:
@@ -358,9 +357,9 @@ def test_the_printed_numbers_add_up() -> None:
     values = [
         (row[0], [int(cell.split(" ± ")[0]) for cell in row[1:]])
         for row in rows
-        if row[0] in (*ABILITIES, ALL)
+        if row[0] in (*STEPER.names, ALL)
     ]
-    assert [name for name, _ in values] == 3 * [*ABILITIES, ALL]
+    assert [name for name, _ in values] == 3 * [*STEPER.names, ALL]
     for place in (0, 4, 8):
         *abilities, (_, total) = values[place : place + 4]
         assert [sum(column) for column in zip(*(row for _, row in abilities), strict=True)] == total
@@ -381,7 +380,7 @@ def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
     ]
     config = load_config(TOY_RUN_FILE, settings)
     config.folder.corpus.symlink_to(toy_corpus.folder.corpus)
-    first = plan(config)
+    first = plan_run(config)
     chains = read_chains(config.folder.chains)
     assert (first.questions, first.there, first.left, first.asked) == (60, 40, 20, 40)
     assert len(chains) == 40
@@ -393,15 +392,15 @@ def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
     assert teacher.tokens[ALL]["generated"].value == pytest.approx(1.5 * generated)  # type: ignore[union-attr]
 
     # other selection settings cost no teacher either
-    again = plan(config.model_copy(update={"select": SelectConfig(match="f1")}))
+    again = plan_run(config.model_copy(update={"select": SelectConfig(match="f1")}))
     assert (again.asked, again.left) == (0, 20)
     assert again.teachers == first.teachers
     assert read_chains(config.folder.chains) == chains
 
-    summary = build(config)
-    assert (summary.ran.asked, summary.questions) == (20, 60)
+    summary = build_run(config)
+    assert (summary.usage.asked, summary.questions) == (20, 60)
     made = read_chains(config.folder.chains)
-    for ability in (*ABILITIES, ALL):
+    for ability in (*STEPER.names, ALL):
         examples = first.data.examples[ability]
         assert examples is not None
         counted = summary.examples[ability] if ability != ALL else sum(summary.examples.values())
@@ -415,10 +414,10 @@ def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
     assert first.data.stepwise_bytes is not None
     assert first.data.stepwise_bytes.value == pytest.approx(sizes[1], rel=0.25)
 
-    last = plan(config)
+    last = plan_run(config)
     assert (last.asked, last.left, last.chains) == (0, 0, Estimate(60.0, 0.0))
     assert last.data.kept == Estimate(float(summary.kept), 0.0)
-    assert {s: last.data.examples[s] for s in ABILITIES} == {
+    assert {s: last.data.examples[s] for s in STEPER.names} == {
         ability: Estimate(float(count), 0.0) for ability, count in summary.examples.items()
     }
     training = sum(
@@ -434,4 +433,4 @@ def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
     assert lines[0] == "60 questions = 40 there + 20 left, predicted from 40; 40 asked just now"
     written = json.loads(config.folder.plan.read_text(encoding="utf-8"))
     assert written["plan"]["questions"] == 60
-    assert written["measured"][""]["ran"]["asked"] == 40
+    assert written["measured"][""]["usage"]["asked"] == 40

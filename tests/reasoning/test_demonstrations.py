@@ -142,14 +142,14 @@ def test_the_teacher_may_be_shown_what_the_student_is_not_trained_with(tmp_path:
     run.write_text(f"build: {{teacher: some/teacher, demonstrations: {file}, instruction: Teach.}}")
     config = load_config(run)
     assert config.reasoning == ReasoningConfig()
-    teacher = model_reasoning(config, "some/teacher")
+    teacher = model_reasoning("some/teacher", build=config.build, reasoning=config.reasoning)
     assert (len(teacher.demonstrations), teacher.instruction) == (1, "Teach.")
     assert (
         teacher.model_copy(
             update={"demonstrations": (), "instruction": FRAMEWORKS["ircot"].INSTRUCTION}
         )
         == complete_reasoning(config.reasoning)
-        == model_reasoning(config, "some/other")
+        == model_reasoning("some/other", build=config.build, reasoning=config.reasoning)
     )
 
 

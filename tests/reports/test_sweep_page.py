@@ -9,17 +9,12 @@ import pandas as pd
 import pytest
 
 from steper_ray.cli import TOY_RUN_FILE
-from steper_ray.reports.sweep_page import headline, meeting_line, rung_counts, write_page
+from steper_ray.reports.sweep_page import headline, meeting_line, rung_counts, write_sweep_page
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import ABILITIES
-from steper_ray.sweep.trial_files import (
-    Trial,
-    best_trial,
-    keep_best_student,
-    read_trials,
-    write_tables,
-)
+from steper_ray.sweep.trial_files import Trial, best_trial, keep_best_student, read_trials
+from steper_ray.sweep.trial_table import write_tables
 
 
 def lines(losses: list[float], sigma: float, steps: int) -> list[dict[str, Any]]:
@@ -43,6 +38,16 @@ def leave(folder: Path, number: int, point: dict[str, Any], rows: list[dict[str,
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (place / "training" / "metrics.jsonl").write_text(text + '{"step": 9')  # on its way
     return place
+
+
+def write(config: RunConfig, trials: list[Trial], best: Trial | None) -> None:
+    write_sweep_page(
+        config.folder.sweep / "sweep.html",
+        title=f"steper_ray: {config.folder.root.name}, a sweep",
+        section=config.sweep,
+        trials=trials,
+        best=best,
+    )
 
 
 @pytest.fixture
@@ -103,18 +108,18 @@ def test_tables_have_every_trial(folder: Path, config: RunConfig) -> None:
 
 def test_the_page_has_every_chart_and_escapes_errors(folder: Path, config: RunConfig) -> None:
     trials = read_trials(folder, "loss")
-    write_page(config, trials, best_trial(trials, "loss"))
+    write(config, trials, best_trial(trials, "loss"))
     page = (config.folder.sweep / "sweep.html").read_text()
     assert page.count("<svg") == 1 + 2 + 3 + 1  # parallel, by setting, σ of each ability, rungs
     assert "&lt;nan&gt;" in page
     assert "<nan>" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    write_page(config, trials, best_trial(trials, "loss"))
+    write(config, trials, best_trial(trials, "loss"))
     assert (config.folder.sweep / "sweep.html").read_text() == page
 
 
 def test_a_page_without_a_finished_trial(folder: Path, config: RunConfig) -> None:
-    write_page(config, read_trials(folder, "loss")[3:], None)
+    write(config, read_trials(folder, "loss")[3:], None)
     assert "None of 1 trials finished." in (config.folder.sweep / "sweep.html").read_text()
 
 

@@ -21,12 +21,11 @@ from steper_ray.chains.rows import read_chains
 from steper_ray.chains.store import new_dir
 from steper_ray.cli import main
 from steper_ray.errors import InputError
+from steper_ray.pipeline.select import select_run
 from steper_ray.reasoning.frameworks import ircot
 from steper_ray.run.lock import locked
 from steper_ray.schema import Chain
 from steper_ray.selection.choice import Judgement, select
-from steper_ray.selection.dataset import select_chains
-from steper_ray.selection.select import select_examples
 from steper_ray.selection.shards import CHAINS_PER_SHARD, plan_shards
 from steper_ray.training.tokenization import stepwise_files
 from tests.conftest import ROOT
@@ -54,7 +53,7 @@ def test_verdicts_examples_statistics_and_card(tmp_path: Path) -> None:
     run = config(tmp_path, per_hops=4)
     write(run.folder.chains, MIXED, per_file=5)
     told = {"seconds": 20.0, "tokens_per_second": 3.5, "versions": {"vllm": "0.29.0"}}
-    selected = select_chains(run, told)
+    selected = select_run(run, told)
 
     expected = select(MIXED, run.select, ircot)
     assert verdicts(run.folder.chains) == expected
@@ -88,7 +87,9 @@ def test_verdicts_examples_statistics_and_card(tmp_path: Path) -> None:
     assert {f.name for f in run.folder.dataset.iterdir()} == {
         *("README.md", "data", "prompt_tokens.png", "generated_tokens.png")
     }
-    assert {f.name for f in tmp_path.iterdir()} == {"chains", "stepwise", "stats.json"}
+    assert {f.name for f in tmp_path.iterdir()} == {
+        *("chains", "chains.lock", "stepwise", "stats.json")
+    }
 
 
 def test_however_the_chains_lie_the_data_set_is_the_same(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_however_the_chains_lie_the_data_set_is_the_same(tmp_path: Path) -> None
         run = config(tmp_path / str(number), per_hops="equal")
         chains = MIXED if number else random.Random(0).sample(MIXED, len(MIXED))
         write(run.folder.chains, chains, per_file)
-        select_chains(run)
+        select_run(run)
         written.append(files(run.folder.dataset))
         judged.append(verdicts(run.folder.chains))
     assert written[0] == written[1]
@@ -107,22 +108,22 @@ def test_however_the_chains_lie_the_data_set_is_the_same(tmp_path: Path) -> None
 def test_choosing_again(tmp_path: Path) -> None:
     run = config(tmp_path)
     write(run.folder.chains, MIXED, per_file=5)
-    select_chains(run, {"seconds": 20.0, "tokens_per_second": 3.5, "versions": {}})
+    select_run(run, {"seconds": 20.0, "tokens_per_second": 3.5, "versions": {}})
     stats = run.folder.stats.read_text()
     first = files(run.folder.dataset)
 
-    stricter = select_examples(config(tmp_path, min_steps=4))
+    stricter = select_run(config(tmp_path, min_steps=4))
     assert stricter.changes == {(None, "too_few_steps"): 10}
     assert verdicts(run.folder.chains)["q000"] == "too_few_steps"
     assert files(run.folder.dataset) != first
 
-    again = select_examples(run)
+    again = select_run(run)
     assert again.changes == {("too_few_steps", None): 10}
     assert files(run.folder.dataset) == first
     assert run.folder.stats.read_text() == stats  # what is known of the teacher's run, too
 
     before = {f.name: f.stat().st_mtime_ns for f in run.folder.chains.iterdir()}
-    assert not select_examples(run).changes
+    assert not select_run(run).changes
     assert {f.name: f.stat().st_mtime_ns for f in run.folder.chains.iterdir()} == before
 
 
@@ -130,7 +131,7 @@ def test_all_but_the_verdict_stays_as_it_is(tmp_path: Path) -> None:
     run = config(tmp_path, max_steps=2)
     write(run.folder.chains, MIXED, per_file=4)
     before = {f.name: pq.read_table(f) for f in run.folder.chains.iterdir()}
-    select_chains(run)
+    select_run(run)
     for file in run.folder.chains.iterdir():
         after = pq.read_table(file)
         assert after.schema.equals(CHAIN_SCHEMA)
@@ -142,13 +143,13 @@ def test_chains_of_an_older_version_are_read(tmp_path: Path) -> None:
     write(run.folder.chains, MIXED[:2])
     (file,) = run.folder.chains.iterdir()
     pq.write_table(pq.read_table(file).drop("supporting_ids"), file)
-    assert select_chains(run).counts.kept == 2
+    assert select_run(run).counts.kept == 2
 
 
 def test_a_data_set_without_examples_is_one_still(tmp_path: Path) -> None:
     run = config(tmp_path, min_steps=9)
     write(run.folder.chains, MIXED)
-    assert select_chains(run).counts.kept == 0
+    assert select_run(run).counts.kept == 0
     table = pq.read_table(run.folder.examples)
     assert (table.num_rows, table.schema) == (0, STEP_EXAMPLE_SCHEMA)
     assert "0 examples" in (run.folder.dataset / "README.md").read_text()
@@ -202,7 +203,7 @@ def test_others_read_it(tmp_path: Path) -> None:
     short = numbered([91], steps=CHAIN.steps[2:], passages=CHAIN.passages[2:])
     chains = [*MIXED, *numbered([90], hops=None), *short]
     write(run.folder.chains, chains, per_file=4)
-    select_chains(run)
+    select_run(run)
     rows = pq.read_table(run.folder.examples).to_pylist()
 
     frame = pd.read_parquet(run.folder.examples)
@@ -231,7 +232,7 @@ SELECT_FOR_EVER = """
 import sys
 from itertools import cycle
 from pathlib import Path
-from steper_ray.selection.select import select_examples as write_examples
+from steper_ray.pipeline.select import select_run as write_examples
 from tests.samples import config
 
 for least in cycle((1, 4)):
@@ -261,7 +262,7 @@ def test_killed_at_any_moment_the_verdicts_are_the_old_ones_or_the_new(tmp_path:
         there = chains_dir if chains_dir.is_dir() else new_dir(chains_dir)
         assert verdicts(there) in expected
         assert len(list(there.iterdir())) == len(MIXED)
-    select_examples(runs[0])
+    select_run(runs[0])
     assert verdicts(chains_dir) == expected[0]
     assert not [*tmp_path.glob("*.partial*"), *tmp_path.glob("chains.[!l]*")]
 
@@ -269,7 +270,7 @@ def test_killed_at_any_moment_the_verdicts_are_the_old_ones_or_the_new(tmp_path:
 def test_what_a_killed_command_had_finished_is_taken_up(tmp_path: Path) -> None:
     run = config(tmp_path)
     write(new_dir(run.folder.chains), MIXED)  # between the two renamings
-    assert select_chains(run).counts.chains == len(MIXED)
+    assert select_run(run).counts.chains == len(MIXED)
     assert not new_dir(run.folder.chains).exists()
 
 
@@ -280,7 +281,7 @@ def test_on_a_cluster_it_is_the_same(ray_cluster: None, tmp_path: Path) -> None:
     )
     for run in (alone, together):
         write(run.folder.chains, MIXED, per_file=2)
-    select_chains(together)
+    select_run(together)
     code = "import sys; from steper_ray.cli import main; sys.exit(main(sys.argv[1:]))"
     options = ["--config", str(run_file(alone.folder.root, "select: {per_hops: equal}"))]
     subprocess.run([sys.executable, "-c", code, "select", *options], cwd=ROOT, check=True)
@@ -372,7 +373,7 @@ def test_somebody_else_is_writing(tmp_path: Path) -> None:
     run = config(tmp_path)
     write(run.folder.chains, MIXED)
     with locked(run.folder.chains), pytest.raises(InputError, match="another command is writing"):
-        select_examples(run)
+        select_run(run)
 
 
 def test_samples_of_one_question_are_chains_of_their_own(tmp_path: Path) -> None:
@@ -380,10 +381,10 @@ def test_samples_of_one_question_are_chains_of_their_own(tmp_path: Path) -> None
     run = config(tmp_path, choose="all")
     samples[1] = replace(samples[1], steps=(step("Kek Bibro.", "p1"),), passages=PASSAGES[:1])
     write(run.folder.chains, [*samples, replace(CHAIN, id="q2-0", question_id="q2", em=0.0)])
-    selected = select_chains(run)
+    selected = select_run(run)
     assert (selected.questions, selected.counts.chains, selected.counts.kept) == (2, 4, 2)
     assert selected.counts.rejected == {"wrong_answer": 1, "duplicate": 1}
     assert json.loads(run.folder.stats.read_text())["questions"] == {"all": 2, "kept": 1}
-    first = select_chains(config(tmp_path))
+    first = select_run(config(tmp_path))
     assert first.counts.rejected == {"wrong_answer": 1, "not_chosen": 2}
     assert first.changes == {("duplicate", "not_chosen"): 1, (None, "not_chosen"): 1}

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from steper_ray.schema import Ability, StopReason
+from steper_ray.schema import StopReason
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -81,7 +81,7 @@ class StepOut(BaseModel):
 
     step: int
     """From 1 on."""
-    ability: Ability
+    ability: str
     """The ability it needed: `init`ialization, `exp`ansion or `agg`regation."""
     query: str
     passages: list[PassageOut]

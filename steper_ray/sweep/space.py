@@ -17,6 +17,7 @@ from steper_ray.errors import ConfigError
 from steper_ray.run.dependencies import CHECKPOINT_KEYS, EXCLUDED
 from steper_ray.run.section import did_you_mean, first_reason
 from steper_ray.selection.abilities import STEPER
+from steper_ray.training.objective import objective_named
 from steper_ray.training.settings import TrainConfig
 
 if TYPE_CHECKING:
@@ -104,10 +105,11 @@ def check_space(sweep: "SweepConfig", train: TrainConfig) -> None:
             "chains out, or take metric: em"
         )
     objectives = sweep.parameters.get("objective")
-    mixed = objectives is not None and "vanilla-kd" in (objectives.choice or ())
+    choice = objectives.choice or () if objectives is not None else ()
+    whole_paths = [name for name in choice if objective_named(name).whole_path]
     incomparable = {"model": "models", "abilities": "abilities"}
-    if mixed:
-        incomparable["objective"] = "objectives, vanilla-kd among them,"
+    if whole_paths:
+        incomparable["objective"] = f"objectives, {whole_paths[0]} among them,"
     for key, kinds in incomparable.items():
         if key in sweep.parameters:
             raise ConfigError(
@@ -136,10 +138,12 @@ def _check_key(key: str) -> None:
 
 def _check_point(train: TrainConfig, point: Point) -> TrainConfig:
     try:
-        return applied(train, point)
+        settings = applied(train, point)
     except ValidationError as error:
         shown = ", ".join(f"{key} {value!r}" for key, value in point.items())
         raise ConfigError(f"sweep.parameters: {shown}: {first_reason(error)}") from None
+    objective_named(settings.objective)
+    return settings
 
 
 def points(sweep: "SweepConfig", train: TrainConfig, seed: int) -> list[Point]:
@@ -237,7 +241,7 @@ def data_settings(sweep: "SweepConfig", train: TrainConfig) -> list[TrainConfig]
 
 def data_key(train: TrainConfig) -> tuple[Any, ...]:
     """Settings of the train section that prepared examples depend on."""
-    whole_path = train.objective == "vanilla-kd"
+    whole_path = objective_named(train.objective).whole_path
     return (
         train.model,
         train.revision,

@@ -1,7 +1,6 @@
 """`steper prompt` as a Ray job: print the exact prompt of each step of a question, with its tokens.
 
-    ray job submit --working-dir . -- python jobs/prompt.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/prompt.py --config jobs/configs/toy.yaml
 
 Options are those of `steper prompt`.
 """

@@ -1,7 +1,6 @@
 """`steper select` as a Ray job: select again among the teacher's chains, without the teacher.
 
-    ray job submit --working-dir . -- python jobs/select_chains.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/select_chains.py --config jobs/configs/toy.yaml
 
 Options are those of `steper select`.
 

@@ -1,7 +1,6 @@
 """`steper serve` as a Ray job: serve the student over HTTP until Ctrl-C.
 
-    ray job submit --working-dir . -- python jobs/serve.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/serve.py --config jobs/configs/toy.yaml
 
 Options are those of `steper serve`.
 """

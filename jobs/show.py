@@ -1,7 +1,6 @@
 """`steper show` as a Ray job: print one chain so that a person can judge it.
 
-    ray job submit --working-dir . -- python jobs/show.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/show.py --config jobs/configs/toy.yaml
 
 Options are those of `steper show`.
 """

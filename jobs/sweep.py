@@ -1,7 +1,6 @@
 """`steper sweep` as a Ray job: try several values of σ, learning rates and other settings of the training.
 
-    ray job submit --working-dir . -- python jobs/sweep.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/sweep.py --config jobs/configs/toy.yaml
 
 Options are those of `steper sweep`.
 """

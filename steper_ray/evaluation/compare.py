@@ -9,7 +9,7 @@ Finished students and answers are used again: the same command resumes where the
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,11 +34,13 @@ from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import SCORING_RULES, answers_identity
 from steper_ray.run.identity import RECORD_FILE, differences, read_record, write_record
 from steper_ray.tasks import task_named
+from steper_ray.training.objective import objective_named
 
 if TYPE_CHECKING:
     from steper_ray.ray_runtime.progress import StageProgress
     from steper_ray.run.config import RunConfig
     from steper_ray.schema import Question
+    from steper_ray.training.summary import TrainSummary
 
 
 class _Work:
@@ -56,7 +58,7 @@ class _Work:
 
 
 def compare(
-    config: "RunConfig", progress: "StageProgress"
+    config: "RunConfig", progress: "StageProgress", train: "Callable[[RunConfig], TrainSummary]"
 ) -> tuple[Comparison, dict[str, list[TrainedStudent]]]:
     """Results of all models, and the trained students by variant; writes `comparison.json`.
 
@@ -78,10 +80,12 @@ def compare(
     repetitions = 2 * (len(section.seeds) - 1) * len(repeated)
     work = _Work(progress, len(variants) * (tunings + 1) + repetitions + 2)
 
-    students, tuning = _best_of_each(config, rates, dev, work)
+    students, tuning = _best_of_each(train, config, rates, dev, work)
     for name in repeated:
         lr = students[name][0].lr
-        students[name] += [_train(config, name, lr, seed, work) for seed in section.seeds[1:]]
+        students[name] += [
+            _train(train, config, name, lr, seed, work) for seed in section.seeds[1:]
+        ]
     answers = {BASE: [_answers_of_model(config, BASE, base, test, work, config.train.revision)]}
     for name, trained in students.items():
         answers[name] = [
@@ -103,7 +107,11 @@ def compare(
 
 
 def _best_of_each(
-    config: "RunConfig", rates: Sequence[float], dev: Sequence["Question"], work: _Work
+    train: "Callable[[RunConfig], TrainSummary]",
+    config: "RunConfig",
+    rates: Sequence[float],
+    dev: Sequence["Question"],
+    work: _Work,
 ) -> tuple[dict[str, list[TrainedStudent]], list[Tuning]]:
     """The student of each variant with the best learning rate, and the dev scores that decided.
 
@@ -114,7 +122,7 @@ def _best_of_each(
     for name in config.compare.variants:
         best = -1.0
         for lr in rates:
-            student = _train(config, name, lr, config.compare.seeds[0], work)
+            student = _train(train, config, name, lr, config.compare.seeds[0], work)
             em = 0.0
             if len(rates) > 1:
                 rows = _answers_of_student(config, student, "dev", dev, work)
@@ -153,7 +161,8 @@ def check_variants(config: "RunConfig") -> dict[str, dict[str, Any]]:
         if name in (BASE, TEACHER) or Path(name).name != name:
             raise ConfigError(f"compare.variants: {name!r} cannot be a variant's name")
         try:
-            type(config.train).model_validate({**config.train.model_dump(), **keys})
+            settings = type(config.train).model_validate({**config.train.model_dump(), **keys})
+            objective_named(settings.objective)
         except ValidationError as error:
             finding = error.errors()[0]
             where = ".".join(str(part) for part in (name, *finding["loc"]))
@@ -161,10 +170,15 @@ def check_variants(config: "RunConfig") -> dict[str, dict[str, Any]]:
     return section.variants
 
 
-def _train(config: "RunConfig", variant: str, lr: float, seed: int, work: _Work) -> TrainedStudent:
+def _train(
+    train: "Callable[[RunConfig], TrainSummary]",
+    config: "RunConfig",
+    variant: str,
+    lr: float,
+    seed: int,
+    work: _Work,
+) -> TrainedStudent:
     """The student of one variant; a finished training is not repeated."""
-    from steper_ray.training.train import train
-
     work.begin(f"training {variant}, lr {lr:g}, seed {seed}")
     folder = config.folder.compare / variant / f"lr-{lr:g}-seed-{seed}"
     values = {**config.train.model_dump(), **config.compare.variants[variant], "lr": lr}

@@ -28,8 +28,8 @@ def run_toy(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     """Write the toy world."""
     from steper_ray.toy.write import write_toy
 
-    folder = write_toy(config)
-    toy = config.toy
+    toy, folder = config.toy, config.folder.toy
+    write_toy(toy, folder)
     lines = [f"world {toy.seed}: {toy.train + toy.dev + toy.test:,} questions → {folder}"]
     return StageResult(lines, {"train": toy.train, "dev": toy.dev, "test": toy.test})
 
@@ -105,10 +105,10 @@ def run_select(config: "RunConfig", _progress: "StageProgress") -> StageResult:
 
 def run_train(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Train the student."""
-    from steper_ray.training.train import train
+    from steper_ray.pipeline.training import train_student
 
     with following_metrics(config.folder.metrics, progress):
-        summary = train(config)
+        summary = train_student(config)
     sigma = " · ".join(f"{ability} {value:.3f}" for ability, value in summary.sigma.items())
     losses = " · ".join(
         f"{ability} {value:.4f}"
@@ -164,9 +164,10 @@ def run_eval(config: "RunConfig", progress: "StageProgress") -> StageResult:
 def run_compare(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Compare ways of learning."""
     from steper_ray.evaluation.compare import compare
+    from steper_ray.pipeline.training import train_student
     from steper_ray.reports.comparison_page import text_lines, write_comparison_page
 
-    comparison, students = compare(config, progress)
+    comparison, students = compare(config, progress, train_student)
     write_comparison_page(config.folder.compare, comparison, students)
     lines = [
         f"page → {config.folder.compare / 'comparison.html'}",
@@ -178,11 +179,12 @@ def run_compare(config: "RunConfig", progress: "StageProgress") -> StageResult:
 
 def run_sweep(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Sweep over settings of the training."""
+    from steper_ray.pipeline.training import train_student
     from steper_ray.reports.sweep_page import write_sweep_page
     from steper_ray.sweep.sweep import sweep
     from steper_ray.sweep.trial_table import short, status_counts
 
-    summary = sweep(config, progress)
+    summary = sweep(config, progress, train_student)
     trials, best, folder = summary.trials, summary.best, config.folder.sweep
     write_sweep_page(
         folder / "sweep.html",

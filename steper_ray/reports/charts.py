@@ -24,18 +24,18 @@ class Bar:
 def exact_match_chart(groups: Mapping[str, Sequence[Bar]]) -> "Markup":
     """Bars in percent with 95 % Wilson intervals, one group for each hop count.
 
-    groups: a bar a model, by the label of the group; without questions its place stays empty
+    groups: a bar a model, by the label of the group; without questions its space stays empty
     """
     paint = STAND_INS
     figure, axes = bare_axes(paint, height=290)
     models = max(len(bars) for bars in groups.values())
     width = 0.82 / models
     roomy = len(groups) * models <= 18
-    for place, bars in enumerate(groups.values()):
+    for position, bars in enumerate(groups.values()):
         for index, bar in enumerate(bars):
             if not bar.questions:
                 continue
-            x = place + (index - (models - 1) / 2) * width
+            x = position + (index - (models - 1) / 2) * width
             low, high = (100 * end for end in wilson_interval(bar.share, bar.questions))
             axes.bar(x, 100 * bar.share, width * 0.88, color=paint[bar.paint])
             axes.vlines(x, low, 100 * bar.share, color=paint["paper"], linewidth=1, alpha=0.7)

@@ -17,6 +17,7 @@ from steper_ray.files import write_whole
 from steper_ray.reports.markdown import CARD_FILE, as_text, render_template
 from steper_ray.run.secrets import is_on_hub, public_name, settings_text
 from steper_ray.text import one_line
+from steper_ray.training.objective import objective_named
 
 PICTURES: Final = {
     "losses.png": "Loss of each ability over the optimizer steps",
@@ -106,9 +107,12 @@ def render_card(card: Card, pictures: Collection[str] = ()) -> str:
         pipeline_tag="text-generation",
         tags=["steper", "retrieval", "distillation", "multi-hop", "question-answering"],
     )
+    objective = objective_named(card.objective)
     body = render_template(
         "student_card.md.j2",
         card=card,
+        staged=not objective.whole_path,
+        learned=objective.learns_sigma,
         base=public_name(card.base_model),
         teacher=public_name(card.teacher),
         settings=settings_text(card.settings),

@@ -155,8 +155,8 @@ def _titled_axes(
     axes.set_xlabel("optimizer step", labelpad=6, **small)
     axes.set_ylabel(unit, **small)
     # At the edge, however wide the numbers are.
-    place = blended_transform_factory(figure.transFigure, axes.transAxes)
-    axes.yaxis.set_label_coords((edge + 10) / WIDTH, 0.5, transform=place)
+    at_edge = blended_transform_factory(figure.transFigure, axes.transAxes)
+    axes.yaxis.set_label_coords((edge + 10) / WIDTH, 0.5, transform=at_edge)
     return figure, axes
 
 

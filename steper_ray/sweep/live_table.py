@@ -63,7 +63,7 @@ def showing_trials(
 def live_table(trials: Sequence[Trial], section: SweepConfig) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table: running trials first, then the ended ones, best first."""
     keys, abilities = list(section.parameters), ability_names(trials)
-    sigmas = [f"σ {ability}" if place == 0 else ability for place, ability in enumerate(abilities)]
+    sigmas = [f"σ {ability}" if index == 0 else ability for index, ability in enumerate(abilities)]
     head = ["trial", *keys, "", "step", section.metric, *sigmas]
     sign = 1 if section.metric == "loss" else -1
     shown = sorted(

@@ -5,6 +5,7 @@ everything that its trials depend on, Tune's state is restored from it, and a re
 """
 
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,13 +25,21 @@ from steper_ray.sweep.trial import TrialTask, trial_config
 from steper_ray.sweep.trial_files import Trial, best_trial, drop_bulk, read_trials
 from steper_ray.sweep.trial_table import write_tables
 from steper_ray.sweep.tuner import run_trials
+from steper_ray.training.resume import task_identity
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.trackers import check_trackers
-from steper_ray.training.train import task_identity, worker_task
+from steper_ray.training.worker_spec import (
+    WorkerTask,
+    read_corpus_version,
+    read_scheme,
+    worker_task,
+)
 
 if TYPE_CHECKING:
     from steper_ray.ray_runtime.progress import StageProgress
     from steper_ray.run.config import RunConfig
+    from steper_ray.training.settings import TrainConfig
+    from steper_ray.training.summary import TrainSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,9 @@ class SweepSummary:
     """Upper bound of the trials that ran at a time."""
 
 
-def sweep(config: "RunConfig", progress: "StageProgress") -> SweepSummary:
+def sweep(
+    config: "RunConfig", progress: "StageProgress", train: "Callable[..., TrainSummary]"
+) -> SweepSummary:
     """All trials of a sweep; those that have ended are not run again.
 
     Writes the tables and the best trial's run to `sweep/`. Needs a running Ray and step-wise examples with
@@ -62,7 +73,7 @@ def sweep(config: "RunConfig", progress: "StageProgress") -> SweepSummary:
     )
     at_a_time = check_capacity(config, _nodes())
     folder = sweep_folder(config)
-    task = TrialTask(config, folder / "trials", _prepare(config, folder), str(Path.cwd()))
+    task = TrialTask(config, folder / "trials", _prepare(config, folder), train, str(Path.cwd()))
     total = section.trials if all_points is None else len(all_points)
     with showing_trials(task.folder, config.sweep, total, progress):
         run_trials(task, folder / "tune", all_points, at_a_time)
@@ -93,12 +104,12 @@ def sweep_folder(config: "RunConfig") -> Path:
 
 
 def identity_of(config: "RunConfig") -> Record:
-    """The record of what all trials of a sweep depend on."""
+    """The identity of a sweep: everything that all its trials depend on."""
     from steper_ray.data.questions import load_questions
 
     sources = stepwise_files(config.folder.examples)
     trains = data_settings(config.sweep, config.train)
-    tasks = [worker_task(config.model_copy(update={"train": train}), sources) for train in trains]
+    tasks = [_worker_task(config, train, sources) for train in trains]
     judged = None
     if config.sweep.metric != "loss":
         questions = load_questions(config.questions, "dev", config.folder.inputs)[
@@ -111,6 +122,20 @@ def identity_of(config: "RunConfig") -> Record:
         }
     models = [dict(task.base_model) for task in tasks]
     return sweep_identity(config.sweep, task_identity(tasks[0]), models=models, judged=judged)
+
+
+def _worker_task(config: "RunConfig", train: "TrainConfig", files: Sequence[Path]) -> WorkerTask:
+    """The task of the workers of a trial with these settings; `files` are from `stepwise_files`."""
+    return worker_task(
+        train,
+        files,
+        out=config.folder.root,
+        seed=config.run.seed,
+        reasoning=config.reasoning,
+        corpus_version=read_corpus_version(config.folder.chains),
+        hub=config.hub,
+        scheme=read_scheme(config.folder.stats),
+    )
 
 
 def _nodes() -> list[dict[str, float]]:
@@ -139,7 +164,7 @@ def _prepare(config: "RunConfig", folder: Path) -> dict[tuple[Any, ...], Path]:
     for train in data_settings(config.sweep, config.train):
         key = data_key(train)
         files[key] = folder / "data" / f"{digest(key)}.parquet"
-        task = worker_task(config.model_copy(update={"train": train}), sources)
+        task = _worker_task(config, train, sources)
         tasks.append(remote.remote(task, files[key]))
     try:
         ray.get(tasks)

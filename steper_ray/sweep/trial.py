@@ -8,7 +8,7 @@ again at once: another start would not mend it.
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +29,12 @@ from steper_ray.sweep.trial_files import (
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
+    from steper_ray.training.summary import TrainSummary
 
 
 @dataclass(frozen=True, slots=True)
 class TrialTask:
-    """What all trials of a sweep have in common."""
+    """Settings and files that all trials of a sweep share."""
 
     config: "RunConfig"
     """The run file of the sweep."""
@@ -41,6 +42,8 @@ class TrialTask:
     """Parent of the trials' folders."""
     prepared: Mapping[tuple[Any, ...], Path]
     """Files of the prepared examples, by `data_key`."""
+    train: "Callable[..., TrainSummary]"
+    """Trains the student of a run file: `pipeline.training.train_student`."""
     start: str
     """Folder that relative paths of the run file start from."""
 
@@ -61,7 +64,6 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
 
     from steper_ray.models.hub import use_hub
     from steper_ray.sweep.tune_callbacks import ReportValidations, release
-    from steper_ray.training.train import train
 
     if Path(task.start).is_dir():
         os.chdir(task.start)
@@ -84,7 +86,9 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
     try:
         ranked = config.sweep.metric == "loss"
         prepared = task.prepared[data_key(config.train)]
-        summary = train(config, prepared=prepared, callbacks=[ReportValidations(ranked=ranked)])
+        summary = task.train(
+            config, prepared=prepared, callbacks=[ReportValidations(ranked=ranked)]
+        )
         metric = summary.validation_loss
         if not ranked:
             metric = _score(config)

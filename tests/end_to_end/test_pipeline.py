@@ -29,6 +29,7 @@ from steper_ray.models.student_settings import carried_settings
 from steper_ray.pipeline.build import build_run
 from steper_ray.pipeline.demo import demo, first_of_each_hops
 from steper_ray.pipeline.select import select_run
+from steper_ray.pipeline.training import train_student
 from steper_ray.ray_runtime.progress import StageProgress
 from steper_ray.retrieval import corpus_version, open_retriever
 from steper_ray.run.config import RunConfig
@@ -203,7 +204,7 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
         repeated=(),
     )
     config = run.model_copy(update={"compare": section})
-    compared, _ = compare(config, StageProgress("compare", None, None))
+    compared, _ = compare(config, StageProgress("compare", None, None), train_student)
     by_name = {contender.name: contender for contender in compared.contenders}
     assert list(by_name) == ["base", "vanilla-kd", "difficulty", "teacher"]
     assert all(contender.summary.overall.questions == 15 for contender in compared.contenders)
@@ -227,7 +228,7 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
 
     before = made()
     assert before
-    assert compare(config, StageProgress("compare", None, None))[0] == compared
+    assert compare(config, StageProgress("compare", None, None), train_student)[0] == compared
     assert made() == before
 
 

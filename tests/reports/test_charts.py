@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from steper_ray.reports.charts import Bar, exact_match_chart
+from steper_ray.reports.drawing import ability_paints, light_paint
 from steper_ray.reports.training_charts import (
     MAX_CURVE_POINTS,
     Curve,
@@ -151,3 +152,10 @@ def test_pictures_without_curves_are_left_out_and_the_same_bytes_come_again(tmp_
     (first,) = write_training_plots([curve([1.0, 0.5])], [], [], tmp_path / "a")
     (second,) = write_training_plots([curve([1.0, 0.5])], [], [], tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_abilities_of_other_schemes_have_colours_of_their_own() -> None:
+    paints = ability_paints(["init", "check", "exp", "plan"])
+    assert paints["init"] == "init"
+    assert len(set(paints.values())) == 4
+    assert set(paints.values()) <= set(light_paint())

@@ -25,6 +25,7 @@ from steper_ray.evaluation.compare import _answers, evaluated_model
 from steper_ray.pipeline.build import build_run, run_teachers
 from steper_ray.pipeline.demo import DEMO_STAGES, stage_inputs
 from steper_ray.pipeline.select import select_run
+from steper_ray.pipeline.training import train_student
 from steper_ray.retrieval.corpus_record import CorpusRecord, write_corpus_record
 from steper_ray.run.config import RunConfig
 from steper_ray.run.dependencies import EXCLUDED, answers_identity, stage_identity
@@ -32,15 +33,10 @@ from steper_ray.run.identity import RULES, differences, read_record, write_recor
 from steper_ray.schema import Question
 from steper_ray.sweep.sweep import sweep_folder
 from steper_ray.toy.write import MODELS
+from steper_ray.training.resume import DONE_FILE, find_checkpoints, task_identity
+from steper_ray.training.summary import TrainSummary
 from steper_ray.training.tokenization import stepwise_files
-from steper_ray.training.train import (
-    DONE_FILE,
-    TrainSummary,
-    find_checkpoints,
-    task_identity,
-    train,
-    worker_task,
-)
+from steper_ray.training.worker_spec import WorkerTask, read_corpus_version, worker_task
 from tests.samples import CHAIN, numbered
 
 SUMMARY = TrainSummary(
@@ -58,6 +54,17 @@ SUMMARY = TrainSummary(
     dropped_passages=0,
     separate_because=None,
 )
+
+
+def task_of(config: RunConfig, files: list[Path]) -> WorkerTask:
+    return worker_task(
+        config.train,
+        files,
+        out=config.folder.root,
+        seed=config.run.seed,
+        reasoning=config.reasoning,
+        corpus_version=read_corpus_version(config.folder.chains),
+    )
 
 
 def with_added_keys(value: Any) -> Any:
@@ -201,18 +208,18 @@ def test_a_half_done_build_is_resumed(config: RunConfig, corpus: None, later: La
 def test_a_finished_student_is_used(config: RunConfig, later: Later, monkeypatch: Any) -> None:
     """Also after rules were raised, and with other checkpoints; it would take Ray to train another."""
     select_run(config)
-    task = worker_task(config, stepwise_files(config.folder.examples))
+    task = task_of(config, stepwise_files(config.folder.examples))
     config.folder.student.mkdir()
     (config.folder.root / "training").mkdir()
     done = config.folder.root / "training" / DONE_FILE
     write_record(done, {**task_identity(task), "summary": asdict(SUMMARY)})
-    assert train(config) == SUMMARY
-    assert train(later(config)) == SUMMARY
+    assert train_student(config) == SUMMARY
+    assert train_student(later(config)) == SUMMARY
     for rule in RULES:
         monkeypatch.setitem(RULES, rule, 2)
-    assert train(later(config)) == SUMMARY
+    assert train_student(later(config)) == SUMMARY
     unsharded = config.train.model_copy(update={"zero_stage": 1})
-    assert train(config.model_copy(update={"train": unsharded})) == SUMMARY
+    assert train_student(config.model_copy(update={"train": unsharded})) == SUMMARY
 
 
 @LATER
@@ -223,7 +230,7 @@ def test_a_half_done_training_is_resumed(
     files = stepwise_files(config.folder.examples)
 
     def checkpoints(config: RunConfig) -> Path:
-        return find_checkpoints(config, task_identity(worker_task(config, files)))
+        return find_checkpoints(config.folder, task_identity(task_of(config, files)))
 
     before = checkpoints(config)
     capsys.readouterr()

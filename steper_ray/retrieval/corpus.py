@@ -26,7 +26,7 @@ from steper_ray.data.row_counts import RowCounts, SkippedRow, write_row_counts
 from steper_ray.data.settings import CorpusConfig
 from steper_ray.data.tables import read_rows
 from steper_ray.errors import InputError
-from steper_ray.files import link_to
+from steper_ray.files import replace_link
 from steper_ray.models.hub import use_hub
 from steper_ray.models.settings import HubConfig
 
@@ -117,7 +117,7 @@ def build_corpus(config: "RunConfig") -> CorpusInfo:
     write_row_counts(config.folder.root, WHAT, _read_accounts(counted, len(units)), found.left_out)
     shutil.rmtree(counted)
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
-    link_to(folder, target)
+    replace_link(target, folder)
     return info
 
 

@@ -1,4 +1,4 @@
-"""What the HTTP API takes and gives, as pydantic models; the OpenAPI page at /docs is made of them."""
+"""Request and response bodies of the HTTP API as pydantic models; /docs is generated from them."""
 
 from typing import Annotated, Any, Final, Literal
 
@@ -27,7 +27,7 @@ class Body(BaseModel):
 
 
 class QuestionBody(Body):
-    """How a question is asked, where not as the student was trained."""
+    """Overrides of the settings that the student was trained with."""
 
     framework: Framework | None = None
     """Another framework, with its own instruction and no demonstrations."""
@@ -38,7 +38,7 @@ class QuestionBody(Body):
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What is to be otherwise."""
+        """The settings that the request overrides."""
         return self.model_dump(
             include={"framework", "passages_per_step", "max_steps"}, exclude_none=True
         )

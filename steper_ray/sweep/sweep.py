@@ -63,8 +63,8 @@ def sweep(
     """
     section = config.sweep
     check_space(section, config.train)
-    for train in data_settings(section, config.train):
-        check_model(train.model, "train.model", train.revision)
+    for settings in data_settings(section, config.train):
+        check_model(settings.model, "train.model", settings.revision)
     check_trackers(config.train.trackers)
     if section.search == "optuna" and find_spec("optuna") is None:
         raise ConfigError("sweep.search: optuna is not installed; pip install 'steper_ray[optuna]'")

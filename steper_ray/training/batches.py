@@ -79,7 +79,7 @@ def cut_micro_batches(
     """Cut a global batch; every rank gets the same number of micro-batches, much alike in size.
 
     lengths:            tokens of each unit, each at least 1
-    micro_batch_tokens: most tokens of a micro-batch, padding included; a longer unit is alone in one
+    micro_batch_tokens: upper bound of a micro-batch's tokens, padding included; a longer unit is alone
     padded:             whether units stand below each other, filled up to the longest, or one after
                         the other
     Returns one list per rank, all equally long. Units of similar length go together; ranks that
@@ -110,7 +110,7 @@ def _groups(
 ) -> list[list[int]]:
     """Consecutive runs of `order` (longest first) whose size stays within the limit.
 
-    What is padded also keeps to lengths so much alike that a row is at most a tenth filling.
+    Where rows are padded, lengths in a run are so much alike that a row is at most a tenth padding.
     """
     groups: list[list[int]] = []
     size = 0

@@ -77,7 +77,7 @@ class StepMetrics:
     @classmethod
     def from_row(cls, row: Mapping[str, Any], abilities: Sequence[str]) -> "StepMetrics":
         """The metrics whose `as_row` is `row`."""
-        columns = {
+        columns: dict[str, Any] = {
             name: {ability: row[f"{name}_{ability}"] for ability in abilities}
             for name in BY_ABILITY
         }

@@ -106,6 +106,7 @@ class RankTraining:
             task.corpus_version,
             chat=PromptEncoder(tokenizer, task.reasoning.chat).chat,
             base=task.base_model,
+            abilities=task.scheme.record(),
         )
         model_config = load_model_config(train.model, task.hub, train.revision)
         self.model_config = model_config.get_text_config()

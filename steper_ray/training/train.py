@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.errors import InputError, StageError, find_steper_error
+from steper_ray.files import new_folder
 from steper_ray.models.folder import check_model, model_size
 from steper_ray.models.push import check_repo_name, push_folder
 from steper_ray.models.settings import DEFAULTS, HubConfig
@@ -165,13 +166,11 @@ def _summarize(
 
 def _place_student(folder: RunFolder, summary: TrainSummary, add_card: AddCard | None) -> None:
     """Move the best candidate to `student/`, whole and with its card, and remove the candidates."""
-    unfinished = folder.student.with_name("student.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(candidate_dir(folder.training, summary.steps), unfinished)
-    if add_card is not None:
-        add_card(unfinished, summary)
-    shutil.rmtree(folder.student, ignore_errors=True)
-    unfinished.rename(folder.student)
+    with new_folder(folder.student) as student:
+        candidate = candidate_dir(folder.training, summary.steps)
+        shutil.copytree(candidate, student, dirs_exist_ok=True)
+        if add_card is not None:
+            add_card(student, summary)
     shutil.rmtree(folder.training / CANDIDATES)
 
 

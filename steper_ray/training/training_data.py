@@ -5,13 +5,13 @@ the data, and all its trials read it: tokenizing is most of what a short trial w
 step. Prefix trees are computed at first use; the file has all of them.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from steper_ray.files import new_file
 from steper_ray.training.objective import objective_named
 from steper_ray.training.packing import Block, depth_first, prefix_tree
 from steper_ray.training.tokenization import (
@@ -142,13 +142,8 @@ def write_prepared(prepared: TrainingData, path: Path) -> None:
             ABILITIES: ",".join(prepared.data.abilities),
         },
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        pq.write_table(pa.Table.from_pylist(rows, schema), partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_file(path, encoding=None) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema), file)
 
 
 def read_prepared(path: Path) -> TrainingData:

@@ -144,7 +144,7 @@ def read_scheme(stats_file: Path) -> AbilityScheme:
     """
     if not stats_file.is_file():
         return STEPER
-    scheme = json.loads(stats_file.read_text(encoding="utf-8")).get("scheme")
+    scheme = json.loads(stats_file.read_text(encoding="utf-8")).get("abilities")
     return STEPER if scheme is None else recorded_scheme(scheme, stats_file)
 
 

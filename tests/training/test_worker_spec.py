@@ -53,9 +53,9 @@ def test_the_scheme_is_that_of_the_examples(tmp_path, monkeypatch):
     assert read_scheme(file) is STEPER
     file.write_text("{}")
     assert read_scheme(file) is STEPER
-    file.write_text(json.dumps({"scheme": TWO.record()}))
+    file.write_text(json.dumps({"abilities": TWO.record()}))
     assert read_scheme(file) is TWO
-    file.write_text(json.dumps({"scheme": {"name": "two", "names": ["last", "before"]}}))
+    file.write_text(json.dumps({"abilities": {"name": "two", "names": ["last", "before"]}}))
     with pytest.raises(InputError, match=r"stats\.json"):
         read_scheme(file)
 

@@ -74,6 +74,10 @@ class Step:
     generate_seconds: float = 0.0
 
 
+SCORES: Final = ("em", "f1", "acc")
+"""Columns of a chain's scores."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """One question answered step by step, with the verdict on it."""
@@ -116,6 +120,11 @@ class Chain:
     def forced(self) -> bool:
         """Whether the last prompt itself began the answer, as the model had not given one."""
         return self.stop_reason != "answered"
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The scores by name."""
+        return {name: getattr(self, name) for name in SCORES}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from steper_ray.chains.busy_window import step_seconds
 from steper_ray.chains.rows import attempts_from_row
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage
-from steper_ray.engines.endpoint import EndpointEngine
-from steper_ray.engines.vllm_engine import VLLMEngine
+from steper_ray.engines.protocol import Engine
+from steper_ray.engines.start import start_engine
 from steper_ray.errors import StageError
 from steper_ray.ray_runtime.logs import redirect_output
-from steper_ray.retrieval.bm25 import BM25Retriever, search_in_one_thread
+from steper_ray.retrieval import open_retriever, search_in_one_thread
 from steper_ray.schema import Chain
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class ChainActor:
         # Searches of many questions fill one core anyway; more threads would only disturb the engine.
         search_in_one_thread()
         self._reasoner, self._log, self._tally = reasoner, log, tally
-        self._retriever = BM25Retriever(corpus)
-        self._engine: VLLMEngine | EndpointEngine | None = None
+        self._retriever = open_retriever(corpus)
+        self._engine: Engine | None = None
         self._starting = asyncio.Lock()
         self._slots = asyncio.Semaphore(reasoner.at_once)
         self._failures = 0
@@ -78,7 +78,8 @@ class ChainActor:
     def _usage_of(self, chains: Sequence[Chain]) -> EngineUsage:
         """Usage of one answered sample, with the searches and CPU seconds since the last one."""
         steps = [step for chain in chains for step in chain.steps]
-        before, now = self._counted, (*self._retriever.searches, time.process_time())
+        searches = self._retriever.counts
+        before, now = self._counted, (searches.asked, searches.cached, time.process_time())
         self._counted = now
         return EngineUsage(
             asked=1,
@@ -91,7 +92,7 @@ class ChainActor:
             cpu_seconds=now[2] - before[2],
         )
 
-    def _start(self) -> "VLLMEngine | EndpointEngine":
+    def _start(self) -> Engine:
         reasoner = self._reasoner
         restarts = self._starts - reasoner.engine.replicas
         if restarts > reasoner.engine.max_restarts:
@@ -100,14 +101,13 @@ class ChainActor:
                 f"engines had to be started again {restarts} times, more than engine.max_restarts allows; "
                 f"the last because: {why}; see {self._log}"
             )
-        if reasoner.endpoint is not None:
-            return EndpointEngine(reasoner.model, reasoner.endpoint, reasoner.hub)
-        return VLLMEngine(
+        return start_engine(
             reasoner.model,
             reasoner.engine,
             reasoner.reasoning,
-            reasoner.hub,
-            reasoner.revision,
+            endpoint=reasoner.endpoint,
+            hub=reasoner.hub,
+            revision=reasoner.revision,
         )
 
     async def _ask(self, missing: MissingAttempts) -> list[Chain]:
@@ -122,8 +122,7 @@ class ChainActor:
                     missing,
                     reasoner=self._reasoner,
                     engine=self._engine,
-                    searcher=self._retriever,
-                    corpus_version=self._retriever.corpus_version,
+                    retriever=self._retriever,
                 )
             except EngineDeadError as error:
                 print(f"the engine died: {error}; this actor ends so that its work is retried")

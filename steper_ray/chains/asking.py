@@ -15,27 +15,33 @@ from steper_ray.reasoning.hints import correction_hint, criticize, rationalizati
 from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.retrieval.protocol import Retriever
 from steper_ray.schema import Chain, Question
-from steper_ray.tasks.qa import accuracy, exact_match, f1
+from steper_ray.tasks import task_named
+from steper_ray.tasks.protocol import Task
 
 
 def make_chain(
-    question: Question, reasoned: Trajectory, model: str, corpus_version: str, chain_id: str
+    question: Question,
+    reasoned: Trajectory,
+    model: str,
+    corpus_version: str,
+    chain_id: str,
+    task: Task,
 ) -> Chain:
     """A chain from a trajectory, scored against the gold answers."""
-    gold = question.gold_answers
+    scores = task.score(reasoned.answer, question)
     return Chain(
         id=chain_id,
         question_id=question.id,
         question=question.question,
-        gold_answers=gold,
+        gold_answers=question.gold_answers,
         hops=question.hops,
         passages=reasoned.passages,
         steps=reasoned.steps,
         answer=reasoned.answer,
         stop_reason=reasoned.stop_reason,
-        em=exact_match(reasoned.answer, gold),
-        f1=f1(reasoned.answer, gold),
-        acc=accuracy(reasoned.answer, gold),
+        em=scores["em"],
+        f1=scores["f1"],
+        acc=scores["acc"],
         model=model,
         corpus_version=corpus_version,
         supporting_ids=question.supporting_ids,
@@ -47,8 +53,7 @@ async def ask(
     *,
     reasoner: Reasoner,
     engine: Engine,
-    searcher: Retriever,
-    corpus_version: str,
+    retriever: Retriever,
 ) -> list[Chain]:
     """Make the missing chains of a sample; a chain that could not be made carries its error."""
     chains = {kind_of(chain): chain for chain in missing.earlier}
@@ -66,7 +71,7 @@ async def ask(
             reasoned = await reason(
                 missing.question.question,
                 engine=engine,
-                searcher=searcher,
+                retriever=retriever,
                 config=reasoner.reasoning,
                 hint=hint,
                 sampling=sampling,
@@ -75,7 +80,14 @@ async def ask(
             raise
         except RowError as failure:
             reasoned, error = Trajectory((), (), (), "", "answered"), str(failure)
-        chain = make_chain(missing.question, reasoned, reasoner.model, corpus_version, attempt_id)
+        chain = make_chain(
+            missing.question,
+            reasoned,
+            reasoner.model,
+            retriever.version,
+            attempt_id,
+            task_named(reasoner.task),
+        )
         chains[kind] = replace(
             chain,
             teacher=reasoner.name,

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.schema import Chain, Question
+from steper_ray.tasks import task_named
 
 Kind = Literal["first", "corrected", "rationalized"]
 
@@ -27,17 +28,17 @@ def chain_id(reasoner: Reasoner, question_id: str, sample: int = 1, kind: Kind =
     return f"{question_id}{by}{number}" + ("" if kind == "first" else f":{kind}")
 
 
-def next_kind(reasoner: Reasoner, sample: int, scores: Mapping[Kind, float | None]) -> Kind | None:
+def next_kind(reasoner: Reasoner, sample: int, right: Mapping[Kind, bool | None]) -> Kind | None:
     """Kind of the attempt to make next for a sample; None if the sample is complete.
 
-    scores: exact match of each existing attempt, None for an attempt that ended with an error
+    right: whether each existing attempt's answer is right; None for an attempt with an error
     """
-    if "first" not in scores:
+    if "first" not in right:
         return "first"
-    if reasoner.self_correction and scores["first"] == 0.0 and "corrected" not in scores:
+    if reasoner.self_correction and right["first"] is False and "corrected" not in right:
         return "corrected"
-    if reasoner.rationalization and sample == 1 and "rationalized" not in scores:
-        return "rationalized" if all(em == 0.0 for em in scores.values()) else None
+    if reasoner.rationalization and sample == 1 and "rationalized" not in right:
+        return "rationalized" if all(value is False for value in right.values()) else None
     return None
 
 
@@ -54,14 +55,14 @@ class MissingAttempts:
 def missing_attempts(
     reasoner: Reasoner,
     questions: Sequence[Question],
-    existing: Mapping[str, float | None],
+    existing: Mapping[str, Mapping[str, float] | None],
     read: Callable[[Sequence[str]], Iterable[Chain]],
     *,
     retry_errors: bool = True,
 ) -> list[MissingAttempts]:
     """Samples whose attempts are missing, in the order of the questions.
 
-    existing:     id of each existing chain → its exact match, None for a chain that carries an error
+    existing:     id of each existing chain → its scores, None for a chain that carries an error
     read:         reads chains by their ids
     retry_errors: whether chains that carry an error count as missing
     """
@@ -69,13 +70,13 @@ def missing_attempts(
     for question in questions:
         for sample in range(1, reasoner.samples + 1):
             ids = {kind: chain_id(reasoner, question.id, sample, kind) for kind in KINDS}
-            scores = {
-                kind: existing[chain_id]
+            right = {
+                kind: _is_right(reasoner, existing[chain_id])
                 for kind, chain_id in ids.items()
                 if chain_id in existing and not (retry_errors and existing[chain_id] is None)
             }
-            if next_kind(reasoner, sample, scores) is not None:
-                sound = [ids[kind] for kind, em in scores.items() if em is not None]
+            if next_kind(reasoner, sample, right) is not None:
+                sound = [ids[kind] for kind, value in right.items() if value is not None]
                 samples.append((question, sample, sound))
     chains = {chain.id: chain for chain in read([i for _, _, ids in samples for i in ids])}
     return [
@@ -95,8 +96,20 @@ def next_id(missing: MissingAttempts, reasoner: Reasoner) -> str:
 
 def missing_kind(reasoner: Reasoner, sample: int, chains: Mapping[Kind, Chain]) -> Kind | None:
     """Kind of the attempt to make next, given the sample's existing chains; None if it is complete."""
-    scores = {kind: None if c.error is not None else c.em for kind, c in chains.items()}
-    return next_kind(reasoner, sample, scores)
+    right = {
+        kind: _is_right(reasoner, None if chain.error is not None else chain.scores)
+        for kind, chain in chains.items()
+    }
+    return next_kind(reasoner, sample, right)
+
+
+def _is_right(reasoner: Reasoner, scores: Mapping[str, float] | None) -> bool | None:
+    """Whether scores count as right by the reasoner's task; None without scores."""
+    return None if scores is None else task_named(reasoner.task).is_right(scores)
+
+
+def _is_right(reasoner: Reasoner, scores: Mapping[str, float] | None) -> bool | None:
+    return None if scores is None else task_named(reasoner.task).is_right(scores)
 
 
 def kind_of(chain: Chain) -> Kind:

@@ -13,7 +13,7 @@ from steper_ray.chains.stream import write_chains
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage, Progress
 from steper_ray.errors import StageError
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import chains_identity
 from steper_ray.run.lock import locked
 from steper_ray.schema import Question
@@ -40,7 +40,7 @@ def build_chains(
     """
     with locked(out):
         prepare_chains(settings, teachers=teachers, corpus=corpus, out=out)
-        score_chains(out, teachers[0].reasoning.framework)
+        score_chains(out, teachers[0].reasoning.framework, teachers[0].task)
         usage = EngineUsage()
         for teacher in teachers:
             usage += ask_teacher(teacher, questions, out, corpus, log, on_progress)
@@ -61,9 +61,8 @@ def prepare_chains(
 
     The caller holds the store's lock. Raises InputError with what differs, and if there is no corpus.
     """
-    version = BM25Retriever(corpus).corpus_version
     asked = {teacher.name: teacher.identity for teacher in teachers}
-    now = chains_identity(version, asked)
+    now = chains_identity(corpus_identity(corpus), asked)
     prepare_store(out, now, fresh=settings.fresh, mix=settings.mix)
 
 

@@ -10,31 +10,30 @@ from steper_ray.chains.store import empty_folder, is_scored, merge_new, new_dir,
 from steper_ray.ray_runtime.parallel import parallel_map
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.frameworks.protocol import Framework
-from steper_ray.schema import Chain
-from steper_ray.tasks.qa import accuracy, exact_match, f1
+from steper_ray.schema import SCORES, Chain, Question
+from steper_ray.tasks import task_named
+from steper_ray.tasks.protocol import Task
 
 
-def score_again(chain: Chain, framework: Framework) -> Chain:
+def score_again(chain: Chain, framework: Framework, task: Task) -> Chain:
     """The chain with its answer parsed again from its last step, and scored by the current rules."""
     if chain.error is not None or not chain.steps:
         return chain
     last = framework.render_target(chain.steps[-1].rationale, forced=chain.forced)
     answer = framework.parse(last, forced=chain.forced).answer
     answer = chain.answer if answer is None else answer
-    gold = chain.gold_answers
-    return replace(
-        chain,
-        answer=answer,
-        em=exact_match(answer, gold),
-        f1=f1(answer, gold),
-        acc=accuracy(answer, gold),
+    gold, *aliases = chain.gold_answers
+    question = Question(
+        chain.question_id, chain.question, gold, tuple(aliases), chain.supporting_ids, chain.hops
     )
+    return replace(chain, answer=answer, **task.score(answer, question))
 
 
-def score_chains(chains: Path, framework: str) -> None:
+def score_chains(chains: Path, framework: str, task: str = "qa") -> None:
     """Score the chains of a store again if a rule of parsing or comparing answers was raised since.
 
     framework: name of the framework by which the chains were written
+    task:      name of the task that scores them
     Raises InputError as `chain_files` does.
     """
     if new_dir(chains).is_dir():  # left by a command that was killed between the two renamings
@@ -42,22 +41,28 @@ def score_chains(chains: Path, framework: str) -> None:
     if is_scored(chains):
         return
     scored = empty_folder(scored_dir(chains))
-    jobs = [(file, scored, framework_named(framework)) for file in chain_files(chains)]
+    parse, score = framework_named(framework), task_named(task)
+    jobs = [(file, scored, parse, score) for file in chain_files(chains)]
     deque(parallel_map(_score_file, jobs), maxlen=0)
     scored.rename(new_dir(chains))
     merge_new(chains)
 
 
-def _score_file(job: tuple[Path, Path, Framework]) -> None:
-    """Write a file of chains to a folder with new answers and scores; job: file, folder, framework."""
+def _score_file(job: tuple[Path, Path, Framework, Task]) -> None:
+    """Write a file of chains to a folder with new answers and scores.
+
+    job: file, folder, framework, task
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file, folder, framework = job
+    file, folder, framework, task = job
     with pq.ParquetWriter(folder / file.name, CHAIN_SCHEMA) as writer:
         for batch in read_batches(file):
-            chains = [score_again(chain_from_row(row), framework) for row in batch.to_pylist()]
-            for name in ("answer", "em", "f1", "acc"):
+            chains = [
+                score_again(chain_from_row(row), framework, task) for row in batch.to_pylist()
+            ]
+            for name in ("answer", *SCORES):
                 index = CHAIN_SCHEMA.get_field_index(name)
                 field = CHAIN_SCHEMA.field(index)
                 values = pa.array([getattr(chain, name) for chain in chains], field.type)

@@ -20,6 +20,7 @@ from steper_ray.arrow import CHAIN_SCHEMA
 from steper_ray.errors import InputError
 from steper_ray.run.dependencies import SCORING_RULES
 from steper_ray.run.identity import RULES, Record, differences, read_record, write_record
+from steper_ray.schema import SCORES
 
 
 def record_file(out: Path) -> Path:
@@ -126,17 +127,18 @@ def record_scored(out: Path) -> None:
         write_record(record_file(out), {**before, "rules": {**before["rules"], **scored}})
 
 
-def existing_chains(out: Path) -> dict[str, float | None]:
-    """Id of each chain in the store → its exact match, None for a chain that carries an error."""
+def existing_chains(out: Path) -> dict[str, dict[str, float] | None]:
+    """Id of each chain in the store → its scores, None for a chain that carries an error."""
     import pyarrow.dataset as ds
 
     files = [str(file) for file in sorted(out.glob("*.parquet"))]
     if not files:
         return {}
-    rows = (
-        ds.dataset(files, schema=CHAIN_SCHEMA).to_table(columns=["id", "em", "error"]).to_pylist()
-    )
-    return {row["id"]: None if row["error"] is not None else row["em"] for row in rows}
+    table = ds.dataset(files, schema=CHAIN_SCHEMA).to_table(columns=["id", "error", *SCORES])
+    return {
+        row["id"]: None if row["error"] is not None else {name: row[name] for name in SCORES}
+        for row in table.to_pylist()
+    }
 
 
 def merge_new(out: Path) -> None:

@@ -20,7 +20,7 @@ from steper_ray.chains.attempts import MissingAttempts, next_id
 from steper_ray.chains.rows import attempts_row, attempts_schema
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage, Progress, usage_tally
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import answers_identity
 from steper_ray.run.identity import RECORD_FILE, Record, differences, read_record, write_record
 
@@ -64,8 +64,7 @@ def write_chains(
 
     corpus = corpus.resolve()  # the link may be set to a newer corpus while this one is searched
     partial = out.with_name(out.name + ".partial")
-    version = BM25Retriever(corpus).corpus_version
-    now = answers_identity(version, reasoner.name, reasoner.identity)
+    now = answers_identity(corpus_identity(corpus), reasoner.name, reasoner.identity)
     _prepare_partial(partial, now, ignore=("rules",) if by_other_rules else ())
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False

@@ -36,6 +36,8 @@ class Reasoner:
     """How to fetch the model, or for an endpoint the tokenizer that counts its tokens."""
     revision: str | None = None
     """Commit, branch or tag of a model on the Hub; None is `main`."""
+    task: str = "qa"
+    """Task that says which answers are right: an entry in TASKS."""
 
     @property
     def identity(self) -> Record:
@@ -70,11 +72,13 @@ def find_teachers(
     reasoning: ReasoningConfig,
     engine: EngineConfig,
     hub: HubConfig = DEFAULTS,
+    task: str = "qa",
 ) -> list[Reasoner]:
     """The teachers of a build, `build.teacher` first, then the ensemble.
 
     reasoning: settings of the student, which a teacher's own instruction and demonstrations are laid over
     engine:    engines of every teacher that has none of its own
+    task:      name of the task that says which answers are right
     Raises InputError for a teacher that cannot be used.
     """
     teachers = []
@@ -100,6 +104,7 @@ def find_teachers(
                 rationalization=teacher.rationalization,
                 hub=hub,
                 revision=revision,
+                task=task,
             )
         )
     return teachers

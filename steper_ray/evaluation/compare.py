@@ -30,9 +30,10 @@ from steper_ray.evaluation.comparison import (
 from steper_ray.evaluation.summary import BASE, TEACHER, summarize
 from steper_ray.models.folder import check_model, pinned
 from steper_ray.reasoning.frameworks import framework_named
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import SCORING_RULES, answers_identity
 from steper_ray.run.identity import RECORD_FILE, differences, read_record, write_record
+from steper_ray.tasks import task_named
 
 if TYPE_CHECKING:
     from steper_ray.ray_runtime.progress import StageProgress
@@ -65,8 +66,8 @@ def compare(
     variants = check_variants(config)
     base = check_model(config.train.model, "train.model", config.train.revision)
     teacher = check_model(config.build.teacher, "build.teacher", config.build.revision)
-    dev = load_questions(config, "dev")[: config.eval.limit]
-    test = load_questions(config, "test")
+    dev = load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit]
+    test = load_questions(config.questions, "test", config.folder.inputs)
     if {question.id for question in dev} & {question.id for question in test}:
         raise InputError(
             "questions.test: shares ids with questions.dev; settings are chosen on dev"
@@ -132,6 +133,7 @@ def evaluated_model(config: "RunConfig", model: str, revision: str | None = None
         config.engine,
         hub=config.hub,
         revision=pinned(model, revision, config.hub),
+        task=config.questions.task,
     )
 
 
@@ -227,7 +229,7 @@ def _answers(
     from steper_ray.chains.scoring import score_again
 
     corpus, reasoner = config.folder.corpus, evaluated_model(config, model, revision)
-    now = answers_identity(BM25Retriever(corpus).corpus_version, "", reasoner.identity)
+    now = answers_identity(corpus_identity(corpus), "", reasoner.identity)
     file = out.with_name(f"{out.name}.{RECORD_FILE}")
     before = read_record(file)
     ids = sorted(question.id for question in questions)
@@ -244,5 +246,5 @@ def _answers(
     chains = read_chains(out)
     if differences(before, now):
         framework = framework_named(reasoner.reasoning.framework)
-        chains = [score_again(chain, framework) for chain in chains]
+        chains = [score_again(chain, framework, task_named(reasoner.task)) for chain in chains]
     return [asdict(chain) for chain in chains]

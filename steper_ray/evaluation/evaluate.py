@@ -10,7 +10,7 @@ from steper_ray.evaluation.answer import answer
 from steper_ray.evaluation.summary import Summary, summarize
 from steper_ray.files import write_whole
 from steper_ray.models.student_settings import carried_settings
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_version
 
 if TYPE_CHECKING:
     from steper_ray.chains.teachers import Reasoner
@@ -48,12 +48,12 @@ def evaluate(
     log:         file for what the engines print
     on_progress: called with answers so far, answers in all, and a line about the model at work
     """
-    corpus_version = BM25Retriever(corpus).corpus_version
+    version = corpus_version(corpus)
     chains: dict[str, list[dict[str, Any]]] = {}
     for number, (name, reasoner) in enumerate(models.items()):
         carried = carried_settings(reasoner.model)
-        if carried and carried[1] != corpus_version:
-            print(f"  eval  {name} was trained on corpus {carried[1]}, asked on {corpus_version}")
+        if carried and carried[1] != version:
+            print(f"  eval  {name} was trained on corpus {carried[1]}, asked on {version}")
 
         def show(done: int, total: int, name: str = name, number: int = number) -> None:
             if on_progress is not None:

@@ -56,7 +56,9 @@ def build_run(config: "RunConfig", on_progress: Progress | None = None) -> Build
     usage = build_chains(
         config.build,
         teachers=run_teachers(config),
-        questions=load_questions(config, "train")[: config.build.limit],
+        questions=load_questions(config.questions, "train", config.folder.inputs)[
+            : config.build.limit
+        ],
         corpus=config.folder.corpus,
         out=config.folder.chains,
         log=config.folder.log("build"),
@@ -81,7 +83,11 @@ def build_run(config: "RunConfig", on_progress: Progress | None = None) -> Build
 def run_teachers(config: "RunConfig") -> list[Reasoner]:
     """The teachers of a run; raises InputError for one that cannot be used."""
     return find_teachers(
-        config.build, reasoning=config.reasoning, engine=config.engine, hub=config.hub
+        config.build,
+        reasoning=config.reasoning,
+        engine=config.engine,
+        hub=config.hub,
+        task=config.questions.task,
     )
 
 

@@ -43,7 +43,7 @@ def run_prompt(
     teacher: bool,
 ) -> None:
     """Print the prompt of each step of a question."""
-    from steper_ray.reasoning.preview import show_prompts
+    from steper_ray.pipeline.prompt import show_prompts
 
     for line in show_prompts(config, question, rationales=rationale, model=model, teacher=teacher):
         print(line)
@@ -58,6 +58,7 @@ def run_show(config: "RunConfig", *, id: str) -> None:
         id,
         select=config.select,
         framework=config.reasoning.framework,
+        task=config.questions.task,
     )
 
 

@@ -118,7 +118,7 @@ def _ask_served_student(config: "RunConfig") -> tuple[dict[str, Any], float]:
     from steper_ray.serving.session import running_server
     from steper_ray.tasks.qa import exact_match
 
-    questions = first_of_each_hops(load_questions(config, "dev"))
+    questions = first_of_each_hops(load_questions(config.questions, "dev", config.folder.inputs))
     replies: list[dict[str, Any]] = []
     lines: list[str] = []
     started = time.monotonic()

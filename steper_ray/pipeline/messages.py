@@ -58,8 +58,8 @@ def pushed_lines(address: str | None) -> list[str]:
     return [] if address is None else [f"pushed → {address}"]
 
 
-def row_count_lines(run_dir: Path, *settings: str) -> list[str]:
+def row_count_lines(inputs: Path, *settings: str) -> list[str]:
     """Rows read, used and skipped for each of the settings that name the user's files."""
     from steper_ray.data import row_counts
 
-    return row_counts.row_count_lines(run_dir, *settings)
+    return row_counts.row_count_lines(inputs, *settings)

@@ -20,7 +20,9 @@ def plan_run(config: "RunConfig", on_progress: "Progress | None" = None) -> Plan
         select=config.select,
         reasoning=config.reasoning,
         teachers=run_teachers(config),
-        questions=load_questions(config, "train")[: config.build.limit],
+        questions=load_questions(config.questions, "train", config.folder.inputs)[
+            : config.build.limit
+        ],
         corpus=config.folder.corpus,
         chains=config.folder.chains,
         out=config.folder.plan,

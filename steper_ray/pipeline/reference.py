@@ -83,16 +83,17 @@ def _section(
 ) -> Iterator[str]:
     """A heading with the table of a section's keys, then those of the sections within it.
 
-    documented: model → key path under which it is described; grows
+    documented: model → heading under which it is described; grows
     """
-    documented[model] = path
+    documented.setdefault(model, path)
     description = " ".join(models[model].get("description", "").split())
     within = []
     rows = ["| key | type | default | meaning | invalidates |", "|---|---|---|---|---|"]
     for key, field in models[model]["properties"].items():
         for inner in _references(field):
             if inner not in documented:
-                documented[inner] = f"{path}.{key}"
+                kind = models[inner]["properties"].get("type", {}).get("const")
+                documented[inner] = f"{path}.{key}" + (f": {kind}" if kind else "")
                 within.append((f"{path}.{key}", inner))
         cells = (
             f"`{key}`",
@@ -102,7 +103,7 @@ def _section(
             _invalidated(f"{path}.{key}"),
         )
         rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    yield "\n".join([f"## {path}", "", description, "", *rows, ""])
+    yield "\n".join([f"## {documented[model]}", "", description, "", *rows, ""])
     for inner_path, inner in within:
         yield from _section(inner_path, inner, models, documented)
 
@@ -128,8 +129,9 @@ def _references(field: Any) -> Iterator[str]:
 def _type(field: Mapping[str, Any], documented: Mapping[str, str]) -> str:
     """What a value may be, with its bounds, in words."""
     if "$ref" in field:
-        path = documented[_reference(field)]
-        return f"[{path}](#{path.replace('.', '')})"
+        heading = documented[_reference(field)]
+        anchor = heading.replace(".", "").replace(":", "").replace(" ", "-")
+        return f"[{heading}](#{anchor})"
     for union in ("anyOf", "oneOf"):
         if union in field:
             return " or ".join(dict.fromkeys(_type(member, documented) for member in field[union]))
@@ -173,8 +175,9 @@ def _default(field: Mapping[str, Any]) -> str:
     """The value that stands where the run file says nothing."""
     if "default" not in field:
         return "`{}`" if field.get("type") == "object" else ""
-    if isinstance(field["default"], Mapping) and "$ref" in field:
-        return ""  # each key of it has its own
+    if isinstance(field["default"], Mapping) and any(_references(field)):
+        kind = field["default"].get("type")  # each key has a default of its own
+        return f"`type: {kind}`" if kind else ""
     return f"`{_yaml(field['default'])}`"
 
 

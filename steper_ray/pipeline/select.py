@@ -35,6 +35,7 @@ def select_run(config: "RunConfig", usage: Mapping[str, Any] | None = None) -> S
         stats=config.folder.stats,
         reasoning=config.reasoning,
         teachers=config.build.teachers,
+        task=config.questions.task,
         usage=usage,
         recorded=public_settings(sections),
         decorate=add_card,

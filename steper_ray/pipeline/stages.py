@@ -39,10 +39,11 @@ def run_index(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     from steper_ray.retrieval.corpus import build_corpus
 
     _check_own_data(config)
-    info = build_corpus(config)
+    folder = config.folder
+    info = build_corpus(config.corpus, out=folder.corpus, inputs=folder.inputs, hub=config.hub)
     lines = [
         f"{info.passages:,} passages, version {info.version} → {info.folder}",
-        *row_count_lines(config.folder.root, "corpus.passages"),
+        *row_count_lines(config.folder.inputs, "corpus.passages"),
     ]
     return StageResult(lines, info)
 
@@ -74,7 +75,7 @@ def run_build(config: "RunConfig", progress: "StageProgress") -> StageResult:
         f"{more}{summary.questions:,} questions = {parts}",
         f"examples: {examples}; {totals['forced']:,} forced, {dropped}",
         *usage_lines(summary.usage, summary.chains),
-        *row_count_lines(config.folder.root, "questions.train"),
+        *row_count_lines(config.folder.inputs, "questions.train"),
         *pushed_lines(summary.pushed),
     ]
     return StageResult(lines, summary)
@@ -146,7 +147,7 @@ def run_eval(config: "RunConfig", progress: "StageProgress") -> StageResult:
         models[name] = evaluated_model(config, model, revision)
     evaluation = evaluate(
         models,
-        load_questions(config, "dev")[: config.eval.limit],
+        load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit],
         corpus=config.folder.corpus,
         out=config.folder.evaluation,
         log=config.folder.log("eval"),
@@ -156,7 +157,7 @@ def run_eval(config: "RunConfig", progress: "StageProgress") -> StageResult:
     lines = [
         f"report → {page}",
         *score_lines(evaluation.summaries),
-        *row_count_lines(config.folder.root, "questions.dev"),
+        *row_count_lines(config.folder.inputs, "questions.dev"),
     ]
     return StageResult(lines, evaluation.summaries)
 
@@ -171,7 +172,7 @@ def run_compare(config: "RunConfig", progress: "StageProgress") -> StageResult:
     lines = [
         f"page → {config.folder.compare / 'comparison.html'}",
         *text_lines(comparison),
-        *row_count_lines(config.folder.root, "questions.dev", "questions.test"),
+        *row_count_lines(config.folder.inputs, "questions.dev", "questions.test"),
     ]
     return StageResult(lines, comparison)
 

@@ -16,6 +16,7 @@ from steper_ray.selection.choice import Judgement, choose, judge
 from steper_ray.selection.settings import SelectConfig
 from steper_ray.selection.shards import plan_shards, write_shard
 from steper_ray.selection.verdict_files import rewrite_file
+from steper_ray.tasks import task_named
 
 KINDS: Final = ("prompt", "cached", "generated")
 """Kinds of tokens; the cached ones are among those of the prompt."""
@@ -50,12 +51,17 @@ class ChainCosts:
 
 
 def file_costs(
-    file: Path, *, select: SelectConfig, reasoning: ReasoningConfig, teachers: Sequence[str]
+    file: Path,
+    *,
+    select: SelectConfig,
+    reasoning: ReasoningConfig,
+    teachers: Sequence[str],
+    task: str = "qa",
 ) -> list[ChainCosts]:
     """Costs of each chain of a file."""
     framework, scheme = framework_named(reasoning.framework), ability_scheme(select.abilities)
     return [
-        chain_costs(chain, judge(chain, select, framework, teachers), scheme)
+        chain_costs(chain, judge(chain, select, framework, teachers, task_named(task)), scheme)
         for chain in read_file(file)
     ]
 

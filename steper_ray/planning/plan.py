@@ -83,7 +83,7 @@ def plan_build(
         raise InputError("questions.train: no questions, so there is nothing to plan")
     with locked(chains):
         prepare_chains(settings, teachers=teachers, corpus=corpus, out=chains)
-        score_chains(chains, teachers[0].reasoning.framework)
+        score_chains(chains, teachers[0].reasoning.framework, teachers[0].task)
         measured, asked = measure(
             teachers,
             questions,
@@ -95,8 +95,10 @@ def plan_build(
             on_progress=on_progress,
         )
         jobs, notes = _jobs(teachers, questions, measured, chains, stats)
-        costs = _read_costs(chains, select, complete_reasoning(reasoning), settings.teachers)
-        plan = _predict(jobs, costs, questions, select, complete_reasoning(reasoning), asked, notes)
+        reasoning = complete_reasoning(reasoning)
+        names, task = settings.teachers, teachers[0].task
+        costs = _read_costs(chains, select, reasoning, names, task)
+        plan = _predict(jobs, costs, questions, select, reasoning, asked, notes)
         write_plan(out, measured, plan)
     return plan
 
@@ -127,11 +129,15 @@ def _jobs(
 
 
 def _read_costs(
-    chains: Path, select: SelectConfig, reasoning: ReasoningConfig, teachers: Sequence[str]
+    chains: Path,
+    select: SelectConfig,
+    reasoning: ReasoningConfig,
+    teachers: Sequence[str],
+    task: str,
 ) -> dict[Path, list[ChainCosts]]:
     """The costs of every chain of a store, by file."""
     files = chain_files(chains)
-    read = partial(file_costs, select=select, reasoning=reasoning, teachers=teachers)
+    read = partial(file_costs, select=select, reasoning=reasoning, teachers=teachers, task=task)
     return dict(zip(files, parallel_map(read, files), strict=True))
 
 

@@ -17,7 +17,7 @@ from steper_ray.errors import InputError
 from steper_ray.files import write_whole
 from steper_ray.planning.estimate import Estimate
 from steper_ray.planning.forecast import Plan
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_version
 from steper_ray.run.dependencies import ATTEMPT_KEYS, measurement_identity
 from steper_ray.run.identity import FORMAT, Record, check_format, differences
 from steper_ray.schema import Question
@@ -72,7 +72,7 @@ def measure(
     sample: number of questions; None takes `sample_size`
     Returns the measurement of each teacher by name, and the number of questions that were asked for it.
     """
-    version = BM25Retriever(corpus).corpus_version
+    version = corpus_version(corpus)
     ids = hashlib.sha256("\n".join(question.id for question in questions).encode()).hexdigest()
     measured = _read(out)
     asked: set[str] = set()

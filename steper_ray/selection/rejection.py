@@ -10,6 +10,8 @@ from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.schema import Chain
 from steper_ray.selection.grounding import ungrounded
 from steper_ray.selection.settings import SelectConfig
+from steper_ray.tasks import qa
+from steper_ray.tasks.protocol import Task
 from steper_ray.tasks.qa import normalize
 
 REJECTIONS: Final = {
@@ -40,11 +42,13 @@ AMONG_OTHERS: Final = ("outvoted", "duplicate", "not_chosen", "surplus")
 """Reasons that depend on other chains."""
 
 
-def rejection(chain: Chain, config: SelectConfig, framework: Framework) -> str | None:
+def rejection(
+    chain: Chain, config: SelectConfig, framework: Framework, task: Task = qa
+) -> str | None:
     """Reason code of rejecting a chain by itself; None if it passes."""
     if chain.error is not None:
         return "error"
-    if not _answer_matches(chain, config):
+    if not _answer_matches(chain, config, task):
         return "wrong_answer"
     if any(not step.rationale.strip() for step in chain.steps):
         return "empty_step"
@@ -82,10 +86,10 @@ def worst_logprob(chain: Chain) -> float | None:
     return min(logprobs, default=None)
 
 
-def _answer_matches(chain: Chain, config: SelectConfig) -> bool:
+def _answer_matches(chain: Chain, config: SelectConfig, task: Task) -> bool:
     if config.match == "f1":
         return chain.f1 >= config.min_f1
-    return (chain.em if config.match == "em" else chain.acc) == 1.0
+    return chain.acc == 1.0 if config.match == "contained" else task.is_right(chain.scores)
 
 
 def _is_unsure(chain: Chain, config: SelectConfig) -> bool:

@@ -56,6 +56,7 @@ def select_examples(
     stats: Path,
     reasoning: ReasoningConfig,
     teachers: Sequence[str] = ("",),
+    task: str = "qa",
     usage: Mapping[str, Any] | None = None,
     recorded: Mapping[str, Any] | None = None,
     decorate: Decorate | None = None,
@@ -68,6 +69,7 @@ def select_examples(
     stats:     file of the statistics
     reasoning: how the student will be asked
     teachers:  names of the teachers in the order of asking
+    task:      name of the task that says which answers are right
     usage:     the engines' usage in the build of the chains; None keeps that in `stats`
     recorded:  settings to record in `stats`
     decorate:  writes files beside the examples (card, pictures) from the statistics, before `out` appears
@@ -77,9 +79,9 @@ def select_examples(
     scheme = ability_scheme(settings.abilities)
     reasoning = complete_reasoning(reasoning)
     with locked(chains):
-        score_chains(chains, reasoning.framework)
+        score_chains(chains, reasoning.framework, task)
         record_scored(chains)
-        judged = _judge_files(chain_files(chains), settings, reasoning, teachers)
+        judged = _judge_files(chain_files(chains), settings, reasoning, teachers, task)
         verdicts = final_verdicts(judged, settings)
         rows = [row for part in judged.values() for row in part]
         changes = Counter((r.before, verdicts[r.id]) for r in rows if r.before != verdicts[r.id])
@@ -114,9 +116,10 @@ def _judge_files(
     settings: SelectConfig,
     reasoning: ReasoningConfig,
     teachers: Sequence[str],
+    task: str,
 ) -> dict[Path, list[Judgement]]:
     """Judgements of the chains by themselves, by file."""
-    judge = partial(judge_file, select=settings, reasoning=reasoning, teachers=teachers)
+    judge = partial(judge_file, select=settings, reasoning=reasoning, teachers=teachers, task=task)
     return dict(zip(files, parallel_map(judge, files), strict=True))
 
 

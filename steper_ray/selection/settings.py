@@ -11,7 +11,8 @@ class SelectConfig(Section):
     """Which chains become training data."""
 
     match: Literal["em", "f1", "contained"] = "em"
-    """How the answer must match the best of the gold answers, after normalisation: `em` equals it, `f1`
+    """How the answer must match the best of the gold answers, after normalisation: `em` is right
+    by the task (questions.task), which for `qa` is equal, `f1`
     has a token F1 of at least min_f1, `contained` has it inside on word boundaries."""
     min_f1: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Lower bound for the F1 of `match: f1`."""

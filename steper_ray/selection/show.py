@@ -24,6 +24,7 @@ from steper_ray.selection.abilities import AbilityScheme, ability_scheme
 from steper_ray.selection.grounding import ungrounded
 from steper_ray.selection.rejection import AMONG_OTHERS, REJECTIONS, rejection
 from steper_ray.selection.settings import SelectConfig
+from steper_ray.tasks import task_named
 
 MAX_NEAREST: Final = 5
 """Upper bound for the ids that are suggested in place of an unknown one."""
@@ -46,6 +47,7 @@ def show(
     *,
     select: SelectConfig,
     framework: str,
+    task: str = "qa",
     console: Console | None = None,
 ) -> None:
     """Print the chain of this id, or every chain of the question of this id.
@@ -53,6 +55,7 @@ def show(
     chains:    the chain store
     select:    settings of the verdict that the chain would get now
     framework: name of the framework by which the chains were written
+    task:      name of the task that says which answers are right
     Raises InputError with the nearest ids if there is none.
     """
     console = console or Console(highlight=False, markup=False, emoji=False)
@@ -60,7 +63,7 @@ def show(
     for index, chain in enumerate(find_chains(chains, chain_id)):
         if index:
             console.print()
-        now = rejection(chain, select, framework_named(framework))
+        now = rejection(chain, select, framework_named(framework), task_named(task))
         _print(console, _head(chain, now))
         for number, step in enumerate(chain.steps, 1):
             console.print()

@@ -15,14 +15,22 @@ from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.selection.choice import Judgement, choose, judge
 from steper_ray.selection.settings import SelectConfig
 from steper_ray.selection.statistics import Counts
+from steper_ray.tasks import task_named
 
 
 def judge_file(
-    file: Path, *, select: SelectConfig, reasoning: ReasoningConfig, teachers: Sequence[str]
+    file: Path,
+    *,
+    select: SelectConfig,
+    reasoning: ReasoningConfig,
+    teachers: Sequence[str],
+    task: str,
 ) -> list[Judgement]:
     """Judgement of each chain of a file by itself; see `judge`."""
     framework = framework_named(reasoning.framework)
-    return [judge(chain, select, framework, teachers) for chain in read_file(file)]
+    return [
+        judge(chain, select, framework, teachers, task_named(task)) for chain in read_file(file)
+    ]
 
 
 def rewrite_file(

@@ -1,4 +1,4 @@
-"""What the ingress does with a question: admit it, reason, report every event. Plain Python, without Ray.
+"""Answering a question in the ingress: admission, reasoning, events, deadline. Plain Python, without Ray.
 
 `Backend` is where the work is done: replicas behind Ray Serve, or whatever a test puts there.
 """
@@ -42,14 +42,14 @@ class TextPiece:
 
 @dataclass(frozen=True, slots=True)
 class AnswerReady:
-    """The question is answered."""
+    """Last event of a stream: the answer."""
 
     answer: AnswerOut
 
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Nothing has happened for a while, and the work goes on."""
+    """Sign of life of a stream after a silence: the work continues."""
 
 
 ServiceEvent = Event | TextPiece | AnswerReady | KeepAlive
@@ -75,7 +75,7 @@ class AnswerService:
         self.record = record
 
     def settings(self, changes: Mapping[str, Any]) -> ReasoningConfig:
-        """How a question is asked with what a request changes; raises RefusedError beyond the limits."""
+        """Reasoning settings of a request, with its overrides; raises RefusedError beyond the limits."""
         for name, most in (
             ("passages_per_step", self.config.max_requested_passages_per_step),
             ("max_steps", self.config.max_requested_steps),
@@ -162,7 +162,7 @@ class AnswerService:
         """The k best passages, and the seconds it took; raises RefusedError past the deadline."""
         started = time.monotonic()
         async with self._bounded():
-            hits = await self.backend.searcher.search_async(query, k)
+            (hits,) = await self.backend.searcher.search([query], k)
         seconds = time.monotonic() - started
         self.record("steper_search_seconds", seconds)
         return [passage_out(hit) for hit in hits], seconds
@@ -200,7 +200,7 @@ class AnswerService:
             reasoned = await reason(
                 question,
                 engine=engine,
-                searcher=self.backend.searcher,
+                retriever=self.backend.searcher,
                 config=settings,
                 sampling=sampling,
                 watch=watch,
@@ -257,7 +257,7 @@ class AnswerService:
 
     @contextlib.contextmanager
     def _place(self, how: str) -> Iterator[None]:
-        """Hold a place for a question, and count it by how it ends; raises RefusedError if none is free."""
+        """Admit a question and count its outcome; raises RefusedError if the server is full."""
         outcome = "failed"
         try:
             with self.places.one():

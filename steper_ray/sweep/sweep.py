@@ -101,7 +101,9 @@ def identity_of(config: "RunConfig") -> Record:
     tasks = [worker_task(config.model_copy(update={"train": train}), sources) for train in trains]
     judged = None
     if config.sweep.metric != "loss":
-        questions = load_questions(config, "dev")[: config.eval.limit]
+        questions = load_questions(config.questions, "dev", config.folder.inputs)[
+            : config.eval.limit
+        ]
         judged = {
             "questions": digest([[q.id, q.question, *q.gold_answers] for q in questions]),
             "dtype": config.engine.dtype,

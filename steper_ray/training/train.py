@@ -195,7 +195,7 @@ def _best(config: "RunConfig", outcome: "WorkerOutcome") -> tuple[float, int]:
 
     if config.train.best_by == "loss" or len(outcome.candidates) == 1:
         return outcome.candidates[0]
-    questions = load_questions(config, "dev")[: config.eval.limit]
+    questions = load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit]
     training_dir = config.folder.metrics.parent
     em_of = {}
     for loss, step in outcome.candidates:

@@ -30,13 +30,14 @@ from steper_ray.pipeline.build import build_run
 from steper_ray.pipeline.demo import demo, first_of_each_hops
 from steper_ray.pipeline.select import select_run
 from steper_ray.ray_runtime.progress import StageProgress
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_version, open_retriever
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import ABILITIES, Question
 from steper_ray.selection.rejection import REJECTIONS
 from steper_ray.tasks.qa import exact_match
 from steper_ray.toy.world import make_world
+from tests.fakes import hits_of
 
 SMALL = [
     "toy.scale=0.2",
@@ -101,7 +102,7 @@ def test_every_question_is_accounted_for(run: RunConfig) -> None:
 
 def test_the_teacher_searched_with_its_own_sentences(run: RunConfig) -> None:
     world = make_world(run.toy.seed, run.toy.scale)
-    retriever = BM25Retriever(run.folder.corpus)
+    retriever = open_retriever(run.folder.corpus)
     passages = {p.id: p for p in world.passages()}
     for chain in read_chains(run.folder.chains)[:20]:
         assert chain.steps[0].query == chain.question
@@ -109,7 +110,7 @@ def test_the_teacher_searched_with_its_own_sentences(run: RunConfig) -> None:
             assert after.query == before.rationale
         seen: set[str] = set()
         for step in chain.steps:
-            hits = retriever.search(step.query, run.reasoning.passages_per_step)
+            hits = hits_of(retriever, step.query, run.reasoning.passages_per_step)
             new = [h.passage.id for h in hits if h.passage.id not in seen]
             assert list(step.passage_ids) == new
             seen |= set(new)
@@ -118,7 +119,7 @@ def test_the_teacher_searched_with_its_own_sentences(run: RunConfig) -> None:
             assert step.generated_tokens > 0
         assert [p.id for p in chain.passages] == [i for s in chain.steps for i in s.passage_ids]
         assert all(passages[p.id] == p for p in chain.passages)
-        assert chain.corpus_version == retriever.corpus_version
+        assert chain.corpus_version == retriever.version
 
 
 def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused(
@@ -162,7 +163,7 @@ def test_choosing_again_needs_no_teacher_and_gives_the_same(run: RunConfig) -> N
 def test_the_student_carries_how_it_was_trained(run: RunConfig) -> None:
     carried = carried_settings(str(run.folder.student))
     trained = run.reasoning.model_copy(update={"chat": False})  # its tokenizer has no template
-    assert carried == (trained, BM25Retriever(run.folder.corpus).corpus_version)
+    assert carried == (trained, corpus_version(run.folder.corpus))
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(run.folder.student)

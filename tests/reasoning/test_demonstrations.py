@@ -120,7 +120,7 @@ def test_what_cannot_be_used_is_refused(
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_student_s_folder_carries_what_was_in_the_file(tmp_path: Path, name: str) -> None:
     trained = ReasoningConfig(framework=name, demonstrations="bundled", instruction="Go.")
-    settings = student_settings(trained, "v1", chat=True)
+    settings = student_settings(complete_reasoning(trained), "v1", chat=True)
     (tmp_path / SETTINGS_FILE).write_text(json.dumps(settings))
     whole = complete_reasoning(trained).model_copy(update={"chat": True})
     assert whole.demonstrations not in ("bundled", ())

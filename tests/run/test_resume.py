@@ -25,7 +25,7 @@ from steper_ray.evaluation.compare import _answers, evaluated_model
 from steper_ray.pipeline.build import build_run, run_teachers
 from steper_ray.pipeline.demo import DEMO_STAGES, stage_inputs
 from steper_ray.pipeline.select import select_run
-from steper_ray.retrieval.corpus import SETTINGS_FILE
+from steper_ray.retrieval.corpus_record import CorpusRecord, write_corpus_record
 from steper_ray.run.config import RunConfig
 from steper_ray.run.dependencies import EXCLUDED, answers_identity, stage_identity
 from steper_ray.run.identity import RULES, differences, read_record, write_record
@@ -138,6 +138,9 @@ def config(tmp_path: Path) -> RunConfig:
     )
 
 
+CORPUS = {"corpus_version": "c0ffee", "retriever": "bm25"}
+
+
 @pytest.fixture
 def corpus(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A corpus of which only the version is asked."""
@@ -145,8 +148,7 @@ def corpus(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
 
     data = pa.table({"id": ["p1"], "title": ["A"], "text": ["B"]})
     lance.write_dataset(data, str(config.folder.corpus))
-    settings = {"version": "c0ffee", "title_boost": 2.0}
-    (config.folder.corpus / SETTINGS_FILE).write_text(json.dumps(settings))
+    write_corpus_record(config.folder.corpus, CorpusRecord("c0ffee", 1, {"type": "bm25"}))
 
 
 def prepare_store(config: RunConfig) -> None:
@@ -186,7 +188,7 @@ def test_a_half_done_build_is_resumed(config: RunConfig, corpus: None, later: La
     def prepare(config: RunConfig) -> bool:
         """Whether what was there is there still."""
         teacher = run_teachers(config)[0]
-        _prepare_partial(partial, answers_identity("c0ffee", "", teacher.identity), ignore=())
+        _prepare_partial(partial, answers_identity(CORPUS, "", teacher.identity), ignore=())
         found = (partial / "done.parquet").exists()
         (partial / "done.parquet").touch()
         return found
@@ -315,7 +317,7 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     pq.write_table(
         pa.Table.from_pylist([asdict(chain) for chain in chains], CHAIN_SCHEMA), out / "a.parquet"
     )
-    record = answers_identity("c0ffee", "", evaluated_model(config, model).identity)
+    record = answers_identity(CORPUS, "", evaluated_model(config, model).identity)
     write_record(out.with_name("test.identity.json"), record)
     asked = [Question(chain.id, chain.question, "Neill") for chain in chains]
 

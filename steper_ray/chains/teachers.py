@@ -78,6 +78,7 @@ def find_teachers(
 
     reasoning: settings of the student, which a teacher's own instruction and demonstrations are laid over
     engine:    engines of every teacher that has none of its own
+    task:      name of the task that says which answers are right
     Raises InputError for a teacher that cannot be used.
     """
     teachers = []

@@ -42,7 +42,7 @@ def show_prompts(
     else:
         name, revision = config.train.model, config.train.revision
     name = check_model(name, "--model" if model else setting, revision)
-    settings = model_reasoning(config, name)
+    settings = model_reasoning(name, build=config.build, reasoning=config.reasoning)
     retriever = open_retriever(config.folder.corpus)
     encoder = PromptEncoder(load_tokenizer(name, config.hub, revision), settings.chat)
     shown = "in its chat template" if encoder.chat else "as plain text"

@@ -83,7 +83,7 @@ def plan_build(
         raise InputError("questions.train: no questions, so there is nothing to plan")
     with locked(chains):
         prepare_chains(settings, teachers=teachers, corpus=corpus, out=chains)
-        score_chains(chains, teachers[0].reasoning.framework)
+        score_chains(chains, teachers[0].reasoning.framework, teachers[0].task)
         measured, asked = measure(
             teachers,
             questions,

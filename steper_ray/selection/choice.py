@@ -76,6 +76,11 @@ def judge(
     )
 
 
+def _vote(chain: Chain, task: Task) -> str:
+    """Answer that a chain votes for."""
+    return RIGHT if task.is_right(chain.scores) else normalize(chain.answer)
+
+
 def select(
     chains: Iterable[Chain],
     config: SelectConfig,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import DatasetCard
 from rich.console import Console
 
 from steper_ray.errors import InputError
@@ -65,7 +66,10 @@ def test_four_abilities_from_chains_to_the_card(
     monkeypatch.setitem(SCHEMES, "four", FOUR)
     run = config(tmp_path, abilities="four")
     # two chains of three steps: begin, late, close; one of one step: begin
-    chains = [*numbered(range(2)), *numbered([2], steps=CHAIN.steps[2:])]
+    chains = [
+        *numbered(range(2)),
+        *numbered([2], steps=CHAIN.steps[2:], passages=CHAIN.passages[2:]),
+    ]
     write(run.folder.chains, chains)
     selected = select_run(run)
     expected = {"begin": 3, "early": 0, "late": 2, "close": 2}
@@ -79,7 +83,7 @@ def test_four_abilities_from_chains_to_the_card(
     assert stats["examples"] == stats["hops"]["3"]["examples"] == expected
     assert list(stats["tokens"]["prompt"]["abilities"]) == ["begin", "late", "close"]
 
-    found = tables((run.folder.dataset / "README.md").read_text())
+    found = tables(DatasetCard.load(run.folder.dataset / "README.md").text)
     abilities, hops = found[1], found[2]
     assert [(row[0], row[2]) for row in abilities[1:]] == [
         *(("begin", "3"), ("early", "0"), ("late", "2"), ("close", "2"))

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from steper_ray.chains.asking import ask, score_again
+from steper_ray.chains.asking import ask
 from steper_ray.chains.attempts import MissingAttempts, missing_attempts
+from steper_ray.chains.scoring import score_again
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.engines.settings import EngineConfig
 from steper_ray.errors import InputError

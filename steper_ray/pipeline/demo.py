@@ -35,10 +35,10 @@ DEMO_STAGES: Final = ("toy", "index", "build", "train", "eval")
 
 
 def demo(config: "RunConfig") -> None:
-    """Run every stage, serve the student, ask it one question, and show what came out.
+    """Run every stage, serve the student, ask it one question, and print the scores.
 
-    Needs a running Ray. Raises InputError and StageError as the stages do; run again, it resumes where it
-    stopped.
+    Needs a running Ray. Raises InputError and StageError as the stages do. Stages that finished with the
+    same settings are skipped, so a second run resumes the first.
     """
     config.folder.root.mkdir(parents=True, exist_ok=True)
     ledger = config.folder.root / "stages.json"
@@ -64,7 +64,10 @@ def demo(config: "RunConfig") -> None:
 
 
 def stage_inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
-    """What a stage depends on beyond the stages before it; a run folder may be moved."""
+    """Settings that a stage depends on beyond the stages before it.
+
+    The run folder stands in them as `{run.dir}`, so that a moved one is the same.
+    """
     build, train = config.build, config.train
     inputs: dict[str, dict[str, Any]] = {
         "toy": {"toy": pick(config.toy, TOY_KEYS)},
@@ -84,6 +87,7 @@ def stage_inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
 
 
 def _run(name: str, config: "RunConfig") -> float:
+    """Run one stage; its error then names the stage, its log and how to resume."""
     try:
         return run_stage(name, config)
     except InputError:
@@ -92,38 +96,42 @@ def _run(name: str, config: "RunConfig") -> float:
         known = find_steper_error(error)
         if isinstance(known, InputError):
             raise known from None
-        what = str(known) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = str(known) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise StageError(
-            f"stage {name} failed: {what[:500]}; its log is {config.folder.log(name)}; "
+            f"stage {name} failed: {reason[:500]}; its log is {config.folder.log(name)}; "
             "run the same command again to go on from here"
         ) from error
 
 
 def _ask_served_student(config: "RunConfig") -> tuple[dict[str, Any], float]:
-    """Serve the student, ask it a held-out question it has not been trained on; (reply, seconds)."""
+    """Serve the student and ask it a held-out question with the most hops; (reply, seconds)."""
     import httpx
 
     from steper_ray.data.questions import load_questions
     from steper_ray.serving.session import running_server
 
     questions = load_questions(config.questions, "dev", config.folder.inputs)
-    asked = max(questions, key=lambda question: question.hops or 0)
+    question = max(questions, key=lambda candidate: candidate.hops or 0)
     started = time.monotonic()
     with stage_progress("serve", "starting the server"), running_server(config) as url:
         reply = httpx.post(
-            f"{url}/v1/answer", json={"question": asked.question}, timeout=120
+            f"{url}/v1/answer", json={"question": question.question}, timeout=120
         ).raise_for_status()
-        body: dict[str, Any] = {"question": asked.question, "gold": asked.answer, **reply.json()}
+        body: dict[str, Any] = {
+            "question": question.question,
+            "gold": question.answer,
+            **reply.json(),
+        }
     seconds = time.monotonic() - started
-    lines = [f"asked over HTTP: {asked.question}"]
+    lines = [f"asked over HTTP: {question.question}"]
     lines += [f"{step['step']}. [{step['ability']}] {step['rationale']}" for step in body["steps"]]
-    lines.append(f"answer: {body['answer']} (gold: {asked.answer}), {body['seconds']:.2f} s")
+    lines.append(f"answer: {body['answer']} (gold: {question.answer}), {body['seconds']:.2f} s")
     stage_done("serve", seconds, lines)
     return body, seconds
 
 
 def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any]) -> None:
-    """Write `summary.json` and say what came out and where everything is."""
+    """Write `summary.json`; print the scores and the path of each result."""
     scores = json.loads((config.folder.evaluation / "summary.json").read_text())
     models = {
         name: {key: summary["overall"][key] for key in ("em", "f1", "acc")}
@@ -139,7 +147,7 @@ def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any])
     total = sum(stage["seconds"] for stage in stages.values())
     print(f"\nexact match on held-out questions: base {base:.1%} → student {student:.1%}{share}")
     print(f"all stages: {total / 60:.1f} minutes\n")
-    for what, path in {
+    for name, path in {
         "report": config.folder.evaluation / "report.html",
         "summary": summary_file,
         "student": config.folder.student,
@@ -149,4 +157,4 @@ def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any])
         "metrics": config.folder.metrics,
         "logs": config.folder.root / "logs",
     }.items():
-        print(f"{what:>9}  {path}")
+        print(f"{name:>9}  {path}")

@@ -1,4 +1,4 @@
-"""Scripted parts: a teacher behind an OpenAI-compatible endpoint, and a retriever."""
+"""Scripted parts: a teacher behind an OpenAI-compatible endpoint, an engine and a retriever."""
 
 import asyncio
 import json
@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.retrieval.protocol import Hit, Retriever
 from steper_ray.schema import Passage
 
@@ -58,6 +60,25 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+class ScriptedEngine:
+    """Writes these texts, one a step; keeps the prompts and the texts that end a step."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = list(texts)
+        self.prompts: list[str] = []
+        self.stops: list[tuple[str, ...]] = []
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        return len(prompt.text.split())
+
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Generation:
+        self.prompts.append(prompt.text)
+        self.stops.append(tuple(stop))
+        return Generation(self.texts.pop(0), self.count_tokens(prompt), 4, -2.0)
 
 
 class ScriptedRetriever:

@@ -1,5 +1,6 @@
 """What build servers, pre-commit and citation tools read fits the Makefile, `.ci/` and the package."""
 
+import ast
 import os
 import re
 import shlex
@@ -109,3 +110,26 @@ def test_commands_that_a_page_names_exist(page: str) -> None:
         if not (ROOT / name).exists()
     ]
     assert set(re.findall(r"`\.ci/run (\w+)`", text)) <= set(run_choices())
+
+
+def test_test_modules_import_nothing_that_takes_seconds() -> None:
+    """So that one test starts at once: such imports belong into the tests and fixtures that use them."""
+    heavy = "datasets deepspeed lance matplotlib mlflow openai peft playwright ray schemathesis"
+    slow = {*heavy.split(), "scipy", "torch", "transformers", "vllm", "wandb"}
+    found = {}
+    for file in sorted((ROOT / "tests").rglob("*.py")):
+        module = ast.parse(file.read_text(encoding="utf-8"))
+        names = {
+            name.partition(".")[0]
+            for statement in module.body
+            for name in imported_names(statement)
+        }
+        if names & slow:
+            found[file.relative_to(ROOT).as_posix()] = sorted(names & slow)
+    assert found == {}
+
+
+def imported_names(statement: ast.stmt) -> list[str]:
+    if isinstance(statement, ast.Import):
+        return [alias.name for alias in statement.names]
+    return [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []

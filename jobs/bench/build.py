@@ -67,7 +67,9 @@ def run_builder(folder: Path, count: int) -> dict[str, Any]:
     from steper_ray.ray_runtime.session import ray_session
 
     config = load(folder)
-    (teacher,) = find_teachers(config)
+    (teacher,) = find_teachers(
+        config.build, reasoning=config.reasoning, engine=config.engine, hub=config.hub
+    )
     out = folder / f"builder-{count}"
     with ray_session():
         before = peak_memory()

@@ -111,7 +111,7 @@ def run_bare(folder: Path) -> None:
 
     config = load(folder)
     model = served_model(config)
-    asked = model_reasoning(config, model)
+    asked = model_reasoning(model, build=config.build, reasoning=config.reasoning)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what vLLM prints
 

@@ -7,19 +7,19 @@ from typing import Annotated
 from pydantic import Field, PositiveInt, model_validator
 
 from steper_ray.engines.settings import EndpointConfig, EngineConfig
-from steper_ray.run.section import Section
+from steper_ray.run.section import LocalPath, Section
 
 
 class TeacherConfig(Section):
     """A teacher, and how it is asked."""
 
-    teacher: str = ""
+    teacher: LocalPath = ""
     """Hugging Face folder or Hub name of the teacher."""
     revision: str | None = None
     """Commit, branch or tag of a teacher on the Hub; null takes what was fetched before, else `main`."""
     instruction: str | None = None
     """What the teacher's prompts begin with; null begins them like the student's."""
-    demonstrations: str | None = None
+    demonstrations: LocalPath | None = None
     """Worked examples that the teacher is shown: a YAML file, `bundled`, or nothing (""); null shows it the
     student's. The student is trained without what only the teacher sees."""
     endpoint: EndpointConfig | None = None

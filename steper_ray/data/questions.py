@@ -21,6 +21,7 @@ from steper_ray.data.settings import QuestionColumns, QuestionsConfig
 from steper_ray.data.tables import Row, first_row, read_rows, text_of, texts_of
 from steper_ray.errors import InputError
 from steper_ray.schema import Question
+from steper_ray.tasks.qa import normalize
 
 Split = Literal["train", "dev", "test"]
 
@@ -160,10 +161,13 @@ def _hops(where: str, value: object, column: str) -> int | None:
 
 
 def _with_aliases(question: Question, names: tuple[str, ...]) -> Question:
-    """The question with other names of its answer, each once."""
-    known = dict.fromkeys([*question.answer_aliases, *names])
+    """The question with further names of its answer, each once and none of them blank.
+
+    Against a name of which the scores see nothing ("", "the", "..."), an empty answer would be right.
+    """
+    known = dict.fromkeys(filter(normalize, [*question.answer_aliases, *names]))
     known.pop(question.answer, None)
-    return replace(question, answer_aliases=tuple(known)) if names else question
+    return replace(question, answer_aliases=tuple(known))
 
 
 def _read_aliases(address: str) -> dict[str, tuple[str, ...]]:

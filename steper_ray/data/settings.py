@@ -68,6 +68,9 @@ class QuestionsConfig(Section):
     """Held-out questions that nothing is chosen on, for `steper compare`."""
     columns: QuestionColumns = QuestionColumns()
     """Names of the columns, where they differ from ours."""
+    task: str = "qa"
+    """What counts as a right answer: `qa` compares it with the gold answers (exact match, F1,
+    contained)."""
     aliases: str = ""
     """2WikiMultihopQA's id_aliases.json: other names of the answers that its rows give an `answer_id`."""
     bad_rows: BadRows = "error"

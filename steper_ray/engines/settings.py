@@ -11,7 +11,7 @@ from pydantic import (
     field_validator,
 )
 
-from steper_ray.run.section import EnvironmentName, Section
+from steper_ray.run.section import EnvironmentName, LocalPath, Section
 
 REVISIONS: Final = ("revision", "tokenizer_revision")
 """vLLM's engine arguments for the revision of a model; settings beside its name say it."""
@@ -68,7 +68,7 @@ class EndpointConfig(Section):
     """`completions` continues a prompt exactly; `chat` is for endpoints that have nothing else."""
     api_key_env: EnvironmentName = "OPENAI_API_KEY"
     """Environment variable with the key, read where requests are made; the key is written nowhere."""
-    tokenizer: str | None = None
+    tokenizer: LocalPath | None = None
     """Model folder or Hub name whose tokenizer counts prompt tokens; null takes 3 characters for one."""
     concurrency: PositiveInt = 64
     """Requests at a time, of each actor."""

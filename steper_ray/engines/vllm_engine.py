@@ -106,7 +106,10 @@ class VLLMEngine:
 
 
 def prepare_process(config: EngineConfig) -> None:
-    """What vLLM reads from the environment, before it is imported; what is set already stays."""
+    """Set the environment that vLLM reads when it is imported, and bind its engines to this process.
+
+    A variable that is set already stays as it is.
+    """
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if not config.gpus:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gib))
@@ -114,6 +117,9 @@ def prepare_process(config: EngineConfig) -> None:
         # the engine's process computes by itself; vLLM's default adds a worker process, which
         # imports everything once more (a third of the start)
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    from steper_ray.engines.engine_process import bind_engines
+
+    bind_engines()
 
 
 def engine_arguments(config: EngineConfig, hub: HubConfig) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from typing import Any, Final
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from steper_ray.run.section import Section
+from steper_ray.run.section import LocalPath, Section
 
 
 class EvalConfig(Section):
     """Which models are compared, on how many questions."""
 
-    models: dict[str, str] = Field(default_factory=dict)
+    models: dict[str, LocalPath] = Field(default_factory=dict)
     """Name → model folder, or `owner/name@revision` on the Hub; empty evaluates the run's student. The
     names student, base and teacher tell the report which is which."""
     limit: PositiveInt | None = None

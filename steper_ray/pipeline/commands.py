@@ -43,7 +43,7 @@ def run_prompt(
     teacher: bool,
 ) -> None:
     """Print the prompt of each step of a question."""
-    from steper_ray.reasoning.preview import show_prompts
+    from steper_ray.pipeline.prompt import show_prompts
 
     for line in show_prompts(config, question, rationales=rationale, model=model, teacher=teacher):
         print(line)
@@ -53,7 +53,13 @@ def run_show(config: "RunConfig", *, id: str) -> None:
     """Print a chain, or every chain of a question."""
     from steper_ray.selection.show import show
 
-    show(config, id)
+    show(
+        config.folder.chains,
+        id,
+        select=config.select,
+        framework=config.reasoning.framework,
+        task=config.questions.task,
+    )
 
 
 def run_serve(config: "RunConfig", *, update: bool, new_key: str | None) -> None:

@@ -27,7 +27,10 @@ from steper_ray.run.dependencies import (
 from steper_ray.run.identity import check_format, differences
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from steper_ray.run.config import RunConfig
+    from steper_ray.schema import Question
 
 
 DEMO_STAGES: Final = ("toy", "index", "build", "train", "eval")
@@ -35,7 +38,7 @@ DEMO_STAGES: Final = ("toy", "index", "build", "train", "eval")
 
 
 def demo(config: "RunConfig") -> None:
-    """Run every stage, serve the student, ask it one question, and print the scores.
+    """Run every stage, serve the student, ask it a question of each hop count, and print the scores.
 
     Needs a running Ray. Raises InputError and StageError as the stages do. Stages that finished with the
     same settings are skipped, so a second run resumes the first.
@@ -103,31 +106,51 @@ def _run(name: str, config: "RunConfig") -> float:
         ) from error
 
 
+def first_of_each_hops(questions: "Iterable[Question]") -> "list[Question]":
+    """The first question of each hop count, fewest hops first."""
+    first: dict[int, Question] = {}
+    for question in questions:
+        first.setdefault(question.hops or 0, question)
+    return [first[hops] for hops in sorted(first)]
+
+
 def _ask_served_student(config: "RunConfig") -> tuple[dict[str, Any], float]:
-    """Serve the student and ask it a held-out question with the most hops; (reply, seconds)."""
+    """Serve the student, ask it held-out questions; (its replies and how many are right, seconds)."""
     import httpx
 
     from steper_ray.data.questions import load_questions
     from steper_ray.serving.session import running_server
+    from steper_ray.tasks.qa import exact_match
 
-    questions = load_questions(config.questions, "dev", config.folder.inputs)
-    question = max(questions, key=lambda candidate: candidate.hops or 0)
+    questions = first_of_each_hops(load_questions(config.questions, "dev", config.folder.inputs))
+    replies: list[dict[str, Any]] = []
+    lines: list[str] = []
     started = time.monotonic()
     with stage_progress("serve", "starting the server"), running_server(config) as url:
-        reply = httpx.post(
-            f"{url}/v1/answer", json={"question": question.question}, timeout=120
-        ).raise_for_status()
-        body: dict[str, Any] = {
-            "question": question.question,
-            "gold": question.answer,
-            **reply.json(),
-        }
+        for asked in questions:
+            response = httpx.post(
+                f"{url}/v1/answer", json={"question": asked.question}, timeout=120
+            ).raise_for_status()
+            reply = response.json()
+            right = exact_match(reply["answer"], asked.gold_answers) == 1.0
+            replies.append(
+                {
+                    "question": asked.question,
+                    "hops": asked.hops,
+                    "gold": asked.answer,
+                    "right": right,
+                    **reply,
+                }
+            )
+            lines.append(f"asked over HTTP: {asked.question}")
+            lines += [f"{s['step']}. [{s['ability']}] {s['rationale']}" for s in reply["steps"]]
+            verdict = "right" if right else f"wrong, it is {asked.answer}"
+            lines.append(f"answer: {reply['answer']} ({verdict}), {reply['seconds']:.2f} s")
     seconds = time.monotonic() - started
-    lines = [f"asked over HTTP: {question.question}"]
-    lines += [f"{step['step']}. [{step['ability']}] {step['rationale']}" for step in body["steps"]]
-    lines.append(f"answer: {body['answer']} (gold: {question.answer}), {body['seconds']:.2f} s")
+    answers = {"right": sum(reply["right"] for reply in replies), "replies": replies}
+    lines.append(f"{answers['right']} of {len(replies)} right")
     stage_done("serve", seconds, lines)
-    return body, seconds
+    return answers, seconds
 
 
 def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any]) -> None:

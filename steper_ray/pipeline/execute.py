@@ -13,6 +13,7 @@ from steper_ray.ray_runtime.logs import stderr_to
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
 from steper_ray.ray_runtime.session import ray_session
 from steper_ray.reasoning.demonstrations import complete_reasoning
+from steper_ray.tasks import task_named
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
@@ -54,3 +55,4 @@ def prepare(config: "RunConfig") -> None:
     """Reach the Hub as the settings say, and refuse unusable demonstrations before Ray starts."""
     use_hub(config.hub)
     complete_reasoning(config.reasoning)
+    task_named(config.questions.task)

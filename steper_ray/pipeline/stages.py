@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
-from steper_ray.errors import InputError
+from steper_ray.errors import InputError, StageError
 from steper_ray.pipeline.messages import StageResult, pushed_lines, row_count_lines, usage_lines
 from steper_ray.pipeline.stage import Option, Stage
 
@@ -28,8 +28,8 @@ def run_toy(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     """Write the toy world."""
     from steper_ray.toy.write import write_toy
 
-    folder = write_toy(config)
-    toy = config.toy
+    toy, folder = config.toy, config.folder.toy
+    write_toy(toy, folder)
     lines = [f"world {toy.seed}: {toy.train + toy.dev + toy.test:,} questions → {folder}"]
     return StageResult(lines, {"train": toy.train, "dev": toy.dev, "test": toy.test})
 
@@ -39,8 +39,7 @@ def run_index(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     from steper_ray.retrieval.corpus import build_corpus
 
     _check_own_data(config)
-    folder = config.folder
-    info = build_corpus(config.corpus, out=folder.corpus, inputs=folder.inputs, hub=config.hub)
+    info = build_corpus(config)
     lines = [
         f"{info.passages:,} passages, version {info.version} → {info.folder}",
         *row_count_lines(config.folder.inputs, "corpus.passages"),
@@ -50,21 +49,21 @@ def run_index(config: "RunConfig", _progress: "StageProgress") -> StageResult:
 
 def run_plan(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Predict what a build will take."""
-    from steper_ray.planning.plan import plan
+    from steper_ray.pipeline.plan import plan_run
     from steper_ray.planning.table import plan_lines
 
     _check_own_data(config)
-    planned = plan(config, progress.count)
+    planned = plan_run(config, progress.count)
     lines = [*plan_lines(planned), f"as numbers → {config.folder.plan}"]
     return StageResult(lines, planned)
 
 
 def run_build(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Let the teacher make the data."""
-    from steper_ray.chains.build import build
+    from steper_ray.pipeline.build import build_run
 
     _check_own_data(config)
-    summary = build(config, progress.count)
+    summary = build_run(config, progress.count)
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in summary.rejected.items())
     examples = " · ".join(f"{ability} {count:,}" for ability, count in summary.examples.items())
     left_out, totals = sum(summary.rejected.values()), summary.totals
@@ -74,7 +73,7 @@ def run_build(config: "RunConfig", progress: "StageProgress") -> StageResult:
     lines = [
         f"{more}{summary.questions:,} questions = {parts}",
         f"examples: {examples}; {totals['forced']:,} forced, {dropped}",
-        *usage_lines(summary.ran, summary.chains),
+        *usage_lines(summary.usage, summary.chains),
         *row_count_lines(config.folder.inputs, "questions.train"),
         *pushed_lines(summary.pushed),
     ]
@@ -83,14 +82,14 @@ def run_build(config: "RunConfig", progress: "StageProgress") -> StageResult:
 
 def run_select(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     """Choose again among the chains there are."""
-    from steper_ray.selection.select import select_examples
+    from steper_ray.pipeline.select import select_run
 
     _check_own_data(config)
-    selected = select_examples(config)
+    selected = select_run(config)
     counts = selected.counts
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in counts.rejected.items())
     left_out = counts.chains - counts.kept
-    examples = " · ".join(f"{ability} {count:,}" for ability, count in counts.abilities.items())
+    examples = " · ".join(f"{ability} {count:,}" for ability, count in selected.examples.items())
     changes = ", ".join(
         f"{count:,} {before or 'kept'} → {now or 'kept'}"
         for (before, now), count in selected.changes.most_common()
@@ -106,10 +105,10 @@ def run_select(config: "RunConfig", _progress: "StageProgress") -> StageResult:
 
 def run_train(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Train the student."""
-    from steper_ray.training.train import train
+    from steper_ray.pipeline.training import train_student
 
     with following_metrics(config.folder.metrics, progress):
-        summary = train(config)
+        summary = train_student(config)
     sigma = " · ".join(f"{ability} {value:.3f}" for ability, value in summary.sigma.items())
     losses = " · ".join(
         f"{ability} {value:.4f}"
@@ -132,48 +131,89 @@ def run_train(config: "RunConfig", progress: "StageProgress") -> StageResult:
 
 def run_eval(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Compare models on the held-out questions."""
-    from steper_ray.evaluation.evaluate import comparison_lines, evaluate
+    from steper_ray.data.questions import load_questions
+    from steper_ray.evaluation.compare import evaluated_model
+    from steper_ray.evaluation.evaluate import evaluate, score_lines
+    from steper_ray.evaluation.summary import STUDENT
+    from steper_ray.models.folder import check_model
+    from steper_ray.models.hub import split_revision
+    from steper_ray.pipeline.pages import write_evaluation
 
-    summaries = evaluate(config, progress)
+    models = {}
+    for name, address in (config.eval.models or {STUDENT: str(config.folder.student)}).items():
+        model, revision = split_revision(address)
+        model = check_model(model, f"eval.models.{name}", revision)
+        models[name] = evaluated_model(config, model, revision)
+    evaluation = evaluate(
+        models,
+        load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit],
+        corpus=config.folder.corpus,
+        out=config.folder.evaluation,
+        log=config.folder.log("eval"),
+        on_progress=progress.update,
+    )
+    page = write_evaluation(config, evaluation, {name: m.model for name, m in models.items()})
     lines = [
-        f"report → {config.folder.evaluation / 'report.html'}",
-        *comparison_lines(summaries),
+        f"report → {page}",
+        *score_lines(evaluation.summaries),
         *row_count_lines(config.folder.inputs, "questions.dev"),
     ]
-    return StageResult(lines, summaries)
+    return StageResult(lines, evaluation.summaries)
 
 
 def run_compare(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Compare ways of learning."""
     from steper_ray.evaluation.compare import compare
-    from steper_ray.reports.comparison_page import text_lines
+    from steper_ray.pipeline.training import train_student
+    from steper_ray.reports.comparison_page import text_lines, write_comparison_page
 
-    result = compare(config, progress)
+    comparison, students = compare(config, progress, train_student)
+    write_comparison_page(config.folder.compare, comparison, students)
     lines = [
         f"page → {config.folder.compare / 'comparison.html'}",
-        *text_lines(result),
+        *text_lines(comparison),
         *row_count_lines(config.folder.inputs, "questions.dev", "questions.test"),
     ]
-    return StageResult(lines, result)
+    return StageResult(lines, comparison)
 
 
 def run_sweep(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Sweep over settings of the training."""
+    from steper_ray.pipeline.training import train_student
+    from steper_ray.reports.sweep_page import write_sweep_page
     from steper_ray.sweep.sweep import sweep
-    from steper_ray.sweep.trial_files import short, status_counts
+    from steper_ray.sweep.trial_table import short, status_counts
 
-    swept = sweep(config, progress)
-    best, folder = swept.best, config.folder.sweep
+    summary = sweep(config, progress, train_student)
+    trials, best, folder = summary.trials, summary.best, config.folder.sweep
+    write_sweep_page(
+        folder / "sweep.html",
+        title=f"steper_ray: {config.folder.root.name}, a sweep",
+        section=config.sweep,
+        trials=trials,
+        best=best,
+    )
+    if best is None:
+        first = next((f"; the first error: {t.error}" for t in trials if t.error), "")
+        raise StageError(
+            f"sweep: none of {len(trials):,} trials finished{first}; all are in "
+            f"{folder / 'trials.csv'}"
+        )
     point = ", ".join(f"{key} {short(value)}" for key, value in best.point.items())
-    failed = next((trial for trial in swept.trials if trial.status == "failed"), None)
+    failed = next((trial for trial in trials if trial.status == "failed"), None)
     lines = [
         f"page → {folder / 'sweep.html'}",
-        f"{len(swept.trials):,} trials: {status_counts(swept.trials)}; {swept.at_a_time:,} at a time",
+        f"{len(trials):,} trials: {status_counts(trials)}; {summary.at_a_time:,} at a time",
         *([f"trial {failed.number} failed: {failed.error}"] if failed else []),
         f"best: trial {best.number}, {config.sweep.metric} {best.metric:.4f}: {point}",
         f"as a run file → {folder / 'best.yaml'}; its student → {folder / 'best' / 'student'}",
     ]
-    return StageResult(lines, swept)
+    counts = {
+        "trials": len(trials),
+        "at_a_time": summary.at_a_time,
+        "best": {"trial": best.number, "point": best.point, config.sweep.metric: best.metric},
+    }
+    return StageResult(lines, counts)
 
 
 def check_sweep(config: "RunConfig") -> None:

@@ -32,7 +32,8 @@ from steper_ray.errors import InputError
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.reasoning.settings import Demonstration, ReasoningConfig
-from steper_ray.run.section import Section
+from steper_ray.run.section import Section, local_path
+from steper_ray.run.yaml_text import load_yaml
 from steper_ray.schema import Passage
 
 BUNDLED: Final = "bundled"
@@ -68,9 +69,13 @@ def read_demonstrations(path: str, framework: str, code: Framework) -> tuple[Dem
     framework: its name; code: what it names
     Raises InputError for a file that cannot be used, naming the demonstration and the step.
     """
+    try:
+        local_path(path)
+    except ValueError as error:
+        raise InputError(f"demonstrations: {path}: {error}") from None
     file = FOLDER / f"{framework}.yaml" if path == BUNDLED else Path(path).expanduser()
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = load_yaml(file.read_text(encoding="utf-8"), _File)
     except FileNotFoundError:
         raise InputError(
             f"demonstrations: {file}: no such file; check the path, or use {BUNDLED!r}"

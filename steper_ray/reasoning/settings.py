@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from steper_ray.run.section import Section
+from steper_ray.run.section import Section, local_path
 
 
 class DemonstrationPassage(Section):
@@ -59,5 +59,7 @@ class ReasoningConfig(Section):
 
     @field_validator("demonstrations", mode="before")
     @classmethod
-    def _null_is_none(cls, given: object) -> object:
+    def _check_demonstrations(cls, given: object) -> object:
+        if isinstance(given, str):
+            return local_path(given)
         return () if given is None else given

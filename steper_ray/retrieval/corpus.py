@@ -25,7 +25,7 @@ from steper_ray.data.row_counts import RowCounts, SkippedRow, write_row_counts
 from steper_ray.data.settings import CorpusConfig
 from steper_ray.data.tables import read_rows
 from steper_ray.errors import InputError
-from steper_ray.files import link_to
+from steper_ray.files import replace_link
 from steper_ray.models.hub import use_hub
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.retrieval import RETRIEVERS
@@ -72,7 +72,7 @@ def build_corpus(
         RETRIEVERS[retriever.type].index(folder, retriever)
     record = CorpusRecord(version_of(content, retriever), passages, retriever.model_dump())
     write_corpus_record(folder, record)
-    link_to(folder, out)
+    replace_link(out, folder)
     return CorpusInfo(out, record.version, passages)
 
 

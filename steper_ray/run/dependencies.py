@@ -134,6 +134,7 @@ QUESTIONS_KEYS: Final = (
     "columns.answer_aliases",
     "columns.supporting_ids",
     "columns.hops",
+    "task",
     "aliases",
     "bad_rows",
 )
@@ -153,6 +154,7 @@ SELECT_KEYS: Final = (
     "min_words",
     "max_words",
     "choose",
+    "abilities",
     "per_hops",
 )
 

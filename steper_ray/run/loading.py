@@ -2,9 +2,11 @@
 
 Every stage reads the same file and uses its own section. Values may name the run folder as
 `{run.dir}`; relative paths are relative to the working directory. `--set section.key=value` overrides
-single values, with the value read as YAML.
+single values, with the value read as YAML. Where text is expected (a folder, a name), it is taken as it is
+written: `dir: 2026-11-27` is a folder of this name.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -17,7 +19,8 @@ from steper_ray.errors import ConfigError
 from steper_ray.run.config import RunConfig
 from steper_ray.run.secrets import holds_secret
 from steper_ray.run.section import HIDDEN, did_you_mean, first_reason
-from steper_ray.run.settings import RunSection
+from steper_ray.run.settings import RunSection, absolute
+from steper_ray.run.yaml_text import inside, load_yaml
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -29,36 +32,20 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     values = _read_yaml(path)
     for override in overrides:
         _apply_override(values, override)
-    run = values.get("run")
-    folder = run.get("dir") if isinstance(run, dict) else None
-    folder = folder if isinstance(folder, str) else RunSection().dir
-    folder = str(Path(folder).expanduser().absolute())
-    values = _interpolate(values, folder)
-    if not isinstance(values.get("run", {}), dict):
-        raise ConfigError(f"{path}: run: expected a section with keys, got {values['run']!r}")
+    run = values.get("run", {})
+    if not isinstance(run, dict):
+        raise ConfigError(f"{path}: run: expected a section with keys, got {run!r}")
+    folder = run.get("dir", RunSection().dir)
+    values = _interpolate({**values, "run": {**run, "dir": folder}}, absolute(str(folder)))
     if (place := _secret_place(values)) is not None:
         raise ConfigError(
             f"{path}: {place}: holds a token or a password, which no run file may; put it into an "
             "environment variable, and that one's name into hub.token_env or an endpoint's api_key_env"
         )
-    values["run"] = {**values.get("run", {}), "dir": folder}
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_explain(error)}") from None
-
-
-class _EveryKeyOnce(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for place, (key_node, _) in enumerate(node.value):
-            if (key := keys[place]) in keys[:place]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} is given twice", key_node.start_mark
-                )
-        return super().construct_mapping(node, deep)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -69,7 +56,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     try:
-        values = yaml.load(text, Loader=_EveryKeyOnce)
+        values = load_yaml(text, RunConfig)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
@@ -85,7 +72,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or len(parts) < 2 or not all(parts):
         raise ConfigError(f"--set {override}: expected section.key=value")
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text, functools.reduce(inside, parts, RunConfig))
     except yaml.YAMLError:
         raise ConfigError(f"--set {override}: the value is not valid YAML") from None
     target = values

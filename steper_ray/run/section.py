@@ -35,6 +35,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return f"did you mean {close[0]}?" if close else None
 
 
+def local_path(value: str) -> str:
+    """The path unchanged; raises ValueError for an address, which a path would be made of in silence."""
+    if "://" in value:
+        raise ValueError(
+            "must be a local path, not an address; mount that storage, or copy what is there, and give "
+            "the path"
+        )
+    return value
+
+
+LocalPath = Annotated[str, AfterValidator(local_path)]
+"""A file or folder of this machine's file system, or a name on the Hub where a model is meant."""
+
+
 def _environment_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) or value.startswith(("hf_", "sk_")):
         raise PydanticCustomError(

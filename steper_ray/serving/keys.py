@@ -29,6 +29,7 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError
 from steper_ray.errors import InputError
 from steper_ray.files import write_whole
 from steper_ray.run.section import Section
+from steper_ray.run.yaml_text import load_yaml
 from steper_ray.serving.settings import ServeConfig
 
 LOOK_AGAIN_S: Final = 2.0
@@ -53,14 +54,14 @@ Keys = dict[str, Key]
 
 
 def hash_key(key: str) -> str:
-    """What is stored of a key."""
+    """The hash under which a key is stored."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def read_keys(file: Path) -> Keys:
     """The keys of a file; raises InputError if it is none."""
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        values = load_yaml(file.read_text(encoding="utf-8"), Keys) or {}
         keys = TypeAdapter(Keys).validate_python(values)
     except FileNotFoundError:
         raise InputError(
@@ -113,7 +114,7 @@ def new_key(config: ServeConfig, name: str) -> str:
 
 
 class KeyRing:
-    """The keys that open this server; a changed file counts within seconds."""
+    """Keys that are valid for this server; a changed keys file takes effect within seconds."""
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ class KeyRing:
         return bool(self._file or self._from_environment)
 
     def owner(self, key: str) -> str | None:
-        """Whose key it is; None if nobody's. Takes as long for a wrong one as for a right one."""
+        """Owner of a key, None for an unknown one; constant time, so that timing does not help guessing."""
         digest = hash_key(key)
         found = None
         for name, known in self._current().items():

@@ -1,4 +1,4 @@
-"""What the reasoning loop holds in the ingress: an engine and a searcher whose work is done by replicas.
+"""Engine, retriever and backend of the ingress, whose work is done by replicas behind Ray Serve.
 
 A replica that dies while it works on a request is no reason to lose the request: the same is asked again,
 of another replica or of the one that Serve starts in its place, until the request's own deadline ends it.
@@ -36,7 +36,7 @@ CALLS: Final = 2
 
 
 async def _one_answer(response: Any) -> Any:
-    """What a replica answers. Who is cancelled while waiting cancels the replica's work too."""
+    """Reply of one call to a replica; cancelling the wait cancels the replica's work too."""
     try:
         return await response
     except asyncio.CancelledError:
@@ -47,7 +47,7 @@ async def _one_answer(response: Any) -> Any:
 
 
 def _is_cancelled() -> bool:
-    """Whether it is this task that is to end; a replica that ends raises the same error."""
+    """Whether this task itself is being cancelled; a replica that ends raises the same error."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -95,7 +95,7 @@ class ReplicaRetriever:
         return await answer
 
     async def _call(self) -> None:
-        """Ask for all that waits, until nothing does; who asked and is gone is not asked for."""
+        """Send queued searches, one call after the other, until none remains; skip cancelled ones."""
         while self._waiting:
             asked = [one for one in self._waiting if not one[2].done()]
             self._waiting.clear()
@@ -162,7 +162,7 @@ class ReplicaEngine:
 
 
 async def each_part(stream: Any) -> AsyncIterator[Any]:
-    """What a replica streams. Who stops early cancels the replica's work."""
+    """Parts of a replica's stream; stopping early cancels the replica's work."""
     done = False
     try:
         async for part in stream:

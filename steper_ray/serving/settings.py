@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from steper_ray.run.section import EnvironmentName, Section
+from steper_ray.run.section import EnvironmentName, LocalPath, Section
 
 
 class ServeConfig(Section):
     """The server."""
 
-    model: str = ""
+    model: LocalPath = ""
     """Folder of the model to serve; empty serves the run's student."""
     host: str = "127.0.0.1"
     """Address to listen on; a public one needs API keys, or `open`."""
@@ -32,7 +32,7 @@ class ServeConfig(Section):
     """Most replicas of the ingress."""
     ingress_cpus: NonNegativeFloat = 0.1
     """CPU cores each ingress reserves in Ray."""
-    keys_file: str = ""
+    keys_file: LocalPath = ""
     """File of API keys, hashed, with their rates; `steper serve --new-key NAME` adds one. Read again when
     it changes."""
     keys_env: EnvironmentName | Literal[""] = ""

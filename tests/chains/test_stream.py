@@ -7,12 +7,12 @@ import pytest
 
 from steper_ray.chains.actor import MAX_CONSECUTIVE_FAILURES
 from steper_ray.chains.attempts import MissingAttempts
-from steper_ray.chains.build import build
 from steper_ray.chains.rows import read_chains
 from steper_ray.chains.stream import write_chains
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.engines.settings import EndpointConfig
 from steper_ray.errors import InputError, StageError, find_steper_error
+from steper_ray.pipeline.build import build_run
 from steper_ray.run.config import RunConfig
 from tests.fakes import Teacher
 from tests.samples import questions_of
@@ -107,7 +107,7 @@ def test_teachers_samples_and_second_attempts_lie_side_by_side_and_one_chain_is_
         "build": {"teacher": "first", "self_correction": True, "limit": 6, **ask},
         "select": {"grounded": False},
     }
-    summary = build(RunConfig.model_validate(values))
+    summary = build_run(RunConfig.model_validate(values))
     ids = [question.id for question in questions.values()]
     expected = [
         f"{i}{sample}{kind}" for i in ids for sample in ("", "#2") for kind in ("", ":corrected")
@@ -124,8 +124,8 @@ def test_teachers_samples_and_second_attempts_lie_side_by_side_and_one_chain_is_
     # A teacher joins: only it is asked, and its chains are first attempts, which come before second ones.
     requests = len(teacher.prompts)
     values["build"]["ensemble"] = [{"teacher": "second", **ask}]
-    summary = build(RunConfig.model_validate(values))
-    assert (summary.ran.asked, len(teacher.prompts) - requests) == (12, 12)
+    summary = build_run(RunConfig.model_validate(values))
+    assert (summary.usage.asked, len(teacher.prompts) - requests) == (12, 12)
     assert (summary.questions, summary.chains, summary.kept) == (6, 36, 6)
     chains = {chain.id: chain for chain in read_chains(tmp_path / "chains")}
     kept = {chain.id for chain in chains.values() if chain.rejected is None}

@@ -26,6 +26,7 @@ from steper_ray.errors import InputError
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import Question
+from steper_ray.tasks.qa import exact_match
 from tests.conftest import ROOT
 from tests.data.test_tables import jsonl
 
@@ -322,6 +323,28 @@ def test_a_table_with_and_without_the_optional_columns(tmp_path: Path) -> None:
         'a,q?,x,,,\nb,r?,y,"[""Y"", ""why""]","[""p1"", ""p2""]",2\n'
     )
     assert read_questions(str(tmp_path / "q.csv"), "questions.train") == wanted
+
+
+def test_a_blank_alias_is_no_gold_answer(tmp_path: Path) -> None:
+    blank = ["", "  ", "the", "...", "The."]
+    row = {"id": "a", "question": "q?", "answer": "x", "answer_aliases": [*blank, "X-Y"]}
+    listed = {"id": "b", "question": "r?", "answer": ["y", *blank, "why"]}
+    # The answer itself stays, as the official scripts have it: The The is a band.
+    band = {"id": "c", "question": "s?", "answer": "The The", "answer_aliases": blank}
+    file = jsonl(tmp_path, row, listed, band)
+    x, y, z = read_questions(str(file), "questions.train")
+    assert (x.gold_answers, y.gold_answers) == (("x", "X-Y"), ("y", "why"))
+    assert z.gold_answers == ("The The",)
+    assert exact_match("", x.gold_answers) == exact_match("the", y.gold_answers) == 0.0
+    official = musique_rows()[0]
+    jsonl(tmp_path, {**official, "answer_aliases": blank}, name="musique.jsonl")
+    (question,) = read_questions(str(tmp_path / "musique.jsonl"), "questions.train")
+    assert question.gold_answers == (official["answer"],)
+    jsonl(tmp_path, {"Q_id": "Q7", "aliases": blank, "demonyms": ["No"]}, name="aliases.json")
+    (tmp_path / "wiki.json").write_text(json.dumps([TWO_WIKI_ROW]))
+    settings = QuestionsConfig(aliases=str(tmp_path / "aliases.json"))
+    (question,) = read_questions(str(tmp_path / "wiki.json"), "questions.dev", settings)
+    assert question.gold_answers == ("no", "No")
 
 
 def test_columns_of_other_names(tmp_path: Path) -> None:

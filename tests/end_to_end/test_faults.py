@@ -10,78 +10,77 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from steper_ray.chains.build import build
 from steper_ray.chains.rows import read_chains
+from steper_ray.chains.stream import BLOCKS_AT_WORK
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.errors import StageError, find_steper_error
+from steper_ray.pipeline.build import build_run
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import Chain
 from tests.fakes import Teacher
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]  # engines start some twenty times
 
 QUESTIONS = 200
-KILL_AT = 90
-"""Questions done when something is killed."""
-AT_ONCE = 32
+AT_ONCE = 16
 OPEN = 2 * AT_ONCE
 """Questions in an actor's open blocks at the most."""
+BLOCKS = 12
+"""Blocks that are recorded as done when something is killed; most are still to do."""
+KILL_AT = BLOCKS * AT_ONCE // BLOCKS_AT_WORK
+"""Questions in them."""
 DIFFERING = QUESTIONS * 0.005
 """Chains that may read otherwise: the engine's batches fall differently, and with them ties of floats."""
+
+GONE_WITHIN_S = 120
+"""On a machine that is very busy; an engine that nobody ends stays for ever."""
+
+ENGINE_STARTED = "init engine (profile, create kv cache, warmup model) took"
+"""vLLM's line in a stage's log."""
 
 BUILD = """
 import json, sys
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.run.loading import load_config
 from steper_ray.ray_runtime.session import ray_session
-from steper_ray.chains.build import build
+from steper_ray.pipeline.build import build_run
 with ray_session():
-    summary = build(
+    summary = build_run(
         load_config(TOY_RUN_FILE, sys.argv[1:]), lambda done, _: print(done, flush=True)
     )
-print(json.dumps({"asked": summary.ran.asked, "starts": summary.ran.starts}), flush=True)
+print(json.dumps({"asked": summary.usage.asked, "starts": summary.usage.starts}), flush=True)
 """
 
 BUILD_ON_THREE_NODES = """
 import json, sys
-import psutil, ray
+import ray
 from ray.cluster_utils import Cluster
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.run.loading import load_config
-from steper_ray.chains.build import build
+from steper_ray.pipeline.build import build_run
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+for _ in range(2):
+    cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False)
-lost = []
-
-def lose_a_node(done, _):
-    if done < int(sys.argv[1]) or lost:
-        return
-    for node in nodes:
-        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        processes = [raylet, *raylet.children(recursive=True)]
-        if any("ChainMaker" in " ".join(process.cmdline()) for process in processes):
-            lost.append(node)
-            for process in processes:
-                process.kill()
-            return
-
-summary = build(load_config(TOY_RUN_FILE, sys.argv[2:]), lose_a_node)
+summary = build_run(load_config(TOY_RUN_FILE, sys.argv[1:]))
 alive = sum(node["Alive"] for node in ray.nodes())
 ray.shutdown()
 cluster.shutdown()
-print(json.dumps({"asked": summary.ran.asked, "starts": summary.ran.starts, "alive": alive}))
+print(json.dumps({"asked": summary.usage.asked, "starts": summary.usage.starts, "alive": alive}))
 """
 
 
@@ -110,7 +109,7 @@ def undisturbed(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory)
     """The chains of a build that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     config = load_config(TOY_RUN_FILE, settings(toy_corpus, folder))
-    assert build(config).ran.asked == QUESTIONS
+    assert build_run(config).usage.asked == QUESTIONS
     return read_chains(config.folder.chains)
 
 
@@ -127,29 +126,63 @@ def check_whole(folder: Path, undisturbed: Sequence[Chain]) -> None:
     assert not list(folder.glob("*.partial"))
 
 
-def blocks_done(folder: Path) -> int:
-    """Chains that a killed build has written and recorded as done."""
-    partial = folder / "chains.new.partial"
-    files = partial.glob("checkpoint/**/*.parquet")
-    return sum(pq.read_metadata(file).num_rows for file in files)
+def records(folder: Path) -> list[Path]:
+    """What an unfinished build has recorded as done: a file a block."""
+    files = (folder / "chains.new.partial").glob("checkpoint/**/*.parquet")
+    return [file for file in files if not file.stem.endswith(".pending")]
 
 
-def killer(**names: int) -> Callable[[int, int], None]:
-    """A progress callback that kills one process of each name, of those that this one has started.
+def questions_done(folder: Path) -> int:
+    """Questions that a killed build has written and recorded as done."""
+    return sum(pq.read_metadata(file).num_rows for file in records(folder))
 
-    names: when so many questions are done
+
+def await_that(holds: Callable[[], bool], still_runs: Callable[[], bool]) -> None:
+    """Return as soon as something holds, however long it takes; it must while something else runs."""
+    while not holds():
+        assert still_runs(), "it was over before"
+        time.sleep(0.02)
+
+
+def await_blocks(folder: Path, blocks: int, still_runs: Callable[[], bool]) -> None:
+    """Return as soon as an unfinished build has recorded so many blocks."""
+    await_that(lambda: len(records(folder)) >= blocks, still_runs)
+
+
+def titled(name: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those of some processes that have this in their title."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # or a zombie
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@contextmanager
+def killing(folder: Path, *names: str) -> Iterator[None]:
+    """SIGKILL a process of each of these names, one after another, while a build of this process runs.
+
+    Each as soon as the actor that stands then has recorded `BLOCKS` blocks.
     """
-    left = dict(names)
+    over = Event()
 
-    def kill(done: int, _total: int) -> None:
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.NoSuchProcess):  # or a zombie
-                title = " ".join(process.cmdline())
-                for name in [n for n, at in left.items() if done >= at and n in title]:
-                    process.kill()
-                    del left[name]
+    def kill() -> None:
+        for name in names:
+            await_blocks(folder, len(records(folder)) + BLOCKS, lambda: not over.is_set())
+            (engine,) = titled("EngineCore", psutil.Process().children(recursive=True))
+            both = [engine, *titled("ChainActor", engine.parents())]
+            (process,) = titled(name, both)
+            process.kill()
+            await_that(lambda both=both: not titled("", both), lambda: not over.is_set())
 
-    return kill
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill)
+        try:
+            yield
+        finally:
+            over.set()
+        killed.result()
 
 
 @pytest.fixture
@@ -167,6 +200,12 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def family(process: subprocess.Popen[Any]) -> list[psutil.Process]:
+    """A process and all that it has started."""
+    first = psutil.Process(process.pid)
+    return [first, *first.children(recursive=True)]
+
+
 def start(script: str, arguments: Sequence[str], ray_folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
@@ -178,7 +217,7 @@ def start(script: str, arguments: Sequence[str], ray_folder: Path) -> subprocess
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, int]:
-    out, errors = process.communicate(timeout=300)
+    out, errors = process.communicate()
     assert process.returncode == 0, errors[-2000:]
     said: dict[str, int] = json.loads(out.splitlines()[-1])
     return said
@@ -188,7 +227,8 @@ def test_a_killed_actor_and_a_dead_engine_start_again_and_no_question_is_lost_or
     toy_corpus: RunConfig, tmp_path: Path, undisturbed: list[Chain]
 ) -> None:
     config = load_config(TOY_RUN_FILE, settings(toy_corpus, tmp_path))
-    ran = build(config, killer(ChainMaker=40, EngineCore=120)).ran
+    with killing(tmp_path, "ChainActor", "EngineCore"):
+        ran = build_run(config).usage
     check_whole(tmp_path, undisturbed)
     assert ran.starts == 3
     assert QUESTIONS <= ran.asked <= QUESTIONS + 2 * OPEN
@@ -199,15 +239,18 @@ def test_engines_that_keep_dying_end_the_stage_and_what_is_done_stays(
 ) -> None:
     given = settings(toy_corpus, tmp_path)
     config = load_config(TOY_RUN_FILE, [*given, "engine.max_restarts=0"])
-    with pytest.raises(Exception, match="started again") as raised:
-        build(config, killer(EngineCore=KILL_AT))
+    with (
+        killing(tmp_path, "EngineCore"),
+        pytest.raises(Exception, match="started again") as raised,
+    ):
+        build_run(config)
     known = find_steper_error(raised.value)
     assert isinstance(known, StageError)
     assert "had to be started again 1 times, more than engine.max_restarts allows" in str(known)
     assert str(config.folder.log("build")) in str(known)
     assert not config.folder.chains.exists()
 
-    assert blocks_done(tmp_path) > KILL_AT - OPEN  # for the next build to go on from
+    assert questions_done(tmp_path) >= KILL_AT  # for the next build to go on from
 
 
 def test_a_killed_driver_loses_open_blocks_only_and_two_builds_never_write_at_once(
@@ -219,29 +262,114 @@ def test_a_killed_driver_loses_open_blocks_only_and_two_builds_never_write_at_on
 ) -> None:
     given = settings(toy_corpus, tmp_path)
     first = start(BUILD, given, ray_folder)
-    assert first.stdout is not None
-    done = 0
-    while done < KILL_AT:
-        done = int(first.stdout.readline())
+    await_blocks(tmp_path, BLOCKS, lambda: first.poll() is None)
     overrides = [part for one in given for part in ("--set", one)]
-    assert main(["build", "--config", str(TOY_RUN_FILE), *overrides]) == 2
-    assert "another command is writing to it" in capsys.readouterr().err
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    processes = family(first)
+    for process in processes:  # it may not be done before the other one is refused
+        process.suspend()
+    try:
+        assert main(["build", "--config", str(TOY_RUN_FILE), *overrides]) == 2
+        assert "another command is writing to it" in capsys.readouterr().err
+    finally:
+        first.send_signal(signal.SIGKILL)
+        for process in processes[1:]:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+    said, _ = first.communicate()
 
-    written = blocks_done(tmp_path)
-    assert written >= done - OPEN
+    written = questions_done(tmp_path)
+    assert written >= KILL_AT
+    assert written >= max(map(int, said.split()), default=0) - OPEN
     asked = finish(start(BUILD, given, ray_folder))["asked"]
     # A worker of the dead driver may have finished writing a block after we looked.
     assert QUESTIONS - written - OPEN <= asked <= QUESTIONS - written
     check_whole(tmp_path, undisturbed)
 
 
+@pytest.fixture(scope="module")
+def slow_teacher(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights, so wide that the questions keep it busy for minutes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("slow") / "teacher"
+    shutil.copytree(toy_corpus.build.teacher, folder)
+    layers = 8
+    config = AutoConfig.from_pretrained(
+        folder,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        num_hidden_layers=layers,
+        layer_types=["full_attention"] * layers,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("sent", "to_all"),
+    [
+        (signal.SIGTERM, False),
+        (signal.SIGTERM, True),
+        (signal.SIGINT, True),
+        (signal.SIGKILL, False),
+    ],
+    ids=["SIGTERM", "SIGTERM-to-all", "Ctrl-C", "SIGKILL"],
+)
+def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
+    toy_corpus: RunConfig,
+    slow_teacher: Path,
+    tmp_path: Path,
+    ray_folder: Path,
+    sent: signal.Signals,
+    to_all: bool,
+) -> None:
+    """By a signal to the command alone, or to its process group, as a terminal and `timeout` send it."""
+    given = settings(toy_corpus, tmp_path, f"build.teacher={slow_teacher}")
+    overrides = [part for one in given for part in ("--set", one)]
+    command = ["-m", "steper_ray.cli", "build", "--config", str(TOY_RUN_FILE), *overrides]
+    with (tmp_path / "output").open("w") as output:
+        build = subprocess.Popen(
+            [sys.executable, *command],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
+            start_new_session=True,
+        )
+    log = tmp_path / "logs" / "build.log"
+
+    def runs() -> bool:
+        return build.poll() is None
+
+    await_that(lambda: log.is_file() and ENGINE_STARTED in log.read_text(errors="replace"), runs)
+    (engine,) = titled("EngineCore", family(build))
+    started = engine.cpu_times().user
+    await_that(lambda: engine.cpu_times().user > started + 1, runs)
+
+    processes = family(build)
+    (os.killpg if to_all else os.kill)(build.pid, sent)
+    assert build.wait() == (-sent if sent == signal.SIGKILL else 130)
+    limit = time.monotonic() + GONE_WITHIN_S
+    while (alive := titled("", processes)) and time.monotonic() < limit:
+        time.sleep(0.1)
+    for process in alive:
+        process.kill()
+    assert alive == []
+
+
 def test_a_lost_node_takes_no_question_with_it(
     toy_corpus: RunConfig, tmp_path: Path, undisturbed: list[Chain], ray_folder: Path
 ) -> None:
     given = settings(toy_corpus, tmp_path, "engine.replicas=2")
-    said = finish(start(BUILD_ON_THREE_NODES, [str(KILL_AT), *given], ray_folder))
+    building = start(BUILD_ON_THREE_NODES, given, ray_folder)
+    await_blocks(tmp_path, BLOCKS, lambda: building.poll() is None)
+    actors = titled("ChainActor", family(building))
+    raylets = [actor.parent() for actor in actors]
+    lost, *_ = [raylet for raylet in raylets if raylet and "--head" not in raylet.cmdline()]
+    for process in [lost, *lost.children(recursive=True)]:
+        process.kill()
+    said = finish(building)
     assert said["alive"] == 2
     assert QUESTIONS <= said["asked"] <= QUESTIONS + 2 * OPEN
     check_whole(tmp_path, undisturbed)
@@ -278,7 +406,6 @@ def test_a_full_disk_is_said_in_one_line_and_what_is_written_stays(
         env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
         capture_output=True,
         text=True,
-        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

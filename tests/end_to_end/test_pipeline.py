@@ -19,21 +19,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from steper_ray.arrow import CHAIN_SCHEMA
-from steper_ray.chains.build import build
 from steper_ray.chains.rows import read_chains
 from steper_ray.cli import TOY_RUN_FILE, main
+from steper_ray.data.questions import read_questions
 from steper_ray.errors import InputError, StageError
 from steper_ray.evaluation.compare import compare
 from steper_ray.evaluation.settings import CompareConfig
 from steper_ray.models.student_settings import carried_settings
-from steper_ray.pipeline.demo import demo
+from steper_ray.pipeline.build import build_run
+from steper_ray.pipeline.demo import demo, first_of_each_hops
+from steper_ray.pipeline.select import select_run
+from steper_ray.pipeline.training import train_student
 from steper_ray.ray_runtime.progress import StageProgress
 from steper_ray.retrieval import corpus_version, open_retriever
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
-from steper_ray.schema import ABILITIES
+from steper_ray.schema import ABILITIES, Question
 from steper_ray.selection.rejection import REJECTIONS
-from steper_ray.selection.select import select_examples
+from steper_ray.tasks.qa import exact_match
 from steper_ray.toy.world import make_world
 from tests.fakes import hits_of
 
@@ -67,6 +70,22 @@ def test_the_demo_writes_its_summary(run: RunConfig) -> None:
     assert all(stage["seconds"] > 0 for stage in summary["stages"].values())
     assert summary["models"]["teacher"]["em"] >= 0.6
     assert summary["models"]["base"]["em"] < 0.15
+    replies = summary["served"]["replies"]
+    asked = first_of_each_hops(read_questions(run.questions.dev, "questions.dev"))
+    assert [reply["hops"] for reply in replies] == [question.hops for question in asked]
+    assert [reply["question"] for reply in replies] == [question.question for question in asked]
+    right = [
+        exact_match(reply["answer"], question.gold_answers) == 1.0
+        for reply, question in zip(replies, asked, strict=True)
+    ]
+    assert [reply["right"] for reply in replies] == right
+    assert summary["served"]["right"] == sum(right)
+
+
+def test_the_demo_asks_the_first_question_of_each_hop_count() -> None:
+    questions = [Question(str(n), "?", "x", hops=h) for n, h in enumerate([3, 4, 2, 3, 2, 4])]
+    assert [question.id for question in first_of_each_hops(questions)] == ["2", "0", "1"]
+    assert first_of_each_hops([Question("a", "?", "x"), Question("b", "?", "x")])[0].id == "a"
 
 
 def test_every_question_is_accounted_for(run: RunConfig) -> None:
@@ -108,8 +127,8 @@ def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused
     run: RunConfig, tmp_path: Path
 ) -> None:
     """Ends as it began: the chains of the run are those of the demo."""
-    again = build(run)
-    assert (again.ran.asked, again.questions) == (0, 90)
+    again = build_run(run)
+    assert (again.usage.asked, again.questions) == (0, 90)
 
     before = {chain.id: chain for chain in read_chains(run.folder.chains)}
     failed = sorted(before)[:2]
@@ -120,8 +139,8 @@ def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused
         file.unlink()
     table = pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
     pq.write_table(table, run.folder.chains / "part.parquet")
-    again = build(run)
-    assert (again.ran.asked, again.questions) == (2, 90)
+    again = build_run(run)
+    assert (again.usage.asked, again.questions) == (2, 90)
     after = {chain.id: chain for chain in read_chains(run.folder.chains)}
     assert after.keys() == before.keys()
     for name in failed:
@@ -130,15 +149,15 @@ def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused
 
     other = run.reasoning.model_copy(update={"max_steps": 4})
     with pytest.raises(InputError, match=r"reasoning\.max_steps: 5 → 4"):
-        build(run.model_copy(update={"reasoning": other}))
+        build_run(run.model_copy(update={"reasoning": other}))
     shutil.rmtree(run.folder.chains)
     shutil.copytree(tmp_path / "chains", run.folder.chains)
-    select_examples(run)
+    select_run(run)
 
 
 def test_choosing_again_needs_no_teacher_and_gives_the_same(run: RunConfig) -> None:
     before = pq.read_table(run.folder.examples).sort_by("id")
-    select_examples(run)
+    select_run(run)
     assert pq.read_table(run.folder.examples).sort_by("id").equals(before)
 
 
@@ -185,7 +204,7 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
         repeated=(),
     )
     config = run.model_copy(update={"compare": section})
-    compared = compare(config, StageProgress("compare", None, None))
+    compared, _ = compare(config, StageProgress("compare", None, None), train_student)
     by_name = {contender.name: contender for contender in compared.contenders}
     assert list(by_name) == ["base", "vanilla-kd", "difficulty", "teacher"]
     assert all(contender.summary.overall.questions == 15 for contender in compared.contenders)
@@ -199,18 +218,24 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
     )
     assert done["validation_loss"] > 0
     assert not (folder / "training" / "candidates").exists()
-    assert (config.folder.compare / "comparison.html").is_file()
+    assert (config.folder.compare / "comparison.json").is_file()
 
-    started = time.monotonic()
-    assert compare(config, StageProgress("compare", None, None)) == compared
-    assert time.monotonic() - started < 20
+    def made() -> dict[Path, int]:
+        """When each student and each chain was written."""
+        files = config.folder.compare.rglob("*")
+        kinds = (".safetensors", ".parquet")
+        return {file: file.stat().st_mtime_ns for file in files if file.suffix in kinds}
+
+    before = made()
+    assert before
+    assert compare(config, StageProgress("compare", None, None), train_student)[0] == compared
+    assert made() == before
 
 
 def test_a_second_demo_takes_up_where_the_first_stopped(
     run: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stamp = (run.folder.student / "config.json").stat().st_mtime_ns
-    started = time.monotonic()
     with (
         closing(socket.create_server(("127.0.0.1", run.serve.port))),
         pytest.raises(InputError, match=r"serve\.port: cannot listen on"),
@@ -218,7 +243,6 @@ def test_a_second_demo_takes_up_where_the_first_stopped(
         demo(run)  # all but serving, which the first one did
     assert (run.folder.student / "config.json").stat().st_mtime_ns == stamp
     assert capsys.readouterr().out.count("already done with these settings") == 5
-    assert time.monotonic() - started < 90
 
 
 def test_a_failing_stage_is_named_with_its_log(run: RunConfig, tmp_path: Path) -> None:
@@ -260,7 +284,14 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     override: str,
     said: str,
 ) -> None:
-    arguments = ["--config", str(TOY_RUN_FILE), "--set", f"run.dir={run.dir}", "--set", override]
+    arguments = [
+        "--config",
+        str(TOY_RUN_FILE),
+        "--set",
+        f"run.dir={run.folder.root}",
+        "--set",
+        override,
+    ]
     assert main([command, *arguments]) == 2
     error = capfd.readouterr().err.strip()
     assert said in error
@@ -283,13 +314,15 @@ def test_ctrl_c_ends_a_command_cleanly(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert "indexing" in process.stdout.readline()
-    time.sleep(2)
+    while not list((tmp_path / "run").glob("corpus-*.lance/data/*")):  # some passages are written
+        assert process.poll() is None
+        time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 130
     assert errors.strip().endswith("steper: interrupted")
     assert not (tmp_path / "run" / "corpus.lance").exists()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
     shutil.rmtree(folder, ignore_errors=True)

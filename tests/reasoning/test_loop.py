@@ -1,40 +1,18 @@
 """The loop, with a fake engine and a fake retriever handed in through its own seam."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.reasoning.frameworks import react
 from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG, render_prompt
-from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import Passage
-from tests.fakes import ScriptedRetriever
+from tests.fakes import ScriptedEngine, ScriptedRetriever
 
 PASSAGES = {name: Passage(name, name.upper(), f"About {name}.") for name in "abcdef"}
-
-
-class ScriptedEngine:
-    """Writes what it is told, and remembers what it was asked."""
-
-    def __init__(self, *texts: str) -> None:
-        self.texts = list(texts)
-        self.prompts: list[str] = []
-        self.stops: list[tuple[str, ...]] = []
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        return len(prompt.text.split())
-
-    async def generate(
-        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
-    ) -> Generation:
-        self.prompts.append(prompt.text)
-        self.stops.append(tuple(stop))
-        return Generation(self.texts.pop(0), self.count_tokens(prompt), 4, -2.0)
 
 
 def finding(*names: str) -> ScriptedRetriever:

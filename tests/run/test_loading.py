@@ -1,5 +1,6 @@
 """The run file: what is accepted, and how every mistake is named."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def test_overrides_are_read_as_yaml_and_checked(tmp_path: Path) -> None:
         ("run: 5", ["run", "got 5"]),
         ("- 1", ["sections", "list"]),
         ("a: [", ["not valid YAML"]),
+        ("run: {seed: 2026-99-99}", ["not valid YAML", "month must be in 1..12"]),
         ("run: {dir: a}\nrun: {dir: b}", ["'run' is given twice", "line 2"]),
         ("run: {dir: a, dir: b}", ["'dir' is given twice"]),
     ],
@@ -85,3 +87,137 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_bytes(b"run: \xff\xfe")
     with pytest.raises(InputError, match="UTF-8"):
         load_config(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    "name", ["2026-11-27", "17", "017", "1_0", "1e3", "1.50", "no", "12:30:00"]
+)
+def test_text_is_taken_as_it_is_written(tmp_path: Path, name: str) -> None:
+    """Also where YAML by itself would read a date, a number or a truth value."""
+    # in a file …
+    file = write(
+        tmp_path,
+        f"run: {{dir: {name}, data: {name}}}\n"
+        f"build: {{teacher: {name}, ensemble: [{{teacher: {name}}}]}}\n"
+        f"train: {{model: {name}, offload_dir: {name}}}\n"
+        f"serve: {{keys_file: {name}}}\nquestions: {{train: {name}}}\n"
+        f"corpus: {{passages: [a, {name}]}}\n"
+        f"eval: {{models: {{{name}: {name}}}}}\n"
+        f"reasoning: {{demonstrations: [{{question: {name}, steps: "
+        f"[{{text: 'So the answer is: {name}.', passages: [{{title: {name}, text: {name}}}]}}]}}]}}\n",
+    )
+    config = load_config(file)
+    assert config.folder.root == Path.cwd() / name
+    assert config.folder.data == Path.cwd() / name
+    assert [config.build.teacher, config.build.ensemble[0].teacher] == [name, name]
+    assert [config.train.model, config.train.offload_dir] == [name, name]
+    assert [config.serve.keys_file, config.questions.train] == [name, name]
+    assert config.corpus.passages == ("a", name)
+    assert config.eval.models == {name: name}
+    (demonstration,) = config.reasoning.demonstrations
+    assert demonstration.question == demonstration.steps[0].passages[0].title == name
+    # … and on the command line
+    given = {
+        "run.dir": name,
+        "run.data": name,
+        "build.teacher": name,
+        "train.model": name,
+        "train.offload_dir": name,
+        "serve.keys_file": name,
+        "questions.train": name,
+        "corpus.passages": name,
+    }
+    overrides = [f"{key}={value}" for key, value in given.items()]
+    config = load_config(write(tmp_path, ""), [*overrides, f"eval.models={{{name}: {name}}}"])
+    assert config.folder.root == Path.cwd() / name
+    assert config.folder.data == Path.cwd() / name
+    assert (config.build.teacher, config.train.model) == (name, name)
+    assert (config.corpus.passages, config.eval.models) == (name, {name: name})
+
+
+def test_what_is_no_text_stays_what_yaml_says(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        "run: {seed: &seven 7, data: *seven}\ntrain: {offload_dir: null, use_gpu: yes}\n"
+        "engine: {args: {a: 7, b: no, c: {1: 2026-11-27}}}\n"
+        "reasoning: {chat: false}\n",
+    )
+    config = load_config(file, ["engine.args.d=7", "build.limit=8"])
+    assert (config.run.seed, config.folder.data) == (7, Path.cwd() / "7")
+    assert (config.train.offload_dir, config.train.use_gpu) == (None, True)
+    assert config.engine.args == {"a": 7, "b": False, "c": {1: date(2026, 11, 27)}, "d": 7}
+    assert (config.reasoning.chat, config.build.limit) == (False, 8)
+
+
+@pytest.mark.parametrize("given", ["null", "[a]", "{a: b}"])
+def test_a_run_folder_that_is_no_text_is_not_another_one(tmp_path: Path, given: str) -> None:
+    with pytest.raises(ConfigError, match=r"run\.dir: input should be a valid string"):
+        load_config(write(tmp_path, f"run: {{dir: {given}}}"))
+    with pytest.raises(ConfigError, match=r"run\.dir: input should be a valid string"):
+        load_config(write(tmp_path, ""), [f"run.dir={given}"])
+
+
+LOCAL = {
+    "run.dir": "run: {{dir: '{}'}}",
+    "run.data": "run: {{data: '{}'}}",
+    "build.teacher": "build: {{teacher: '{}'}}",
+    "build.demonstrations": "build: {{demonstrations: '{}'}}",
+    "build.ensemble.0.teacher": "build: {{ensemble: [{{teacher: '{}'}}]}}",
+    "build.endpoint.tokenizer": "build: {{endpoint: {{base_url: 'http://h/v1', tokenizer: '{}'}}}}",
+    "reasoning.demonstrations": "reasoning: {{demonstrations: '{}'}}",
+    "train.model": "train: {{model: '{}'}}",
+    "train.offload_dir": "train: {{offload_dir: '{}'}}",
+    "eval.models.mine": "eval: {{models: {{mine: '{}'}}}}",
+    "serve.model": "serve: {{model: '{}'}}",
+    "serve.keys_file": "serve: {{keys_file: '{}'}}",
+}
+"""Settings that are local paths → a run file that gives one."""
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/a", "gs://b/a", "http://h/a", "file:///a"])
+@pytest.mark.parametrize("setting", LOCAL)
+def test_an_address_is_no_path(tmp_path: Path, setting: str, address: str) -> None:
+    file = write(tmp_path, LOCAL[setting].format(address))
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    message = str(caught.value)
+    assert message.startswith(f"{file}: {setting}: ")
+    assert "must be a local path, not an address; mount that storage" in message
+    assert address in message
+    assert "\n" not in message
+    load_config(write(tmp_path, LOCAL[setting].format("a/b" if ":" not in setting else "bundled")))
+
+
+def test_addresses_stay_where_rows_and_endpoints_are_named(tmp_path: Path) -> None:
+    config = load_config(
+        write(tmp_path, "build: {endpoint: {base_url: 'https://host/v1'}}"),
+        ["questions.train=s3://b/q.jsonl", "corpus.passages=[gs://b/p, hf://datasets/a/b/c.csv]"],
+    )
+    assert config.questions.train == "s3://b/q.jsonl"
+    assert config.corpus.passages == ("gs://b/p", "hf://datasets/a/b/c.csv")
+    assert config.build.endpoint is not None
+    assert config.build.endpoint.base_url == "https://host/v1"
+
+
+def test_the_folder_of_another_run_is_absolute_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert load_config(write(tmp_path, "run: {data: a}")).folder.data == tmp_path / "a"
+    assert load_config(write(tmp_path, "run: {data: ~/a}")).folder.data == tmp_path / "home" / "a"
+
+
+@pytest.mark.parametrize("run", ["dir: runs/a", "seed: 0", "dir: /runs/a, data: ../b"])
+def test_a_submitted_job_needs_absolute_run_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    file = write(tmp_path, f"run: {{{run}}}")
+    load_config(file)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(
+        ConfigError, match=r": run\.(dir|data): must be absolute in a submitted job"
+    ):
+        load_config(file)
+    config = load_config(file, ["run.dir=/runs/a", 'run.data="{run.dir}/../b"'])
+    assert (config.folder.root, config.folder.data) == (Path("/runs/a"), Path("/runs/a/../b"))

@@ -1,6 +1,7 @@
 """What a step could know and what it could not, by hand."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -124,6 +125,67 @@ def test_what_a_passage_says_may_be_repeated(before: str, after: str) -> None:
     source = Source([Text(f"{before} {rationale}")])
     assert all(source.has_name(words) for words, _ in names(Text(rationale).folded))
     assert all(source.has_number(number) for number in Text(rationale).numbers)
+
+
+def spread(words: list[str], passage: list[str]) -> bool:
+    """Whether the words stand in a passage of single words with at most two others between any two."""
+    places = {place for place, word in enumerate(passage) if word == words[0]}
+    for word in words[1:]:
+        near = {place + step for place in places for step in (1, 2, 3)}
+        places = {place for place in near if passage[place : place + 1] == [word]}
+    return bool(places)
+
+
+@given(
+    st.lists(st.sampled_from(["Kek", "Bibro", "Zalk"]), min_size=2, max_size=2),
+    st.lists(st.sampled_from(["Kek", "Bibro", "Zalk", "Stumum"]), max_size=12),
+)
+def test_two_capitalised_words_may_stand_between_two_of_a_name(
+    words: list[str], passage: list[str]
+) -> None:
+    assert Source([Text(" ".join(passage))]).has_name(words) == spread(words, passage)
+
+
+@pytest.mark.parametrize(
+    ("passage", "is_there"),
+    [
+        ("Kek J. R. Bibro", True),
+        ("Kek J.R.Bibro", True),
+        ("Kek J. R. S. Bibro", False),
+        ("Kek O'Neill-Smith Zalk Bibro, who", True),
+        ("(Kek Zalk\n KEK Bibro)", True),
+        ("Kek zalk Bibro", False),
+        ("Kek, Zalk Bibro", False),
+        ("Kek Zalk, Bibro", False),
+        ("Kek Zalk (Bibro)", False),
+        ("Kek_ Zalk Bibro", False),
+        ("Kek Zalk Bibro_", False),
+        ("Old-Kek Zalk Bibro-New", True),
+    ],
+)
+def test_what_may_stand_between_two_words_of_a_name(passage: str, is_there: bool) -> None:
+    assert Source([Text(passage)]).has_name(["Kek", "Bibro"]) is is_there
+
+
+@pytest.mark.parametrize("repeated", ["Kek ", "Kek Bibro ", "Kek. ", "12 "])
+@pytest.mark.parametrize("end", ["", "Stumum "])
+def test_repeated_words_take_time_by_their_number(repeated: str, end: str) -> None:
+    """Each repeat made it three times as long, where every way to read them was tried."""
+
+    def seconds(repeats: int) -> float:
+        taken = []
+        for _ in range(3):
+            started = time.process_time()
+            missing(repeated * repeats + end, repeated * 3 * repeats + "Zalk")
+            taken.append(time.process_time() - started)
+        return min(taken)
+
+    before, repeats = max(seconds(5), 0.001), 5
+    while repeats < 10_000:
+        repeats *= 2
+        now = seconds(repeats)
+        assert now < 20 * before
+        before = max(now, 0.001)
 
 
 @given(st.text())

@@ -91,7 +91,7 @@ def test_new_keys_need_a_file_and_a_new_name(file: Path) -> None:
     [
         ("- alice", "not a file of keys"),
         ("alice: 0123", "not a file of keys"),
-        ("alice: {sha256: 5}", "not a file of keys"),
+        ("alice: {sha256: [5]}", "not a file of keys"),
         ("alice: {sha256: abc}", "alice: sha256 must be 64 hexadecimal digits"),
         (f"alice: {{sha256: {hash_key(ALICE).upper()}}}", "64 hexadecimal digits"),
         (f"alice: {{sha256: {hash_key(ALICE)}, rate: 5}}", "not a file of keys"),

@@ -30,7 +30,8 @@ FLAGS: Final = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS: Final = 15_000
+PATIENCE_MS: Final = 120_000
+"""A limit, not a wait: what is expected is seen as soon as it is there."""
 INJECTED: Final = "<img src=x onerror=\"document.title='owned'\">"
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -29,7 +30,10 @@ from tests.fakes import hits_of
 from tests.samples import index_corpus
 from tests.serving.conftest import PLACES, Server
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
+
+LIMIT_S = 600
+"""After which what has not come is taken for something that never comes."""
 
 
 def post(server: Server, path: str, body: Any, **more: Any) -> httpx.Response:
@@ -46,11 +50,26 @@ async def events(reply: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
             yield name, json.loads(value)
 
 
-def until(holds: Callable[[], bool], seconds: float) -> None:
-    started = time.monotonic()
+def until(holds: Callable[[], bool]) -> None:
+    """Return as soon as something holds."""
+    limit = time.monotonic() + LIMIT_S
     while not holds():
-        assert time.monotonic() - started < seconds
+        assert time.monotonic() < limit
         time.sleep(0.1)
+
+
+def replicas(deployment: str) -> int:
+    """Replicas of a deployment of the ingress's application that run."""
+    from ray import serve
+
+    states = serve.status().applications[APP].deployments[deployment].replica_states
+    return {state.value: count for state, count in states.items()}.get("RUNNING", 0)
+
+
+def engines() -> list[psutil.Process]:
+    """The processes of vLLM's engines."""
+    processes = psutil.Process().children(recursive=True)
+    return [process for process in processes if "EngineCore" in process.name()]
 
 
 async def unfinished(server: Server) -> int:
@@ -90,13 +109,14 @@ def test_an_answer_is_what_the_loop_gives_in_this_corpus(server: Server) -> None
 
 def test_a_stream_tells_the_same_as_it_happens(server: Server) -> None:
     async def run() -> list[tuple[str, Any, float]]:
+        begun = time.monotonic()
         body = {"question": server.questions[1], "stream": True}
         async with (
             httpx.AsyncClient(timeout=60) as client,
             client.stream("POST", f"{server.url}/v1/answer", json=body) as reply,
         ):
             assert reply.headers["content-type"].startswith("text/event-stream")
-            return [(name, data, time.monotonic()) async for name, data in events(reply)]
+            return [(name, data, time.monotonic() - begun) async for name, data in events(reply)]
 
     told = asyncio.run(run())
     whole = post(server, "/v1/answer", {"question": server.questions[1]}).json()
@@ -113,7 +133,7 @@ def test_a_stream_tells_the_same_as_it_happens(server: Server) -> None:
         assert len(written) > 1
         assert "".join(written).strip() == step["rationale"]
     first = next(at for name, _, at in told if name == "token")
-    assert first < last[2] - 0.05  # not all at once at the end
+    assert first < 0.8 * last[2]  # not all at once at the end
 
 
 def test_openai_s_client_works_unchanged_with_both_models(server: Server) -> None:
@@ -191,10 +211,15 @@ LONG_CHAT: dict[str, Any] = {
     "temperature": 1.5,
     "seed": 7,
 }
-"""The plain model writes for many seconds at it, if it is let."""
+"""The plain model writes long at it, if it is let."""
 
 
 def test_who_goes_away_is_not_worked_for(server: Server) -> None:
+    begun = time.monotonic()
+    whole = post(server, "/v1/chat/completions", LONG_CHAT).json()
+    a_token = (time.monotonic() - begun) / whole["usage"]["completion_tokens"]
+    half_of_it = LONG_CHAT["max_tokens"] / 2 * a_token
+
     async def run() -> None:
         for stream in (False, True):
             async with httpx.AsyncClient(timeout=60) as client:
@@ -203,15 +228,13 @@ def test_who_goes_away_is_not_worked_for(server: Server) -> None:
                         f"{server.url}/v1/chat/completions", json={**LONG_CHAT, "stream": stream}
                     )
                 )
-                started = time.monotonic()
                 while not await unfinished(server):
-                    assert time.monotonic() - started < 10
+                    assert not asked.done()
                     await asyncio.sleep(0.05)
-                assert not asked.done()
                 asked.cancel()
             started = time.monotonic()
             while await unfinished(server):
-                assert time.monotonic() - started < 3
+                assert time.monotonic() - started < half_of_it
                 await asyncio.sleep(0.05)
 
     asyncio.run(run())
@@ -239,10 +262,12 @@ def test_past_its_places_it_says_so_at_once_and_recovers(server: Server) -> None
             await asyncio.gather(*(worker(number) for number in range(5 * PLACES)))
 
     asyncio.run(run())
-    refused = [seconds for status, seconds, _ in statuses if status == 503]
+    answered, refused = (
+        [seconds for status, seconds, _ in statuses if status == said] for said in (200, 503)
+    )
     assert {status for status, _, _ in statuses} == {200, 503}
     assert all(after >= 1 for status, _, after in statuses if status == 503)
-    assert sorted(refused)[len(refused) // 2] < 1
+    assert median(refused) < median(answered) / 2
     assert post(server, "/v1/answer", {"question": server.questions[0]}).status_code == 200
 
 
@@ -259,35 +284,48 @@ class Load:
         self.ends: list[str] = []
         """The last event of each stream."""
         self._kinds = [*[self._ask] * whole, *[self._stream] * streams]
+        self._replies = [0] * len(self._kinds)
+        """Of each client."""
 
-    async def run(self, do: Callable[[], Any], seconds: float) -> None:
-        """Ask while `do` is done, and so many seconds after."""
+    async def run(self, do: Callable[[], Any]) -> None:
+        """Ask before `do`, while it is done, and after it."""
         limits = httpx.Limits(max_connections=50)
         async with httpx.AsyncClient(
             base_url=self.server.url, timeout=120, limits=limits, headers=self.headers
         ) as client:
             tasks = [asyncio.create_task(kind(client, n)) for n, kind in enumerate(self._kinds)]
-            await asyncio.sleep(1)
+            await self._round(tasks)
             await asyncio.to_thread(do)
-            await asyncio.sleep(seconds)
+            await self._round(tasks)
             self.stop = True
             await asyncio.gather(*tasks)
 
+    async def _round(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Return when each client has had the reply to a request that it made meanwhile."""
+        enough = [replies + 2 for replies in self._replies]
+        while any(now < then for now, then in zip(self._replies, enough, strict=True)):
+            for task in tasks:
+                if task.done():
+                    await task
+            await asyncio.sleep(0.05)
+
+    def _question(self, client: int) -> str:
+        return self.server.questions[(client + 7 * self._replies[client]) % 300]
+
     async def _ask(self, client: httpx.AsyncClient, number: int) -> None:
         while not self.stop:
-            number += 7
-            question = self.server.questions[number % 300]
-            reply = await client.post("/v1/answer", json={"question": question})
+            reply = await client.post("/v1/answer", json={"question": self._question(number)})
             self.whole.append((reply.status_code, reply.json()))
+            self._replies[number] += 1
             await asyncio.sleep(self.pause)
 
     async def _stream(self, client: httpx.AsyncClient, number: int) -> None:
         while not self.stop:
-            number += 7
-            body = {"question": self.server.questions[number % 300], "stream": True}
+            body = {"question": self._question(number), "stream": True}
             async with client.stream("POST", "/v1/answer", json=body) as reply:
                 told = [name async for name, _ in events(reply)] if reply.status_code == 200 else []
             self.ends.append(told[-1] if told else str(reply.status_code))
+            self._replies[number] += 1
             await asyncio.sleep(max(0.1, self.pause))
 
 
@@ -297,6 +335,7 @@ def test_a_killed_replica_loses_no_whole_answer(server: Server, deployment: str)
     from openai import APIError, OpenAI
 
     before = server.processes(f":{deployment}")[0].pid
+    (engine,) = engines()
     load = Load(server, whole=4, streams=2)
 
     def kill_and_wait() -> None:
@@ -309,22 +348,28 @@ def test_a_killed_replica_loses_no_whole_answer(server: Server, deployment: str)
                 list(written)
         else:
             server.kill(":retriever")
-        until(lambda: post(server, "/v1/answer", {"question": server.questions[0]}).is_success, 120)
+        until(lambda: post(server, "/v1/answer", {"question": server.questions[0]}).is_success)
 
-    asyncio.run(load.run(kill_and_wait, 1))
+    asyncio.run(load.run(kill_and_wait))
     assert server.processes(f":{deployment}")[0].pid != before
     assert {status for status, _ in load.whole} == {200}
     assert len(load.whole) > 8
     assert load.ends[-1] == "answer"
     assert set(load.ends) <= {"answer", "error"}
     if deployment == "llm":
-        names = [process.name() for process in psutil.Process().children(recursive=True)]
-        assert sum("EngineCore" in name for name in names) == 1  # its engine died with it
+        until(lambda: not engine.is_running())  # it ends with its replica
 
 
 def test_a_killed_ingress_is_said_and_the_next_request_succeeds(server: Server) -> None:
     load = Load(server, whole=3, streams=3)  # less than one ingress takes
-    asyncio.run(load.run(lambda: server.kill(":ingress"), 8))
+    before = {process.pid for process in server.processes(":ingress")}
+
+    def kill_and_wait() -> None:
+        server.kill(":ingress")
+        until(lambda: any(p.pid not in before for p in server.processes(":ingress")))
+        until(lambda: replicas("ingress") == 2)
+
+    asyncio.run(load.run(kill_and_wait))
     failed = [body for status, body in load.whole if status != 200]
     assert {status for status, _ in load.whole} <= {200, 503}
     assert failed or "error" in load.ends or "503" in load.ends
@@ -359,7 +404,7 @@ def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
                 return False
         return True
 
-    until(there, 30)
+    until(there)
 
 
 def test_an_update_that_does_not_come_up_leaves_what_is_served(
@@ -458,9 +503,8 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     fewest = {"ingress": 2, "key-rates": 1}  # replicas that run
 
     def watch() -> None:
-        for name, deployment in serve.status().applications[APP].deployments.items():
-            states = {state.value: n for state, n in deployment.replica_states.items()}
-            fewest[name] = min(fewest[name], states.get("RUNNING", 0))
+        for name in fewest:
+            fewest[name] = min(fewest[name], replicas(name))
 
     def update() -> None:
         with ThreadPoolExecutor() as pool:
@@ -473,7 +517,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
         assert "student-2 is served" in done.stdout
 
     load = Load(server, whole=2, streams=1, pause=0.2, key=busy)
-    asyncio.run(load.run(update, 2))
+    asyncio.run(load.run(update))
     assert [body for status, body in load.whole if status != 200] == []
     assert set(load.ends) == {"answer"}
     assert {body["model"] for _, body in load.whole} == {"teacher", "student-2"}

@@ -1,4 +1,4 @@
-"""Lets the teacher make chains and step-wise examples, as a Ray job.
+"""`steper build` as a Ray job: questions → the teacher's chains → step-wise examples.
 
     ray job submit --working-dir . -- python jobs/build.py --config jobs/configs/toy.yaml
 

@@ -1,4 +1,4 @@
-"""Compares models on held-out questions as a Ray job.
+"""`steper eval` as a Ray job: compare models on held-out questions, write report.html.
 
     ray job submit --working-dir . -- python jobs/eval.py --config jobs/configs/toy.yaml
 

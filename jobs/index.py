@@ -1,4 +1,4 @@
-"""Builds the corpus and its index as a Ray job.
+"""`steper index` as a Ray job: passages → a Lance dataset with its BM25 index.
 
     ray job submit --working-dir . -- python jobs/index.py --config jobs/configs/toy.yaml
 

@@ -1,4 +1,4 @@
-"""Predicts time, tokens and size of a build from a small sample, as a Ray job.
+"""`steper plan` as a Ray job: predict time, tokens and size of a build from a small sample.
 
     ray job submit --working-dir . -- python jobs/plan.py --config jobs/configs/toy.yaml
 

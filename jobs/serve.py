@@ -1,4 +1,4 @@
-"""Serves the student as a Ray job, until the job is stopped.
+"""`steper serve` as a Ray job: serve the student over HTTP until Ctrl-C.
 
     ray job submit --working-dir . -- python jobs/serve.py --config jobs/configs/toy.yaml
 

@@ -1,4 +1,4 @@
-"""Invents a toy world as a Ray job: passages, questions, tiny models.
+"""`steper toy` as a Ray job: invent a toy world: passages, questions, tiny models.
 
     ray job submit --working-dir . -- python jobs/toy.py --config jobs/configs/toy.yaml
 

@@ -1,4 +1,4 @@
-"""Trains the student as a Ray job.
+"""`steper train` as a Ray job: step-wise examples → a trained student.
 
     ray job submit --working-dir . -- python jobs/train.py --config jobs/configs/toy.yaml
 

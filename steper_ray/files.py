@@ -1,29 +1,87 @@
-"""Writes a text file so that a reader finds the old one or the new one, whole."""
+"""Files, folders and links that appear whole or not at all.
+
+Each is made beside its place under a hidden name that nobody can guess, and renamed when it is whole: a
+reader finds the old one or the new one, and what breaks off in the middle leaves the old one. Temporary
+files are opened so that a link planted under their name is an error (O_EXCL, O_NOFOLLOW), and get the
+permissions that their process gives new files (umask), not a temporary file's.
+"""
 
 import os
+import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
-def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
-    """Write UTF-8 text to `path`; it appears there whole or not at all, and nothing else is left.
+@contextmanager
+def new_file(
+    path: Path, *, encoding: str | None = "utf-8", errors: str = "strict"
+) -> Iterator[Any]:
+    """A file to write to, which takes the place of `path` when the block ends without an error.
 
-    errors: what becomes of half a surrogate pair, which UTF-8 has no bytes for (as in `str.encode`)
+    encoding: None opens it for bytes
+    errors:   what becomes of half a surrogate pair, which UTF-8 has no bytes for (as in `str.encode`)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _beside(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(partial, flags, 0o666)
     try:
-        partial.write_text(text, encoding="utf-8", errors=errors)
+        if encoding is None:
+            opened: Any = os.fdopen(descriptor, "wb")
+        else:
+            opened = os.fdopen(descriptor, "w", encoding=encoding, errors=errors)
+        with opened as file:
+            yield file
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def link_to(folder: Path, link: Path) -> None:
-    """Make the folder beside it what a link leads to, whatever was there."""
-    partial = link.with_name(f".{link.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(folder.name)
-    if link.is_dir() and not link.is_symlink():  # a corpus that was copied there
+def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
+    """Write UTF-8 text to `path`; see `new_file`."""
+    with new_file(path, errors=errors) as file:
+        file.write(text)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `path` when the block ends without an error.
+
+    What a killed process left of an earlier one is removed first: a folder has one writer at a time.
+    The old folder is moved aside just before the new one gets its name; between the two renames there
+    is neither.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{path.name}.*.partial"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+    partial = _beside(path)
+    partial.mkdir()
+    try:
+        yield partial
+        old = _beside(path)
+        if path.is_dir() and not path.is_symlink():
+            path.rename(old)
+        else:
+            path.unlink(missing_ok=True)
+        partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_link(link: Path, target: Path) -> None:
+    """Make `link` lead to a folder beside it, whatever was there: another link, a folder, nothing."""
+    partial = _beside(link)
+    partial.symlink_to(target.name)
+    if link.is_dir() and not link.is_symlink():
         shutil.rmtree(link)
     partial.replace(link)
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name beside `path` that nobody can guess."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")

@@ -27,15 +27,18 @@ from steper_ray.run.dependencies import (
 from steper_ray.run.identity import check_format, differences
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from steper_ray.run.config import RunConfig
+    from steper_ray.schema import Question
 
 
-STAGES: Final = ("toy", "index", "build", "train", "eval")
+DEMO_STAGES: Final = ("toy", "index", "build", "train", "eval")
 """The stages in order."""
 
 
 def demo(config: "RunConfig") -> None:
-    """Run every stage, serve the student, ask it one question, and show what came out.
+    """Run every stage, serve the student, ask it a question of each hop count, and show what came out.
 
     Needs a running Ray. Raises InputError and StageError as the stages do; run again, it resumes where it
     stopped.
@@ -43,7 +46,7 @@ def demo(config: "RunConfig") -> None:
     config.folder.root.mkdir(parents=True, exist_ok=True)
     ledger = config.folder.root / "stages.json"
     done: dict[str, Any] = json.loads(ledger.read_text()) if ledger.exists() else {}
-    for number, name in enumerate(STAGES):
+    for number, name in enumerate(DEMO_STAGES):
         identity = stage_identity(name, stage_inputs(name, config))
         before = done.get(name, {}).get("identity")
         if before is not None:
@@ -52,13 +55,13 @@ def demo(config: "RunConfig") -> None:
                 stage_done(name, done[name]["seconds"], ["already done with these settings"])
                 continue
         # later stages depend on this one
-        done = {other: done[other] for other in STAGES[:number] if other in done}
+        done = {other: done[other] for other in DEMO_STAGES[:number] if other in done}
         write_whole(ledger, json.dumps(done, indent=2) + "\n")
         seconds = _run(name, config)
         done[name] = {"identity": identity, "seconds": round(seconds, 3)}
         write_whole(ledger, json.dumps(done, indent=2) + "\n")
     served, seconds = _ask_served_student(config)
-    stages = {name: {"seconds": done[name]["seconds"]} for name in STAGES}
+    stages = {name: {"seconds": done[name]["seconds"]} for name in DEMO_STAGES}
     stages["serve"] = {"seconds": round(seconds, 3)}
     _finish(config, stages, served)
 
@@ -99,27 +102,51 @@ def _run(name: str, config: "RunConfig") -> float:
         ) from error
 
 
+def first_of_each_hops(questions: "Iterable[Question]") -> "list[Question]":
+    """The first question of each hop count, fewest hops first."""
+    first: dict[int, Question] = {}
+    for question in questions:
+        first.setdefault(question.hops or 0, question)
+    return [first[hops] for hops in sorted(first)]
+
+
 def _ask_served_student(config: "RunConfig") -> tuple[dict[str, Any], float]:
-    """Serve the student, ask it a held-out question it has not been trained on; (reply, seconds)."""
+    """Serve the student, ask it held-out questions; (its replies and how many are right, seconds)."""
     import httpx
 
     from steper_ray.data.questions import load_questions
     from steper_ray.serving.session import running_server
+    from steper_ray.tasks.qa import exact_match
 
-    questions = load_questions(config, "dev")
-    asked = max(questions, key=lambda question: question.hops or 0)
+    questions = first_of_each_hops(load_questions(config.questions, "dev", config.folder.inputs))
+    replies: list[dict[str, Any]] = []
+    lines: list[str] = []
     started = time.monotonic()
     with stage_progress("serve", "starting the server"), running_server(config) as url:
-        reply = httpx.post(
-            f"{url}/v1/answer", json={"question": asked.question}, timeout=120
-        ).raise_for_status()
-        body: dict[str, Any] = {"question": asked.question, "gold": asked.answer, **reply.json()}
+        for asked in questions:
+            response = httpx.post(
+                f"{url}/v1/answer", json={"question": asked.question}, timeout=120
+            ).raise_for_status()
+            reply = response.json()
+            right = exact_match(reply["answer"], asked.gold_answers) == 1.0
+            replies.append(
+                {
+                    "question": asked.question,
+                    "hops": asked.hops,
+                    "gold": asked.answer,
+                    "right": right,
+                    **reply,
+                }
+            )
+            lines.append(f"asked over HTTP: {asked.question}")
+            lines += [f"{s['step']}. [{s['ability']}] {s['rationale']}" for s in reply["steps"]]
+            verdict = "right" if right else f"wrong, it is {asked.answer}"
+            lines.append(f"answer: {reply['answer']} ({verdict}), {reply['seconds']:.2f} s")
     seconds = time.monotonic() - started
-    lines = [f"asked over HTTP: {asked.question}"]
-    lines += [f"{step['step']}. [{step['ability']}] {step['rationale']}" for step in body["steps"]]
-    lines.append(f"answer: {body['answer']} (gold: {asked.answer}), {body['seconds']:.2f} s")
+    answers = {"right": sum(reply["right"] for reply in replies), "replies": replies}
+    lines.append(f"{answers['right']} of {len(replies)} right")
     stage_done("serve", seconds, lines)
-    return body, seconds
+    return answers, seconds
 
 
 def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any]) -> None:

@@ -1,11 +1,15 @@
 """The `run` section: folder, data and seed of a run."""
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AfterValidator
 
 from steper_ray.run.section import LocalPath, Section
+
+SUBMITTED: Final = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""What Ray sets in the environment of a submitted job's entry point, and nowhere else."""
 
 
 def absolute(folder: str) -> str:
@@ -13,7 +17,16 @@ def absolute(folder: str) -> str:
     return str(Path(folder).expanduser().absolute())
 
 
-RunDir = Annotated[LocalPath, AfterValidator(absolute)]
+def _run_dir(folder: str) -> str:
+    if SUBMITTED in os.environ and not Path(folder).expanduser().is_absolute():
+        raise ValueError(
+            "must be absolute in a submitted job, which works in a temporary folder of the head; name "
+            "storage that every node sees"
+        )
+    return absolute(folder)
+
+
+RunDir = Annotated[LocalPath, AfterValidator(_run_dir)]
 """The folder of a run: absolute, so that it is the same one in every process."""
 
 
@@ -21,7 +34,8 @@ class RunSection(Section):
     """Where the run lives."""
 
     dir: RunDir = "runs/steper"
-    """Folder of everything the run writes; on a cluster, storage that every node sees."""
+    """Folder of everything the run writes; on a cluster, storage that every node sees, and absolute in a
+    submitted job."""
     data: RunDir | None = None
     """Folder of another run whose corpus, chains and examples this one uses; null uses its own."""
     seed: int = 0

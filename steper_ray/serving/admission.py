@@ -14,7 +14,7 @@ PAST: Final = 0.9
 
 @dataclass
 class Admission:
-    """How many questions are worked on at a time."""
+    """Limit on the questions in progress, and the running mean of their duration."""
 
     most: int
     taken: int = 0
@@ -23,7 +23,7 @@ class Admission:
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
-        """Hold a place; raises RefusedError if none is free."""
+        """Hold a place while the block runs; raises RefusedError if none is free."""
         if self.taken >= self.most:
             raise RefusedError(
                 503,

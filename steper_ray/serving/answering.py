@@ -1,4 +1,4 @@
-"""What the ingress does with a question: admit it, reason, report every event. Plain Python, without Ray.
+"""Answering a question in the ingress: admission, reasoning, events, deadline. Plain Python, without Ray.
 
 `Backend` is where the work is done: replicas behind Ray Serve, or whatever a test puts there.
 """
@@ -15,8 +15,8 @@ from steper_ray.errors import ReplicaLostError, RowError
 from steper_ray.reasoning.loop import Event, StepFinished, Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval.protocol import Hit
-from steper_ray.schema import Ability, Step
-from steper_ray.selection.abilities import ability_of
+from steper_ray.schema import Step
+from steper_ray.selection.abilities import STEPER
 from steper_ray.serving.admission import Admission
 from steper_ray.serving.api.schema import AnswerOut, PassageOut, StepOut
 from steper_ray.serving.backend import Backend
@@ -42,14 +42,14 @@ class TextPiece:
 
 @dataclass(frozen=True, slots=True)
 class AnswerReady:
-    """The question is answered."""
+    """Last event of a stream: the answer."""
 
     answer: AnswerOut
 
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Nothing has happened for a while, and the work goes on."""
+    """Sign of life of a stream after a silence: the work continues."""
 
 
 ServiceEvent = Event | TextPiece | AnswerReady | KeepAlive
@@ -75,7 +75,7 @@ class AnswerService:
         self.record = record
 
     def settings(self, changes: Mapping[str, Any]) -> ReasoningConfig:
-        """How a question is asked with what a request changes; raises RefusedError beyond the limits."""
+        """Reasoning settings of a request, with its overrides; raises RefusedError beyond the limits."""
         for name, most in (
             ("passages_per_step", self.config.max_requested_passages_per_step),
             ("max_steps", self.config.max_requested_steps),
@@ -162,7 +162,7 @@ class AnswerService:
         """The k best passages, and the seconds it took; raises RefusedError past the deadline."""
         started = time.monotonic()
         async with self._bounded():
-            hits = await self.backend.searcher.search_async(query, k)
+            (hits,) = await self.backend.searcher.search([query], k)
         seconds = time.monotonic() - started
         self.record("steper_search_seconds", seconds)
         return [passage_out(hit) for hit in hits], seconds
@@ -200,7 +200,7 @@ class AnswerService:
             reasoned = await reason(
                 question,
                 engine=engine,
-                searcher=self.backend.searcher,
+                retriever=self.backend.searcher,
                 config=settings,
                 sampling=sampling,
                 watch=watch,
@@ -257,7 +257,7 @@ class AnswerService:
 
     @contextlib.contextmanager
     def _place(self, how: str) -> Iterator[None]:
-        """Hold a place for a question, and count it by how it ends; raises RefusedError if none is free."""
+        """Admit a question and count its outcome; raises RefusedError if the server is full."""
         outcome = "failed"
         try:
             with self.places.one():
@@ -288,7 +288,7 @@ def passage_out(hit: Hit) -> PassageOut:
     return PassageOut(id=passage.id, title=passage.title, text=passage.text, score=hit.score)
 
 
-def step_out(number: int, step: Step, passages: list[PassageOut], ability: Ability) -> StepOut:
+def step_out(number: int, step: Step, passages: list[PassageOut], ability: str) -> StepOut:
     """A step as the API shows it."""
     return StepOut(
         step=number,
@@ -314,7 +314,7 @@ def steps_out(reasoned: Trajectory) -> list[StepOut]:
             number,
             step,
             [found[passage_id] for passage_id in step.passage_ids],
-            ability_of(number, len(reasoned.steps)),
+            STEPER.of(number, len(reasoned.steps)),
         )
         for number, step in enumerate(reasoned.steps, 1)
     ]

@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: key, rate, size. And what every reply gets after.
+"""ASGI middleware around the API: checks key, rate and size of a request, adds headers to every reply.
 
 Pure ASGI, so that a body that is too large is never read, and a stream is passed on as it comes.
 """
@@ -106,7 +106,7 @@ class ApiMiddleware:
             raise RefusedError(401, "no_key", "send an API key as `Authorization: Bearer KEY`")
         owner = self._keys.owner(key.strip())
         if owner is None:
-            raise RefusedError(401, "wrong_key", "this API key opens nothing here")
+            raise RefusedError(401, "wrong_key", "this API key is not valid for this server")
         rate = self._keys.rate(owner)
         if rate is not None and (wait := await self._take(owner, rate)) > 0:
             raise RefusedError(

@@ -12,11 +12,11 @@ class Backend(Protocol):
 
     @property
     def searcher(self) -> Retriever:
-        """What answers a search."""
+        """The retriever."""
         ...
 
     def engine(self, say: Callable[[str], None] | None = None) -> Engine:
-        """What writes the steps of one question.
+        """The engine that writes the steps of one question.
 
         say: told of the text as it comes; then a replica that dies ends the question
         """
@@ -31,5 +31,5 @@ class Backend(Protocol):
         ...
 
     async def missing(self) -> list[str]:
-        """What does not answer: `model`, `corpus`."""
+        """Names of the parts that do not respond: `model`, `corpus`."""
         ...

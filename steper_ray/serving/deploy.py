@@ -1,4 +1,4 @@
-"""Puts a student and its corpus behind Ray Serve: LLM, retriever and ingress, each scaling by itself.
+"""Deploys a student and its corpus on Ray Serve: LLM, retriever and ingress, each scaling by itself.
 
 `steper serve` makes three Serve applications: the LLM and the retriever in one each, which is named after
 what it is made of, and the ingress. An update starts what is new beside the old, lets the ingresses change
@@ -72,7 +72,7 @@ def build_llm(config: "RunConfig") -> "Application":
         **HEALTH,
         name=LLM,
         max_ongoing_requests=4 * config.engine.max_num_seqs,
-        max_constructor_retry_count=2,  # what it dies of once, it mostly dies of again
+        max_constructor_retry_count=2,  # a constructor that failed twice will fail again
         graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
         placement_group_bundles=bundles(config.engine),
         ray_actor_options={"num_cpus": config.engine.cpus},
@@ -103,7 +103,7 @@ def build_retriever(config: "RunConfig") -> "Application":
 
 
 def build_ingress(config: "RunConfig", llm: Any, retriever: Any) -> "Application":
-    """The ingress's deployment, and what counts requests by key.
+    """The deployments of the ingress and of the counter of requests by key.
 
     llm, retriever: their deployments, or the names of the applications that they are in
     """
@@ -154,7 +154,7 @@ MORE_THAN_PLACES: Final = 256
 
 
 def replicas(least: int, most: int | None, target: int) -> dict[str, Any]:
-    """Serve's options for a fixed number of replicas, or for one that follows the load.
+    """Serve's options for a fixed number of replicas, or for autoscaling between two bounds.
 
     target: requests at a time that a replica should have
     """
@@ -169,7 +169,7 @@ def replicas(least: int, most: int | None, target: int) -> dict[str, Any]:
 
 
 def prefix_router(config: "RunConfig") -> Any:
-    """Sends a request to the LLM that was sent most of its prefix, unless that one is much busier."""
+    """Router that prefers the LLM replica with the longest cached prefix, unless it is much busier."""
     from ray.serve.config import RequestRouterConfig
 
     router: Any = RequestRouterConfig
@@ -183,7 +183,7 @@ def prefix_router(config: "RunConfig") -> Any:
 
 
 def llm_app(config: "RunConfig") -> str:
-    """The name of the application of the LLM: another one for another model, or other settings of it."""
+    """Application name of the LLM; it changes with the model and with every setting of its deployment."""
     model, serve, asked = served_model(config), config.serve, serving_reasoning(config).served
     parts: list[Any] = [
         model,
@@ -202,7 +202,7 @@ def llm_app(config: "RunConfig") -> str:
 
 
 def corpus_app(config: "RunConfig") -> str:
-    """The name of the application of the retriever: another one for another corpus, or other settings."""
+    """Application name of the retriever; it changes with the corpus and with its deployment's settings."""
     serve = config.serve
     corpus = (str(config.folder.corpus.resolve()), serving_reasoning(config).corpus_version)
     numbers = (serve.retriever_replicas, serve.max_retriever_replicas, serve.retriever_cpus)
@@ -211,7 +211,7 @@ def corpus_app(config: "RunConfig") -> str:
 
 
 def deploy(config: "RunConfig") -> None:
-    """Bring the applications up, or change those that are up over to these settings without a pause.
+    """Start the applications, or update running ones to these settings without a pause.
 
     Raises StageError with the reason if they do not come up. The new LLM and retriever and one new ingress
     come up beside those of before first, so that what was served is still served if they do not.
@@ -248,13 +248,13 @@ def deploy(config: "RunConfig") -> None:
 
 
 def with_one_ingress(config: "RunConfig") -> "RunConfig":
-    """The settings for one ingress."""
+    """The settings with a single ingress replica."""
     fixed = {"ingress_replicas": 1, "max_ingress_replicas": None}
     return config.model_copy(update={"serve": config.serve.model_copy(update=fixed)})
 
 
 def bring_up(config: "RunConfig", *apps: Any) -> None:
-    """Run applications; raises StageError with the reason if one does not come up."""
+    """Run applications; raises StageError with the reason if one fails to start."""
     from ray import serve
 
     try:
@@ -265,7 +265,7 @@ def bring_up(config: "RunConfig", *apps: Any) -> None:
 
 
 def why_not_up() -> str | None:
-    """What the replicas that do not come up died of."""
+    """Reason why replicas fail to start, from Serve's status; None if it gives none."""
     from ray import serve
 
     apps = serve.status().applications.values()
@@ -278,7 +278,7 @@ def why_not_up() -> str | None:
 
 
 def wait_until_drained(seconds: float) -> None:
-    """Wait until no ingress of before is left, at most so long."""
+    """Wait until every old ingress replica has drained, at most `seconds`."""
     from ray import serve
 
     until = time.monotonic() + seconds

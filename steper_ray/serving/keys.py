@@ -54,7 +54,7 @@ Keys = dict[str, Key]
 
 
 def hash_key(key: str) -> str:
-    """What is stored of a key."""
+    """The hash under which a key is stored."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -114,7 +114,7 @@ def new_key(config: ServeConfig, name: str) -> str:
 
 
 class KeyRing:
-    """The keys that open this server; a changed file counts within seconds."""
+    """Keys that are valid for this server; a changed keys file takes effect within seconds."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class KeyRing:
         return bool(self._file or self._from_environment)
 
     def owner(self, key: str) -> str | None:
-        """Whose key it is; None if nobody's. Takes as long for a wrong one as for a right one."""
+        """Owner of a key, None for an unknown one; constant time, so that timing does not help guessing."""
         digest = hash_key(key)
         found = None
         for name, known in self._current().items():

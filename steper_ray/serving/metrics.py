@@ -1,4 +1,4 @@
-"""What the ingresses measure, exported to Prometheus by Ray's metrics agent of each node.
+"""Metrics of the ingresses, exported to Prometheus by Ray's metrics agent on each node.
 
 `cluster/grafana-dashboard.json` draws them, beside vLLM's own (`ray_vllm_…`).
 """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_server(config: "RunConfig") -> None:
-    """Raises InputError for what would keep the server from coming up, or leave it open unasked."""
+    """Check model, template and keys; raises InputError for a server that cannot start or would be open."""
     model = check_model(served_model(config), "serve.model")
     PromptEncoder(load_tokenizer(model, config.hub), serving_reasoning(config).served.chat)
     serve = config.serve
@@ -52,12 +52,12 @@ def wait_for_room(config: "RunConfig") -> None:
 
 
 def cluster_file(config: "RunConfig") -> Path:
-    """Where a running server says how `steper serve --update` reaches its Ray."""
+    """Path of the file that tells `steper serve --update` how to reach a running server's Ray."""
     return config.folder.root / "serve.cluster.json"
 
 
 def missing_resources(config: "RunConfig", *apps: str) -> str | None:
-    """What Ray has too little of for LLMs, retrievers and one ingress; None if there is room.
+    """Resources that Ray lacks for LLMs, retrievers and one ingress, in words; None if there is room.
 
     apps: the applications that run already
     """
@@ -80,7 +80,7 @@ def missing_resources(config: "RunConfig", *apps: str) -> str | None:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises InputError if nothing can listen there."""
+    """Check that the port is free; raises InputError if nothing can listen there."""
     with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

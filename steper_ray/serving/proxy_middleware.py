@@ -1,4 +1,4 @@
-"""What stands in Serve's HTTP proxies, before any ingress: the last word when an ingress dies.
+"""ASGI middleware in Ray Serve's HTTP proxies: makes the loss of an ingress a retryable 503, sheds load.
 
 A proxy whose ingress is lost says "Internal Server Error", or just stops in the middle of a stream. Here
 that becomes an answer that a client can act on: nothing was done, asking again is safe. The proxy's own
@@ -57,7 +57,7 @@ GROWTH: Final = 1.25
 
 @dataclass
 class Capacity:
-    """How many questions the ingresses take from this proxy at a time: any number until they refuse one.
+    """Learned limit of concurrent questions from this proxy; unlimited until an ingress refuses one.
 
     Every refusal lowers the limit to those that were not refused. A question over it is let through now and
     then; one that is answered raises it, so that it follows replicas that come and go.
@@ -69,7 +69,7 @@ class Capacity:
     _probed: float = -math.inf
 
     def enter(self) -> bool:
-        """Count a question, if it may go to an ingress."""
+        """Count a question in, if the limit allows it."""
         if self.taken >= self.most:
             if self.clock() - self._probed < PROBE_S:
                 return False
@@ -78,7 +78,7 @@ class Capacity:
         return True
 
     def leave(self, *, refused: bool) -> None:
-        """A question is done with."""
+        """Count a finished question out."""
         if refused:
             self.most = max(1, self.taken - 1)
         elif self.taken > self.most:
@@ -87,7 +87,7 @@ class Capacity:
 
 
 def middlewares() -> list[Middleware]:
-    """For Ray Serve's proxies."""
+    """The middlewares that Ray Serve's proxies install."""
     return [Middleware(ProxyMiddleware)]
 
 
@@ -154,7 +154,7 @@ class ProxyMiddleware:
 
 
 class _ReplyWatcher:
-    """What has been sent of a reply."""
+    """Watches how much of a reply has been sent."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -165,7 +165,7 @@ class _ReplyWatcher:
         """Whether it says that the ingresses take no more."""
 
     async def send(self, message: Message) -> None:
-        """Send what the proxy sends, but for errors of its own, which are plain text."""
+        """Forward what the proxy sends, except its own plain-text errors."""
         if self._ours:
             return
         if message["type"] == "http.response.start":

@@ -9,7 +9,7 @@ from steper_ray.errors import SteperError
 
 
 class RefusedError(SteperError):
-    """A request that is not met; `status` and what stands in the reply's body."""
+    """A refused request, with the status and body of its reply."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What the reasoning loop holds in the ingress: an engine and a searcher whose work is done by replicas.
+"""Engine, retriever and backend of the ingress, whose work is done by replicas behind Ray Serve.
 
 A replica that dies while it works on a request is no reason to lose the request: the same is asked again,
 of another replica or of the one that Serve starts in its place, until the request's own deadline ends it.
@@ -36,7 +36,7 @@ CALLS: Final = 2
 
 
 async def _one_answer(response: Any) -> Any:
-    """What a replica answers. Who is cancelled while waiting cancels the replica's work too."""
+    """Reply of one call to a replica; cancelling the wait cancels the replica's work too."""
     try:
         return await response
     except asyncio.CancelledError:
@@ -47,7 +47,7 @@ async def _one_answer(response: Any) -> Any:
 
 
 def _is_cancelled() -> bool:
-    """Whether it is this task that is to end; a replica that ends raises the same error."""
+    """Whether this task itself is being cancelled; a replica that ends raises the same error."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -68,19 +68,24 @@ async def ask_again(ask: Callable[[], Any], lost: Callable[[], None] = lambda: N
 
 
 class ReplicaRetriever:
-    """A `Searcher` whose corpus is opened in replicas.
+    """A `Retriever` whose corpus is opened in replicas.
 
     A search costs less than the call that asks for it: what is asked while calls are under way goes
     together into the next.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any], lost: Callable[[], None]) -> None:
-        self._handle, self._lost = handle, lost
+    def __init__(
+        self, handle: DeploymentHandle[Any], version: str, lost: Callable[[], None]
+    ) -> None:
+        self._handle, self.version, self._lost = handle, version, lost
         self._waiting: list[tuple[str, int, asyncio.Future[list[Hit]]]] = []
         self._calls: set[asyncio.Task[None]] = set()
 
-    async def search_async(self, query: str, k: int) -> list[Hit]:
-        """See `Retriever.search_async`."""
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """See `Retriever.search`."""
+        return list(await asyncio.gather(*(self._search(query, k) for query in queries)))
+
+    async def _search(self, query: str, k: int) -> list[Hit]:
         answer: asyncio.Future[list[Hit]] = asyncio.get_running_loop().create_future()
         self._waiting.append((query, k, answer))
         if len(self._calls) < CALLS:
@@ -90,7 +95,7 @@ class ReplicaRetriever:
         return await answer
 
     async def _call(self) -> None:
-        """Ask for all that waits, until nothing does; who asked and is gone is not asked for."""
+        """Send queued searches, one call after the other, until none remains; skip cancelled ones."""
         while self._waiting:
             asked = [one for one in self._waiting if not one[2].done()]
             self._waiting.clear()
@@ -157,7 +162,7 @@ class ReplicaEngine:
 
 
 async def each_part(stream: Any) -> AsyncIterator[Any]:
-    """What a replica streams. Who stops early cancels the replica's work."""
+    """Parts of a replica's stream; stopping early cancels the replica's work."""
     done = False
     try:
         async for part in stream:
@@ -182,6 +187,7 @@ class ReplicaBackend:
         encoder: PromptEncoder,
         record: Callable[..., None],
         *,
+        corpus_version: str,
         by_prefix: bool,
     ) -> None:
         """by_prefix: whether the router of the LLM's replicas compares prompts"""
@@ -192,7 +198,7 @@ class ReplicaBackend:
         self._llm, self._retriever, self._encoder = llm, retriever, encoder
         self._llm_lost = lost("llm")
         self._by_prefix = by_prefix
-        self.searcher = ReplicaRetriever(retriever, lost("retriever"))
+        self.searcher = ReplicaRetriever(retriever, corpus_version, lost("retriever"))
 
     def engine(self, say: Callable[[str], None] | None = None) -> ReplicaEngine:
         """What writes the steps of one question; see `Backend.engine`."""

@@ -61,7 +61,7 @@ def running_server(config: "RunConfig") -> Iterator[str]:
 
 @contextmanager
 def reachable(config: "RunConfig") -> Iterator[None]:
-    """Let updates find this Ray while the block runs. The file has Ray's token: for its owner only."""
+    """Publish how an update reaches this Ray while the block runs, in a private file (it has a token)."""
     import ray
 
     file = cluster_file(config)
@@ -80,7 +80,7 @@ def reachable(config: "RunConfig") -> Iterator[None]:
 
 
 def find_cluster(config: "RunConfig") -> None:
-    """Have this process join the Ray of the running server, unless RAY_ADDRESS names one.
+    """Point this process at the Ray of the running server, unless RAY_ADDRESS names one.
 
     Before Ray is imported. Raises InputError if no server of this run is there.
     """
@@ -96,7 +96,7 @@ def find_cluster(config: "RunConfig") -> None:
 
 
 def update_server(config: "RunConfig") -> None:
-    """Change the running server over to these settings; questions go on being answered meanwhile.
+    """Update the running server to these settings; questions are still answered meanwhile.
 
     Where it listens stays as it is. Raises InputError if none is running, StageError if the new one does
     not come up; the old one is still there then.

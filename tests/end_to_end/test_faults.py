@@ -22,11 +22,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from steper_ray.chains.build import build
 from steper_ray.chains.rows import read_chains
 from steper_ray.chains.stream import BLOCKS_AT_WORK
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.errors import StageError, find_steper_error
+from steper_ray.pipeline.build import build_run
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import Chain
@@ -56,12 +56,12 @@ import json, sys
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.run.loading import load_config
 from steper_ray.ray_runtime.session import ray_session
-from steper_ray.chains.build import build
+from steper_ray.pipeline.build import build_run
 with ray_session():
-    summary = build(
+    summary = build_run(
         load_config(TOY_RUN_FILE, sys.argv[1:]), lambda done, _: print(done, flush=True)
     )
-print(json.dumps({"asked": summary.ran.asked, "starts": summary.ran.starts}), flush=True)
+print(json.dumps({"asked": summary.usage.asked, "starts": summary.usage.starts}), flush=True)
 """
 
 BUILD_ON_THREE_NODES = """
@@ -70,17 +70,17 @@ import ray
 from ray.cluster_utils import Cluster
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.run.loading import load_config
-from steper_ray.chains.build import build
+from steper_ray.pipeline.build import build_run
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 for _ in range(2):
     cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False)
-summary = build(load_config(TOY_RUN_FILE, sys.argv[1:]))
+summary = build_run(load_config(TOY_RUN_FILE, sys.argv[1:]))
 alive = sum(node["Alive"] for node in ray.nodes())
 ray.shutdown()
 cluster.shutdown()
-print(json.dumps({"asked": summary.ran.asked, "starts": summary.ran.starts, "alive": alive}))
+print(json.dumps({"asked": summary.usage.asked, "starts": summary.usage.starts, "alive": alive}))
 """
 
 
@@ -109,7 +109,7 @@ def undisturbed(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory)
     """The chains of a build that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     config = load_config(TOY_RUN_FILE, settings(toy_corpus, folder))
-    assert build(config).ran.asked == QUESTIONS
+    assert build_run(config).usage.asked == QUESTIONS
     return read_chains(config.folder.chains)
 
 
@@ -174,8 +174,7 @@ def killing(folder: Path, *names: str) -> Iterator[None]:
             both = [engine, *titled("ChainActor", engine.parents())]
             (process,) = titled(name, both)
             process.kill()
-            while titled("", both):  # the other one ends by itself
-                time.sleep(0.02)
+            await_that(lambda both=both: not titled("", both), lambda: not over.is_set())
 
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill)
@@ -229,7 +228,7 @@ def test_a_killed_actor_and_a_dead_engine_start_again_and_no_question_is_lost_or
 ) -> None:
     config = load_config(TOY_RUN_FILE, settings(toy_corpus, tmp_path))
     with killing(tmp_path, "ChainActor", "EngineCore"):
-        ran = build(config).ran
+        ran = build_run(config).usage
     check_whole(tmp_path, undisturbed)
     assert ran.starts == 3
     assert QUESTIONS <= ran.asked <= QUESTIONS + 2 * OPEN
@@ -244,7 +243,7 @@ def test_engines_that_keep_dying_end_the_stage_and_what_is_done_stays(
         killing(tmp_path, "EngineCore"),
         pytest.raises(Exception, match="started again") as raised,
     ):
-        build(config)
+        build_run(config)
     known = find_steper_error(raised.value)
     assert isinstance(known, StageError)
     assert "had to be started again 1 times, more than engine.max_restarts allows" in str(known)
@@ -309,7 +308,14 @@ def slow_teacher(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize(
-    "sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda sent: sent.name
+    ("sent", "to_all"),
+    [
+        (signal.SIGTERM, False),
+        (signal.SIGTERM, True),
+        (signal.SIGINT, True),
+        (signal.SIGKILL, False),
+    ],
+    ids=["SIGTERM", "SIGTERM-to-all", "Ctrl-C", "SIGKILL"],
 )
 def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
     toy_corpus: RunConfig,
@@ -317,7 +323,9 @@ def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
     tmp_path: Path,
     ray_folder: Path,
     sent: signal.Signals,
+    to_all: bool,
 ) -> None:
+    """By a signal to the command alone, or to its process group, as a terminal and `timeout` send it."""
     given = settings(toy_corpus, tmp_path, f"build.teacher={slow_teacher}")
     overrides = [part for one in given for part in ("--set", one)]
     command = ["-m", "steper_ray.cli", "build", "--config", str(TOY_RUN_FILE), *overrides]
@@ -327,6 +335,7 @@ def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
             stdout=output,
             stderr=output,
             env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
+            start_new_session=True,
         )
     log = tmp_path / "logs" / "build.log"
 
@@ -339,7 +348,7 @@ def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
     await_that(lambda: engine.cpu_times().user > started + 1, runs)
 
     processes = family(build)
-    build.send_signal(sent)
+    (os.killpg if to_all else os.kill)(build.pid, sent)
     assert build.wait() == (-sent if sent == signal.SIGKILL else 130)
     limit = time.monotonic() + GONE_WITHIN_S
     while (alive := titled("", processes)) and time.monotonic() < limit:

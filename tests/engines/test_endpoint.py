@@ -162,16 +162,14 @@ def test_an_endpoint_that_hangs_is_left_in_time(server):
     hung = threading.Event()
 
     def hang(_: dict[str, Any]) -> Reply:
-        hung.wait(20)
+        hung.wait()
         return completion("too late")
 
     server.replies = [hang]
-    started = time.monotonic()
     (error,) = ask(server, "a", max_retries=0, timeout_seconds=0.5)
-    hung.set()
+    hung.set()  # not before the client has left
     assert isinstance(error, RowError)
     assert "Timeout" in str(error)
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(

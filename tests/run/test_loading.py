@@ -207,3 +207,18 @@ def test_the_folder_of_another_run_is_absolute_too(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert load_config(write(tmp_path, "run: {data: a}")).folder.data == tmp_path / "a"
     assert load_config(write(tmp_path, "run: {data: ~/a}")).folder.data == tmp_path / "home" / "a"
+
+
+@pytest.mark.parametrize("run", ["dir: runs/a", "seed: 0", "dir: /runs/a, data: ../b"])
+def test_a_submitted_job_needs_absolute_run_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    file = write(tmp_path, f"run: {{{run}}}")
+    load_config(file)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(
+        ConfigError, match=r": run\.(dir|data): must be absolute in a submitted job"
+    ):
+        load_config(file)
+    config = load_config(file, ["run.dir=/runs/a", 'run.data="{run.dir}/../b"'])
+    assert (config.folder.root, config.folder.data) == (Path("/runs/a"), Path("/runs/a/../b"))

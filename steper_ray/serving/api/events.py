@@ -1,4 +1,4 @@
-"""A reply of server-sent events that ends the work behind it, however the reply itself ends."""
+"""Server-sent events; when a reply ends, for whatever reason, the work behind it is cancelled."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable

@@ -1,4 +1,4 @@
-"""OpenAI's interface, for clients that people have already: two models behind one address.
+"""OpenAI-compatible chat API: the plain model and the whole reasoning loop as two models.
 
 `<model>` is the plain model under its chat template (vLLM's own implementation, in `ray.serve.llm`);
 `<model>-rag` answers the last user message by the whole reasoning loop. It has no memory: earlier messages
@@ -102,7 +102,7 @@ class ChatBody(Body):
 
     @property
     def ignored(self) -> list[str]:
-        """What of it the loop does not follow."""
+        """Parameters that the reasoning loop ignores."""
         known = {"model", "messages", "stream", "stream_options", "n", "user", *SAMPLED}
         given = self.model_dump(exclude_none=True, exclude=known)
         earlier = ["earlier messages"] if len(self.messages) > 1 else []
@@ -225,7 +225,7 @@ async def rag_stream(happenings: AsyncGenerator[ServiceEvent, None], body: ChatB
 
 
 def _head(kind: str, body: ChatBody) -> dict[str, Any]:
-    """What every OpenAI response begins with."""
+    """Common fields of every OpenAI response."""
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": kind,

@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from steper_ray.reasoning.loop import PassagesFound, SearchStarted, StepFinished
-from steper_ray.selection.abilities import ability_of
+from steper_ray.selection.abilities import STEPER
 from steper_ray.serving.answering import (
     AnswerReady,
     AnswerService,
@@ -200,7 +200,7 @@ def as_json(body: BaseModel, status: int = 200) -> Response:
 
 
 def event_texts(happening: ServiceEvent) -> list[str]:
-    """The server-sent event of what happens."""
+    """The server-sent events of an event of the service."""
     match happening:
         case SearchStarted(step, query):
             return [event_text("search", json.dumps({"step": step, "query": query}))]
@@ -211,7 +211,7 @@ def event_texts(happening: ServiceEvent) -> list[str]:
         case TextPiece(step, text):
             return [event_text("token", json.dumps({"step": step, "text": text}))]
         case StepFinished(number, step, hits, last):
-            ability = ability_of(number, number if last else number + 1)
+            ability = STEPER.of(number, number if last else number + 1)
             done = step_out(number, step, list(map(passage_out, hits)), ability)
             return [event_text("step", done.model_dump_json())]
         case AnswerReady(answer):
@@ -226,7 +226,7 @@ async def _refused(_request: Request, refused: Exception) -> Response:
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:
-    """What Starlette and FastAPI raise, in the form of every other error."""
+    """HTTP errors of Starlette and FastAPI in the API's own error format."""
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
     refused = RefusedError(
@@ -237,7 +237,7 @@ async def _http_error(_request: Request, error: Exception) -> Response:
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
-    """The first thing that is wrong with a body; what was given is not repeated."""
+    """First validation error of a body, without the value that was given."""
     assert isinstance(error, RequestValidationError)
     finding = error.errors()[0]
     place = ".".join(str(part)[:LONGEST_NAME] for part in finding["loc"] if part != "body")

@@ -29,7 +29,7 @@ RETRIEVER: Final = "retriever"
 
 @serve.deployment
 class KeyRates:
-    """The one count of requests by key for all ingresses."""
+    """Counter of requests by key, shared by all ingresses."""
 
     def __init__(self) -> None:
         self._limiter = RateLimiter()
@@ -42,7 +42,7 @@ class KeyRates:
 @serve.deployment
 @serve.ingress()
 class AnswerServer:
-    """One ingress."""
+    """The ingress: the HTTP API, and the reasoning loop over the replicas."""
 
     def __init__(
         self,
@@ -73,7 +73,14 @@ class AnswerServer:
         record = RayMetrics()
         encoder = PromptEncoder(load_tokenizer(model, hub), served.served.chat)
         self._service = AnswerService(
-            ReplicaBackend(llm, retriever, encoder, record, by_prefix=config.routes_by_prefix),
+            ReplicaBackend(
+                llm,
+                retriever,
+                encoder,
+                record,
+                corpus_version=served.corpus_version,
+                by_prefix=config.routes_by_prefix,
+            ),
             served,
             config,
             model=Path(model).name,

@@ -38,7 +38,7 @@ PLAIN_CHAT: Final = "{{ messages | map(attribute='content') | join('\n') }}"
 
 @dataclass(frozen=True, slots=True)
 class StepRequest:
-    """What the loop wants written."""
+    """A step of the reasoning loop to be written."""
 
     prompt: str
     """The text of `ids`, which the prefix-aware router compares; empty where there is one replica."""
@@ -163,7 +163,7 @@ class StudentLLM:
             raise ReplicaLostError("the engine died") from None
 
     async def unfinished(self) -> int:
-        """Requests that the engine works on."""
+        """Number of unfinished requests in the engine."""
         return int(self._llm.output_processor.get_num_unfinished_requests())
 
     async def check_health(self) -> None:

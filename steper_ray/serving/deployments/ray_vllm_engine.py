@@ -26,7 +26,7 @@ class StudentEngine(VLLMEngine):
 
 
 class _NothingFetched(CallbackBase):
-    """Spares a model folder Ray's download, which starts a process with vLLM on each node."""
+    """Skips Ray's model download for local folders; it would start a process with vLLM on each node."""
 
     async def on_before_node_init(self) -> None:
         self.ctx.run_init_node = False

@@ -10,7 +10,7 @@ INSTALLED := .venv/.installed
 # The same with what the tests need on top.
 TEST_INSTALLED := .venv/.installed-test
 
-.PHONY: help env demo test test-fast check format lock pretrain clean
+.PHONY: help env demo test test-fast check format docs lock pretrain clean
 
 help:
 	@echo "make demo      set up, then the whole line on the toy world (steper demo)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-fast set up, then the tests that start no engine (a few minutes)"
 	@echo "make check     format, lint and types, changing nothing"
 	@echo "make format    format and fix what ruff can fix"
+	@echo "make docs      write docs/configuration.md, the table of commands and jobs/ from the code"
 	@echo "make lock      write the versions installed in .venv to requirements.lock and requirements-test.lock"
 	@echo "make pretrain  train the two bundled toy models again"
 	@echo "make env       set up only (.venv)"
@@ -49,6 +50,9 @@ check: $(TEST_INSTALLED)
 format: $(TEST_INSTALLED)
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format .
+
+docs: $(INSTALLED)
+	@$(BIN)/python -m steper_ray.pipeline.reference .
 
 lock:
 	@$(BIN)/python .ci/lock.py

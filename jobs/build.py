@@ -1,7 +1,6 @@
-"""Lets the teacher make chains and step-wise examples, as a Ray job.
+"""`steper build` as a Ray job: questions → the teacher's chains → step-wise examples.
 
-    ray job submit --working-dir . -- python jobs/build.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/build.py --config jobs/configs/toy.yaml
 
 Options are those of `steper build`.
 """

@@ -1,7 +1,6 @@
-"""Compares ways of learning from the same chains as a Ray job.
+"""`steper compare` as a Ray job: train the student in several ways and test which learns best.
 
-    ray job submit --working-dir . -- python jobs/compare.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/compare.py --config jobs/configs/toy.yaml
 
 Options are those of `steper compare`.
 """

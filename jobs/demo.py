@@ -1,7 +1,6 @@
-"""Runs the whole line on the toy world as a Ray job.
+"""`steper demo` as a Ray job: all of it on the toy world.
 
-    ray job submit --working-dir . -- python jobs/demo.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/demo.py --config jobs/configs/toy.yaml
 
 Options are those of `steper demo`.
 """

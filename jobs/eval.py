@@ -1,7 +1,6 @@
-"""Compares models on held-out questions as a Ray job.
+"""`steper eval` as a Ray job: compare models on held-out questions, write report.html.
 
-    ray job submit --working-dir . -- python jobs/eval.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/eval.py --config jobs/configs/toy.yaml
 
 Options are those of `steper eval`.
 """

@@ -1,7 +1,6 @@
-"""Builds the corpus and its index as a Ray job.
+"""`steper index` as a Ray job: passages → a Lance dataset with its BM25 index.
 
-    ray job submit --working-dir . -- python jobs/index.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/index.py --config jobs/configs/toy.yaml
 
 Options are those of `steper index`.
 """

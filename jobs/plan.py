@@ -1,7 +1,6 @@
-"""Predicts time, tokens and size of a build from a small sample, as a Ray job.
+"""`steper plan` as a Ray job: predict time, tokens and size of a build from a small sample.
 
-    ray job submit --working-dir . -- python jobs/plan.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/plan.py --config jobs/configs/toy.yaml
 
 Options are those of `steper plan`.
 """

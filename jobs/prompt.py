@@ -1,9 +1,8 @@
-"""Prints the exact prompt of each step of a question, searched in the cluster's corpus, as a Ray job.
+"""`steper prompt` as a Ray job: print the exact prompt of each step of a question, with its tokens.
 
-    ray job submit --working-dir . -- python jobs/prompt.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/prompt.py --config jobs/configs/toy.yaml
 
-with `--question "…"` at its end. Options are those of `steper prompt`.
+Options are those of `steper prompt`.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""Chooses again among the chains that are there, without a teacher, as a Ray job.
+"""`steper select` as a Ray job: select again among the teacher's chains, without the teacher.
 
-    ray job submit --working-dir . -- python jobs/select_chains.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/select_chains.py --config jobs/configs/toy.yaml
 
-Options are those of `steper select`. (As `select.py` it would hide Python's module of that name from its
-neighbours.)
+Options are those of `steper select`.
+
+A script `select.py` would hide Python's module of that name from its neighbours.
 """
 
 import sys

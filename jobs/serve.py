@@ -1,7 +1,6 @@
-"""Serves the student as a Ray job, until the job is stopped.
+"""`steper serve` as a Ray job: serve the student over HTTP until Ctrl-C.
 
-    ray job submit --working-dir . -- python jobs/serve.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/serve.py --config jobs/configs/toy.yaml
 
 Options are those of `steper serve`.
 """

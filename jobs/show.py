@@ -1,9 +1,8 @@
-"""Prints one chain from the cluster's storage, so that a person can judge it, as a Ray job.
+"""`steper show` as a Ray job: print one chain so that a person can judge it.
 
-    ray job submit --working-dir . -- python jobs/show.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/show.py --config jobs/configs/toy.yaml
 
-with the id of a chain or of a question at its end. Options are those of `steper show`.
+Options are those of `steper show`.
 """
 
 import sys

@@ -1,9 +1,8 @@
-"""Sweeps over settings of the training as a Ray job.
+"""`steper sweep` as a Ray job: try several values of σ, learning rates and other settings of the training.
 
-    ray job submit --working-dir . -- python jobs/sweep.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/sweep.py --config jobs/configs/toy.yaml
 
-Options are those of `steper tune`.
+Options are those of `steper sweep`.
 """
 
 import sys
@@ -11,4 +10,4 @@ import sys
 from steper_ray.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["tune", *sys.argv[1:]]))
+    sys.exit(main(["sweep", *sys.argv[1:]]))

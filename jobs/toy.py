@@ -1,7 +1,6 @@
-"""Invents a toy world as a Ray job: passages, questions, tiny models.
+"""`steper toy` as a Ray job: invent a toy world: passages, questions, tiny models.
 
-    ray job submit --working-dir . -- python jobs/toy.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/toy.py --config jobs/configs/toy.yaml
 
 Options are those of `steper toy`.
 """

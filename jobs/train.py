@@ -1,7 +1,6 @@
-"""Trains the student as a Ray job.
+"""`steper train` as a Ray job: step-wise examples → a trained student.
 
-    ray job submit --working-dir . -- python jobs/train.py --config jobs/configs/toy.yaml \\
-        --set run.dir=/shared/runs/toy
+    ray job submit --working-dir . -- python jobs/train.py --config jobs/configs/toy.yaml
 
 Options are those of `steper train`.
 """

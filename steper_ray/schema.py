@@ -8,8 +8,8 @@ Words used the same way everywhere:
 
 * *chain*: one question answered in several steps; *step*: one search plus one written sentence.
 * *rationale* r_s: the sentence written at step s, without the step terminator.
-* *ability*: what a step teaches: `init`, `exp` or `agg` (StepER, section 3.2).
-* *ability*: a step of the pipeline: index, build, train …
+* *ability*: what a step teaches: `init`, `exp` or `agg` (StepER, section 3.2; selection/abilities.py).
+* *stage*: a step of the pipeline: index, build, train …
 """
 
 from dataclasses import dataclass
@@ -74,6 +74,10 @@ class Step:
     generate_seconds: float = 0.0
 
 
+SCORES: Final = ("em", "f1", "acc")
+"""Columns of a chain's scores."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """One question answered step by step, with the verdict on it."""
@@ -117,6 +121,11 @@ class Chain:
         """Whether the last prompt itself began the answer, as the model had not given one."""
         return self.stop_reason != "answered"
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """The scores by name."""
+        return {name: getattr(self, name) for name in SCORES}
+
 
 @dataclass(frozen=True, slots=True)
 class StepExample:
@@ -126,7 +135,8 @@ class StepExample:
     chain_id: str
     step: int
     """Step number s, counted from 1."""
-    ability: Ability
+    ability: str
+    """Name of the ability in the data set's scheme (selection/abilities.py)."""
     question: str
     passages: tuple[Passage, ...]
     """P_≤s in the order retrieved."""

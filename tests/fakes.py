@@ -1,9 +1,15 @@
-"""A scripted teacher behind an OpenAI-compatible endpoint."""
+"""Scripted parts: a teacher behind an OpenAI-compatible endpoint, an engine and a retriever."""
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.retrieval.protocol import Hit, Retriever
+from steper_ray.schema import Passage
 
 
 class Teacher(ThreadingHTTPServer):
@@ -54,3 +60,45 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+class ScriptedEngine:
+    """Writes these texts, one a step; keeps the prompts and the texts that end a step."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = list(texts)
+        self.prompts: list[str] = []
+        self.stops: list[tuple[str, ...]] = []
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        return len(prompt.text.split())
+
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Generation:
+        self.prompts.append(prompt.text)
+        self.stops.append(tuple(stop))
+        return Generation(self.texts.pop(0), self.count_tokens(prompt), 4, -2.0)
+
+
+class ScriptedRetriever:
+    """Finds these passages, one list a search, then nothing; keeps what it was asked."""
+
+    version = "v1"
+
+    def __init__(self, *found: Sequence[Passage]) -> None:
+        self._found = list(found)
+        self.queries: list[str] = []
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return [self._next(query)[:k] for query in queries]
+
+    def _next(self, query: str) -> list[Hit]:
+        self.queries.append(query)
+        return [Hit(passage, 1.0) for passage in (self._found.pop(0) if self._found else ())]
+
+
+def hits_of(retriever: Retriever, query: str, k: int) -> list[Hit]:
+    """The hits of one search."""
+    (hits,) = asyncio.run(retriever.search([query], k))
+    return hits

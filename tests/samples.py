@@ -1,4 +1,4 @@
-"""One chain worked out by hand, and folders of chains made of it."""
+"""One chain worked out by hand, folders of chains made of it, and a run's corpus and questions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steper_ray.arrow import CHAIN_SCHEMA
+from steper_ray.data.questions import Split, load_questions
+from steper_ray.retrieval.corpus import CorpusInfo, build_corpus
 from steper_ray.run.config import RunConfig
-from steper_ray.schema import Chain, Passage, Step
+from steper_ray.schema import Chain, Passage, Question, Step
 
 PASSAGES: Final = (
     Passage("p1", "Zalk Stumum", "Zalk Stumum presents Kek Bibro. It ran for a long season."),
@@ -78,3 +80,14 @@ def write(folder: Path, chains: Sequence[Chain], per_file: int = 1000) -> None:
 def config(run_dir: Path, **select: Any) -> RunConfig:
     """A run with these settings of selection, and the defaults for the rest."""
     return RunConfig.model_validate({"run": {"dir": str(run_dir)}, "select": select})
+
+
+def index_corpus(run: RunConfig) -> CorpusInfo:
+    """The corpus of a run, indexed where the run expects it."""
+    folder = run.folder
+    return build_corpus(run.corpus, out=folder.corpus, inputs=folder.inputs, hub=run.hub)
+
+
+def questions_of(run: RunConfig, split: Split) -> list[Question]:
+    """The questions of a split of a run."""
+    return load_questions(run.questions, split, run.folder.inputs)

@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from steper_ray.cli import COMMANDS
+from steper_ray.pipeline.commands import all_commands
 
 ROOT: Final = Path(__file__).parent.parent
 STEPER: Final = Path(sys.executable).parent / "steper"
@@ -50,7 +50,7 @@ def test_console_command(project: dict[str, Any]) -> None:
     assert entry.value == project["scripts"]["steper"]
 
 
-@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)])
+@pytest.mark.parametrize("arguments", [[], *([name] for name in all_commands())])
 def test_help_answers_at_once_for_it_imports_no_library(arguments: list[str]) -> None:
     shown = subprocess.run(
         [STEPER, *arguments, "--help"],
@@ -64,6 +64,23 @@ def test_help_answers_at_once_for_it_imports_no_library(arguments: list[str]) ->
     assert "argparse" in modules
     libraries = {"ray", "torch", "transformers", "vllm", "pyarrow", "numpy", "pydantic", "yaml"}
     assert not modules & libraries
+
+
+def test_python_runs_the_package_as_the_command() -> None:
+    command = [sys.executable, "-m", "steper_ray", "train", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("usage: steper train")
+
+
+def test_help_loads_no_library() -> None:
+    """`steper --help` answers at once: only the standard library and the tables are imported."""
+    code = (
+        "import sys\nbefore = set(sys.modules)\nfrom steper_ray.cli import parser\nparser()\n"
+        "loaded = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(*sorted(loaded - set(sys.stdlib_module_names)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["steper_ray"]
 
 
 def test_direct_dependencies_are_the_locked_versions(

@@ -67,12 +67,19 @@ def run_builder(folder: Path, count: int) -> dict[str, Any]:
     from steper_ray.ray_runtime.session import ray_session
 
     config = load(folder)
-    (teacher,) = find_teachers(config)
+    (teacher,) = find_teachers(
+        config.build, reasoning=config.reasoning, engine=config.engine, hub=config.hub
+    )
     out = folder / f"builder-{count}"
     with ray_session():
         before = peak_memory()
         ran = write_chains(
-            [MissingAttempts(question) for question in load_questions(config, "train")[:count]],
+            [
+                MissingAttempts(question)
+                for question in load_questions(config.questions, "train", config.folder.inputs)[
+                    :count
+                ]
+            ],
             out,
             reasoner=teacher,
             corpus=config.folder.corpus,
@@ -137,11 +144,14 @@ def run_bare(folder: Path, _count: int) -> dict[str, Any]:
 def run_lockstep(folder: Path, count: int, *, cached: bool) -> dict[str, Any]:
     """Batches of questions, in each of which no question goes on before all have written their step."""
     from steper_ray.data.questions import load_questions
-    from steper_ray.retrieval.bm25 import BM25Retriever
+    from steper_ray.retrieval import open_retriever
 
     config = load(folder)
-    retriever = BM25Retriever(config.folder.corpus)
-    questions = [question.question for question in load_questions(config, "train")[:count]]
+    retriever = open_retriever(config.folder.corpus)
+    questions = [
+        question.question
+        for question in load_questions(config.questions, "train", config.folder.inputs)[:count]
+    ]
 
     async def run(engine: Any) -> dict[str, Any]:
         async def answer_all() -> list[list[Any]]:
@@ -160,16 +170,17 @@ async def lockstep(
     questions: Sequence[str], engine: Any, retriever: Any, settings: Any
 ) -> list[Any]:
     """What was generated for a batch of questions."""
+    from steper_ray.reasoning.frameworks import framework_named
     from steper_ray.reasoning.prompts import fit_prompt
 
-    code, written = settings.code, []
+    code, written = framework_named(settings.framework), []
     live: list[dict[str, Any]] = [
         {"q": q, "query": q, "P": [], "R": [], "seen": set()} for q in questions
     ]
     for number in range(1, settings.max_steps + 1):
         forced, prompts = number == settings.max_steps, []
         for one in live:
-            hits = retriever.search(one["query"], settings.passages_per_step)
+            (hits,) = await retriever.search([one["query"]], settings.passages_per_step)
             new = [hit.passage for hit in hits if hit.passage.id not in one["seen"]]
             one["seen"].update(passage.id for passage in new)
             one["P"].append(new)

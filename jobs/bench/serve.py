@@ -57,7 +57,10 @@ def prepare(folder: Path) -> list[str]:
     with ray_session():
         for stage in ("toy", "index"):
             run_stage(stage, config)
-    return [question.question for question in load_questions(config, "train")]
+    return [
+        question.question
+        for question in load_questions(config.questions, "train", config.folder.inputs)
+    ]
 
 
 class Bare:
@@ -103,19 +106,19 @@ def run_bare(folder: Path) -> None:
     from steper_ray.chains.teachers import model_reasoning
     from steper_ray.engines.vllm_engine import VLLMEngine
     from steper_ray.reasoning.loop import reason
-    from steper_ray.retrieval.bm25 import BM25Retriever
+    from steper_ray.retrieval import open_retriever
     from steper_ray.serving.overrides import served_model
 
     config = load(folder)
     model = served_model(config)
-    asked = model_reasoning(config, model)
+    asked = model_reasoning(model, build=config.build, reasoning=config.reasoning)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what vLLM prints
 
     async def serve() -> None:
         engine, retriever = (
             VLLMEngine(model, config.engine, asked),
-            BM25Retriever(config.folder.corpus),
+            open_retriever(config.folder.corpus),
         )
         print("ready", file=out, flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -124,7 +127,7 @@ def run_bare(folder: Path) -> None:
 
             async def ask(question: str) -> None:
                 nonlocal steps
-                done = await reason(question, engine=engine, searcher=retriever, config=asked)
+                done = await reason(question, engine=engine, retriever=retriever, config=asked)
                 steps += len(done.steps)
 
             started = time.monotonic()

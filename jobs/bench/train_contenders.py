@@ -306,8 +306,8 @@ def write_run(setting: Setting, folder: Path) -> Any:
     from steper_ray.reasoning.frameworks.ircot import render_prompt, render_target
     from steper_ray.run.loading import load_config
     from steper_ray.schema import StepExample
-    from steper_ray.selection.abilities import ability_of
-    from steper_ray.toy.pretrain import rationales
+    from steper_ray.selection.abilities import STEPER
+    from steper_ray.toy.pretrain_rows import rationales
     from steper_ray.toy.world import make_world
     from steper_ray.toy.write import MODELS
 
@@ -322,7 +322,7 @@ def write_run(setting: Setting, folder: Path) -> Any:
                 id=f"{number}/{step}",
                 chain_id=str(number),
                 step=step,
-                ability=ability_of(step, len(chain)),
+                ability=STEPER.of(step, len(chain)),
                 question=question,
                 passages=passages[: step * copies],
                 reasoning=sentences[: step - 1],
@@ -348,12 +348,19 @@ def run_loop_without_ray(setting: Setting) -> dict[str, Any]:
     """The worker's loop under ZeRO-3, started by hand."""
     from steper_ray.training.rank import RankTraining
     from steper_ray.training.tokenization import stepwise_files
-    from steper_ray.training.train import worker_task
     from steper_ray.training.worker import prepare_process
+    from steper_ray.training.worker_spec import worker_task
 
     with tempfile.TemporaryDirectory() as folder:
         config = write_run(setting, Path(folder))
-        task = worker_task(config, stepwise_files(config.folder.examples))
+        task = worker_task(
+            config.train,
+            stepwise_files(config.folder.examples),
+            out=config.folder.root,
+            seed=config.run.seed,
+            reasoning=config.reasoning,
+            corpus_version="",
+        )
         prepare_process(task)
         import torch
 
@@ -365,26 +372,26 @@ def run_loop_without_ray(setting: Setting) -> dict[str, Any]:
             torch.cuda.set_device(setting.device)
         torch.distributed.init_process_group("nccl" if setting.gpu else "gloo")
         training = RankTraining(task, 0, 1, torch.device(setting.device))
-        metrics = [training.train_step().as_dict() for _ in range(training.steps)]
+        metrics = [training.train_step().as_row() for _ in range(training.steps)]
         torch.distributed.destroy_process_group()
     return loop_outcome(metrics)
 
 
 def run_loop_under_ray(setting: Setting) -> dict[str, Any]:
     """The train stage, as users run it."""
+    from steper_ray.pipeline.training import train_student
     from steper_ray.ray_runtime.session import ray_session
-    from steper_ray.training.train import train
 
     with tempfile.TemporaryDirectory() as folder:
         config = write_run(setting, Path(folder))
         with ray_session():
-            train(config)
+            train_student(config)
         lines = config.folder.metrics.read_text(encoding="utf-8").splitlines()
     return loop_outcome([json.loads(line) for line in lines])
 
 
 def loop_outcome(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a worker loop came to, its first two steps left out; MFU is of the GPU's stated peak."""
+    """Figures of a worker loop without its first two steps; MFU is of the GPU's stated peak."""
     late = metrics[2:]
     return {
         "tokens_per_second": statistics.median(step["tokens_per_second"] for step in late),

@@ -17,11 +17,11 @@ from steper_ray.chains.busy_window import step_seconds
 from steper_ray.chains.rows import attempts_from_row
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage
-from steper_ray.engines.endpoint import EndpointEngine
-from steper_ray.engines.vllm_engine import VLLMEngine
+from steper_ray.engines.protocol import Engine
+from steper_ray.engines.start import start_engine
 from steper_ray.errors import StageError
 from steper_ray.ray_runtime.logs import redirect_output
-from steper_ray.retrieval.bm25 import BM25Retriever, search_in_one_thread
+from steper_ray.retrieval import open_retriever, search_in_one_thread
 from steper_ray.schema import Chain
 
 if TYPE_CHECKING:
@@ -29,36 +29,36 @@ if TYPE_CHECKING:
 
 
 MAX_CONSECUTIVE_FAILURES: Final = 50
-"""So many failed questions in a row, on one actor, end the stage: the fault is not theirs."""
+"""Stop the stage after this many consecutive failures on one actor; the cause is then not the questions."""
 
 
 REPORT_INTERVAL_S: Final = 0.5
-"""Between two reports of an actor on what it has done."""
+"""Shortest time between two reports of an actor to the tally."""
 
 
 class ChainActor:
-    """The Ray Data actor: an engine, a retriever, and as many chains at once as they can take."""
+    """The Ray Data actor: an engine, a retriever, and as many questions at a time as the engine takes."""
 
     def __init__(self, reasoner: Reasoner, corpus: Path, log: Path, tally: Any) -> None:
         import ray
 
         redirect_output(log)
-        # The searches of many questions fill a core by themselves; more threads only disturb the engine.
+        # Searches of many questions fill one core anyway; more threads would only disturb the engine.
         search_in_one_thread()
         self._reasoner, self._log, self._tally = reasoner, log, tally
-        self._retriever = BM25Retriever(corpus)
-        self._engine: VLLMEngine | EndpointEngine | None = None
+        self._retriever = open_retriever(corpus)
+        self._engine: Engine | None = None
         self._starting = asyncio.Lock()
-        self._places = asyncio.Semaphore(reasoner.at_once)
+        self._slots = asyncio.Semaphore(reasoner.at_once)
         self._failures = 0
-        """Questions that failed since the last one that did not."""
-        here = ray.get_runtime_context().current_actor
-        self._starts, self._reason = ray.get(tally.start.remote(here))
+        """Consecutive failures."""
+        this_actor = ray.get_runtime_context().current_actor
+        self._starts, self._reason = ray.get(tally.start.remote(this_actor))
         self._counted = (0, 0, 0.0)
-        """Searches, those from memory, and CPU seconds that are counted."""
-        self._did, self._told_at = EngineUsage(), 0.0
-        self._untold: list[tuple[float, tuple[float, ...]]] = []
-        """When questions were done that the tally does not know of, and how long their pieces took."""
+        """Searches, searches from memory and CPU seconds that the reported usage includes."""
+        self._unreported, self._reported_at = EngineUsage(), 0.0
+        self._answered: list[tuple[float, tuple[float, ...]]] = []
+        """When the unreported samples were answered, and the seconds of each of their steps."""
 
     async def __call__(self, batch: "pa.Table") -> AsyncIterator["pa.Table"]:
         import pyarrow as pa
@@ -67,18 +67,19 @@ class ChainActor:
             if self._engine is None:
                 self._engine = self._start()
                 gc.collect()
-                gc.freeze()  # what was imported stays; looking through it again and again costs
+                gc.freeze()  # imported modules stay for ever; scanning them at each collection costs time
                 self._tally.ready.remote()
                 self._counted = (0, 0, time.process_time())
         work = [self._ask(attempts_from_row(row)) for row in batch.to_pylist()]
         rows = [asdict(chain) for chains in await asyncio.gather(*work) for chain in chains]
-        self._tell()
+        self._report()
         yield pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
 
-    def _taken(self, chains: Sequence[Chain]) -> EngineUsage:
-        """What these chains took, and the searches since the last ones."""
+    def _usage_of(self, chains: Sequence[Chain]) -> EngineUsage:
+        """Usage of one answered sample, with the searches and CPU seconds since the last one."""
         steps = [step for chain in chains for step in chain.steps]
-        before, now = self._counted, (*self._retriever.searches, time.process_time())
+        searches = self._retriever.counts
+        before, now = self._counted, (searches.asked, searches.cached, time.process_time())
         self._counted = now
         return EngineUsage(
             asked=1,
@@ -91,7 +92,7 @@ class ChainActor:
             cpu_seconds=now[2] - before[2],
         )
 
-    def _start(self) -> "VLLMEngine | EndpointEngine":
+    def _start(self) -> Engine:
         reasoner = self._reasoner
         restarts = self._starts - reasoner.engine.replicas
         if restarts > reasoner.engine.max_restarts:
@@ -100,30 +101,28 @@ class ChainActor:
                 f"engines had to be started again {restarts} times, more than engine.max_restarts allows; "
                 f"the last because: {why}; see {self._log}"
             )
-        if reasoner.endpoint is not None:
-            return EndpointEngine(reasoner.model, reasoner.endpoint, reasoner.hub)
-        return VLLMEngine(
+        return start_engine(
             reasoner.model,
             reasoner.engine,
             reasoner.reasoning,
-            reasoner.hub,
-            reasoner.revision,
+            endpoint=reasoner.endpoint,
+            hub=reasoner.hub,
+            revision=reasoner.revision,
         )
 
-    async def _ask(self, wanted: MissingAttempts) -> list[Chain]:
-        """The chains of one sample, as soon as there is a place for it."""
+    async def _ask(self, missing: MissingAttempts) -> list[Chain]:
+        """Make the missing chains of one sample, as soon as the engine takes another question."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         assert self._engine is not None
-        async with self._places:
-            begun = time.monotonic()
+        async with self._slots:
+            started = time.monotonic()
             try:
                 chains = await ask(
-                    wanted,
+                    missing,
                     reasoner=self._reasoner,
                     engine=self._engine,
-                    searcher=self._retriever,
-                    corpus_version=self._retriever.corpus_version,
+                    retriever=self._retriever,
                 )
             except EngineDeadError as error:
                 print(f"the engine died: {error}; this actor ends so that its work is retried")
@@ -136,17 +135,17 @@ class ChainActor:
                 f"{MAX_CONSECUTIVE_FAILURES} questions in a row could not be worked on, the last because: "
                 f"{chains[-1].error}"
             )
-        steps = [s.search_seconds + s.generate_seconds for c in chains for s in c.steps]
-        done = time.monotonic()
-        self._untold.append((done, step_seconds(steps, done - begun)))
-        self._did += self._taken(chains)
-        if done - self._told_at > REPORT_INTERVAL_S:
-            self._tell()
+        seconds = [s.search_seconds + s.generate_seconds for c in chains for s in c.steps]
+        now = time.monotonic()
+        self._answered.append((now, step_seconds(seconds, now - started)))
+        self._unreported += self._usage_of(chains)
+        if now - self._reported_at > REPORT_INTERVAL_S:
+            self._report()
         return chains
 
-    def _tell(self) -> None:
-        """Tell the tally what was done since it was told last; times as ages, for clocks differ."""
-        self._told_at = now = time.monotonic()
-        ages = [(now - done, seconds) for done, seconds in self._untold]
-        self._tally.add.remote(self._did, ages)
-        self._did, self._untold = EngineUsage(), []
+    def _report(self) -> None:
+        """Report the usage since the last report to the tally; times as ages, for clocks differ."""
+        self._reported_at = now = time.monotonic()
+        ages = [(now - answered, seconds) for answered, seconds in self._answered]
+        self._tally.add.remote(self._unreported, ages)
+        self._unreported, self._answered = EngineUsage(), []

@@ -1,8 +1,8 @@
-"""One attempt at a question → a chain with its scores. Plain Python, without Ray.
+"""Running one sample's attempts at a question → chains with their scores. Plain Python, without Ray.
 
-A question gets one or more first attempts from each reasoner. A wrong one may be followed by a corrected
-attempt, after the model's own criticism; a first sample whose attempts are all wrong may be followed by one
-with the gold answer shown.
+A question gets one first attempt a sample from each reasoner. A wrong first attempt may be followed by a
+corrected one, after the model's own criticism; if all attempts of the first sample are wrong, one more may
+follow, with the gold answer shown.
 """
 
 from dataclasses import replace
@@ -11,102 +11,97 @@ from steper_ray.chains.attempts import MissingAttempts, chain_id, kind_of, missi
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.engines.protocol import Engine, Sampling
 from steper_ray.errors import InputError, RowError
-from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.reasoning.hints import correction_hint, criticize, rationalization_hint
 from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.retrieval.protocol import Retriever
 from steper_ray.schema import Chain, Question
-from steper_ray.tasks.qa import accuracy, exact_match, f1
+from steper_ray.tasks import task_named
+from steper_ray.tasks.protocol import Task
 
 
 def make_chain(
-    question: Question, reasoned: Trajectory, model: str, corpus_version: str, chain_id: str
+    question: Question,
+    reasoned: Trajectory,
+    model: str,
+    corpus_version: str,
+    chain_id: str,
+    task: Task,
 ) -> Chain:
-    """A chain with its verdict against the gold answers."""
-    gold = question.gold_answers
+    """A chain from a trajectory, scored by the task."""
+    scores = task.score(reasoned.answer, question)
     return Chain(
         id=chain_id,
         question_id=question.id,
         question=question.question,
-        gold_answers=gold,
+        gold_answers=question.gold_answers,
         hops=question.hops,
         passages=reasoned.passages,
         steps=reasoned.steps,
         answer=reasoned.answer,
         stop_reason=reasoned.stop_reason,
-        em=exact_match(reasoned.answer, gold),
-        f1=f1(reasoned.answer, gold),
-        acc=accuracy(reasoned.answer, gold),
+        em=scores["em"],
+        f1=scores["f1"],
+        acc=scores["acc"],
         model=model,
         corpus_version=corpus_version,
         supporting_ids=question.supporting_ids,
     )
 
 
-def score_again(chain: Chain, framework: Framework) -> Chain:
-    """The chain with its answer read again from its last step, and scored, by the rules of today."""
-    if chain.error is not None or not chain.steps:
-        return chain
-    last = framework.render_target(chain.steps[-1].rationale, forced=chain.forced)
-    answer = framework.parse(last, forced=chain.forced).answer
-    answer = chain.answer if answer is None else answer
-    gold = chain.gold_answers
-    return replace(
-        chain,
-        answer=answer,
-        em=exact_match(answer, gold),
-        f1=f1(answer, gold),
-        acc=accuracy(answer, gold),
-    )
-
-
 async def ask(
-    wanted: MissingAttempts,
+    missing: MissingAttempts,
     *,
     reasoner: Reasoner,
     engine: Engine,
-    searcher: Retriever,
-    corpus_version: str,
+    retriever: Retriever,
 ) -> list[Chain]:
-    """The chains of a sample that were not there; one that could not be made carries its error."""
-    there = {kind_of(chain): chain for chain in wanted.earlier}
+    """Make the missing chains of a sample; a chain that could not be made carries its error."""
+    chains = {kind_of(chain): chain for chain in missing.earlier}
     made: list[Chain] = []
-    while (kind := missing_kind(reasoner, wanted.sample, there)) is not None:
-        attempt_id = chain_id(reasoner, wanted.question.id, wanted.sample, kind)
+    while (kind := missing_kind(reasoner, missing.sample, chains)) is not None:
+        attempt_id = chain_id(reasoner, missing.question.id, missing.sample, kind)
         hint, critique, error = "", None, None
         sampling = reasoner.sampling(attempt_id)
         try:
             if kind == "corrected":
-                critique = await _critique(there["first"], reasoner, engine, sampling)
-                hint = correction_hint(there["first"], critique)
+                critique = await _critique(chains["first"], reasoner, engine, sampling)
+                hint = correction_hint(chains["first"], critique)
             elif kind == "rationalized":
-                hint = rationalization_hint(wanted.question.answer)
+                hint = rationalization_hint(missing.question.answer)
             reasoned = await reason(
-                wanted.question.question,
+                missing.question.question,
                 engine=engine,
-                searcher=searcher,
+                retriever=retriever,
                 config=reasoner.reasoning,
                 hint=hint,
                 sampling=sampling,
             )
-        except InputError:  # no question will do better
+        except InputError:  # every other question would fail in the same way
             raise
         except RowError as failure:
             reasoned, error = Trajectory((), (), (), "", "answered"), str(failure)
-        chain = make_chain(wanted.question, reasoned, reasoner.model, corpus_version, attempt_id)
-        there[kind] = replace(
+        chain = make_chain(
+            missing.question,
+            reasoned,
+            reasoner.model,
+            retriever.version,
+            attempt_id,
+            task_named(reasoner.task),
+        )
+        chains[kind] = replace(
             chain,
             teacher=reasoner.name,
-            sample=wanted.sample,
+            sample=missing.sample,
             attempt=2 if kind == "corrected" else 1,
             rationalized=kind == "rationalized",
             critique=critique,
             error=error,
         )
-        made.append(there[kind])
+        made.append(chains[kind])
     return made
 
 
 async def _critique(chain: Chain, reasoner: Reasoner, engine: Engine, sampling: Sampling) -> str:
+    """The model's criticism of its own chain, in one line."""
     written = await criticize(chain, engine=engine, settings=reasoner.reasoning, sampling=sampling)
     return " ".join(written.text.split())

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.schema import Chain, Question
+from steper_ray.tasks import task_named
 
 Kind = Literal["first", "corrected", "rationalized"]
 
@@ -21,85 +22,94 @@ KINDS: Final[tuple[Kind, ...]] = ("first", "corrected", "rationalized")
 
 
 def chain_id(reasoner: Reasoner, question_id: str, sample: int = 1, kind: Kind = "first") -> str:
-    """The id of a chain of a reasoner."""
+    """Id of the chain that a reasoner makes of a question by one attempt."""
     by = f"@{reasoner.name}" if reasoner.name else ""
     number = f"#{sample}" if sample > 1 else ""
     return f"{question_id}{by}{number}" + ("" if kind == "first" else f":{kind}")
 
 
-def next_kind(reasoner: Reasoner, sample: int, known: Mapping[Kind, float | None]) -> Kind | None:
-    """The attempt to make next for a sample; None if none is missing.
+def next_kind(reasoner: Reasoner, sample: int, right: Mapping[Kind, bool | None]) -> Kind | None:
+    """Kind of the attempt to make next for a sample; None if the sample is complete.
 
-    known: exact match of each that there is, None of one that carries an error
+    right: whether each existing attempt is right; None for an attempt that ended with an error
     """
-    if "first" not in known:
+    if "first" not in right:
         return "first"
-    if reasoner.self_correction and known["first"] == 0.0 and "corrected" not in known:
+    if reasoner.self_correction and right["first"] is False and "corrected" not in right:
         return "corrected"
-    if reasoner.rationalization and sample == 1 and "rationalized" not in known:
-        return "rationalized" if all(em == 0.0 for em in known.values()) else None
+    if reasoner.rationalization and sample == 1 and "rationalized" not in right:
+        return "rationalized" if all(known is False for known in right.values()) else None
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class MissingAttempts:
-    """A question whose chains of one sample are to be made, or completed."""
+    """A sample of a question with missing attempts: the first, or those that follow from earlier ones."""
 
     question: Question
     sample: int = 1
     earlier: tuple[Chain, ...] = ()
-    """Those there are without an error."""
+    """Existing chains of the sample that carry no error."""
 
 
 def missing_attempts(
     reasoner: Reasoner,
     questions: Sequence[Question],
-    known: Mapping[str, float | None],
+    existing: Mapping[str, Mapping[str, float] | None],
     read: Callable[[Sequence[str]], Iterable[Chain]],
     *,
-    again: bool = True,
+    retry_errors: bool = True,
 ) -> list[MissingAttempts]:
-    """What is left to be asked, in the order of the questions.
+    """Samples whose attempts are missing, in the order of the questions.
 
-    known: id of each chain that there is → its exact match, None where it carries an error
-    read:  chains by their ids
-    again: whether those with an error are asked for again
+    existing:     id of each existing chain → its scores, None for a chain that carries an error
+    read:         reads chains by their ids
+    retry_errors: whether chains that carry an error count as missing
     """
-    wanted: list[tuple[Question, int, list[str]]] = []
+    samples: list[tuple[Question, int, list[str]]] = []
     for question in questions:
         for sample in range(1, reasoner.samples + 1):
             ids = {kind: chain_id(reasoner, question.id, sample, kind) for kind in KINDS}
-            there = {
-                kind: known[chain_id]
+            right = {
+                kind: _is_right(reasoner, existing[chain_id])
                 for kind, chain_id in ids.items()
-                if chain_id in known and not (again and known[chain_id] is None)
+                if chain_id in existing and not (retry_errors and existing[chain_id] is None)
             }
-            if next_kind(reasoner, sample, there) is not None:
-                sound = [ids[kind] for kind, em in there.items() if em is not None]
-                wanted.append((question, sample, sound))
-    chains = {chain.id: chain for chain in read([i for _, _, ids in wanted for i in ids])}
+            if next_kind(reasoner, sample, right) is not None:
+                sound = [ids[kind] for kind, known in right.items() if known is not None]
+                samples.append((question, sample, sound))
+    chains = {chain.id: chain for chain in read([i for _, _, ids in samples for i in ids])}
     return [
         MissingAttempts(question, sample, tuple(chains[chain_id] for chain_id in ids))
-        for question, sample, ids in wanted
+        for question, sample, ids in samples
     ]
 
 
-def next_id(wanted: MissingAttempts, reasoner: Reasoner) -> str:
-    """The id of the first chain that `ask` will make."""
+def next_id(missing: MissingAttempts, reasoner: Reasoner) -> str:
+    """Id of the first chain that `ask` will make of these attempts."""
     kind = missing_kind(
-        reasoner, wanted.sample, {kind_of(chain): chain for chain in wanted.earlier}
+        reasoner, missing.sample, {kind_of(chain): chain for chain in missing.earlier}
     )
-    assert kind is not None, "what is wanted is not there"
-    return chain_id(reasoner, wanted.question.id, wanted.sample, kind)
+    assert kind is not None, "a sample of which no attempt is missing is not asked"
+    return chain_id(reasoner, missing.question.id, missing.sample, kind)
 
 
-def missing_kind(reasoner: Reasoner, sample: int, there: Mapping[Kind, Chain]) -> Kind | None:
-    known = {kind: None if c.error is not None else c.em for kind, c in there.items()}
-    return next_kind(reasoner, sample, known)
+def missing_kind(reasoner: Reasoner, sample: int, chains: Mapping[Kind, Chain]) -> Kind | None:
+    """Kind of the attempt to make next, given the sample's existing chains; None if it is complete."""
+    right = {
+        kind: _is_right(reasoner, None if chain.error is not None else chain.scores)
+        for kind, chain in chains.items()
+    }
+    return next_kind(reasoner, sample, right)
+
+
+def _is_right(reasoner: Reasoner, scores: Mapping[str, float] | None) -> bool | None:
+    """Whether scores count as right by the reasoner's task; None without scores."""
+    return None if scores is None else task_named(reasoner.task).is_right(scores)
 
 
 def kind_of(chain: Chain) -> Kind:
-    """Which of a sample's chains this is."""
+    """Kind of the attempt that made a chain."""
     if chain.rationalized:
         return "rationalized"
     return "corrected" if chain.attempt == 2 else "first"

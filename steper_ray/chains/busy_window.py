@@ -1,4 +1,7 @@
-"""How much work was done in the part of a run in which engines were warm and questions were waiting."""
+"""The busy window of a run: the part in which all engines were warm and questions were still queued.
+
+Only in the busy window does a short run work at the speed of a long one; see planning/throughput.py.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,21 +9,21 @@ from dataclasses import dataclass
 from typing import Final
 
 SLICES: Final = 8
-"""Parts of a run by which its pace is seen to vary."""
+"""Equal parts of the busy window, by which the throughput is seen to vary."""
 
 
 @dataclass(frozen=True, slots=True)
 class BusyWindow:
-    """What was done while engines were warm and questions waited."""
+    """Work done while engines were warm and questions were queued."""
 
     work: float = 0.0
-    """Questions' worth of steps."""
+    """Steps in units of a mean question."""
     seconds: float = 0.0
-    """How long it was, summed over the engines."""
+    """Length of the window, summed over the engines."""
     slices: int = 0
-    """Equal parts of that time, by which the pace is seen to vary."""
+    """SLICES, or 0 without any work in the window."""
     deviations: float = 0.0
-    """Sum over them of ((work in a slice) / (mean work of a slice) − 1)²."""
+    """Sum over the slices of ((work in a slice) / (mean work of a slice) − 1)²."""
 
 
 def busy_window(
@@ -31,13 +34,13 @@ def busy_window(
     last: float,
     ready_A: Sequence[float],
 ) -> BusyWindow:
-    """What was done while engines were warm and questions waited.
+    """The busy window of a run.
 
-    begun_W, done_W: (pieces of work,) from when until when each was at work: the steps of all questions
-    questions:       how many questions those are
-    first:           when the first of them was done
-    last:            when the last of them was begun
-    ready_A:         (engines,) when each was ready; one that is later than the first warms up as long
+    begun_W, done_W: (steps,) start and end of each step of all questions
+    questions:       number of questions
+    first:           when the first question was answered
+    last:            when the last question was begun
+    ready_A:         (engines,) when each was ready; every engine is taken to warm up as long as the first
     """
     warm = first + max(ready_A) - min(ready_A)
     if last <= warm:
@@ -59,11 +62,11 @@ def busy_window(
 
 
 def step_seconds(seconds_S: Sequence[float], elapsed: float) -> tuple[float, ...]:
-    """How long each piece of a question's work took, all of them together as long as the question.
+    """Seconds of each step of a question, scaled so that they sum to the question's elapsed time.
 
-    seconds_S: (steps,) what is known of each step; empty where nothing was written
+    seconds_S: (steps,) measured seconds of each step; empty if no step was written
     """
-    known = math.fsum(seconds_S)
-    if not known:
+    measured = math.fsum(seconds_S)
+    if not measured:
         return (elapsed,)
-    return tuple(seconds * elapsed / known for seconds in seconds_S)
+    return tuple(seconds * elapsed / measured for seconds in seconds_S)

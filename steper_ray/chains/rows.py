@@ -1,4 +1,4 @@
-"""Chains in Parquet files: rows ↔ `Chain`, columns that were added later, files that are none."""
+"""Chains in Parquet files: rows ↔ `Chain`, columns that were added later, files that hold no chains."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, asdict, fields
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 ADDED_LATER: Final = {"teacher": "", "sample": 1, "attempt": 1, "rationalized": False}
-"""What a chain has in these columns that was written before there were such."""
+"""Values of these columns in chains that were written before the columns existed."""
 
 
 def chain_from_row(row: dict[str, Any]) -> Chain:
     """A row of `CHAIN_SCHEMA` as a Chain."""
     values = dict(row)
-    for column, usual in ADDED_LATER.items():
+    for column, default in ADDED_LATER.items():
         if values.get(column) is None:
-            values[column] = usual
+            values[column] = default
     values["gold_answers"] = tuple(row["gold_answers"])
     values["supporting_ids"] = tuple(row.get("supporting_ids") or ())
     values["passages"] = tuple(Passage(**passage) for passage in row["passages"])
@@ -39,7 +39,7 @@ def chain_from_row(row: dict[str, Any]) -> Chain:
 def read_chains(folder: Path, ids: Sequence[str] | None = None) -> list[Chain]:
     """The chains of a folder, ordered by id.
 
-    ids: only these; None reads all
+    ids: chains to read; None reads all
     """
     import pyarrow.dataset as ds
 
@@ -51,18 +51,19 @@ def read_chains(folder: Path, ids: Sequence[str] | None = None) -> list[Chain]:
     return sorted((chain_from_row(row) for row in rows), key=lambda chain: chain.id)
 
 
-def attempts_row(wanted: MissingAttempts, reasoner: Reasoner) -> dict[str, Any]:
-    """What is wanted, as a row that goes by the id of the first chain that it will bring."""
+def attempts_row(missing: MissingAttempts, reasoner: Reasoner) -> dict[str, Any]:
+    """Missing attempts as a row; its id is that of the first chain that they will make."""
     return {
-        **asdict(wanted.question),
-        "id": next_id(wanted, reasoner),
-        "question_id": wanted.question.id,
-        "sample": wanted.sample,
-        "earlier": [asdict(chain) for chain in wanted.earlier],
+        **asdict(missing.question),
+        "id": next_id(missing, reasoner),
+        "question_id": missing.question.id,
+        "sample": missing.sample,
+        "earlier": [asdict(chain) for chain in missing.earlier],
     }
 
 
 def attempts_schema() -> "pa.Schema":
+    """Arrow schema of `attempts_row`."""
     import pyarrow as pa
 
     earlier = pa.list_(pa.struct(list(CHAIN_SCHEMA)))
@@ -71,6 +72,7 @@ def attempts_schema() -> "pa.Schema":
 
 
 def attempts_from_row(row: dict[str, Any]) -> MissingAttempts:
+    """A row of `attempts_schema` as MissingAttempts."""
     question = Question(
         id=row["question_id"],
         question=row["question"],
@@ -85,7 +87,7 @@ def attempts_from_row(row: dict[str, Any]) -> MissingAttempts:
 
 
 CHAINS_AT_ONCE: Final = 64
-"""Chains that are unpacked at a time."""
+"""Chains that are unpacked into objects at a time."""
 
 
 REQUIRED_COLUMNS: Final = tuple(field.name for field in fields(Chain) if field.default is MISSING)
@@ -95,8 +97,7 @@ REQUIRED_COLUMNS: Final = tuple(field.name for field in fields(Chain) if field.d
 def chain_files(chains_dir: Path) -> list[Path]:
     """The Parquet files of a folder of chains, sorted, each with the columns that chains need.
 
-    Raises InputError naming the folder, or the file and the column, and for chains that a newer version
-    has written.
+    Raises InputError with the folder, or the file and the column; also for chains of a newer version.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -120,13 +121,13 @@ def chain_files(chains_dir: Path) -> list[Path]:
 
 
 def read_file(file: Path) -> Iterator[Chain]:
-    """The chains of a file, in its order."""
+    """The chains of a file, in the file's order."""
     for batch in read_batches(file):
         yield from map(chain_from_row, batch.to_pylist())
 
 
 def read_batches(file: Path) -> "Iterator[pa.RecordBatch]":
-    """The rows of a file of chains, in its order, with every column of today's schema."""
+    """The rows of a file of chains, in the file's order, with every column of CHAIN_SCHEMA."""
     import pyarrow.dataset as ds
 
     dataset = ds.dataset(str(file), schema=CHAIN_SCHEMA, format="parquet")

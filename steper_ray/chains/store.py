@@ -2,14 +2,14 @@
 
     chains/                  Parquet, every chain once, whole or not at all
     chains.identity.json     what the chains were made with (`steper_ray.run.identity`)
-    chains.new.partial/      while a build is at work: what is done so far
-    chains.new/              all of it, about to be put into chains/
-    chains.lock              held by the build at work
+    chains.new.partial/      chains that a running build has finished so far
+    chains.new/              all new chains, about to be merged into chains/
+    chains.lock              held by the command that writes to the store
 
-A chain that is there is not asked for again. One that carries an error is: the new one takes its place.
-Other settings against chains that exist are refused with the differences, unless the user says to start
-afresh; only the ensemble may grow. A raised rule by which chains are made is refused too, unless the user
-says to mix; the record then keeps every number of it.
+An existing chain is not asked for again, unless it carries an error: then the new chain replaces it.
+Settings that differ from those of existing chains are refused with the differences, unless the user says to
+start afresh; only the ensemble may grow. A raised rule by which chains are made is refused too, unless the
+user says to mix; the record then keeps every number of the rule.
 """
 
 import os
@@ -20,21 +20,34 @@ from steper_ray.arrow import CHAIN_SCHEMA
 from steper_ray.errors import InputError
 from steper_ray.run.dependencies import SCORING_RULES
 from steper_ray.run.identity import RULES, Record, differences, read_record, write_record
+from steper_ray.schema import SCORES
 
 
 def record_file(out: Path) -> Path:
-    """The record of what the chains of a folder were made with."""
+    """File that records what the chains of a store were made with."""
     return out.with_name(out.name + ".identity.json")
 
 
 def new_dir(out: Path) -> Path:
-    """Where chains are written that are not in the store yet."""
+    """Folder of finished chains that are not merged into the store yet."""
     return out.with_name(out.name + ".new")
 
 
 def partial_dir(out: Path) -> Path:
-    """Where a build at work writes; `new_dir(out)` once it has all."""
+    """Folder that a running build writes to; it becomes `new_dir(out)` when every chain is finished."""
     return out.with_name(new_dir(out).name + ".partial")
+
+
+def scored_dir(out: Path) -> Path:
+    """Folder in which existing chains are scored again."""
+    return out.with_name(out.name + ".scored.partial")
+
+
+def empty_folder(folder: Path) -> Path:
+    """The folder, created anew without what it held."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def prepare_store(out: Path, now: Record, *, fresh: bool = False, mix: bool = False) -> None:
@@ -47,12 +60,12 @@ def prepare_store(out: Path, now: Record, *, fresh: bool = False, mix: bool = Fa
     """
     file = record_file(out)
     _recover(out)
-    at_work = [new_dir(out), partial_dir(out)]
+    unmerged = [new_dir(out), partial_dir(out)]
     if fresh:
-        for folder in (out, *at_work):
+        for folder in (out, *unmerged):
             shutil.rmtree(folder, ignore_errors=True)
     numbers = {name: [number] for name, number in now["rules"].items()}
-    if any(folder.is_dir() for folder in (out, *at_work)):
+    if any(folder.is_dir() for folder in (out, *unmerged)):
         before = read_record(file)
         if before is None:
             raise InputError(
@@ -96,7 +109,7 @@ def _rule_numbers(out: Path, before: Record, now: Record, *, mix: bool) -> dict[
 
 
 def is_scored(out: Path) -> bool:
-    """Whether the scores of the chains follow the rules of today; so they do where no record says more.
+    """Whether the chains are scored by the current rules; assumed of a store without a record.
 
     Raises InputError if a newer version has written the chains.
     """
@@ -107,28 +120,29 @@ def is_scored(out: Path) -> bool:
 
 
 def record_scored(out: Path) -> None:
-    """Record that the chains were scored by the rules of today, unless a build has left some unfinished."""
+    """Record that the chains are scored by the current rules, unless unfinished chains of a build exist."""
     before = read_record(record_file(out))
     if before is not None and not partial_dir(out).is_dir():
         scored = {name: [RULES[name]] for name in SCORING_RULES}
         write_record(record_file(out), {**before, "rules": {**before["rules"], **scored}})
 
 
-def existing_chains(out: Path) -> dict[str, float | None]:
-    """Id of each chain that is there → its exact match; None where it carries an error."""
+def existing_chains(out: Path) -> dict[str, dict[str, float] | None]:
+    """Id of each chain in the store → its scores, None for a chain that carries an error."""
     import pyarrow.dataset as ds
 
     files = [str(file) for file in sorted(out.glob("*.parquet"))]
     if not files:
         return {}
-    rows = (
-        ds.dataset(files, schema=CHAIN_SCHEMA).to_table(columns=["id", "em", "error"]).to_pylist()
-    )
-    return {row["id"]: None if row["error"] is not None else row["em"] for row in rows}
+    table = ds.dataset(files, schema=CHAIN_SCHEMA).to_table(columns=["id", "error", *SCORES])
+    return {
+        row["id"]: None if row["error"] is not None else {name: row[name] for name in SCORES}
+        for row in table.to_pylist()
+    }
 
 
 def merge_new(out: Path) -> None:
-    """Put the chains of `new_dir(out)` into `out`; a chain of the same id is replaced."""
+    """Merge the chains of `new_dir(out)` into `out`, replacing chains of the same ids."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -152,16 +166,16 @@ def _old(out: Path) -> Path:
 
 
 def _recover(out: Path) -> None:
-    """Finish or undo what a killed `add` had begun."""
+    """Finish or undo a merge that was killed."""
     if _old(out).is_dir() and not out.is_dir():
-        # Everything old is in the new folder too, for that was filled before.
+        # The new folder holds every old chain too: it is filled before the old one is renamed.
         new = new_dir(out)
         (new if new.is_dir() else _old(out)).rename(out)
     shutil.rmtree(_old(out), ignore_errors=True)
 
 
 def _link(source: str | Path, target: str | Path) -> None:
-    """A second name for a file where the storage has such; else a copy. One already there is replaced."""
+    """Hard-link a file where the storage can, else copy it; an existing target is replaced."""
     Path(target).unlink(missing_ok=True)
     try:
         os.link(source, target)

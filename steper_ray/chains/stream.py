@@ -1,11 +1,11 @@
 """Runs questions through the reasoning loop on Ray Data: one vLLM engine an actor, no barriers.
 
-Each actor holds an engine and a retriever and has several blocks of questions open; every question goes on
-as soon as its own step is done, and the next begins as soon as one is answered, whatever their blocks, so
-the engine stays full. Used by the teacher (build) and by evaluation.
+Each actor holds an engine and a retriever and works on several blocks of questions. A question takes its
+next step as soon as its last one is finished, and a new question begins as soon as one is answered,
+whatever their blocks, so the engine stays full. Used by the teachers (build) and by evaluation.
 
-An actor that is killed, or whose engine dies, is started again in its place or on another node, and its
-batches with it; after `engine.max_restarts` of them the stage ends.
+An actor that is killed, or whose engine dies, is restarted, here or on another node, and its batches are
+retried; after `engine.max_restarts` restarts the stage ends.
 """
 
 import functools
@@ -20,7 +20,7 @@ from steper_ray.chains.attempts import MissingAttempts, next_id
 from steper_ray.chains.rows import attempts_row, attempts_schema
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage, Progress, usage_tally
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import answers_identity
 from steper_ray.run.identity import RECORD_FILE, Record, differences, read_record, write_record
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 
 MAX_BLOCK_SIZE: Final = 64
-"""Most questions that are written together, and lost together where a driver or an actor dies."""
+"""Upper bound for the questions of a block, which is written, or lost with its actor, as a whole."""
 
 
 BLOCKS_AT_WORK: Final = 4
-"""Blocks that hold as many questions as an engine takes at a time; as many again wait, begun one by one as
-places become free, so that no engine waits for the slowest question of a block."""
+"""Blocks that together hold as many questions as an engine takes at a time. As many blocks again are queued
+in the actor, so that no engine idles until the slowest question of a block is answered."""
 
 
 ROWS_AT_ONCE: Final = 1024
-"""Questions that the driver has as rows at a time."""
+"""Questions that the driver converts to rows at a time."""
 
 
 def write_chains(
-    wanted: Sequence[MissingAttempts],
+    missing: Sequence[MissingAttempts],
     out: Path,
     *,
     reasoner: Reasoner,
@@ -51,48 +51,49 @@ def write_chains(
     on_progress: Progress | None = None,
     by_other_rules: bool = False,
 ) -> EngineUsage:
-    """Ask a model what is wanted and write the chains to `out` as Parquet.
+    """Have a model make missing chains and write them to `out` as Parquet.
 
-    Written blocks survive a crash: the same call again resumes where the last one stopped, and a call
-    with another model, corpus or way of asking begins anew. `out` appears when all questions are done.
+    Written blocks survive a crash: the same call resumes where the last one stopped; a call with another
+    model, corpus or prompt starts over. `out` appears when all questions are answered.
 
     log:            file for what the engines print
-    by_other_rules: whether to resume also what was begun by other RULES
-    Raises StageError where engines keep dying, or questions keep failing.
+    by_other_rules: whether to resume also chains that were made by other RULES
+    Raises StageError if engines keep dying, or questions keep failing.
     """
     import ray
 
-    corpus = corpus.resolve()  # one corpus, also if another takes its place meanwhile
+    corpus = corpus.resolve()  # the link may be set to a newer corpus while this one is searched
     partial = out.with_name(out.name + ".partial")
-    version = BM25Retriever(corpus).corpus_version
-    now = answers_identity(version, reasoner.name, reasoner.identity)
+    now = answers_identity(corpus_identity(corpus), reasoner.name, reasoner.identity)
     _prepare_partial(partial, now, ignore=("rules",) if by_other_rules else ())
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
-    done = _resume(partial, context)
-    goes_by = functools.partial(next_id, reasoner=reasoner)
-    left = sorted((one for one in wanted if goes_by(one) not in done), key=goes_by)
-    ran = EngineUsage()
-    if left:
-        ran = _run(left, partial, context, reasoner, corpus, log, on_progress)
+    written = _resume(partial, context)
+    first_id = functools.partial(next_id, reasoner=reasoner)
+    remaining = sorted(
+        (sample for sample in missing if first_id(sample) not in written), key=first_id
+    )
+    usage = EngineUsage()
+    if remaining:
+        usage = _run(remaining, partial, context, reasoner, corpus, log, on_progress)
     shutil.rmtree(out, ignore_errors=True)
     (partial / "chains").rename(out)
     shutil.rmtree(partial)
-    return ran
+    return usage
 
 
 def block_size(reasoner: Reasoner) -> int:
-    """Questions and samples that an actor takes, and writes, together."""
+    """Samples of questions in a block, which an actor takes and writes together."""
     return min(MAX_BLOCK_SIZE, max(1, reasoner.at_once // BLOCKS_AT_WORK))
 
 
 def open_blocks(reasoner: Reasoner) -> int:
-    """Blocks that an actor has at a time, begun or waiting."""
+    """Blocks that an actor holds at a time, running or queued."""
     return 2 * math.ceil(reasoner.at_once / block_size(reasoner))
 
 
 def _run(
-    wanted: Sequence[MissingAttempts],
+    missing: Sequence[MissingAttempts],
     partial: Path,
     context: "DataContext",
     reasoner: Reasoner,
@@ -100,18 +101,19 @@ def _run(
     log: Path,
     on_progress: Progress | None,
 ) -> EngineUsage:
-    """Ask what is wanted, into `partial / "chains"`."""
+    """Run the samples through Ray Data into `partial / "chains"`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import ray
 
     source = partial / "questions.parquet"
     with pq.ParquetWriter(source, attempts_schema()) as file:
-        for start in range(0, len(wanted), ROWS_AT_ONCE):
-            rows = [attempts_row(one, reasoner) for one in wanted[start : start + ROWS_AT_ONCE]]
+        for start in range(0, len(missing), ROWS_AT_ONCE):
+            part = missing[start : start + ROWS_AT_ONCE]
+            rows = [attempts_row(sample, reasoner) for sample in part]
             file.write_table(pa.Table.from_pylist(rows, schema=attempts_schema()))
-    engine, size, at_a_time = reasoner.engine, block_size(reasoner), open_blocks(reasoner)
-    with usage_tally(len(wanted), on_progress) as tally, ray.data.DataContext.current(context):
+    engine, size, blocks = reasoner.engine, block_size(reasoner), open_blocks(reasoner)
+    with usage_tally(len(missing), on_progress) as tally, ray.data.DataContext.current(context):
         data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=size)
         chains = data.map_batches(
             ChainActor,
@@ -120,19 +122,19 @@ def _run(
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
                 size=engine.replicas,
-                max_concurrent_calls_per_actor=at_a_time,
-                max_tasks_in_flight_per_actor=at_a_time,
+                max_concurrent_calls_per_actor=blocks,
+                max_tasks_in_flight_per_actor=blocks,
             ),
             num_cpus=engine.cpus,
             num_gpus=0.0 if reasoner.endpoint else engine.gpus,
         )
         chains.write_parquet(str(partial / "chains"))
-        ran: EngineUsage = ray.get(tally.whole.remote())
-    return ran
+        usage: EngineUsage = ray.get(tally.total.remote())
+    return usage
 
 
 def _prepare_partial(partial: Path, now: Record, *, ignore: Collection[str]) -> None:
-    """Leave in the folder only what an interrupted call with the same record has written."""
+    """Empty the folder unless an interrupted call with the same record has written it."""
     before = read_record(partial / RECORD_FILE)
     if before is None or differences(before, now, ignore=ignore):
         shutil.rmtree(partial, ignore_errors=True)
@@ -140,29 +142,30 @@ def _prepare_partial(partial: Path, now: Record, *, ignore: Collection[str]) -> 
 
 
 def _resume(partial: Path, context: "DataContext") -> set[str]:
-    """Have Ray Data's checkpoints written; returns the ids that those of an interrupted call say are done.
+    """Turn on Ray Data's checkpoints; returns the ids that an interrupted call has written.
 
-    Ray Data itself would filter what is done in an actor that holds a core as long as the run goes on, and
-    a machine of two cores would wait for ever. So it is told that nothing is, and is not given what is.
+    Ray Data itself would filter written ids in an actor that holds a core until the run ends, and a
+    machine with two cores would hang. So Ray Data is told that nothing is written, and gets only the
+    remaining rows.
     """
     import ray
     from ray.data.checkpoint import CheckpointConfig
     from ray.data.checkpoint.checkpoint_filter import CheckpointManager, IdColumnCheckpointManager
 
-    class NothingDone(CheckpointManager):
+    class NothingWritten(CheckpointManager):
         def __init__(self, checkpoint_config: CheckpointConfig, data_context: Any) -> None: ...
 
         def load_checkpoint(self, *_: Any) -> tuple[None, int]:
             return None, 0
 
-    place, chains = partial / "checkpoint", partial / "chains"
+    checkpoint, chains = partial / "checkpoint", partial / "chains"
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
-        checkpoint_path=str(place),
+        checkpoint_path=str(checkpoint),
         delete_checkpoint_on_success=True,
-        checkpoint_manager_cls=NothingDone,
+        checkpoint_manager_cls=NothingWritten,
     )
-    if not place.is_dir():
+    if not checkpoint.is_dir():
         return set()
     manager = IdColumnCheckpointManager(context.checkpoint_config, context)
     ids: Any = manager.load_checkpoint(str(chains))[0]

@@ -1,10 +1,9 @@
-"""A model together with how it is asked: teachers of a build, models under evaluation."""
+"""Reasoners: a model together with the settings it is asked with. Teachers and models under evaluation."""
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from steper_ray.chains.settings import FurtherTeacherConfig
+from steper_ray.chains.settings import BuildConfig, FurtherTeacherConfig, TeacherConfig
 from steper_ray.engines.protocol import Sampling
 from steper_ray.engines.settings import EndpointConfig, EngineConfig
 from steper_ray.errors import InputError
@@ -16,35 +15,33 @@ from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.dependencies import asked_identity
 from steper_ray.run.identity import Record
 
-if TYPE_CHECKING:
-    from steper_ray.chains.settings import TeacherConfig
-    from steper_ray.run.config import RunConfig
-
 
 @dataclass(frozen=True, slots=True)
 class Reasoner:
-    """A model, and how it is asked."""
+    """A model, and the settings it is asked with."""
 
     model: str
     reasoning: ReasoningConfig
     engine: EngineConfig
     endpoint: EndpointConfig | None = None
-    """Where it is asked, if not in engines of our own."""
+    """The endpoint that runs the model; None runs it in vLLM engines of this run."""
     name: str = ""
-    """What an ensemble calls it; empty for `build.teacher`."""
+    """Name in the ensemble; empty for `build.teacher`."""
     samples: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
     self_correction: bool = False
     rationalization: bool = False
     hub: HubConfig = DEFAULTS
-    """How the model, or the tokenizer that counts for an endpoint, is reached."""
+    """How to fetch the model, or for an endpoint the tokenizer that counts its tokens."""
     revision: str | None = None
-    """Of a model on the Hub; None is its `main`."""
+    """Commit, branch or tag of a model on the Hub; None is `main`."""
+    task: str = "qa"
+    """What counts as right: an entry in TASKS."""
 
     @property
     def identity(self) -> Record:
-        """The model by its content, and how it is asked."""
+        """Record of the model by its content, and of the settings that its chains depend on."""
         model: Record | str = self.model
         if self.endpoint is None:
             model = model_identity(self.model, self.revision, self.hub)
@@ -58,65 +55,81 @@ class Reasoner:
 
     @property
     def at_once(self) -> int:
-        """Requests that one actor makes at a time."""
+        """Upper bound for the requests of one actor at a time."""
         return self.endpoint.concurrency if self.endpoint else self.engine.max_num_seqs
 
     def sampling(self, chain_id: str) -> Sampling:
-        """How the tokens of a chain are drawn: the same ones every time it is asked for."""
+        """Sampling of a chain; the seed follows from its id, so a retry draws the same tokens."""
         if not self.temperature:
             return Sampling()
         seed = int.from_bytes(hashlib.sha256(chain_id.encode()).digest()[:4], "big") >> 1
         return Sampling(self.temperature, self.top_p, seed)
 
 
-def find_teachers(config: "RunConfig") -> list[Reasoner]:
-    """The teachers, `build.teacher` first; raises InputError for one that cannot be used."""
-    section = config.build
-    found = []
-    for name, one in zip(section.teachers, (section, *section.ensemble), strict=True):
+def find_teachers(
+    build: BuildConfig,
+    *,
+    reasoning: ReasoningConfig,
+    engine: EngineConfig,
+    hub: HubConfig = DEFAULTS,
+    task: str = "qa",
+) -> list[Reasoner]:
+    """The teachers of a build, `build.teacher` first, then the ensemble.
+
+    reasoning: settings of the student, which a teacher's own instruction and demonstrations are laid over
+    engine:    engines of every teacher that has none of its own
+    task:      name of the task that says which answers are right
+    Raises InputError for a teacher that cannot be used.
+    """
+    teachers = []
+    for name, teacher in zip(build.teachers, (build, *build.ensemble), strict=True):
         where = f"build.ensemble: {name}" if name else "build.teacher"
-        if one.endpoint is None:
-            check_model(one.teacher, where, one.revision)
-        elif not one.teacher:
+        if teacher.endpoint is None:
+            check_model(teacher.teacher, where, teacher.revision)
+        elif not teacher.teacher:
             raise InputError(f"{where} is not set; name the model as the endpoint knows it")
-        engine = (
-            one.engine if isinstance(one, FurtherTeacherConfig) and one.engine else config.engine
-        )
-        found.append(
+        own_engine = teacher.engine if isinstance(teacher, FurtherTeacherConfig) else None
+        revision = None if teacher.endpoint else pinned(teacher.teacher, teacher.revision, hub)
+        teachers.append(
             Reasoner(
-                model=one.teacher,
-                reasoning=teacher_reasoning(one, config.reasoning),
-                engine=engine,
-                endpoint=one.endpoint,
+                model=teacher.teacher,
+                reasoning=teacher_reasoning(teacher, reasoning),
+                engine=own_engine or engine,
+                endpoint=teacher.endpoint,
                 name=name,
-                samples=one.samples,
-                temperature=one.temperature,
-                top_p=one.top_p,
-                self_correction=one.self_correction,
-                rationalization=one.rationalization,
-                hub=config.hub,
-                revision=None if one.endpoint else pinned(one.teacher, one.revision, config.hub),
+                samples=teacher.samples,
+                temperature=teacher.temperature,
+                top_p=teacher.top_p,
+                self_correction=teacher.self_correction,
+                rationalization=teacher.rationalization,
+                hub=hub,
+                revision=revision,
+                task=task,
             )
         )
-    return found
+    return teachers
 
 
-def model_reasoning(config: "RunConfig", model: str) -> ReasoningConfig:
-    """How a model is asked: a student as its folder says, a teacher with what `build` adds to the prompt,
-    any other as the run file says.
+def model_reasoning(
+    model: str, *, build: BuildConfig, reasoning: ReasoningConfig
+) -> ReasoningConfig:
+    """Reasoning settings of any model.
+
+    A student's are in its folder, a teacher's are `reasoning` with its own instruction and demonstrations,
+    any other model's are `reasoning`.
 
     Raises InputError for settings or demonstrations that cannot be used.
     """
-    for teacher in (config.build, *config.build.ensemble):
+    for teacher in (build, *build.ensemble):
         if model == teacher.teacher:
-            return teacher_reasoning(teacher, config.reasoning)
+            return teacher_reasoning(teacher, reasoning)
     carried = carried_settings(model)
-    return carried[0] if carried is not None else complete_reasoning(config.reasoning)
+    return carried[0] if carried is not None else complete_reasoning(reasoning)
 
 
-def teacher_reasoning(teacher: "TeacherConfig", reasoning: ReasoningConfig) -> ReasoningConfig:
-    """How a teacher is asked: a trained student as its folder says, else like the student, with what the
-    teacher alone is shown.
+def teacher_reasoning(teacher: TeacherConfig, reasoning: ReasoningConfig) -> ReasoningConfig:
+    """Reasoning settings of a teacher: a trained student's from its folder, else the student's with the
+    instruction and demonstrations that only the teacher is shown.
 
     Raises InputError for settings or demonstrations that cannot be used.
     """
@@ -131,9 +144,9 @@ def teacher_reasoning(teacher: "TeacherConfig", reasoning: ReasoningConfig) -> R
 def teacher_settings(
     reasoning: ReasoningConfig, *, instruction: str | None, demonstrations: str | None
 ) -> ReasoningConfig:
-    """How the teacher is asked: as the student is, but for what it is shown before the question.
+    """The student's reasoning settings with another instruction and other demonstrations.
 
-    instruction, demonstrations: None leaves the student's; demonstrations are a file or `bundled`
+    instruction, demonstrations: None keeps the student's; demonstrations are a file or `bundled`
     Raises InputError for demonstrations that cannot be used.
     """
     update = {"instruction": instruction, "demonstrations": demonstrations}

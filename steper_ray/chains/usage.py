@@ -1,4 +1,4 @@
-"""Usage of the engines (tokens, seconds, searches, starts), collected while they run."""
+"""Usage of the engines (tokens, seconds, searches, starts), collected from the actors while they run."""
 
 import math
 import time
@@ -17,72 +17,78 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class EngineUsage:
-    """How the engines ran."""
+    """Tokens, seconds, searches and starts of the engines of a run."""
 
     asked: int = 0
-    """Questions and samples done, those twice that had to be done again."""
+    """Samples of questions that were answered; a retried one counts twice."""
     chains: int = 0
     engine_seconds: float = 0.0
-    """From when the first engine was ready until the last question was done."""
+    """From the first engine being ready to the last question being answered."""
     cpu_seconds: float = 0.0
-    """CPU time of the actors; their engines have processes of their own."""
+    """CPU time of the actors, without the engines, which are processes of their own."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     """Prompt tokens found in a prefix cache."""
     generated_tokens: int = 0
     searches: int = 0
     remembered: int = 0
-    """Searches that an actor had made before, and answered from memory."""
+    """Searches that an actor answered from memory, having made them before."""
     starts: int = 0
-    """Actors that were started, those in place of dead ones too."""
+    """Actors that were started, restarts included."""
     start_seconds: float = 0.0
-    """From the call until the first engine was ready."""
+    """From the call to the first engine being ready."""
     waiting_work: float = 0.0
-    """Questions' and samples' worth of steps written by warm engines while others waited to be begun."""
+    """Work of the busy window (`BusyWindow`): steps in units of a mean sample."""
     waiting_seconds: float = 0.0
-    """How long that was, summed over the engines; see `steper_ray.planning.throughput`."""
+    """Length of the busy window, summed over the engines; see `steper_ray.planning.throughput`."""
     waiting_slices: int = 0
+    """Slices of the busy window, by which the throughput is seen to vary."""
     waiting_deviations: float = 0.0
-    """How the pace varied in it, see `Waiting`."""
+    """Sum of the squared relative deviations of the slices' work."""
 
     def __add__(self, other: "EngineUsage") -> "EngineUsage":
         return EngineUsage(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class UsageTally:
-    """An actor beside the driver that the others report to."""
+    """The actor on the driver's node to which every ChainActor reports its usage."""
 
     def __init__(self) -> None:
-        self._ran = EngineUsage()
+        self._usage = EngineUsage()
         self._actors: list[Any] = []
         self._called_at = time.monotonic()
         self._ready_at: list[float] = []
         self._reason = ""
         self._begun, self._done = array("d"), array("d")
-        """When each piece of work was begun, and done."""
+        """Start and end of each step."""
         self._first, self._last, self._newest = math.inf, 0.0, 0.0
-        """When the first question was done, the last one begun, and the newest one done."""
+        """Times of the first answer, the last start of a question, and the last answer."""
 
     def start(self, actor: Any) -> tuple[int, str]:
-        """An actor has started: how many have by now, and why the last one died as far as it could say."""
+        """Register a started actor; returns the number of starts, and why the last one died, if known."""
         self._actors.append(actor)
-        self._ran += EngineUsage(starts=1)
-        return self._ran.starts, self._reason
+        self._usage += EngineUsage(starts=1)
+        return self._usage.starts, self._reason
 
     def actors(self) -> list[Any]:
-        """Those that have started."""
+        """Actors that were started."""
         return self._actors
 
     def ready(self) -> None:
+        """Note that an engine is ready."""
         self._ready_at.append(time.monotonic())
 
     def died(self, reason: str) -> None:
+        """Note why an actor is about to die."""
         self._reason = reason
 
-    def add(self, did: EngineUsage, ages: Sequence[tuple[float, Sequence[float]]]) -> None:
-        """Questions are done; ages: for how long, and how long each piece of them took, in seconds."""
+    def add(self, usage: EngineUsage, ages: Sequence[tuple[float, Sequence[float]]]) -> None:
+        """Add the usage of answered samples.
+
+        ages: for each sample, seconds since it was answered, and the seconds of each of its steps
+        """
         now = time.monotonic()
-        self._ran += did
+        self._usage += usage
         for age, seconds in ages:
             at = now - age - sum(seconds)
             self._first = min(self._first, now - age)
@@ -93,47 +99,49 @@ class UsageTally:
                 at += piece
                 self._done.append(at)
         if self._ready_at:
-            self._ran = replace(self._ran, engine_seconds=self._newest - self._ready_at[0])
+            self._usage = replace(self._usage, engine_seconds=self._newest - self._ready_at[0])
 
     def report(self) -> EngineUsage:
-        """What is known at any time."""
-        return self._ran
+        """Usage so far."""
+        return self._usage
 
-    def whole(self) -> EngineUsage:
-        """With what is known when all is done."""
+    def total(self) -> EngineUsage:
+        """Usage of the finished run, with its busy window."""
         if not self._ready_at:
-            return self._ran
-        waiting = busy_window(
-            self._begun, self._done, self._ran.asked, self._first, self._last, self._ready_at
+            return self._usage
+        window = busy_window(
+            self._begun, self._done, self._usage.asked, self._first, self._last, self._ready_at
         )
         return replace(
-            self._ran,
+            self._usage,
             start_seconds=self._ready_at[0] - self._called_at,
-            waiting_work=waiting.work,
-            waiting_seconds=waiting.seconds,
-            waiting_slices=waiting.slices,
-            waiting_deviations=waiting.deviations,
+            waiting_work=window.work,
+            waiting_seconds=window.seconds,
+            waiting_slices=window.slices,
+            waiting_deviations=window.deviations,
         )
 
 
 @contextmanager
 def usage_tally(total: int, on_progress: Progress | None) -> Iterator[Any]:
-    """A tally on this node, which outlives every node that is lost; asked twice a second."""
+    """A UsageTally on the driver's node, where it survives lost nodes; reports progress twice a second."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    driver_node = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
     actor: Any = ray.remote(UsageTally)
-    tally = actor.options(num_cpus=0, scheduling_strategy=here).remote()
+    tally = actor.options(num_cpus=0, scheduling_strategy=driver_node).remote()
     stop = Event()
 
-    def tell() -> None:
+    def report() -> None:
         if on_progress is not None:
             on_progress(min(total, ray.get(tally.report.remote()).asked), total)
 
     def listen() -> None:
         while not stop.wait(0.5):
-            tell()
+            report()
 
     thread = Thread(target=listen, daemon=True)
     thread.start()
@@ -142,8 +150,8 @@ def usage_tally(total: int, on_progress: Progress | None) -> Iterator[Any]:
     finally:
         stop.set()
         thread.join()
-        tell()
-        # Ray Data leaves an actor of a run that failed as it is, with the cores that it holds.
+        report()
+        # After a failed run Ray Data keeps its actors alive, and the cores that they hold.
         for actor in ray.get(tally.actors.remote()):
             ray.kill(actor)
         ray.kill(tally)

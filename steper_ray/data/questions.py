@@ -11,7 +11,8 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from pathlib import Path
+from typing import Final, Literal
 
 from steper_ray.data.addresses import Source, find_sources
 from steper_ray.data.published import Format, UnusableRow, recognise
@@ -21,10 +22,6 @@ from steper_ray.data.tables import Row, first_row, read_rows, text_of, texts_of
 from steper_ray.errors import InputError
 from steper_ray.schema import Question
 from steper_ray.tasks.qa import normalize
-
-if TYPE_CHECKING:
-    from steper_ray.run.config import RunConfig
-
 
 Split = Literal["train", "dev", "test"]
 
@@ -49,19 +46,19 @@ class QuestionSet:
     """Files that hold no questions."""
 
 
-def load_questions(config: "RunConfig", split: Split) -> list[Question]:
-    """The questions of a split, in file order; `<run.dir>/inputs/` says what became of each row.
+def load_questions(settings: QuestionsConfig, split: Split, inputs: Path) -> list[Question]:
+    """The questions of a split, in file order, with their row accounting written into `inputs`.
 
     Raises InputError as `gather_questions` does.
     """
-    what = f"questions.{split}"
-    found = gather_questions(getattr(config.questions, split), what, config.questions)
-    write_row_counts(config.folder.root, what, found.accounts, found.left_out)
-    return _some(found, getattr(config.questions, split), what)
+    setting, address = f"questions.{split}", getattr(settings, split)
+    found = gather_questions(address, setting, settings)
+    write_row_counts(inputs, setting, found.accounts, found.left_out)
+    return _some(found, address, setting)
 
 
 def read_questions(address: str, what: str, settings: QuestionsConfig = DEFAULTS) -> list[Question]:
-    """`gather_questions` where nobody asks for the account."""
+    """All questions behind an address, without their row accounting."""
     return _some(gather_questions(address, what, settings), address, what)
 
 

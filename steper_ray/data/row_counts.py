@@ -1,4 +1,6 @@
-"""What became of every row that was read: read = used + skipped, and where the skipped ones are.
+"""Row accounting per input file: rows read, used and skipped, and why each was skipped.
+
+Invariant: read = used + skipped.
 
 Two kinds of row are not used. One that says itself that it is no question to learn from (an unanswerable
 one of MuSiQue, a test question without an answer) is skipped, always. One that is broken (a missing
@@ -22,7 +24,8 @@ from steper_ray.files import write_whole
 BAD_ROW: Final = "bad_row"
 
 
-SHOWN_LEFT_OUT: Final = 20
+MAX_LISTED_FILES: Final = 20
+"""Names of skipped files that are written down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,52 +85,55 @@ class RowCounts:
 
 
 def write_row_counts(
-    folder: Path, what: str, accounts: Sequence[RowCounts], left_out: Sequence[str] = ()
+    inputs: Path, setting: str, accounts: Sequence[RowCounts], skipped_files: Sequence[str] = ()
 ) -> None:
-    """Write the counts and the skipped rows of one setting.
+    """Write the counts and the skipped rows of one setting, as `questions.train`.
 
-    folder: the run folder; what: the setting, as `questions.train`
+    inputs:        folder of the row accounting
+    skipped_files: files behind the setting that hold no rows
     """
-    target = folder / "inputs"
-    target.mkdir(parents=True, exist_ok=True)
+    inputs.mkdir(parents=True, exist_ok=True)
     skipped = [row for account in accounts for row in account.skipped]
-    file = skipped_file(folder, what)
+    file = skipped_file(inputs, setting)
     if skipped:
         lines = (json.dumps(_row(row), ensure_ascii=False) + "\n" for row in skipped)
         write_whole(file, "".join(lines), errors="backslashreplace")
     else:
         file.unlink(missing_ok=True)
     counts = {
-        "setting": what,
+        "setting": setting,
         **_counts(accounts),
         "files": [{"source": a.source, "format": a.format, **_counts([a])} for a in accounts],
-        "files_left_out": {"count": len(left_out), "first": list(left_out[:SHOWN_LEFT_OUT])},
+        "files_left_out": {
+            "count": len(skipped_files),
+            "first": list(skipped_files[:MAX_LISTED_FILES]),
+        },
     }
     counted = json.dumps(counts, indent=2, ensure_ascii=False) + "\n"
-    write_whole(target / f"{what}.json", counted, errors="backslashreplace")
+    write_whole(inputs / f"{setting}.json", counted, errors="backslashreplace")
 
 
-def skipped_file(folder: Path, what: str) -> Path:
-    """Where the skipped rows of a setting are; there is no such file when none was skipped."""
-    return folder / "inputs" / f"{what}.skipped.jsonl"
+def skipped_file(inputs: Path, setting: str) -> Path:
+    """The file of a setting's skipped rows; missing when none was skipped."""
+    return inputs / f"{setting}.skipped.jsonl"
 
 
-def row_count_lines(folder: Path, *settings: str) -> list[str]:
-    """What was written for each of the settings, a line a format; nothing for one not read."""
+def row_count_lines(inputs: Path, *settings: str) -> list[str]:
+    """The row accounting of each setting as lines to print, one a format; none for a setting not read."""
     lines = []
-    for what in settings:
-        file = folder / "inputs" / f"{what}.json"
+    for setting in settings:
+        file = inputs / f"{setting}.json"
         if not file.exists():
             continue
         written = json.loads(file.read_text(encoding="utf-8"))
         lines += [
-            f"{what}: {_described(name, [f for f in written['files'] if f['format'] == name])}"
+            f"{setting}: {_described(name, [f for f in written['files'] if f['format'] == name])}"
             for name in dict.fromkeys(file["format"] for file in written["files"])
         ]
         if written["skipped"]:
-            lines.append(f"{what}: skipped rows → {skipped_file(folder, what)}")
+            lines.append(f"{setting}: skipped rows → {skipped_file(inputs, setting)}")
         if count := written["files_left_out"]["count"]:
-            lines.append(f"{what}: {count:,} files of other kinds left out")
+            lines.append(f"{setting}: {count:,} files of other kinds left out")
     return lines
 
 

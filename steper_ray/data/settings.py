@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
+from steper_ray.retrieval.settings import BM25Config, RetrieverConfig
 from steper_ray.run.section import Section
 
 BadRows = Literal["error", "skip"]
@@ -32,12 +33,8 @@ class CorpusConfig(Section):
     """Characters at most, in whole sentences, that it repeats from the one before."""
     bad_rows: BadRows = "error"
     """A broken row stops the stage (`error`), or is left out and written down (`skip`)."""
-    stem: bool = True
-    """Reduce words to their stems (English Snowball)."""
-    remove_stop_words: bool = True
-    """Leave out words like `the` and `of`."""
-    title_boost: PositiveFloat = 2.0
-    """How much a match in the title counts against one in the text."""
+    retriever: RetrieverConfig = BM25Config()
+    """How passages are searched; `type` says by which retriever."""
 
     @model_validator(mode="after")
     def _overlap_is_smaller(self) -> "CorpusConfig":
@@ -71,6 +68,9 @@ class QuestionsConfig(Section):
     """Held-out questions that nothing is chosen on, for `steper compare`."""
     columns: QuestionColumns = QuestionColumns()
     """Names of the columns, where they differ from ours."""
+    task: str = "qa"
+    """What counts as a right answer: `qa` compares it with the gold answers (exact match, F1,
+    contained)."""
     aliases: str = ""
     """2WikiMultihopQA's id_aliases.json: other names of the answers that its rows give an `answer_id`."""
     bad_rows: BadRows = "error"

@@ -1,1 +1,1 @@
-"""How well models answer: official metrics, evaluation through the loop, the report."""
+"""Scores of models on held-out questions, and the comparison of ways of learning."""

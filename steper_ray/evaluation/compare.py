@@ -1,109 +1,156 @@
-"""Does step-wise learning help? Students that differ in one thing only, judged on the same questions.
+"""The compare stage: students that differ in one setting of the training, on the same test questions.
 
 Every variant learns from the same chains, in the same number of optimizer steps, and may try the same
-learning rates; the one whose student answers most of `questions.dev` exactly is kept. Then all students,
-the base student and the teacher answer `questions.test`, each through the one reasoning loop. Variants of
-most interest are trained with several seeds (a seed is another order of the data).
+learning rates; the rate whose student answers most of `questions.dev` exactly is kept. Then all students,
+the base student and the teacher answer `questions.test`, each through the one reasoning loop. Variants in
+`compare.repeated` are trained with several seeds (a seed is another order of the data).
 
 Finished students and answers are used again: the same command resumes where the last one stopped.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from steper_ray.chains.teachers import model_reasoning
+from steper_ray.chains.teachers import Reasoner, model_reasoning
 from steper_ray.data.questions import load_questions
 from steper_ray.errors import ConfigError, InputError
-from steper_ray.evaluation.answer import answer, evaluated
-from steper_ray.evaluation.comparison import Comparison, TrainedStudent, Tuning, judge
+from steper_ray.evaluation.answer import answer
+from steper_ray.evaluation.comparison import (
+    Comparison,
+    TrainedStudent,
+    Tuning,
+    judge,
+    write_comparison,
+)
 from steper_ray.evaluation.summary import BASE, TEACHER, summarize
-from steper_ray.models.folder import check_model
+from steper_ray.models.folder import check_model, pinned
 from steper_ray.reasoning.frameworks import framework_named
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import SCORING_RULES, answers_identity
 from steper_ray.run.identity import RECORD_FILE, differences, read_record, write_record
+from steper_ray.tasks import task_named
+from steper_ray.training.objective import objective_named
 
 if TYPE_CHECKING:
     from steper_ray.ray_runtime.progress import StageProgress
     from steper_ray.run.config import RunConfig
     from steper_ray.schema import Question
+    from steper_ray.training.summary import TrainSummary
 
 
-class _Units:
-    """What is trained or answered, one after the other, under one progress line."""
+class _Work:
+    """Trainings and evaluations, one after the other, under one progress line."""
 
     def __init__(self, progress: "StageProgress", total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
 
-    def next(self, what: str) -> None:
-        """Show that the next unit is at work."""
+    def begin(self, task: str) -> None:
+        """Show the next training or evaluation, as `training uniform, lr 1e-05, seed 0`."""
         self._progress.update(
-            self._done, self._total, f"{self._done + 1}/{self._total}  {what}", at_once=True
+            self._done, self._total, f"{self._done + 1}/{self._total}  {task}", at_once=True
         )
         self._done += 1
 
 
-def compare(config: "RunConfig", progress: "StageProgress") -> Comparison:
-    """Train and judge every variant; writes `compare/comparison.json`, `.md` and `.html`.
+def compare(
+    config: "RunConfig", progress: "StageProgress", train: "Callable[[RunConfig], TrainSummary]"
+) -> tuple[Comparison, dict[str, list[TrainedStudent]]]:
+    """Results of all models, and the trained students by variant; writes `comparison.json`.
 
     Needs a running Ray, an indexed corpus and step-wise examples. Raises InputError for unusable input.
     """
-    from steper_ray.reports.comparison_page import write_comparison
-
     section = config.compare
-    trains = check_variants(config)
+    variants = check_variants(config)
     base = check_model(config.train.model, "train.model", config.train.revision)
     teacher = check_model(config.build.teacher, "build.teacher", config.build.revision)
-    dev = load_questions(config, "dev")[: config.eval.limit]
-    test = load_questions(config, "test")
+    dev = load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit]
+    test = load_questions(config.questions, "test", config.folder.inputs)
     if {question.id for question in dev} & {question.id for question in test}:
         raise InputError(
             "questions.test: shares ids with questions.dev; settings are chosen on dev"
         )
     rates = section.learning_rates or (config.train.lr,)
-    tuned = len(rates) > 1
-    repeated = [name for name in trains if name in section.repeated]
-    again = 2 * (len(section.seeds) - 1) * len(repeated)
-    units = _Units(progress, len(trains) * (len(rates) * (1 + tuned) + 1) + again + 2)
+    repeated = [name for name in variants if name in section.repeated]
+    tunings = len(rates) * (2 if len(rates) > 1 else 1)
+    repetitions = 2 * (len(section.seeds) - 1) * len(repeated)
+    work = _Work(progress, len(variants) * (tunings + 1) + repetitions + 2)
 
-    students: dict[str, list[TrainedStudent]] = {}
-    tuning: list[Tuning] = []
-    for name in trains:
-        best = -1.0
-        for lr in rates:
-            student = _train(config, name, lr, section.seeds[0], units)
-            em = 0.0
-            if tuned:
-                em = summarize(_answers(config, student, "dev", dev, units)).overall.em
-                tuning.append(Tuning(name, lr, em))
-            if em > best:
-                students[name], best = [student], em
+    students, tuning = _best_of_each(train, config, rates, dev, work)
     for name in repeated:
         lr = students[name][0].lr
-        students[name] += [_train(config, name, lr, seed, units) for seed in section.seeds[1:]]
-    answers = {BASE: [_answers_of(config, BASE, base, test, units, config.train.revision)]}
+        students[name] += [
+            _train(train, config, name, lr, seed, work) for seed in section.seeds[1:]
+        ]
+    answers = {BASE: [_answers_of_model(config, BASE, base, test, work, config.train.revision)]}
     for name, trained in students.items():
-        answers[name] = [_answers(config, student, "test", test, units) for student in trained]
-    answers[TEACHER] = [_answers_of(config, TEACHER, teacher, test, units, config.build.revision)]
-    result = Comparison(
+        answers[name] = [
+            _answers_of_student(config, student, "test", test, work) for student in trained
+        ]
+    answers[TEACHER] = [
+        _answers_of_model(config, TEACHER, teacher, test, work, config.build.revision)
+    ]
+    comparison = Comparison(
         baseline=section.baseline,
         questions=len(test),
-        dev_questions=len(dev) if tuned else 0,
+        dev_questions=len(dev) if len(rates) > 1 else 0,
         epochs=config.train.epochs,
         contenders=judge(answers, students, section.baseline),
         tuning=tuple(tuning),
     )
-    write_comparison(config.folder.compare, result, students)
-    return result
+    write_comparison(config.folder.compare, comparison)
+    return comparison, students
+
+
+def _best_of_each(
+    train: "Callable[[RunConfig], TrainSummary]",
+    config: "RunConfig",
+    rates: Sequence[float],
+    dev: Sequence["Question"],
+    work: _Work,
+) -> tuple[dict[str, list[TrainedStudent]], list[Tuning]]:
+    """The student of each variant with the best learning rate, and the dev scores that decided.
+
+    With a single rate the dev questions are not asked.
+    """
+    students: dict[str, list[TrainedStudent]] = {}
+    tuning: list[Tuning] = []
+    for name in config.compare.variants:
+        best = -1.0
+        for lr in rates:
+            student = _train(train, config, name, lr, config.compare.seeds[0], work)
+            em = 0.0
+            if len(rates) > 1:
+                rows = _answers_of_student(config, student, "dev", dev, work)
+                em = summarize(rows).overall.em
+                tuning.append(Tuning(name, lr, em))
+            if em > best:
+                students[name], best = [student], em
+    return students, tuning
+
+
+def evaluated_model(config: "RunConfig", model: str, revision: str | None = None) -> Reasoner:
+    """A model under evaluation, asked as the run file or the model's own folder says."""
+    return Reasoner(
+        model,
+        model_reasoning(model, build=config.build, reasoning=config.reasoning),
+        config.engine,
+        hub=config.hub,
+        revision=pinned(model, revision, config.hub),
+        task=config.questions.task,
+    )
 
 
 def check_variants(config: "RunConfig") -> dict[str, dict[str, Any]]:
-    """Each variant's keys of the train section; raises ConfigError for what cannot be meant."""
+    """The variants, each with its keys of the train section.
+
+    Raises ConfigError for a variant without a usable name or with unusable keys, and for names in
+    `baseline` and `repeated` that no variant has.
+    """
     section = config.compare
     for name in (section.baseline, *section.repeated):
         if name not in section.variants:
@@ -114,7 +161,8 @@ def check_variants(config: "RunConfig") -> dict[str, dict[str, Any]]:
         if name in (BASE, TEACHER) or Path(name).name != name:
             raise ConfigError(f"compare.variants: {name!r} cannot be a variant's name")
         try:
-            type(config.train).model_validate({**config.train.model_dump(), **keys})
+            settings = type(config.train).model_validate({**config.train.model_dump(), **keys})
+            objective_named(settings.objective)
         except ValidationError as error:
             finding = error.errors()[0]
             where = ".".join(str(part) for part in (name, *finding["loc"]))
@@ -123,15 +171,18 @@ def check_variants(config: "RunConfig") -> dict[str, dict[str, Any]]:
 
 
 def _train(
-    config: "RunConfig", variant: str, lr: float, seed: int, units: _Units
+    train: "Callable[[RunConfig], TrainSummary]",
+    config: "RunConfig",
+    variant: str,
+    lr: float,
+    seed: int,
+    work: _Work,
 ) -> TrainedStudent:
-    """The student of one variant; trained only if it is not there yet."""
-    from steper_ray.training.train import train
-
-    units.next(f"training {variant}, lr {lr:g}, seed {seed}")
+    """The student of one variant; a finished training is not repeated."""
+    work.begin(f"training {variant}, lr {lr:g}, seed {seed}")
     folder = config.folder.compare / variant / f"lr-{lr:g}-seed-{seed}"
     values = {**config.train.model_dump(), **config.compare.variants[variant], "lr": lr}
-    its_config = config.model_copy(
+    student_config = config.model_copy(
         update={
             "run": config.run.model_copy(
                 update={"dir": str(folder), "data": str(config.folder.data), "seed": seed}
@@ -139,7 +190,7 @@ def _train(
             "train": type(config.train).model_validate(values),
         }
     )
-    summary = train(its_config)
+    summary = train(student_config)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return TrainedStudent(
         variant=variant,
@@ -153,64 +204,62 @@ def _train(
     )
 
 
-def _answers(
+def _answers_of_student(
     config: "RunConfig",
     student: TrainedStudent,
     split: str,
     questions: Sequence["Question"],
-    units: _Units,
+    work: _Work,
 ) -> list[dict[str, Any]]:
-    units.next(f"{student.variant}, lr {student.lr:g}, seed {student.seed}: {split} questions")
-    return _rows(config, str(student.folder / "student"), student.folder / split, questions)
+    work.begin(f"{student.variant}, lr {student.lr:g}, seed {student.seed}: {split} questions")
+    return _answers(config, str(student.folder / "student"), student.folder / split, questions)
 
 
-def _answers_of(
+def _answers_of_model(
     config: "RunConfig",
     name: str,
     model: str,
     questions: Sequence["Question"],
-    units: _Units,
+    work: _Work,
     revision: str | None = None,
 ) -> list[dict[str, Any]]:
-    """A model's that was not trained here."""
-    units.next(f"{name}: test questions")
-    return _rows(config, model, config.folder.compare / name / "test", questions, revision)
+    """Answers of the base student or the teacher to the test questions."""
+    work.begin(f"{name}: test questions")
+    return _answers(config, model, config.folder.compare / name / "test", questions, revision)
 
 
-def _rows(
+def _answers(
     config: "RunConfig",
     model: str,
     out: Path,
     questions: Sequence["Question"],
     revision: str | None = None,
 ) -> list[dict[str, Any]]:
-    """One row a question, ordered by id; asked only where no answers of the same model exist.
+    """One row a question, ordered by id; the model is asked only where none of its answers exist.
 
     A raised rule of reading or scoring answers is applied to existing ones.
     """
-    from steper_ray.chains.asking import score_again
     from steper_ray.chains.rows import read_chains
+    from steper_ray.chains.scoring import score_again
 
-    now = answers_identity(
-        BM25Retriever(config.folder.corpus).corpus_version,
-        "",
-        evaluated(config, model, revision).identity,
-    )
+    corpus, reasoner = config.folder.corpus, evaluated_model(config, model, revision)
+    now = answers_identity(corpus_identity(corpus), "", reasoner.identity)
     file = out.with_name(f"{out.name}.{RECORD_FILE}")
     before = read_record(file)
-    wanted = sorted(question.id for question in questions)
+    ids = sorted(question.id for question in questions)
     scoring = [f"rules.{name}" for name in SCORING_RULES]
     if (
         before is None
         or differences(before, now, ignore=scoring)
         or not out.is_dir()
-        or [chain.id for chain in read_chains(out)] != wanted
+        or [chain.id for chain in read_chains(out)] != ids
     ):
-        answer(config, model, questions, out, revision=revision)
+        answer(reasoner, questions, out, corpus=corpus, log=config.folder.log("eval"))
         write_record(file, now)
         before = now
     chains = read_chains(out)
     if differences(before, now):
-        framework = framework_named(model_reasoning(config, model).framework)
-        chains = [score_again(chain, framework) for chain in chains]
+        framework = framework_named(reasoner.reasoning.framework)
+        task = task_named(reasoner.task)
+        chains = [score_again(chain, framework, task) for chain in chains]
     return [asdict(chain) for chain in chains]

@@ -1,12 +1,14 @@
 """Results of a comparison: scores, intervals and paired tests of every contender."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.evaluation.significance import difference_interval, holm, interval, paired_p
 from steper_ray.evaluation.summary import Scores, Summary, summarize
+from steper_ray.files import write_whole
 
 if TYPE_CHECKING:
     from steper_ray.evaluation.summary import Row
@@ -15,9 +17,12 @@ if TYPE_CHECKING:
 METRICS: Final = ("em", "f1", "acc")
 
 
+COMPARISON_FILE: Final = "comparison.json"
+
+
 @dataclass(frozen=True, slots=True)
 class TrainedStudent:
-    """One student and what it cost."""
+    """A student of a variant, and what its training cost."""
 
     variant: str
     lr: float
@@ -28,7 +33,7 @@ class TrainedStudent:
     input_tokens: int
     """Prompt and target tokens of all examples, every epoch counted."""
     supervised_tokens: int
-    """Those of them that are targets."""
+    """Target tokens among the input tokens."""
     seconds: float
 
 
@@ -38,11 +43,11 @@ class Contender:
 
     name: str
     lr: float | None
-    """The learning rate that won on the dev questions; null where nothing was trained."""
+    """The learning rate that won on the dev questions; None for a model that was not trained here."""
     steps: int
     input_tokens: int
     supervised_tokens: int
-    """Of one seed's training."""
+    """Steps and tokens are of the training with one seed."""
     summary: Summary
     """Means over questions and seeds; counts are those of one seed."""
     em_of_seed: tuple[float, ...]
@@ -53,7 +58,7 @@ class Contender:
     difference_interval: tuple[float, float]
     """95 % bootstrap interval of the difference in em."""
     p: float | None
-    """Of the paired test of em against the baseline, Holm-adjusted; null for the baseline."""
+    """p-value of the paired test of em against the baseline, Holm-adjusted; None for the baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All of it."""
+    """Results of a comparison, as `comparison.json` has them."""
 
     baseline: str
     questions: int
@@ -86,7 +91,7 @@ def judge(
     """Scores, intervals and tests, from every model's rows.
 
     answers: by name, for each seed one row a question, all in the same order of questions
-    students: what was trained, by name
+    students: the trained students, by variant
     """
     import numpy as np
 
@@ -129,7 +134,14 @@ def _mean_summary(seeds: Sequence[Sequence["Row"]]) -> Summary:
     """Scores over all seeds; the number of questions is that of one."""
     pooled = summarize([row for rows in seeds for row in rows])
 
-    def one(scores: Scores) -> Scores:
+    def per_seed(scores: Scores) -> Scores:
         return replace(scores, questions=scores.questions // len(seeds))
 
-    return Summary(one(pooled.overall), {hops: one(s) for hops, s in pooled.hops.items()})
+    hops = {hop: per_seed(scores) for hop, scores in pooled.hops.items()}
+    return Summary(per_seed(pooled.overall), hops)
+
+
+def write_comparison(folder: Path, comparison: Comparison) -> None:
+    """Write `comparison.json` to the folder, whole or not at all."""
+    values = json.dumps(asdict(comparison), indent=2, ensure_ascii=False)
+    write_whole(folder / COMPARISON_FILE, values + "\n", errors="replace")

@@ -1,87 +1,76 @@
-"""Any model folder over the held-out questions, through the same loop as everything else."""
+"""The eval stage: the answers of models to the same questions, and their scores."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from steper_ray.data.questions import load_questions
 from steper_ray.evaluation.answer import answer
+from steper_ray.evaluation.summary import Summary, summarize
 from steper_ray.files import write_whole
-from steper_ray.models.folder import check_model, model_size
-from steper_ray.models.hub import split_revision
 from steper_ray.models.student_settings import carried_settings
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_version
 
 if TYPE_CHECKING:
-    from steper_ray.evaluation.summary import Summary
-    from steper_ray.ray_runtime.progress import StageProgress
-    from steper_ray.reports.evaluation_page import Role
-    from steper_ray.run.config import RunConfig
+    from steper_ray.chains.teachers import Reasoner
+    from steper_ray.schema import Question
 
 
-STUDENT: Final = "student"
+SUMMARY_FILE: Final = "summary.json"
+"""The scores of every model, in the folder of an evaluation."""
 
 
-def evaluate(config: "RunConfig", progress: "StageProgress | None" = None) -> dict[str, "Summary"]:
-    """Answer the held-out questions with each model; write its chains, `summary.json`, `report.html`.
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Answers and scores of the evaluated models, by name, in the order given."""
 
-    Needs a running Ray and an indexed corpus. Raises InputError for unusable input.
+    chains: dict[str, list[dict[str, Any]]]
+    """One row a question, with the columns of `arrow.CHAIN_SCHEMA`, ordered by id."""
+    summaries: dict[str, Summary]
+
+
+def evaluate(
+    models: Mapping[str, "Reasoner"],
+    questions: Sequence["Question"],
+    *,
+    corpus: Path,
+    out: Path,
+    log: Path,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Evaluation:
+    """Answers of every model to the questions, and their scores.
+
+    Writes a folder of chains for each model and `summary.json` to `out`. Needs a running Ray and an indexed
+    corpus. Raises InputError for unusable input.
+
+    models:      by the name of their folder in `out`
+    log:         file for what the engines print
+    on_progress: called with answers so far, answers in all, and a line about the model at work
     """
-    from steper_ray.evaluation.summary import summarize
-    from steper_ray.reports.evaluation_page import ModelReport, write_report
-    from steper_ray.reports.student_card import add_scores
-
-    named = config.eval.models or {STUDENT: str(config.folder.student)}
-    models, revisions = {}, {}
-    for name, given in named.items():
-        model, revisions[name] = split_revision(given)
-        models[name] = check_model(model, f"eval.models.{name}", revisions[name])
-    questions = load_questions(config, "dev")[: config.eval.limit]
-    version = BM25Retriever(config.folder.corpus).corpus_version
-    summaries: dict[str, Summary] = {}
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for number, (name, model) in enumerate(models.items()):
-        carried = carried_settings(model)
+    version = corpus_version(corpus)
+    chains: dict[str, list[dict[str, Any]]] = {}
+    for number, (name, reasoner) in enumerate(models.items()):
+        carried = carried_settings(reasoner.model)
         if carried and carried[1] != version:
             print(f"  eval  {name} was trained on corpus {carried[1]}, asked on {version}")
 
         def show(done: int, total: int, name: str = name, number: int = number) -> None:
-            if progress is not None:
-                progress.update(
-                    number * total + done, len(models) * total, f"{name} {done:,}/{total:,}"
-                )
+            if on_progress is not None:
+                so_far = number * total + done
+                on_progress(so_far, len(models) * total, f"{name} {done:,}/{total:,}")
 
-        out = config.folder.evaluation / name
-        rows[name] = answer(
-            config, model, questions, out, on_progress=show, revision=revisions[name]
+        chains[name] = answer(
+            reasoner, questions, out / name, corpus=corpus, log=log, on_progress=show
         )
-        summaries[name] = summarize(rows[name])
+    summaries = {name: summarize(rows) for name, rows in chains.items()}
     values = {name: asdict(summary) for name, summary in summaries.items()}
-    write_whole(config.folder.evaluation / "summary.json", json.dumps(values, indent=2) + "\n")
-    scores = {
-        name: {"em": s.overall.em, "f1": s.overall.f1, "acc": s.overall.acc}
-        for name, s in summaries.items()
-    }
-    for name, model in models.items():
-        if Path(model).resolve() == config.folder.student.resolve():
-            add_scores(config.folder.student, name, scores, len(questions))
-    read = STUDENT if STUDENT in rows else next(iter(rows))
-    write_report(
-        config.folder.evaluation / "report.html",
-        title=f"steper_ray: {config.folder.root.name}",
-        models={
-            name: ModelReport(_role(name), summary, *model_size(models[name]))
-            for name, summary in summaries.items()
-        },
-        metrics_file=config.folder.metrics,
-        chains=rows[read],
-    )
-    return summaries
+    write_whole(out / SUMMARY_FILE, json.dumps(values, indent=2) + "\n")
+    return Evaluation(chains, summaries)
 
 
-def comparison_lines(summaries: "dict[str, Summary]") -> list[str]:
-    """The comparison as a table of text, one model a line."""
+def score_lines(summaries: Mapping[str, Summary]) -> list[str]:
+    """Table of the scores as lines of text, one model a line."""
     hops = list(dict.fromkeys(hop for summary in summaries.values() for hop in summary.hops))
     head = "".join(f"{f'{hop}-hop EM':>11}" for hop in hops)
     lines = [f"{'model':<10}{'EM':>7}{'F1':>7}{'Acc':>7}{head}{'s/question':>12}{'tokens':>8}"]
@@ -96,7 +85,3 @@ def comparison_lines(summaries: "dict[str, Summary]") -> list[str]:
             f"{by_hop}{scores.seconds:>12.2f}{scores.generated_tokens:>8.0f}"
         )
     return lines
-
-
-def _role(name: str) -> "Role":
-    return name if name in ("student", "base", "teacher") else "other"  # type: ignore[return-value]

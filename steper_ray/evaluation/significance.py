@@ -158,7 +158,7 @@ def _bootstrap(value_Q: Floats, draws: int, level: float, seed: int) -> tuple[fl
     assert 0 < level < 1
     if value_Q.size < 2:
         raise InputError("an interval over 1 question; give at least two questions")
-    found = stats.bootstrap(
+    limits = stats.bootstrap(
         (np.sort(value_Q),),
         np.mean,
         n_resamples=draws,
@@ -168,7 +168,7 @@ def _bootstrap(value_Q: Floats, draws: int, level: float, seed: int) -> tuple[fl
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(limits.low), float(limits.high)
 
 
 def _signed_sums(size_N: Floats) -> Floats:

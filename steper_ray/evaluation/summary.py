@@ -1,8 +1,8 @@
-"""The numbers of an evaluated model, from its chains: how well it answers and what that costs.
+"""Scores and costs of an evaluated model, from its chains.
 
 A pure function of the rows, so choosing other questions or joining two evaluations needs no model.
 A question that could not be answered (its chain carries an error) counts as wrong and stays in the
-denominator of every score. It has no steps, so it is left out of the costs, which it would flatter.
+denominator of every score. Such a chain has no steps and would lower the mean costs, so these exclude it.
 """
 
 import math
@@ -20,16 +20,19 @@ Row = Mapping[str, Any]
 COLUMNS: Final = ("hops", "steps", "stop_reason", "em", "f1", "acc", "error")
 
 
+STUDENT: Final = "student"
+
+
 BASE: Final = "base"
 
 
 TEACHER: Final = "teacher"
-"""Names by which the base student and the teacher are known among other models."""
+"""Names of the run's student, its base student and its teacher among other models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a set of chains comes to."""
+    """Mean scores and costs of a set of chains."""
 
     questions: int
     errors: int
@@ -39,7 +42,7 @@ class Scores:
     f1: float
     acc: float
     forced: float
-    """Share of questions whose answer had to be asked for at the last step."""
+    """Share of questions whose last prompt began the answer, as the model had not given one."""
     steps: float
     """Mean steps of a chain; this and the costs below are over chains without an error, and 0 when
     there is none."""
@@ -66,7 +69,7 @@ class Summary:
 
 
 def summarize(chains: Sequence[Row]) -> Summary:
-    """Sum up the chains of one model, one row a question.
+    """Scores of one model from its chains, one row a question.
 
     Raises InputError for no chains at all, and for a row without one of COLUMNS.
     """

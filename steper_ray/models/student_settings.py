@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from steper_ray import __version__
 from steper_ray.errors import InputError
-from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.dependencies import ASKING_RULES
 from steper_ray.run.identity import FORMAT, RULES, check_format
@@ -23,19 +22,24 @@ def student_settings(
     *,
     chat: bool,
     base: Mapping[str, str] | None = None,
+    abilities: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
-    """What a trained student's folder carries so that it is asked as it was trained.
+    """The settings in a trained student's folder, with which it is asked as it was trained.
 
-    chat: whether its examples were put into the chat template
-    base: the base student, from `model_identity`
+    reasoning: complete settings (`complete_reasoning`), so that the folder needs no other file
+    chat:      whether its examples were put into the chat template
+    base:      the base student, from `model_identity`
+    abilities: record of the ability scheme that it was trained by
     """
+    assert reasoning.instruction is not None, "complete settings have an instruction"
     return {
         "format": FORMAT,
         "steper_ray": __version__,
-        **complete_reasoning(reasoning).model_dump(mode="json"),
+        **reasoning.model_dump(mode="json"),
         "chat": chat,
         "corpus_version": corpus_version,
         "base_model": dict(base or {}),
+        "abilities": dict(abilities or {}),
         "rules": {name: RULES[name] for name in (*ASKING_RULES, "objective")},
     }
 
@@ -55,6 +59,7 @@ def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
         version = str(values.pop("corpus_version"))
         for name in ("format", "steper_ray", "base_model", "rules"):
             values.pop(name)
+        values.pop("abilities", None)  # students of before have none
         return ReasoningConfig.model_validate(values), version
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValidationError) as error:
         raise InputError(

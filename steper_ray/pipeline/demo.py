@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from steper_ray.schema import Question
 
 
-STAGES: Final = ("toy", "index", "build", "train", "eval")
+DEMO_STAGES: Final = ("toy", "index", "build", "train", "eval")
 """The stages in order."""
 
 
@@ -46,7 +46,7 @@ def demo(config: "RunConfig") -> None:
     config.folder.root.mkdir(parents=True, exist_ok=True)
     ledger = config.folder.root / "stages.json"
     done: dict[str, Any] = json.loads(ledger.read_text()) if ledger.exists() else {}
-    for number, name in enumerate(STAGES):
+    for number, name in enumerate(DEMO_STAGES):
         identity = stage_identity(name, stage_inputs(name, config))
         before = done.get(name, {}).get("identity")
         if before is not None:
@@ -55,13 +55,13 @@ def demo(config: "RunConfig") -> None:
                 stage_done(name, done[name]["seconds"], ["already done with these settings"])
                 continue
         # later stages depend on this one
-        done = {other: done[other] for other in STAGES[:number] if other in done}
+        done = {other: done[other] for other in DEMO_STAGES[:number] if other in done}
         write_whole(ledger, json.dumps(done, indent=2) + "\n")
         seconds = _run(name, config)
         done[name] = {"identity": identity, "seconds": round(seconds, 3)}
         write_whole(ledger, json.dumps(done, indent=2) + "\n")
     served, seconds = _ask_served_student(config)
-    stages = {name: {"seconds": done[name]["seconds"]} for name in STAGES}
+    stages = {name: {"seconds": done[name]["seconds"]} for name in DEMO_STAGES}
     stages["serve"] = {"seconds": round(seconds, 3)}
     _finish(config, stages, served)
 
@@ -118,7 +118,7 @@ def _ask_served_student(config: "RunConfig") -> tuple[dict[str, Any], float]:
     from steper_ray.serving.session import running_server
     from steper_ray.tasks.qa import exact_match
 
-    questions = first_of_each_hops(load_questions(config, "dev"))
+    questions = first_of_each_hops(load_questions(config.questions, "dev", config.folder.inputs))
     replies: list[dict[str, Any]] = []
     lines: list[str] = []
     started = time.monotonic()

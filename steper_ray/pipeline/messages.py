@@ -1,9 +1,33 @@
-"""The lines that a stage shows when it has finished."""
+"""Closing words of a stage: the lines it shows when it has finished, and the same counts as JSON."""
 
+import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from steper_ray.chains.usage import EngineUsage
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """Result of a finished stage, for people and for programs."""
+
+    lines: list[str]
+    """Lines to show."""
+    counts: object
+    """The numbers in them: a dataclass or a dictionary."""
+
+
+def write_summary(file: Path, name: str, seconds: float, counts: object) -> None:
+    """Write the closing counts of a stage as JSON."""
+    from pydantic_core import to_jsonable_python
+
+    from steper_ray.files import write_whole
+
+    values = {"stage": name, "seconds": round(seconds, 3), "counts": to_jsonable_python(counts)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
 
 
 def usage_lines(ran: "EngineUsage", chains: int) -> list[str]:
@@ -32,3 +56,10 @@ def percent_of(part: int, whole: int) -> str:
 
 def pushed_lines(address: str | None) -> list[str]:
     return [] if address is None else [f"pushed → {address}"]
+
+
+def row_count_lines(inputs: Path, *settings: str) -> list[str]:
+    """Rows read, used and skipped for each of the settings that name the user's files."""
+    from steper_ray.data import row_counts
+
+    return row_counts.row_count_lines(inputs, *settings)

@@ -1,19 +1,22 @@
-"""The stages of the pipeline by name: what each runs."""
+"""The stages of the pipeline: `STAGES` is the one table that commands, jobs and docs are made from.
+
+A new stage is a function `run_<stage>` and an entry in `STAGES`; `make docs` then writes its job and its
+row in docs/architecture.md. Imports stand inside the functions, so that `steper --help` answers at once.
+"""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
-from steper_ray.data.row_counts import row_count_lines
-from steper_ray.errors import InputError
-from steper_ray.pipeline.messages import pushed_lines, usage_lines
-from steper_ray.ray_runtime.progress import StageProgress
+from steper_ray.errors import InputError, StageError
+from steper_ray.pipeline.messages import StageResult, pushed_lines, row_count_lines, usage_lines
+from steper_ray.pipeline.stage import Option, Stage
 
 if TYPE_CHECKING:
+    from steper_ray.ray_runtime.progress import StageProgress
     from steper_ray.run.config import RunConfig
 
 
@@ -21,94 +24,91 @@ SMALL: Final = 8 * 2**20
 """Bytes of chains that are chosen among in seconds without Ray; some thousand chains."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage of a run."""
-
-    doing: str
-    run: Callable[["RunConfig", StageProgress], list[str]]
-    """Does the work and returns the lines to show."""
-
-
-def run_toy(config: "RunConfig", _progress: StageProgress) -> list[str]:
+def run_toy(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     """Write the toy world."""
     from steper_ray.toy.write import write_toy
 
-    folder = write_toy(config)
-    toy = config.toy
-    return [f"world {toy.seed}: {toy.train + toy.dev + toy.test:,} questions → {folder}"]
+    toy, folder = config.toy, config.folder.toy
+    write_toy(toy, folder)
+    lines = [f"world {toy.seed}: {toy.train + toy.dev + toy.test:,} questions → {folder}"]
+    return StageResult(lines, {"train": toy.train, "dev": toy.dev, "test": toy.test})
 
 
-def run_index(config: "RunConfig", _progress: StageProgress) -> list[str]:
+def run_index(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     """Index the corpus."""
     from steper_ray.retrieval.corpus import build_corpus
 
     _check_own_data(config)
     info = build_corpus(config)
-    return [
+    lines = [
         f"{info.passages:,} passages, version {info.version} → {info.folder}",
-        *row_count_lines(config.folder.root, "corpus.passages"),
+        *row_count_lines(config.folder.inputs, "corpus.passages"),
     ]
+    return StageResult(lines, info)
 
 
-def run_plan(config: "RunConfig", progress: StageProgress) -> list[str]:
+def run_plan(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Predict what a build will take."""
-    from steper_ray.planning.plan import plan
+    from steper_ray.pipeline.plan import plan_run
     from steper_ray.planning.table import plan_lines
 
     _check_own_data(config)
-    return [*plan_lines(plan(config, progress.count)), f"as numbers → {config.folder.plan}"]
+    planned = plan_run(config, progress.count)
+    lines = [*plan_lines(planned), f"as numbers → {config.folder.plan}"]
+    return StageResult(lines, planned)
 
 
-def run_build(config: "RunConfig", progress: StageProgress) -> list[str]:
+def run_build(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Let the teacher make the data."""
-    from steper_ray.chains.build import build
+    from steper_ray.pipeline.build import build_run
 
     _check_own_data(config)
-    summary = build(config, progress.count)
+    summary = build_run(config, progress.count)
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in summary.rejected.items())
     examples = " · ".join(f"{ability} {count:,}" for ability, count in summary.examples.items())
     left_out, totals = sum(summary.rejected.values()), summary.totals
     more = "" if summary.chains == summary.questions else f"{summary.chains:,} chains of "
     parts = f"{summary.kept:,} kept + {left_out:,} rejected ({rejected or 'none'})"
     dropped = f"{totals['dropped_passages']:,} dropped passages"
-    return [
+    lines = [
         f"{more}{summary.questions:,} questions = {parts}",
         f"examples: {examples}; {totals['forced']:,} forced, {dropped}",
-        *usage_lines(summary.ran, summary.chains),
-        *row_count_lines(config.folder.root, "questions.train"),
+        *usage_lines(summary.usage, summary.chains),
+        *row_count_lines(config.folder.inputs, "questions.train"),
         *pushed_lines(summary.pushed),
     ]
+    return StageResult(lines, summary)
 
 
-def run_select(config: "RunConfig", _progress: StageProgress) -> list[str]:
+def run_select(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     """Choose again among the chains there are."""
-    from steper_ray.selection.select import select_examples
+    from steper_ray.pipeline.select import select_run
 
     _check_own_data(config)
-    selected = select_examples(config)
+    selected = select_run(config)
     counts = selected.counts
     rejected = ", ".join(f"{count:,} {reason}" for reason, count in counts.rejected.items())
     left_out = counts.chains - counts.kept
-    examples = " · ".join(f"{ability} {count:,}" for ability, count in counts.abilities.items())
+    examples = " · ".join(f"{ability} {count:,}" for ability, count in selected.examples.items())
     changes = ", ".join(
         f"{count:,} {before or 'kept'} → {now or 'kept'}"
         for (before, now), count in selected.changes.most_common()
     )
-    return [
+    lines = [
         f"{counts.chains:,} chains = {counts.kept:,} kept + {left_out:,} rejected ({rejected or 'none'})",
         f"changed: {changes or 'nothing'}",
         f"examples: {examples} → {config.folder.dataset}",
         *pushed_lines(selected.pushed),
     ]
+    return StageResult(lines, selected)
 
 
-def run_train(config: "RunConfig", progress: StageProgress) -> list[str]:
+def run_train(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Train the student."""
-    from steper_ray.training.train import train
+    from steper_ray.pipeline.training import train_student
 
     with following_metrics(config.folder.metrics, progress):
-        summary = train(config)
+        summary = train_student(config)
     sigma = " · ".join(f"{ability} {value:.3f}" for ability, value in summary.sigma.items())
     losses = " · ".join(
         f"{ability} {value:.4f}"
@@ -122,66 +122,231 @@ def run_train(config: "RunConfig", progress: StageProgress) -> list[str]:
     validation = ""
     if summary.validation_loss is not None:
         validation = f", validation loss {summary.validation_loss:.4f}"
-    return [
+    lines = [
         f"{summary.steps:,}{of} steps{validation} → {config.folder.student}",
         f"last losses: {losses or f'{summary.loss:.4f}'}; σ: {sigma}; {layout}",
     ]
+    return StageResult(lines, summary)
 
 
-def run_eval(config: "RunConfig", progress: StageProgress) -> list[str]:
+def run_eval(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Compare models on the held-out questions."""
-    from steper_ray.evaluation.evaluate import comparison_lines, evaluate
+    from steper_ray.data.questions import load_questions
+    from steper_ray.evaluation.compare import evaluated_model
+    from steper_ray.evaluation.evaluate import evaluate, score_lines
+    from steper_ray.evaluation.summary import STUDENT
+    from steper_ray.models.folder import check_model
+    from steper_ray.models.hub import split_revision
+    from steper_ray.pipeline.pages import write_evaluation
 
-    summaries = evaluate(config, progress)
-    return [
-        f"report → {config.folder.evaluation / 'report.html'}",
-        *comparison_lines(summaries),
-        *row_count_lines(config.folder.root, "questions.dev"),
+    models = {}
+    for name, address in (config.eval.models or {STUDENT: str(config.folder.student)}).items():
+        model, revision = split_revision(address)
+        model = check_model(model, f"eval.models.{name}", revision)
+        models[name] = evaluated_model(config, model, revision)
+    evaluation = evaluate(
+        models,
+        load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit],
+        corpus=config.folder.corpus,
+        out=config.folder.evaluation,
+        log=config.folder.log("eval"),
+        on_progress=progress.update,
+    )
+    page = write_evaluation(config, evaluation, {name: m.model for name, m in models.items()})
+    lines = [
+        f"report → {page}",
+        *score_lines(evaluation.summaries),
+        *row_count_lines(config.folder.inputs, "questions.dev"),
     ]
+    return StageResult(lines, evaluation.summaries)
 
 
-def run_compare(config: "RunConfig", progress: StageProgress) -> list[str]:
+def run_compare(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Compare ways of learning."""
     from steper_ray.evaluation.compare import compare
-    from steper_ray.reports.comparison_page import text_lines
+    from steper_ray.pipeline.training import train_student
+    from steper_ray.reports.comparison_page import text_lines, write_comparison_page
 
-    result = compare(config, progress)
-    return [
+    comparison, students = compare(config, progress, train_student)
+    write_comparison_page(config.folder.compare, comparison, students)
+    lines = [
         f"page → {config.folder.compare / 'comparison.html'}",
-        *text_lines(result),
-        *row_count_lines(config.folder.root, "questions.dev", "questions.test"),
+        *text_lines(comparison),
+        *row_count_lines(config.folder.inputs, "questions.dev", "questions.test"),
     ]
+    return StageResult(lines, comparison)
 
 
-def run_sweep(config: "RunConfig", progress: StageProgress) -> list[str]:
+def run_sweep(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Sweep over settings of the training."""
+    from steper_ray.pipeline.training import train_student
+    from steper_ray.reports.sweep_page import write_sweep_page
     from steper_ray.sweep.sweep import sweep
-    from steper_ray.sweep.trial_files import short, status_counts
+    from steper_ray.sweep.trial_table import short, status_counts
 
-    swept = sweep(config, progress)
-    best, folder = swept.best, config.folder.sweep
+    summary = sweep(config, progress, train_student)
+    trials, best, folder = summary.trials, summary.best, config.folder.sweep
+    write_sweep_page(
+        folder / "sweep.html",
+        title=f"steper_ray: {config.folder.root.name}, a sweep",
+        section=config.sweep,
+        trials=trials,
+        best=best,
+    )
+    if best is None:
+        first = next((f"; the first error: {t.error}" for t in trials if t.error), "")
+        raise StageError(
+            f"sweep: none of {len(trials):,} trials finished{first}; all are in "
+            f"{folder / 'trials.csv'}"
+        )
     point = ", ".join(f"{key} {short(value)}" for key, value in best.point.items())
-    failed = next((trial for trial in swept.trials if trial.status == "failed"), None)
-    return [
+    failed = next((trial for trial in trials if trial.status == "failed"), None)
+    lines = [
         f"page → {folder / 'sweep.html'}",
-        f"{len(swept.trials):,} trials: {status_counts(swept.trials)}; {swept.at_a_time:,} at a time",
+        f"{len(trials):,} trials: {status_counts(trials)}; {summary.at_a_time:,} at a time",
         *([f"trial {failed.number} failed: {failed.error}"] if failed else []),
         f"best: trial {best.number}, {config.sweep.metric} {best.metric:.4f}: {point}",
         f"as a run file → {folder / 'best.yaml'}; its student → {folder / 'best' / 'student'}",
     ]
+    counts = {
+        "trials": len(trials),
+        "at_a_time": summary.at_a_time,
+        "best": {"trial": best.number, "point": best.point, config.sweep.metric: best.metric},
+    }
+    return StageResult(lines, counts)
 
 
-STAGES: Final = {
-    "toy": Stage("inventing a world", run_toy),
-    "index": Stage("indexing passages", run_index),
-    "plan": Stage("starting the teacher", run_plan),
-    "build": Stage("starting the teacher", run_build),
-    "select": Stage("choosing among the chains", run_select),
-    "train": Stage("starting the workers", run_train),
-    "eval": Stage("starting the engine", run_eval),
-    "compare": Stage("starting the workers", run_compare),
-    "tune": Stage("preparing the examples", run_sweep),
+def check_sweep(config: "RunConfig") -> None:
+    """Raises InputError for parameters of a sweep that cannot be tried."""
+    from steper_ray.sweep.space import check_space
+
+    check_space(config.sweep, config.train)
+
+
+PUSH_EXAMPLES: Final = Option(
+    "--push-to-hub",
+    "upload the examples with their card to the Hugging Face Hub (build.push_to_hub)",
+    metavar="OWNER/NAME",
+    setting="build.push_to_hub",
+)
+
+
+STAGES: Final[dict[str, Stage]] = {
+    "toy": Stage(
+        help="invent a toy world: passages, questions, tiny models",
+        packages=("toy",),
+        sections=("toy",),
+        writes=("toy",),
+        run=run_toy,
+        doing="inventing a world",
+        needs_ray=lambda _config: False,
+    ),
+    "index": Stage(
+        help="passages → a Lance dataset with its BM25 index",
+        packages=("data", "retrieval"),
+        sections=("corpus",),
+        reads=("corpus.passages",),
+        writes=("corpus", "inputs"),
+        run=run_index,
+        doing="indexing passages",
+    ),
+    "plan": Stage(
+        help="predict time, tokens and size of a build from a small sample",
+        packages=("planning",),
+        sections=("build", "engine", "reasoning", "questions"),
+        reads=("questions.train", "corpus"),
+        writes=("plan", "chains"),
+        options=(
+            Option(
+                "--sample",
+                "questions that each teacher is asked, and the build then not (build.plan_sample)",
+                metavar="N",
+                setting="build.plan_sample",
+            ),
+        ),
+        run=run_plan,
+        doing="starting the teacher",
+    ),
+    "build": Stage(
+        help="questions → the teacher's chains → step-wise examples",
+        packages=("chains", "selection"),
+        sections=("build", "engine", "reasoning", "questions", "select"),
+        reads=("questions.train", "corpus", "chains"),
+        writes=("chains", "dataset", "stats", "inputs"),
+        options=(
+            PUSH_EXAMPLES,
+            Option(
+                "--fresh",
+                "delete the existing chains and ask every question again",
+                setting="build.fresh",
+            ),
+            Option(
+                "--mix",
+                "add chains to existing ones that another version made by other rules (build.mix)",
+                setting="build.mix",
+            ),
+        ),
+        run=run_build,
+        doing="starting the teacher",
+    ),
+    "select": Stage(
+        help="select again among the teacher's chains, without the teacher",
+        packages=("selection",),
+        sections=("select",),
+        reads=("chains",),
+        writes=("chains", "dataset", "stats"),
+        options=(PUSH_EXAMPLES,),
+        run=run_select,
+        doing="selecting among the chains",
+        needs_ray=lambda config: not is_small(config.folder.chains),
+    ),
+    "train": Stage(
+        help="step-wise examples → a trained student",
+        packages=("training",),
+        sections=("train",),
+        reads=("examples",),
+        writes=("training", "checkpoints", "student"),
+        options=(
+            Option(
+                "--push-to-hub",
+                "upload the student to the Hugging Face Hub (train.push_to_hub)",
+                metavar="OWNER/NAME",
+                setting="train.push_to_hub",
+            ),
+        ),
+        run=run_train,
+        doing="starting the workers",
+    ),
+    "eval": Stage(
+        help="compare models on held-out questions, write report.html",
+        packages=("evaluation", "reports"),
+        sections=("eval", "engine", "reasoning", "questions"),
+        reads=("questions.dev", "corpus", "student"),
+        writes=("evaluation", "inputs"),
+        run=run_eval,
+        doing="starting the engine",
+    ),
+    "compare": Stage(
+        help="train the student in several ways and test which learns best",
+        packages=("evaluation", "reports"),
+        sections=("compare", "train"),
+        reads=("examples", "questions.dev", "questions.test", "corpus"),
+        writes=("compare", "inputs"),
+        run=run_compare,
+        doing="starting the workers",
+    ),
+    "sweep": Stage(
+        help="try several values of σ, learning rates and other settings of the training",
+        packages=("sweep",),
+        sections=("sweep", "train"),
+        reads=("examples",),
+        writes=("sweep",),
+        run=run_sweep,
+        doing="preparing the examples",
+        check=check_sweep,
+    ),
 }
+"""The stages by name, in the order of a run; command, job and log of a stage have that name."""
 
 
 def is_small(chains: Path) -> bool:
@@ -198,7 +363,7 @@ def _check_own_data(config: "RunConfig") -> None:
 
 
 @contextmanager
-def following_metrics(metrics: Path, progress: StageProgress) -> Iterator[None]:
+def following_metrics(metrics: Path, progress: "StageProgress") -> Iterator[None]:
     """Show the newest line of the training metrics while the block runs."""
     stop = Event()
     before = metrics.stat().st_mtime if metrics.exists() else 0.0

@@ -1,12 +1,12 @@
-"""A sum over many questions, predicted from some that were drawn at random.
+"""Estimate of a sum over many questions from a random sample of them.
 
-What is there is counted; of what is left, each question is expected to bring the sample's mean. The
-interval is the one that holds the sum of the questions left, not just the mean of all that could be asked:
-with mean x̄ and variance s² over n questions, `left` further ones bring
+Finished questions are counted; each remaining one is expected to bring the sample's mean. The interval is a
+prediction interval for the sum over the remaining questions, not a confidence interval for the mean: with
+mean x̄ and variance s² over n sampled questions, m remaining ones bring
 
-    left·x̄ ± t(n−1) · left · s · √(1/n + 1/left)
+    m·x̄ ± t(n−1) · m · s · √(1/n + 1/m)
 
-It says what other questions would have done, not what another day on other machines would.
+The interval covers the choice of questions, not the speed of other machines on another day.
 """
 
 import math
@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 from typing import Final, TypeVar
 
 LEVEL: Final = 0.95
+"""Coverage of every interval."""
 
 
 Group = TypeVar("Group")
@@ -23,68 +24,73 @@ Group = TypeVar("Group")
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number, and how far off it may be."""
+    """A number and the margin of its interval."""
 
     value: float
     margin: float | None
-    """Half of its 95 % interval; None where the sample is too small to tell."""
+    """Half of the 95 % interval; None if the sample is too small for one."""
 
     @property
     def interval(self) -> tuple[float, float] | tuple[None, None]:
-        """Both ends of it; what is counted here is never below 0."""
+        """Both ends of the interval, the lower one at least 0, as counts are."""
         if self.margin is None:
             return None, None
         return max(0.0, self.value - self.margin), self.value + self.margin
 
     def __add__(self, other: "Estimate") -> "Estimate":
-        """Of two that have nothing to do with one another."""
+        """Sum of two independent estimates."""
         both = None
         if self.margin is not None and other.margin is not None:
             both = math.hypot(self.margin, other.margin)
         return Estimate(self.value + other.value, both)
 
     def times(self, factor: float) -> "Estimate":
-        """So many times as much."""
+        """The estimate scaled by a factor."""
         margin = None if self.margin is None else self.margin * factor
         return Estimate(self.value * factor, margin)
 
 
 def predict(
-    value_Q: Sequence[float], left: float, there: float = 0.0, *, most: float | None = None
+    value_Q: Sequence[float],
+    remaining: float,
+    finished: float = 0.0,
+    *,
+    bound: float | None = None,
 ) -> Estimate | None:
-    """The sum over the questions there and those left; None where some are left and none was sampled.
+    """Sum over finished and remaining questions; None if questions remain and none was sampled.
 
-    value_Q: (questions,) of the sample
-    left:    how many questions are still to come
-    there:   the sum over those that are done
-    most:    what a question can bring at most, where that is known. A sample in which all are alike then
-             does not claim that all others are: its variance is taken with two questions more that bring
-             nothing and two that bring the most (Agresti & Coull, The American Statistician 52, 1998).
+    value_Q:   (questions,) values of the sample
+    remaining: number of remaining questions
+    finished:  sum over the finished questions
+    bound:     largest value of a question, if there is one. So that a sample of equal values does not claim
+               that all others are equal, its variance is then taken with two more questions of value 0 and
+               two of value `bound` (Agresti & Coull, The American Statistician 52, 1998).
     """
-    if left <= 0:
-        return Estimate(there, 0.0)
+    if remaining <= 0:
+        return Estimate(finished, 0.0)
     if not value_Q:
         return None
-    value, questions = there + left * fmean(value_Q), len(value_Q)
+    value, questions = finished + remaining * fmean(value_Q), len(value_Q)
     if questions < 2:
         return Estimate(value, None)
-    varied = [*value_Q] if most is None else [*value_Q, 0.0, 0.0, most, most]
-    unsure = stdev(varied) * math.sqrt(1 / questions + 1 / left)
-    return Estimate(value, student_t(questions - 1) * left * unsure)
+    varied = [*value_Q] if bound is None else [*value_Q, 0.0, 0.0, bound, bound]
+    unsure = stdev(varied) * math.sqrt(1 / questions + 1 / remaining)
+    return Estimate(value, student_t(questions - 1) * remaining * unsure)
 
 
 def cap(groups: Mapping[Group, Estimate], per_group: int | str | None) -> Estimate:
-    """How many are kept of all groups if no group keeps more than its share; see `select.per_hops`.
+    """Number of kept chains if no group keeps more than its share; see `select.per_hops`.
 
-    per_group: a number, `equal` for as many as there are of the rarest, None for all
+    per_group: a number, `equal` for the size of the smallest group, None for all
 
-    All groups may be off by their margin at once, so this interval is rather too wide.
+    The ends of the interval have all groups off by their margins at once, so it is rather too wide.
     """
-    if any(one.margin is None for one in groups.values()):
-        return Estimate(_capped([one.value for one in groups.values()], per_group), None)
+    if any(group.margin is None for group in groups.values()):
+        return Estimate(_capped([group.value for group in groups.values()], per_group), None)
     value, low, high = (
         _capped(
-            [max(0.0, one.value + side * (one.margin or 0.0)) for one in groups.values()], per_group
+            [max(0.0, group.value + side * (group.margin or 0.0)) for group in groups.values()],
+            per_group,
         )
         for side in (0, -1, 1)
     )
@@ -99,13 +105,13 @@ def _capped(counts: Sequence[float], per_group: int | str | None) -> float:
 
 
 def variation(value_Q: Sequence[float]) -> float:
-    """Coefficient of variation; 0 of less than two values, or of none above 0."""
+    """Coefficient of variation; 0 for fewer than two values, or a mean of 0."""
     mean = fmean(value_Q) if value_Q else 0.0
     return stdev(value_Q) / mean if len(value_Q) > 1 and mean > 0 else 0.0
 
 
 def student_t(freedom: float) -> float:
-    """The quantile of Student's t that bounds a 95 % interval."""
+    """Quantile of Student's t that bounds a 95 % interval."""
     from scipy.special import stdtrit
 
     return float(stdtrit(max(1.0, freedom), 0.5 + LEVEL / 2))

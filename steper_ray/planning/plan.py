@@ -1,163 +1,214 @@
-"""What a build will take, before it is run: questions an hour, tokens by ability, GPU-hours, size on disk.
+"""Prediction of a build before it runs: questions an hour, tokens by ability, GPU-hours, size on disk.
 
-A sample of the questions that nobody has asked yet, drawn by a hash of their ids, is asked by the builder
-itself into the run's chains: the build that follows asks only the rest. What such questions take and bring
-predicts the rest (`steper_ray.planning.forecast`); how the engines ran on them, the pace
+A sample of the unanswered questions, drawn by a hash of their ids, is answered into the run's own chains,
+so that the build only answers the remaining ones. The tokens and examples of the sample predict those of
+the remaining questions (`steper_ray.planning.forecast`); the engines' usage predicts the throughput
 (`steper_ray.planning.throughput`).
 
-`plan.json` keeps the measurement, of each teacher with the settings it was made with. While those are the
-same, planning again asks nothing and counts what is there by then; other selection settings cost no
+`plan.json` keeps the measurement of each teacher with the settings that it depends on. While those are the
+same, planning again asks nothing and counts the chains that exist by then; other selection settings cost no
 teacher either.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
-from steper_ray.chains.build import prepare_chains
+from steper_ray.chains.build import find_missing, prepare_chains
 from steper_ray.chains.rows import chain_files
-from steper_ray.chains.teachers import Reasoner, find_teachers
+from steper_ray.chains.scoring import score_chains
+from steper_ray.chains.settings import BuildConfig
+from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import Progress
-from steper_ray.data.questions import load_questions
 from steper_ray.errors import InputError
+from steper_ray.planning.costs import ALL, ChainCosts, file_costs, measure_density
 from steper_ray.planning.estimate import Estimate
 from steper_ray.planning.forecast import (
-    ALL,
     Plan,
     TeacherJob,
     TeacherPlan,
-    file_costs,
     forecast_data,
     forecast_teacher,
-    measure_density,
 )
-from steper_ray.planning.sample import (
-    Measurement,
-    measure,
-    missing_for,
-    usage_from_json,
-    write_plan,
-)
+from steper_ray.planning.sample import Measurement, measure, usage_from_json, write_plan
 from steper_ray.ray_runtime.parallel import parallel_map
 from steper_ray.reasoning.demonstrations import complete_reasoning
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.lock import locked
-from steper_ray.selection.dataset import score_chains
-
-if TYPE_CHECKING:
-    from steper_ray.run.config import RunConfig
-    from steper_ray.schema import Question
-
+from steper_ray.schema import Question
+from steper_ray.selection.abilities import ability_scheme
+from steper_ray.selection.settings import SelectConfig
 
 MAX_REWRITTEN_FILES: Final = 64
-"""Files of chains that are written again to see how large they, and the examples in them, become."""
+"""Upper bound for the files of chains that are rewritten to measure sizes on disk."""
 
 
-def plan(config: "RunConfig", on_progress: Progress | None = None) -> Plan:
-    """Ask a sample, if none is there, and predict the build; writes `plan.json`.
-
-    Needs a running Ray and an indexed corpus. Raises InputError as a build does, without questions, and for
-    `build.fresh`, which would throw the sample away.
-    """
-    if config.build.fresh:
+def check_plan(settings: BuildConfig) -> None:
+    """Raises InputError for `build.fresh`, with which the build would delete the sample's chains."""
+    if settings.fresh:
         raise InputError(
             "build.fresh: the build that follows would throw away the chains that were made for the plan; "
             "leave it out, or take another run.dir to begin anew"
         )
-    reasoners = find_teachers(config)
-    questions = load_questions(config, "train")[: config.build.limit]
+
+
+def plan_build(
+    settings: BuildConfig,
+    *,
+    select: SelectConfig,
+    reasoning: ReasoningConfig,
+    teachers: Sequence[Reasoner],
+    questions: Sequence[Question],
+    corpus: Path,
+    chains: Path,
+    out: Path,
+    stats: Path,
+    log: Path,
+    on_progress: Progress | None = None,
+) -> Plan:
+    """Have the teachers answer a sample, unless one was measured before, and predict the build.
+
+    Needs a running Ray and an indexed corpus.
+
+    reasoning: how the student will be asked
+    chains:    the chain store that the build will fill
+    out:       the file of the plan, `plan.json`
+    stats:     statistics of an earlier build, if there was one
+    Raises InputError as a build does, without questions, and for `build.fresh`.
+    """
+    check_plan(settings)
     if not questions:
         raise InputError("questions.train: no questions, so there is nothing to plan")
-    with locked(config.folder.chains):
-        prepare_chains(config, reasoners)
-        score_chains(config)
-        measured, asked = measure(config, reasoners, questions, on_progress)
-        found = _predict(config, reasoners, questions, measured, asked)
-        write_plan(config.folder.plan, measured, found)
-    return found
+    with locked(chains):
+        prepare_chains(settings, teachers=teachers, corpus=corpus, out=chains)
+        score_chains(chains, teachers[0].reasoning.framework, teachers[0].task)
+        measured, asked = measure(
+            teachers,
+            questions,
+            corpus=corpus,
+            chains=chains,
+            out=out,
+            log=log,
+            sample=settings.plan_sample,
+            on_progress=on_progress,
+        )
+        jobs, notes = _jobs(teachers, questions, measured, chains, stats)
+        costs = _read_costs(
+            chains, select, complete_reasoning(reasoning), settings.teachers, teachers[0].task
+        )
+        plan = _predict(jobs, costs, questions, select, complete_reasoning(reasoning), asked, notes)
+        write_plan(out, measured, plan)
+    return plan
+
+
+def _jobs(
+    teachers: Sequence[Reasoner],
+    questions: Sequence[Question],
+    measured: Mapping[str, Measurement],
+    chains: Path,
+    stats: Path,
+) -> tuple[list[TeacherJob], list[str]]:
+    """What each teacher has been asked and is yet to be asked; notes on where the throughput is from."""
+    jobs, notes = [], []
+    for teacher in teachers:
+        measurement = measured[teacher.name]
+        if not measurement.sample and len(teachers) == 1:
+            measurement = _last_build(stats, measurement)
+            if measurement.runs:
+                notes.append(
+                    "no question remained to measure: the throughput is that of the last build"
+                )
+        missing = find_missing(chains, teacher, questions)
+        unasked = frozenset((sample.question.id, sample.sample) for sample in missing)
+        jobs.append(
+            TeacherJob(teacher, unasked, measurement.sample, measurement.usage, measurement.runs)
+        )
+    return jobs, notes
+
+
+def _read_costs(
+    chains: Path,
+    select: SelectConfig,
+    reasoning: ReasoningConfig,
+    teachers: Sequence[str],
+    task: str,
+) -> dict[Path, list[ChainCosts]]:
+    """The costs of every chain of a store, by file."""
+    files = chain_files(chains)
+    read = partial(file_costs, select=select, reasoning=reasoning, teachers=teachers, task=task)
+    return dict(zip(files, parallel_map(read, files), strict=True))
 
 
 def _predict(
-    config: "RunConfig",
-    reasoners: Sequence[Reasoner],
-    questions: Sequence["Question"],
-    measured: Mapping[str, Measurement],
+    jobs: Sequence[TeacherJob],
+    parts: Mapping[Path, Sequence[ChainCosts]],
+    questions: Sequence[Question],
+    select: SelectConfig,
+    reasoning: ReasoningConfig,
     asked: int,
+    notes: Sequence[str],
 ) -> Plan:
-    """The plan, from the chains that are there."""
-    files = chain_files(config.folder.chains)
-    select, teachers = config.select, config.build.teachers
-    reasoning = complete_reasoning(config.reasoning)
-    look = partial(file_costs, select=select, reasoning=reasoning, teachers=teachers)
-    parts = dict(zip(files, parallel_map(look, files), strict=True))
-    looked = [one for part in parts.values() for one in part]
-    notes: list[str] = []
-    jobs = []
-    for reasoner in reasoners:
-        wanted = missing_for(config, reasoner, questions, again=True)
-        one = measured[reasoner.name]
-        if not one.sample and len(reasoners) == 1:
-            one = _last_build(config, one)
-            if one.runs:
-                notes.append("nothing was left to be measured: the pace is that of the last build")
-        unasked = frozenset((each.question.id, each.sample) for each in wanted)
-        jobs.append(TeacherJob(reasoner, unasked, one.sample, one.ran, one.runs))
-    left = frozenset(question for job in jobs for question, _ in job.left)
+    """The plan, from the costs of the existing chains."""
+    scheme = ability_scheme(select.abilities)
+    costs = [chain for part in parts.values() for chain in part]
+    remaining = frozenset(question for job in jobs for question, _ in job.unasked)
     sample = sorted({question for job in jobs for question in job.sample})
-    takes = [forecast_teacher(job, looked, len(questions)) for job in jobs]
-    notes += [note for take in takes if (note := _note(take))]
+    teachers = [forecast_teacher(job, costs, len(questions), scheme) for job in jobs]
 
+    # The sample's chains are in the newest files: sizes on disk are measured on those.
     drawn = set(sample)
-    fresh = [file for file, part in parts.items() if any(o.question_id in drawn for o in part)]
-    some = {file: parts[file] for file in (fresh or files)[:MAX_REWRITTEN_FILES]}
+    files = [file for file, part in parts.items() if any(c.question_id in drawn for c in part)]
+    some = {file: parts[file] for file in (files or list(parts))[:MAX_REWRITTEN_FILES]}
     per_text, per_spelled = measure_density(some, select, reasoning)
-    asked_of, names = {question.id for question in questions}, {r.name for r in reasoners}
-    others = [one for one in looked if one.question_id not in asked_of or one.teacher not in names]
-    foreign = sum(one.teacher not in names for one in looked)
-    text = sum(one.counts["text", ALL] for one in looked)
-    coming = _sum([take.text_left for take in takes])
-    chains = _sum([take.chains for take in takes])
+    planned, names = {question.id for question in questions}, {job.reasoner.name for job in jobs}
+    others = sum(c.question_id not in planned or c.teacher not in names for c in costs)
+    foreign = sum(chain.teacher not in names for chain in costs)
+    text = sum(chain.counts["text", ALL] for chain in costs)
+    text_to_come = _sum([teacher.text_remaining for teacher in teachers])
+    chains = _sum([teacher.chains for teacher in teachers])
     return Plan(
         questions=len(questions),
-        there=len(questions) - len(left),
-        left=len(left),
+        finished=len(questions) - len(remaining),
+        remaining=len(remaining),
         sample=len(sample),
         asked=asked,
-        others=len(others),
-        teachers=tuple(takes),
-        hours_left=_sum([take.hours_left for take in takes]),
-        hours_all=_sum([take.hours_all for take in takes]),
+        others=others,
+        teachers=tuple(teachers),
+        hours_remaining=_sum([teacher.hours_remaining for teacher in teachers]),
+        hours_all=_sum([teacher.hours_all for teacher in teachers]),
         chains=chains and chains + Estimate(foreign, 0.0),
-        chains_bytes=coming and (coming + Estimate(text, 0.0)).times(per_text),
-        data=forecast_data(looked, left, sample, select, per_spelled),
-        notes=tuple(notes),
+        chains_bytes=text_to_come and (text_to_come + Estimate(text, 0.0)).times(per_text),
+        data=forecast_data(costs, remaining, sample, select, per_spelled),
+        notes=(*notes, *(note for teacher in teachers if (note := _note(teacher)))),
     )
 
 
-def _last_build(config: "RunConfig", unknown: Measurement) -> Measurement:
-    """What `stats.json` says of how the engines ran; `unknown` where it does not."""
-    if not config.folder.stats.is_file():
+def _last_build(stats: Path, unknown: Measurement) -> Measurement:
+    """The engines' usage in the last build, from `stats.json`; `unknown` if it has none."""
+    if not stats.is_file():
         return unknown
-    told = json.loads(config.folder.stats.read_text(encoding="utf-8")).get("build") or {}
-    ran = usage_from_json(told)
-    return Measurement(unknown.identity, (), ran, 1) if ran.asked else unknown
+    recorded = json.loads(stats.read_text(encoding="utf-8")).get("build") or {}
+    usage = usage_from_json(recorded)
+    return Measurement(unknown.identity, (), usage, 1) if usage.asked else unknown
 
 
-def _note(take: TeacherPlan) -> str | None:
-    """What a reader of a teacher's numbers must know."""
-    whose = f"{take.name}: " if take.name else ""
-    if take.pace is None:
-        return f"{whose}everything is there, and nothing says how fast it was made; no hours"
-    if take.pace.too_slow:
+def _note(teacher: TeacherPlan) -> str | None:
+    """Caveat that belongs to a teacher's numbers, if any."""
+    whose = f"{teacher.name}: " if teacher.name else ""
+    if teacher.pace is None:
+        return f"{whose}every chain exists, and nothing says how fast they were made; no hours"
+    if teacher.pace.too_slow:
         return (
-            f"{whose}the pace is that of a whole short run with its warming up and running empty; "
-            "a long one is faster, which a larger --sample shows"
+            f"{whose}the throughput is that of a whole short run with its warming up and draining; "
+            "a long run is faster; measure it with a larger --sample"
         )
     return None
 
 
 def _sum(parts: Sequence[Estimate | None]) -> Estimate | None:
-    """All together; None where one is not known."""
+    """Sum of estimates; None if any of them is None."""
     whole = Estimate(0.0, 0.0)
     for part in parts:
         if part is None:

@@ -4,14 +4,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from steper_ray import __version__
-from steper_ray.chains.attempts import MissingAttempts, chain_id, missing_attempts
-from steper_ray.chains.build import ask_all
-from steper_ray.chains.rows import read_chains
+from steper_ray.chains.attempts import chain_id
+from steper_ray.chains.build import ask_teacher, find_missing
 from steper_ray.chains.store import existing_chains
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage, Progress
@@ -19,98 +17,95 @@ from steper_ray.errors import InputError
 from steper_ray.files import write_whole
 from steper_ray.planning.estimate import Estimate
 from steper_ray.planning.forecast import Plan
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_version
 from steper_ray.run.dependencies import ATTEMPT_KEYS, measurement_identity
 from steper_ray.run.identity import FORMAT, Record, check_format, differences
-
-if TYPE_CHECKING:
-    from steper_ray.run.config import RunConfig
-    from steper_ray.schema import Question
-
+from steper_ray.schema import Question
 
 MIN_SAMPLE: Final = 64
-"""Questions of a sample, where as many are left."""
+"""Lower bound for the questions of a sample, where as many are unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """How a teacher's engines ran on a sample."""
+    """Usage of a teacher's engines on a sample of the questions."""
 
     identity: Record
-    """What the numbers hold for."""
+    """Record of what the usage depends on."""
     sample: tuple[str, ...]
     """Ids of the questions."""
-    ran: EngineUsage
+    usage: EngineUsage
     runs: int
-    """Calls that it took, each with a start, a warming up and a running empty of its own."""
+    """Runs that `usage` sums; each started, warmed up and drained the engines."""
 
 
-def draw(questions: Iterable["Question"], count: int) -> list["Question"]:
-    """So many of the questions by a hash of their ids: not the first ones, but always the same."""
+def draw(questions: Iterable[Question], count: int) -> list[Question]:
+    """So many of the questions, drawn by a hash of their ids: the same in any order."""
 
-    def place(question: "Question") -> tuple[str, str]:
+    def key(question: Question) -> tuple[str, str]:
         return hashlib.sha256(question.id.encode()).hexdigest(), question.id
 
-    return sorted(questions, key=place)[:count]
+    return sorted(questions, key=key)[:count]
 
 
 def sample_size(reasoner: Reasoner) -> int:
-    """Questions that fill the engines twice, so that some wait while others are at work."""
+    """Number of questions that fill the engines twice, so that half of them are queued at first."""
     twice = 2 * reasoner.at_once * reasoner.engine.replicas
     return max(MIN_SAMPLE, -(-twice // reasoner.samples))
 
 
 def measure(
-    config: "RunConfig",
-    reasoners: Sequence[Reasoner],
-    questions: Sequence["Question"],
-    on_progress: Progress | None,
-) -> tuple[dict[str, Measurement], int]:
-    """What is measured of each teacher after asking what is missing, and how many questions that took."""
-    version = BM25Retriever(config.folder.corpus).corpus_version
-    ids = hashlib.sha256("\n".join(question.id for question in questions).encode()).hexdigest()
-    measured = _read(config.folder.plan)
-    asked: set[str] = set()
-    for reasoner in reasoners:
-        identity = _identity(reasoner, version, ids)
-        there = existing_chains(config.folder.chains)
-        before = measured.get(reasoner.name)
-        if (
-            before is None
-            or differences(before.identity, identity)
-            or not _is_there(before, reasoner, there)
-        ):
-            before = Measurement(identity, (), EngineUsage(), 0)
-        unasked = {
-            one.question.id: one.question for one in missing_for(config, reasoner, questions)
-        }
-        size = config.build.plan_sample or sample_size(reasoner)
-        drawn = draw(unasked.values(), max(0, size - len(before.sample)))
-        if drawn:
-            ran = ask_all(config, [reasoner], drawn, on_progress)[reasoner.name]
-            sample = (*before.sample, *(question.id for question in drawn))
-            before = Measurement(identity, sample, before.ran + ran, before.runs + 1)
-            asked.update(question.id for question in drawn)
-        measured[reasoner.name] = before
-        write_plan(config.folder.plan, measured)
-    return {reasoner.name: measured[reasoner.name] for reasoner in reasoners}, len(asked)
-
-
-def missing_for(
-    config: "RunConfig",
-    reasoner: Reasoner,
-    questions: Sequence["Question"],
+    teachers: Sequence[Reasoner],
+    questions: Sequence[Question],
     *,
-    again: bool = False,
-) -> list[MissingAttempts]:
-    chains = config.folder.chains
-    return missing_attempts(
-        reasoner, questions, existing_chains(chains), partial(read_chains, chains), again=again
-    )
+    corpus: Path,
+    chains: Path,
+    out: Path,
+    log: Path,
+    sample: int | None = None,
+    on_progress: Progress | None = None,
+) -> tuple[dict[str, Measurement], int]:
+    """Measure each teacher on a sample of its unanswered questions, unless `out` has the measurement.
+
+    chains: the chain store that the sample's chains are merged into
+    out:    the file of the plan, which keeps the measurements
+    sample: number of questions; None takes `sample_size`
+    Returns the measurement of each teacher by name, and the number of questions that were asked for it.
+    """
+    version = corpus_version(corpus)
+    ids = hashlib.sha256("\n".join(question.id for question in questions).encode()).hexdigest()
+    measured = _read(out)
+    asked: set[str] = set()
+    for teacher in teachers:
+        identity = _identity(teacher, version, ids)
+        measurement = measured.get(teacher.name)
+        if (
+            measurement is None
+            or differences(measurement.identity, identity)
+            or not _has_chains(measurement, teacher, existing_chains(chains))
+        ):
+            measurement = Measurement(identity, (), EngineUsage(), 0)
+        unasked = {
+            missing.question.id: missing.question
+            for missing in find_missing(chains, teacher, questions, retry_errors=False)
+        }
+        size = sample or sample_size(teacher)
+        drawn = draw(unasked.values(), max(0, size - len(measurement.sample)))
+        if drawn:
+            measurement = Measurement(
+                identity,
+                (*measurement.sample, *(question.id for question in drawn)),
+                measurement.usage + ask_teacher(teacher, drawn, chains, corpus, log, on_progress),
+                measurement.runs + 1,
+            )
+            asked.update(question.id for question in drawn)
+        measured[teacher.name] = measurement
+        write_plan(out, measured)
+    return {teacher.name: measured[teacher.name] for teacher in teachers}, len(asked)
 
 
 def _identity(reasoner: Reasoner, version: str, questions: str) -> Record:
-    """What a measurement holds for."""
+    """Record of what a measurement depends on."""
     return measurement_identity(
         version,
         questions,
@@ -121,30 +116,32 @@ def _identity(reasoner: Reasoner, version: str, questions: str) -> Record:
     )
 
 
-def _is_there(measured: Measurement, reasoner: Reasoner, there: Mapping[str, Any]) -> bool:
-    """Whether the sample's chains still are."""
-    return all(chain_id(reasoner, question) in there for question in measured.sample)
+def _has_chains(measured: Measurement, reasoner: Reasoner, existing: Mapping[str, Any]) -> bool:
+    """Whether all chains of the sample still exist."""
+    return all(chain_id(reasoner, question) in existing for question in measured.sample)
 
 
 def usage_from_json(values: Mapping[str, Any]) -> EngineUsage:
-    """A `Ran` from what JSON has of it."""
+    """EngineUsage from a JSON object that has its fields among others."""
     names = {field.name for field in fields(EngineUsage)}
     return EngineUsage(**{name: value for name, value in values.items() if name in names})
 
 
 def _read(file: Path) -> dict[str, Measurement]:
-    """Teacher's name → what was measured; raises InputError for a file that is no plan's."""
+    """Teacher's name → measurement, from `plan.json`; raises InputError for any other file."""
     if not file.is_file():
         return {}
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         check_format(values, file)
-        written = values["measured"]
         return {
             name: Measurement(
-                one["identity"], tuple(one["sample"]), usage_from_json(one["ran"]), one["runs"]
+                entry["identity"],
+                tuple(entry["sample"]),
+                usage_from_json(entry["usage"]),
+                entry["runs"],
             )
-            for name, one in written.items()
+            for name, entry in values["measured"].items()
         }
     except InputError:
         raise
@@ -152,14 +149,15 @@ def _read(file: Path) -> dict[str, Measurement]:
         raise InputError(f"{file}: not what `steper plan` writes; take it away") from None
 
 
-def write_plan(file: Path, measured: Mapping[str, Measurement], found: Plan | None = None) -> None:
+def write_plan(file: Path, measured: Mapping[str, Measurement], plan: Plan | None = None) -> None:
+    """Write `plan.json`: the measurements, and the plan once it is predicted."""
     head = {"format": FORMAT, "steper_ray": __version__}
-    whole = {**head, "plan": found and _plain(found), "measured": _plain(measured)}
+    whole = {**head, "plan": plan and _plain(plan), "measured": _plain(measured)}
     write_whole(file, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
-    """Plain JSON values; an estimate with the ends of its interval."""
+    """The value as plain JSON values; an estimate with the ends of its interval."""
     if isinstance(value, Estimate):
         low, high = value.interval
         return {"value": value.value, "low": low, "high": high}

@@ -1,13 +1,13 @@
-"""The pace of a long run, seen in a short one.
+"""Estimates the steady-state throughput of a long run from a short one.
 
-A short run as a whole is too slow a picture of a long one: at its beginning the engines warm up, at its
-end they run empty. So only the time counts from when the first question was done until the last one was
-begun. In it steps are counted, not questions: those begun together at the start are at the same steps, and
-the short ones are done first. A question is worth as many steps as the mean of all. What warming up and
-running empty cost is known too: a long run has them once, as the short one had.
+A short run as a whole is slower than a long one: at first the engines warm up, at the end they drain. So
+only the busy window counts (chains/busy_window.py), from the first answer to the start of the last
+question. In the window steps are counted, not questions: questions that start together finish the short
+ones first. A question counts as the mean number of steps of all questions. Warming up and draining are
+measured too: a long run has them once, like the short one.
 
-How sure the pace is follows from how it varies between equal parts of that time, be it for the questions or
-for the machines. It cannot know what machines will do later.
+The margin follows from how the throughput varies between equal slices of the window, whether by the
+questions or by the machines. It does not cover what machines will do later.
 
 Plain numbers; times are seconds on any one clock.
 """
@@ -24,86 +24,93 @@ if TYPE_CHECKING:
 
 
 MIN_WORK: Final = 16.0
-"""Questions' worth of work that must have been done while others waited, for a pace to be seen in it."""
+"""Lower bound for the work in a busy window, in questions, for an estimate from it."""
 
 
 MIN_SHARE: Final = 0.2
-"""Share of the run, by time, in which others must have waited."""
+"""Lower bound for the busy window's share of the run's time, for an estimate from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """How fast all engines of a reasoner work together."""
+    """Throughput of all engines of a reasoner together."""
 
     per_second: float
-    """Questions and samples a second, as long as more are waiting."""
+    """Samples of questions a second while more are queued."""
     spread: float
-    """Coefficient of variation between what it was seen in."""
+    """Coefficient of variation between the parts of the run that it was estimated from."""
     seen: int
-    """Parts of the run that it was seen in (of one that is too slow, questions)."""
+    """Number of these parts: slices of the busy window, or questions if `too_slow`."""
     part: float
-    """Questions' and samples' worth of work of such a part."""
+    """Work in such a part, in samples of questions."""
     start_seconds: float
-    """Until the first engine is ready, each time."""
+    """Seconds of each run until the first engine is ready."""
     idle_seconds: float
-    """What warming up at the beginning and running empty at the end cost, each time."""
+    """Seconds that warming up and draining the engines cost each run."""
     too_slow: bool = False
-    """Whether it is that of a whole short run, with both of these, as nothing better was seen."""
+    """Whether it includes warming up and draining, because the short run had no sufficient busy window."""
 
     def every(self, seconds: float) -> Estimate:
-        """Questions and samples in so many seconds."""
+        """Samples of questions in so many seconds."""
         value = self.per_second * seconds
         return Estimate(value, self._margin(value, 0.0))
 
     def seconds(self, asked: float) -> Estimate:
-        """How long a run of so many takes, from its call to its last question."""
+        """Seconds of a run of so many samples of questions, from its call to its last answer."""
         if asked <= 0:
             return Estimate(0.0, 0.0)
         working = asked / self.per_second
         margin = self._margin(working, self.part / asked)
         return Estimate(self.start_seconds + working + self.idle_seconds, margin)
 
-    def _margin(self, value: float, of_one: float) -> float | None:
-        """How far off a value may be; of_one: one over the parts that are still to come."""
+    def _margin(self, value: float, per_future_part: float) -> float | None:
+        """Margin of a value; per_future_part: one over the number of parts that the run will have."""
         if self.seen < 2:
             return None
-        return value * student_t(self.seen - 1) * self.spread * math.sqrt(1 / self.seen + of_one)
+        return (
+            value
+            * student_t(self.seen - 1)
+            * self.spread
+            * math.sqrt(1 / self.seen + per_future_part)
+        )
 
 
 def estimate_throughput(
-    ran: "EngineUsage",
+    usage: "EngineUsage",
     seconds_Q: Sequence[float],
     *,
     engines: int,
     runs: int = 1,
-    most_per_second: float | None = None,
+    max_per_second: float | None = None,
 ) -> Throughput | None:
-    """The pace of runs; None where nothing was asked.
+    """Throughput of a reasoner's engines; None if nothing was asked.
 
-    ran:             all the runs together
-    seconds_Q:       (questions,) how long each was at work: how they vary, where nothing better was seen
-    engines:         how many work at a time
-    most_per_second: what the endpoint allows; None where nothing is limited
+    usage:          sum over the runs
+    seconds_Q:      (questions,) seconds of each: their variation is the spread without a busy window
+    engines:        number of engines
+    max_per_second: rate limit of the endpoint; None without one
     """
-    if not ran.asked or not ran.engine_seconds:
+    if not usage.asked or not usage.engine_seconds:
         return None
-    enough = ran.waiting_work >= MIN_WORK and ran.waiting_seconds >= MIN_SHARE * ran.engine_seconds
+    enough = (
+        usage.waiting_work >= MIN_WORK and usage.waiting_seconds >= MIN_SHARE * usage.engine_seconds
+    )
     if enough:
-        per_second = engines * ran.waiting_work / ran.waiting_seconds
-        seen = ran.waiting_slices
-        spread = math.sqrt(ran.waiting_deviations / (seen - 1))
+        per_second = engines * usage.waiting_work / usage.waiting_seconds
+        seen = usage.waiting_slices
+        spread = math.sqrt(usage.waiting_deviations / (seen - 1))
     else:
-        per_second = ran.asked / ran.engine_seconds
-        seen, spread = ran.asked, variation(seconds_Q)
-    idle = max(0.0, ran.engine_seconds - ran.asked / per_second) / runs
-    if most_per_second is not None:
-        per_second = min(per_second, most_per_second)
+        per_second = usage.asked / usage.engine_seconds
+        seen, spread = usage.asked, variation(seconds_Q)
+    idle = max(0.0, usage.engine_seconds - usage.asked / per_second) / runs
+    if max_per_second is not None:
+        per_second = min(per_second, max_per_second)
     return Throughput(
         per_second=per_second,
         spread=spread,
         seen=seen,
-        part=ran.waiting_work / seen if enough else 1.0,
-        start_seconds=ran.start_seconds / runs,
+        part=usage.waiting_work / seen if enough else 1.0,
+        start_seconds=usage.start_seconds / runs,
         idle_seconds=idle,
         too_slow=not enough,
     )

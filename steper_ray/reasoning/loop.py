@@ -1,6 +1,6 @@
 """The one reasoning loop: search, write a step, search with what it asks for, until the answer.
 
-Teacher, evaluation and server all run `reason`; they differ only in the engine and the searcher that
+Teacher, evaluation and server all run `reason`; they differ only in the engine and the retriever that
 they hand in. What a step looks like is the framework's. Nothing here knows Ray or vLLM.
 """
 
@@ -70,7 +70,7 @@ async def reason(
     question: str,
     *,
     engine: Engine,
-    searcher: Retriever,
+    retriever: Retriever,
     config: ReasoningConfig,
     hint: str = "",
     sampling: Sampling = GREEDY,
@@ -109,7 +109,9 @@ async def reason(
         started = time.monotonic()
         if query:
             tell(SearchStarted(len(steps) + 1, query))
-        hits = await searcher.search_async(query, config.passages_per_step) if query else []
+        hits: list[Hit] = []
+        if query:
+            (hits,) = await retriever.search([query], config.passages_per_step)
         searched = time.monotonic()
         seen = {passage.id for passage in passages}
         new = [hit for hit in hits if hit.passage.id not in seen]

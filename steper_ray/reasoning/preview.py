@@ -1,30 +1,20 @@
-"""`steper prompt`: the exact prompt of each step of a question, with what it costs in tokens.
+"""Preview of prompts: the exact prompt of each step of a question, with its tokens.
 
-The real loop runs on the real index and with the model's tokenizer; only what the model would write is
-given, one text a step. So what is shown is what an engine would be asked, forced answers included.
+The real loop runs on a real index and with the model's tokenizer; only the rationales are given, one a
+step. So the prompts shown are those that an engine would get, forced answers included.
 """
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from steper_ray.chains.teachers import model_reasoning
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
-from steper_ray.errors import InputError
-from steper_ray.models.folder import check_model
-from steper_ray.models.hub import split_revision
-from steper_ray.models.loading import load_tokenizer
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval.protocol import Retriever
 from steper_ray.schema import Step
-
-if TYPE_CHECKING:
-    from steper_ray.run.config import RunConfig
-
 
 WIDTH: Final = 100
 
@@ -61,70 +51,33 @@ class DictatedEngine:
         return Generation(text, self.count_tokens(prompt), len(self._encoder.encode_target(text)))
 
 
-def show_prompts(
-    config: "RunConfig",
-    question: str,
-    *,
-    rationales: Sequence[str] = (),
-    model: str | None = None,
-    teacher: bool = False,
-) -> Iterator[str]:
-    """Lines to print: a prompt for each rationale that is assumed, and the one after them.
-
-    model:   whose tokenizer and settings; None takes the base student's (`train.model`)
-    teacher: take the teacher's (`build.teacher`)
-    Raises InputError for an unusable model or corpus, or a blank question.
-    """
-    from steper_ray.retrieval.bm25 import BM25Retriever
-
-    question = question.strip()
-    if not question:
-        raise InputError("--question is blank; give one to answer")
-    setting = "build.teacher" if teacher else "train.model"
-    if model:
-        name, revision = split_revision(model)
-    elif teacher:
-        name, revision = config.build.teacher, config.build.revision
-    else:
-        name, revision = config.train.model, config.train.revision
-    name = check_model(name, "--model" if model else setting, revision)
-    settings = model_reasoning(config, name)
-    retriever = BM25Retriever(config.folder.corpus)
-    encoder = PromptEncoder(load_tokenizer(name, config.hub, revision), settings.chat)
-    shown = "in its chat template" if encoder.chat else "as plain text"
-    examples = len(settings.demonstrations)
-    yield (
-        f"{Path(name).name}, {shown}; {settings.framework}, k = {settings.passages_per_step}, "
-        f"S = {settings.max_steps}, {examples} demonstration{'' if examples == 1 else 's'}; "
-        f"corpus {retriever.corpus_version}"
-    )
-    yield from preview(question, rationales, encoder, retriever, settings)
-
-
 def preview(
     question: str,
     rationales: Sequence[str],
     encoder: PromptEncoder,
-    searcher: Retriever,
+    retriever: Retriever,
     settings: ReasoningConfig,
 ) -> Iterator[str]:
-    """Lines to print for one question; see `show_prompts`."""
+    """Lines to print for one question: a prompt for each assumed rationale, and the one after them.
+
+    settings: complete, as the model is asked
+    """
     engine = DictatedEngine(encoder, rationales)
-    reasoned = asyncio.run(reason(question, engine=engine, searcher=searcher, config=settings))
+    reasoned = asyncio.run(reason(question, engine=engine, retriever=retriever, config=settings))
     before: list[int] = []
     # Where the texts ran out before an answer, the loop went on with empty ones.
     steps = reasoned.steps[: len(rationales) + 1]
     for number, (step, (prompt, stops)) in enumerate(zip(steps, engine.asked, strict=False), 1):
         ids = encoder.encode(prompt)
         yield ""
-        yield _rule(f"step {number} of at most {settings.max_steps}: {_searched(step)}")
+        yield _rule(f"step {number} of at most {settings.max_steps}: {_search_line(step)}")
         yield encoder.text(prompt)
         endings = " or ".join(repr(ending) for ending in stops)
-        same = _common(before, ids)
+        same = _common_tokens(before, ids)
         yield _rule(
             f"{len(ids):,} tokens of {settings.max_prompt_tokens:,}"
             + (f", the first {same:,} as in step {number - 1}" if before else "")
-            + _left_out(step)
+            + _dropped_line(step)
         )
         yield f"   goes on until {endings}, {settings.max_step_tokens} tokens at most"
         if number <= len(rationales):
@@ -146,22 +99,22 @@ def _end(reasoned: Trajectory, shown: int, unused: int) -> Iterator[str]:
         yield f"{unused} --rationale not used"
 
 
-def _searched(step: Step) -> str:
+def _search_line(step: Step) -> str:
     if not step.query:
         return "no search"
     count = len(step.passage_ids)
     return f"{count} new passage{'' if count == 1 else 's'} for {step.query!r}"
 
 
-def _left_out(step: Step) -> str:
+def _dropped_line(step: Step) -> str:
     if not step.dropped_passages:
         return ""
     many = step.dropped_passages > 1
     return f"; the {step.dropped_passages} oldest passage{'s' if many else ''} left out"
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two prompts begin with in common."""
+def _common_tokens(first: Sequence[int], second: Sequence[int]) -> int:
+    """Number of tokens at the start that two prompts share."""
     same = 0
     for one, other in zip(first, second, strict=False):
         if one != other:

@@ -1,8 +1,6 @@
-"""The comparison as JSON, as a Markdown table, as lines for the terminal, and as a page."""
+"""A comparison as a page, as a Markdown table, and as lines for the terminal."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,26 +16,22 @@ if TYPE_CHECKING:
 
 
 METHOD: Final = "difficulty"
+"""The variant that the headline is about."""
 
 
-COMPARISON_FILE: Final = "comparison.json"
-
-
-def write_comparison(
+def write_comparison_page(
     folder: Path, comparison: "Comparison", students: Mapping[str, Sequence["TrainedStudent"]]
 ) -> None:
-    """Write `comparison.json`, `comparison.md` and `comparison.html` to the folder."""
-    values = json.dumps(asdict(comparison), indent=2, ensure_ascii=False)
-    write_whole(folder / COMPARISON_FILE, values + "\n", errors="replace")
+    """Write `comparison.md` and `comparison.html` to the folder of a comparison."""
     table_text = "\n".join(markdown_lines(comparison)) + "\n"
     write_whole(folder / "comparison.md", table_text, errors="replace")
     write_whole(folder / "comparison.html", _page(folder, comparison, students), errors="replace")
 
 
 def headline(comparison: "Comparison") -> str:
-    """What came out, in one sentence: `difficulty`, or else the best, against baseline and teacher.
+    """Result in one sentence: `difficulty`, or else the best variant, against baseline and teacher.
 
-    The best of several variants owes something to chance; the method is named beforehand.
+    The best of several variants owes its rank partly to chance; the method is named beforehand.
     """
     by_name = {contender.name: contender for contender in comparison.contenders}
     baseline, teacher = by_name[comparison.baseline], by_name[TEACHER]
@@ -60,13 +54,13 @@ def _page(
 ) -> str:
     head, rows = table(comparison)
     tuning: dict[str, list[str]] = {}
-    for tried in comparison.tuning:
-        tuning.setdefault(tried.variant, []).append(f"{tried.lr:g}: {_percent(tried.em)}")
-    drawn = {
+    for trial in comparison.tuning:
+        tuning.setdefault(trial.variant, []).append(f"{trial.lr:g}: {_percent(trial.em)}")
+    sigma_charts = {
         name: sigma_chart_of(trained[0].folder / "training" / METRICS_FILE)
         for name, trained in students.items()
     }
-    sigma_of = next((name for name in reversed(drawn) if drawn[name]), "")
+    sigma_of = next((name for name in reversed(sigma_charts) if sigma_charts[name]), "")
     return render_page(
         "comparison.html.j2",
         title=f"steper_ray: {folder.parent.name}, ways of learning compared",
@@ -77,7 +71,7 @@ def _page(
         chart=interval_chart([_mark(c, comparison.baseline) for c in comparison.contenders]),
         head=head,
         rows=rows,
-        sigma_chart=drawn.get(sigma_of),
+        sigma_chart=sigma_charts.get(sigma_of),
         sigma_of=sigma_of,
         seeds=[
             (c.name, ", ".join(_percent(em) for em in c.em_of_seed))
@@ -99,7 +93,7 @@ def _mark(contender: "Contender", baseline: str) -> Mark:
 
 
 def table(comparison: "Comparison") -> tuple[list[str], list[list[str]]]:
-    """Head and rows, as text."""
+    """Head and rows of the table of contenders, as text."""
     hops = list(dict.fromkeys(hop for c in comparison.contenders for hop in c.summary.hops))
     head = ["model", "EM", "95 %", "F1", "Acc", *(f"{hop}-hop" for hop in hops)]
     head += [f"EM − {comparison.baseline}", "p (Holm)", "lr", "tokens in", "supervised"]
@@ -142,14 +136,14 @@ def markdown_lines(comparison: "Comparison") -> list[str]:
 
 
 def text_lines(comparison: "Comparison") -> list[str]:
-    """The table for a terminal: columns aligned, the last two left out."""
+    """The table for a terminal: columns aligned, without the last two."""
     head, rows = table(comparison)
     cells = [line[:-2] for line in (head, *rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in cells
     ]

@@ -1,10 +1,11 @@
-"""The card of a step-wise data set: a README.md that says what is in it, and from what it was made.
+"""Card of a step-wise data set, its README.md: columns, counts, teachers, settings.
 
 The text is `dataset_card.md.j2`; the metadata above it, by which the Hub and `datasets` find the files, is
 huggingface_hub's. Everything it says is in `stats.json`.
 """
 
 from collections.abc import Collection, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from steper_ray.files import write_whole
 from steper_ray.reports.histograms import PICTURES
 from steper_ray.reports.markdown import CARD_FILE, render_template
 from steper_ray.run.secrets import settings_text
+from steper_ray.selection.abilities import recorded_scheme
 from steper_ray.selection.rejection import REJECTIONS
 
 SHARDS: Final = "data/train-*.parquet"
@@ -22,7 +24,7 @@ COLUMNS: Final = {
     "id": "chain and step",
     "chain_id": "which chain the example is a step of",
     "step": "number of the step, from 1",
-    "ability": "`init`: first step; `exp`: between; `agg`: last, with the answer",
+    "ability": "what the step teaches, see below",
     "question": "the question",
     "passages": "every passage retrieved up to this step, in the order retrieved: id, title, text",
     "reasoning": "what the earlier steps said",
@@ -31,7 +33,7 @@ COLUMNS: Final = {
     "target": "what the model should write, with what ends a step",
     "found": "how many of the passages each search brought",
 }
-"""Column → what it holds; those that are added later are shown without."""
+"""Column → its content; a column without an entry is shown without a description."""
 
 
 SIZES: Final = {
@@ -69,6 +71,7 @@ def render_card(
         "dataset_card.md.j2",
         stats=stats,
         examples=examples,
+        abilities=_meanings(stats["abilities"]),
         teachers=stats["teacher"]["models"],
         columns={name: COLUMNS.get(name, "") for name in columns},
         reasons=REJECTIONS,
@@ -80,10 +83,16 @@ def render_card(
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 
 
+def _meanings(abilities: Mapping[str, Any]) -> dict[str, str]:
+    """Ability → what it is, in the order of the scheme; empty where the scheme says nothing."""
+    scheme = recorded_scheme(abilities, "stats.json")
+    return dict(zip_longest(scheme.names, scheme.meanings, fillvalue=""))
+
+
 def write_card(folder: Path, stats: Mapping[str, Any], columns: Collection[str]) -> None:
     """Write the card into a data set's folder, whole or not at all.
 
-    It shows the PICTURES that are there by then.
+    It shows those of PICTURES that the folder has by then.
     """
     pictures = [file for file, _, _ in PICTURES.values() if (folder / file).is_file()]
     write_whole(folder / CARD_FILE, render_card(stats, columns, pictures))

@@ -1,10 +1,16 @@
-"""How long the examples of a data set are, as pictures for its card, in the report's colours and style."""
+"""Histograms of the lengths of a data set's examples, as pictures for its card in the pages' style."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from steper_ray.reports.charts import WIDTH, bare_axes, light_paint, write_picture
+from steper_ray.reports.drawing import (
+    WIDTH,
+    ability_paints,
+    bare_axes,
+    light_paint,
+    write_picture,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,11 +40,12 @@ def _write(histogram: Mapping[str, Any], file: Path, title: str, note: str) -> P
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     paint = light_paint()
+    paint_of = {name: paint[css] for name, css in ability_paints(histogram["abilities"]).items()}
     figure, axes = bare_axes(paint, height=HEIGHT, left=72, right=30, bottom=50, top=82)
     axes.patch.set_visible(False)
     start, width = histogram["start"], histogram["width"]
     bottoms = [0] * len(next(iter(histogram["abilities"].values()))["counts"])
-    first = start - 0.5 if width == 1 else start  # one number's bar stands around it
+    first = start - 0.5 if width == 1 else start  # the bar of a single number is centred on it
     edges = [first + width * number for number in range(len(bottoms))]
     for ability, part in histogram["abilities"].items():
         axes.bar(
@@ -47,7 +54,7 @@ def _write(histogram: Mapping[str, Any], file: Path, title: str, note: str) -> P
             0.9 * width,
             bottoms,
             align="edge",
-            color=paint[ability],
+            color=paint_of[ability],
             linewidth=0,
         )
         bottoms = [low + count for low, count in zip(bottoms, part["counts"], strict=True)]
@@ -63,27 +70,27 @@ def _write(histogram: Mapping[str, Any], file: Path, title: str, note: str) -> P
     figure.text(16 / WIDTH, 1 - 42 / HEIGHT, note, **small)
     axes.set_xlabel(f"tokens, in bins of {width:,}" if width > 1 else "tokens", labelpad=6, **small)
     axes.set_ylabel("examples", labelpad=8, **small)
-    _legend(figure, paint, histogram["abilities"])
+    _legend(figure, paint_of, histogram["abilities"])
     return write_picture(figure, paint, file)
 
 
 def _legend(
-    figure: "Figure", paint: Mapping[str, str], abilities: Mapping[str, Mapping[str, Any]]
+    figure: "Figure", paint_of: Mapping[str, str], abilities: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Each ability's name and median in its colour, side by side above the bars."""
     from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
 
     bold: dict[str, Any] = {"fontsize": 12, "fontweight": "bold"}
-    words: list[Any] = [
+    texts: list[Any] = [
         TextArea(
-            f"{ability}: median {part['median']:,}", textprops={**bold, "color": paint[ability]}
+            f"{ability}: median {part['median']:,}", textprops={**bold, "color": paint_of[ability]}
         )
         for ability, part in abilities.items()
     ]
     figure.add_artist(
         AnchoredOffsetbox(
             "upper left",
-            child=HPacker(children=words, pad=0, sep=20),
+            child=HPacker(children=texts, pad=0, sep=20),
             pad=0,
             borderpad=0,
             frameon=False,

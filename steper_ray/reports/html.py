@@ -4,7 +4,10 @@ from typing import Any
 
 
 def render_page(template: str, **values: Any) -> str:
-    """A page of this package with everything it needs inside; every value is escaped."""
+    """A page from a template of `reports/templates`, with styles and charts inside; values are escaped.
+
+    A value that is missing is an error (jinja2.UndefinedError).
+    """
     import jinja2
 
     environment = jinja2.Environment(

@@ -1,4 +1,4 @@
-"""What the cards of a student and of a data set share: text as Markdown, names without paths, no secrets.
+"""Markdown for the cards of a student and of a data set: templates, escaped names, code blocks.
 
 A card may be published, so it holds no path of the machine it was written on and nothing secret, and
 names that a person chose are written so that Markdown reads them as text.
@@ -35,14 +35,14 @@ def render_template(name: str, **values: Any) -> str:
 def as_text(value: str) -> str:
     """A name as Markdown that renders as that name, on one line, also in the cell of a table.
 
-    Signs that mean something to Markdown become character references; what cannot be printed goes.
+    Characters with a meaning in Markdown become character references; unprintable ones are removed.
     """
     special = r"[\\`*{}\[\]<>#|~&!$@]|(?<![^\W_])_|_(?![^\W_])"
     return re.sub(special, lambda sign: f"&#{ord(sign[0])};", one_line(value)) or "–"
 
 
 def fenced(text: str, language: str = "") -> str:
-    """Text as a block of code that nothing in it can end."""
+    """Text as a code block, with a fence longer than any in the text."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.strip()}\n{fence}"

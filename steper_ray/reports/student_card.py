@@ -1,4 +1,4 @@
-"""The student's model card: a README.md that says what it is, from what, and how well it does.
+"""Model card of a student, its README.md: base student, teacher, training, scores.
 
 The text is `student_card.md.j2`; the metadata above it, by which the Hub files a model, is
 huggingface_hub's. A card may be published, so it holds no path of the machine it was written on and
@@ -17,12 +17,13 @@ from steper_ray.files import write_whole
 from steper_ray.reports.markdown import CARD_FILE, as_text, render_template
 from steper_ray.run.secrets import is_on_hub, public_name, settings_text
 from steper_ray.text import one_line
+from steper_ray.training.objective import objective_named
 
 PICTURES: Final = {
     "losses.png": "Loss of each ability over the optimizer steps",
     "sigma.png": "Learned difficulty σ of each ability over the optimizer steps",
 }
-"""Files beside the card that it shows, with what is said to who cannot see them."""
+"""Files beside the card that it shows, with their text for readers who cannot see them."""
 
 
 BEGIN: Final = "<!-- evaluation: `steper eval` rewrites what stands from here -->"
@@ -44,14 +45,14 @@ METRICS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What a card says about a training, as plain facts."""
+    """Facts about a training that a model card states."""
 
     base_model: str
     """Hub name or folder of the base student; of a folder only the last part is shown."""
     base_revision: str = ""
     """Commit of a base student from the Hub; empty for a folder."""
     teacher: str
-    """The same of the teacher; empty where it is not known."""
+    """Hub name or folder of the teacher; empty if unknown."""
     objective: str
     abilities: tuple[str, ...]
     """Abilities that were trained on."""
@@ -64,7 +65,7 @@ class Card:
     """S in the paper."""
     max_prompt_tokens: int
     corpus_version: str
-    """Of the corpus that the chains were retrieved from; empty where it is not known."""
+    """Version of the corpus that the chains' passages come from; empty if unknown."""
     chains: int
     """Chains trained on."""
     examples: Mapping[str, int]
@@ -77,7 +78,7 @@ class Card:
     input_tokens: int
     """Prompt and target tokens of all examples, every epoch counted."""
     supervised_tokens: int
-    """Those of them that are targets."""
+    """Target tokens among the input tokens."""
     losses: Mapping[str, float | None]
     """L_j of the last global batch, in nats; None for an ability it had no example of."""
     validation_loss: float | None = None
@@ -106,9 +107,12 @@ def render_card(card: Card, pictures: Collection[str] = ()) -> str:
         pipeline_tag="text-generation",
         tags=["steper", "retrieval", "distillation", "multi-hop", "question-answering"],
     )
+    objective = objective_named(card.objective)
     body = render_template(
         "student_card.md.j2",
         card=card,
+        staged=not objective.whole_path,
+        learned=objective.learns_sigma,
         base=public_name(card.base_model),
         teacher=public_name(card.teacher),
         settings=settings_text(card.settings),
@@ -121,7 +125,7 @@ def render_card(card: Card, pictures: Collection[str] = ()) -> str:
 def write_card(folder: Path, card: Card) -> None:
     """Write the card into an exported student's folder, whole or not at all.
 
-    It shows the PICTURES that are there by then.
+    It shows those of PICTURES that the folder has by then.
     """
     pictures = [name for name in PICTURES if (folder / name).is_file()]
     write_whole(folder / CARD_FILE, render_card(card, pictures))
@@ -130,14 +134,14 @@ def write_card(folder: Path, card: Card) -> None:
 def add_scores(
     folder: Path, name: str, scores: Mapping[str, Mapping[str, float]], questions: int
 ) -> None:
-    """Put the results of an evaluation into the card of a student; the last one counts.
+    """Write the scores of an evaluation into a student's card, in place of earlier ones.
 
-    Replaces the evaluation that the card has and leaves everything else as it is, also what a person
-    has written. Does nothing where there is no card.
+    Everything else in the card stays as it is, text that a person wrote included. A folder without a card
+    stays without one.
 
     name:      which of `scores` is this student
     scores:    model → em, f1 and acc as shares of the questions, in [0, 1]
-    questions: how many were asked
+    questions: number of questions that were asked
 
     Raises InputError if the card's metadata cannot be read.
     """

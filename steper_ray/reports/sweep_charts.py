@@ -1,12 +1,12 @@
-"""The charts of a sweep's page, drawn as those of the evaluation are."""
+"""Charts of a sweep: parallel coordinates, score over a key, paths of σ, rungs of ASHA."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from steper_ray.reports.charts import STAND_INS, bare_axes, markup
-from steper_ray.sweep.trial_files import short
+from steper_ray.reports.drawing import STAND_INS, bare_axes, markup
+from steper_ray.sweep.trial_table import short
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -24,17 +24,17 @@ STOPPED: Final = "other-0"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How the values of a key become places between 0 and 1."""
+    """An axis: positions between 0 and 1 for the values of a key."""
 
     name: str
     values: Sequence[Any]
-    """Of all trials; None for a trial without one."""
+    """One value a trial; None for a trial without one."""
     log: bool = False
     categories: tuple[Any, ...] | None = None
     """For values that are not numbers, and for choices; evenly spaced."""
 
-    def place(self, value: Any) -> float | None:
-        """None where there is no value."""
+    def position(self, value: Any) -> float | None:
+        """Position of a value, None of no value."""
         if value is None:
             return None
         if self.categories is not None:
@@ -48,9 +48,9 @@ class Scale:
 
     @property
     def labels(self) -> list[tuple[float, str]]:
-        """(place, text) of what is written beside the axis."""
+        """(position, text) of the labels beside the axis."""
         if self.categories is not None:
-            return [(self.place(value) or 0.0, short(value, 3)) for value in self.categories]
+            return [(self.position(value) or 0.0, short(value, 3)) for value in self.categories]
         low, high = self._ends
         return (
             [(0.5, short(low, 3))] if low == high else [(0.0, short(low, 3)), (1.0, short(high, 3))]
@@ -58,8 +58,8 @@ class Scale:
 
     @property
     def _ends(self) -> tuple[float, float]:
-        there = [value for value in self.values if value is not None]
-        return (min(there), max(there)) if there else (0.0, 0.0)
+        values = [value for value in self.values if value is not None]
+        return (min(values), max(values)) if values else (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Line:
 
     paint: str
     values: Sequence[Any]
-    """One for each scale, in their order."""
+    """One value a scale, in the order of the scales."""
 
 
 def parallel_chart(scales: Sequence[Scale], lines: Sequence[Line]) -> "Markup":
@@ -90,11 +90,11 @@ def parallel_chart(scales: Sequence[Scale], lines: Sequence[Line]) -> "Markup":
                 zorder=5,
             )
     for line in sorted(lines, key=lambda line: line.paint == BEST):
-        places = [scale.place(value) for scale, value in zip(scales, line.values, strict=True)]
-        there = [(x, place) for x, place in enumerate(places) if place is not None]
+        heights = [scale.position(value) for scale, value in zip(scales, line.values, strict=True)]
+        points = [(x, height) for x, height in enumerate(heights) if height is not None]
         axes.plot(
-            [x for x, _ in there],
-            [place for _, place in there],
+            [x for x, _ in points],
+            [height for _, height in points],
             color=STAND_INS[line.paint],
             linewidth=2.6 if line.paint == BEST else 1.2,
             alpha=1.0 if line.paint == BEST else 0.55,
@@ -106,22 +106,22 @@ def parallel_chart(scales: Sequence[Scale], lines: Sequence[Line]) -> "Markup":
     return markup(figure, f"Parallel coordinates of {len(lines)} trials; the table has them too")
 
 
-def against_chart(scale: Scale, metric: Scale, lines: Sequence[Line], place: int) -> "Markup":
+def against_chart(scale: Scale, metric: Scale, lines: Sequence[Line], index: int) -> "Markup":
     """The metric over one key, a dot a trial.
 
-    place: of the key among the values of a line; the metric is their last
+    index: of the key among the values of a line; the last value is the metric
     """
     from matplotlib.ticker import NullLocator
 
     figure, axes = bare_axes(STAND_INS, height=240, left=58, right=16)
     for line in lines:
-        value, reached = line.values[place], line.values[-1]
-        if value is None or reached is None:
+        value, score = line.values[index], line.values[-1]
+        if value is None or score is None:
             continue
         x = value if scale.categories is None else scale.categories.index(value)
         axes.plot(
             x,
-            reached,
+            score,
             marker="o",
             markersize=9 if line.paint == BEST else 6,
             color=STAND_INS[line.paint],
@@ -131,7 +131,7 @@ def against_chart(scale: Scale, metric: Scale, lines: Sequence[Line], place: int
         axes.set_xticks(range(len(scale.categories)), [short(v, 3) for v in scale.categories])
         axes.set_xlim(-0.5, len(scale.categories) - 0.5)
     elif scale.log:
-        _few_log_ticks(axes, "x", [line.values[place] for line in lines])
+        _few_log_ticks(axes, "x", [line.values[index] for line in lines])
     if metric.log:
         axes.set_yscale("log")
         _few_log_ticks(axes, "y", [line.values[-1] for line in lines])
@@ -143,8 +143,8 @@ def _few_log_ticks(axes: "Axes", which: str, values: Sequence[float | None]) -> 
     """A logarithmic axis with its ends and their middle named, in plain numbers."""
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-    there = [value for value in values if value is not None]
-    low, high = min(there), max(there)
+    numbers = [value for value in values if value is not None]
+    low, high = min(numbers), max(numbers)
     ticks = [low] if low == high else [low, math.sqrt(low * high), high]
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
@@ -155,6 +155,7 @@ def _few_log_ticks(axes: "Axes", which: str, values: Sequence[float | None]) -> 
 
 def sigma_paths_chart(
     ability: str,
+    paint: str,
     paths: Sequence[Sequence[tuple[int, float]]],
     rests: Sequence[Sequence[tuple[int, float]]],
 ) -> "Markup":
@@ -164,7 +165,7 @@ def sigma_paths_chart(
         axes.plot(
             [step for step, _ in path],
             [value for _, value in path],
-            color=STAND_INS[ability],
+            color=STAND_INS[paint],
             linewidth=1 if dashed else 1.8,
             alpha=0.3 if dashed else 0.85,
             linestyle=(0, (4, 3)) if dashed else "-",
@@ -190,9 +191,9 @@ def rungs_chart(
     for rung in rungs:
         axes.axvline(rung, color=STAND_INS["rule"], linewidth=2)
     for paint, losses, stopped in runs:
-        places = range(1, len(losses) + 1)
+        validations = range(1, len(losses) + 1)
         color = STAND_INS[paint]
-        axes.plot(places, losses, color=color, linewidth=2.4 if paint == BEST else 1.4)
+        axes.plot(validations, losses, color=color, linewidth=2.4 if paint == BEST else 1.4)
         axes.plot(
             len(losses), losses[-1], marker="X" if stopped else "o", markersize=8, color=color
         )

@@ -1,10 +1,12 @@
-"""The sweep's page: which values are good, and whether σ comes to the same rest from anywhere."""
+"""Page of a sweep: scores by value of each key, and whether σ comes to the same rest from any start."""
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from steper_ray.files import write_whole
+from steper_ray.reports.drawing import ability_paints
 from steper_ray.reports.html import render_page
 from steper_ray.reports.sweep_charts import (
     BEST,
@@ -17,24 +19,24 @@ from steper_ray.reports.sweep_charts import (
     rungs_chart,
     sigma_paths_chart,
 )
-from steper_ray.schema import ABILITIES
 from steper_ray.sweep.settings import SweepConfig
-from steper_ray.sweep.trial_files import Trial, short, status_counts
+from steper_ray.sweep.trial_files import Trial, ability_names
+from steper_ray.sweep.trial_table import short, status_counts
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from steper_ray.run.config import RunConfig
+
+METRIC_NAMES: Final = {"loss": "validation loss", "em": "exact match", "f1": "F1"}
 
 
-NAMES = {"loss": "validation loss", "em": "exact match", "f1": "F1"}
-
-
-def write_page(config: "RunConfig", trials: Sequence[Trial], best: Trial | None) -> None:
-    """Write `sweep/sweep.html`."""
-    section = config.sweep
+def write_sweep_page(
+    file: Path, *, title: str, section: SweepConfig, trials: Sequence[Trial], best: Trial | None
+) -> None:
+    """Write the page of a sweep to a file, whole or not at all; unfinished trials are not shown."""
     shown = [trial for trial in trials if trial.status != "unfinished"]
-    metric = NAMES[section.metric]
+    abilities = ability_names(shown)
+    metric = METRIC_NAMES[section.metric]
     scales = [*(_scale(section, key, shown) for key in section.parameters), _metric(metric, shown)]
     lines = [
         Line(
@@ -46,14 +48,14 @@ def write_page(config: "RunConfig", trials: Sequence[Trial], best: Trial | None)
     ranked = any(_finite(trial.metric) is not None for trial in shown)
     page = render_page(
         "sweep.html.j2",
-        title=f"steper_ray: {config.folder.root.name}, a sweep",
+        title=title,
         headline=headline(section, shown, best),
         setting=_setting(section, shown),
         metric=metric,
         parallel=parallel_chart(scales, lines) if ranked else None,
         against=[
-            (scale.name, against_chart(scale, scales[-1], lines, place))
-            for place, scale in enumerate(scales[:-1])
+            (scale.name, against_chart(scale, scales[-1], lines, index))
+            for index, scale in enumerate(scales[:-1])
             if ranked
         ],
         paths=_paths(shown),
@@ -61,23 +63,21 @@ def write_page(config: "RunConfig", trials: Sequence[Trial], best: Trial | None)
         rungs=_rungs_chart(section, shown, best),
         arrivals=rung_counts(section, shown),
         head=["trial", *section.parameters, "status", section.metric]
-        + [f"L {ability}" for ability in ABILITIES]
-        + [f"σ {ability}" for ability in ABILITIES]
+        + [f"L {ability}" for ability in abilities]
+        + [f"σ {ability}" for ability in abilities]
         + ["steps", "seconds"],
-        rows=[_row(section, trial) for trial in shown],
+        rows=[_row(section, trial, abilities) for trial in shown],
         errors=[(trial.number, trial.error) for trial in shown if trial.error],
     )
-    write_whole(config.folder.sweep / "sweep.html", page, errors="replace")
+    write_whole(file, page, errors="replace")
 
 
 def headline(section: SweepConfig, trials: Sequence[Trial], best: Trial | None) -> str:
-    """What came out, in one sentence."""
+    """Result of a sweep in one sentence."""
     if best is None:
         return f"None of {len(trials):,} trials finished."
     point = ", ".join(f"{key} {short(value)}" for key, value in best.point.items())
-    return (
-        f"Trial {best.number} is the best: {point}, {NAMES[section.metric]} {short(best.metric)}."
-    )
+    return f"Trial {best.number} is the best: {point}, {METRIC_NAMES[section.metric]} {short(best.metric)}."
 
 
 def _setting(section: SweepConfig, trials: Sequence[Trial]) -> str:
@@ -91,7 +91,7 @@ def _scale(section: SweepConfig, key: str, trials: Sequence[Trial]) -> Scale:
     values = [trial.point[key] for trial in trials]
     if parameter.choice is None:
         return Scale(key, values, log=parameter.log is not None)
-    seen = [value for place, value in enumerate(values) if value not in values[:place]]
+    seen = [value for index, value in enumerate(values) if value not in values[:index]]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in seen):
         seen.sort()
     return Scale(key, values, categories=tuple(seen))
@@ -99,8 +99,8 @@ def _scale(section: SweepConfig, key: str, trials: Sequence[Trial]) -> Scale:
 
 def _metric(name: str, trials: Sequence[Trial]) -> Scale:
     values = [_finite(trial.metric) for trial in trials]
-    there = [value for value in values if value is not None]
-    log = bool(there) and min(there) > 0 and max(there) > 5 * min(there)
+    numbers = [value for value in values if value is not None]
+    log = bool(numbers) and min(numbers) > 0 and max(numbers) > 5 * min(numbers)
     return Scale(name, values, log=log)
 
 
@@ -115,41 +115,44 @@ def _paint(trial: Trial, best: Trial | None) -> str:
 
 
 def _learned(trials: Sequence[Trial]) -> list[Trial]:
-    """Trials in which σ moved, and stayed in what can be drawn."""
+    """Trials in which σ moved, failed ones excluded."""
     return [
         trial
         for trial in trials
         if trial.status != "failed"
         and any(
             len({value for _, value in trial.curves[f"sigma_{ability}"]}) > 1
-            for ability in ABILITIES
+            for ability in trial.sigma
         )
     ]
 
 
 def _paths(trials: Sequence[Trial]) -> list[tuple[str, "Markup"]]:
+    """A chart of σ for each ability that was learned in any trial."""
     drawn: list[tuple[str, Markup]] = []
-    for ability in ABILITIES:
-        paths = [trial.curves[f"sigma_{ability}"] for trial in _learned(trials)]
+    learned = _learned(trials)
+    for ability, paint in ability_paints(ability_names(learned)).items():
+        paths = [trial.curves.get(f"sigma_{ability}", []) for trial in learned]
         rests = [
-            [(step, math.sqrt(max(loss, 1e-12))) for step, loss in trial.curves[f"L_{ability}"]]
-            for trial in _learned(trials)
+            [(step, math.sqrt(max(loss, 1e-12))) for step, loss in losses]
+            for trial in learned
+            if (losses := trial.curves.get(f"L_{ability}"))
         ]
-        if any(rests):
-            drawn.append(
-                (ability, sigma_paths_chart(ability, paths, [rest for rest in rests if rest]))
-            )
+        if rests:
+            drawn.append((ability, sigma_paths_chart(ability, paint, paths, rests)))
     return drawn
 
 
 def meeting_line(trials: Sequence[Trial]) -> str:
-    """How far σ ended from √L, over the finished trials, as a sentence; empty where σ did not move."""
+    """Sentence on how far σ ended from √L in the finished trials; empty if no σ moved."""
     parts = []
-    for ability in ABILITIES:
+    finished = [trial for trial in _learned(trials) if trial.status == "finished"]
+    for ability in ability_names(finished):
         ratios = [
-            trial.sigma[ability] / math.sqrt(sum(v for _, v in last) / len(last))  # type: ignore[operator]
-            for trial in _learned(trials)
-            if trial.status == "finished" and (last := trial.curves[f"L_{ability}"][-5:])
+            sigma / math.sqrt(sum(v for _, v in last) / len(last))
+            for trial in finished
+            if (sigma := trial.sigma.get(ability)) is not None
+            and (last := trial.curves[f"L_{ability}"][-5:])
         ]
         if ratios:
             parts.append(f"{ability} {min(ratios):.2f} to {max(ratios):.2f}")
@@ -171,14 +174,14 @@ def rungs_of(section: SweepConfig, validations: int) -> list[int]:
 
 
 def rung_counts(section: SweepConfig, trials: Sequence[Trial]) -> list[str]:
-    """At each rung, how many arrived and how many were stopped there."""
+    """Number of trials that reached each rung, and that were stopped there."""
     if section.scheduler != "asha":
         return []
     longest = max((len(trial.validations) for trial in trials), default=0)
     rungs = rungs_of(section, longest)
     lines = []
-    for place, rung in enumerate(rungs):
-        following = rungs[place + 1] if place + 1 < len(rungs) else math.inf
+    for index, rung in enumerate(rungs):
+        following = rungs[index + 1] if index + 1 < len(rungs) else math.inf
         arrived = [trial for trial in trials if len(trial.validations) >= rung]
         ended = [
             trial
@@ -194,8 +197,8 @@ def _rungs_chart(
 ) -> "Markup | None":
     runs = []
     for trial in trials:
-        losses = [one.loss for one in trial.validations if math.isfinite(one.loss)]
-        lowest = [min(losses[: place + 1]) for place in range(len(losses))]
+        losses = [v.loss for v in trial.validations if math.isfinite(v.loss)]
+        lowest = [min(losses[:count]) for count in range(1, len(losses) + 1)]
         if lowest:
             runs.append((_paint(trial, best), lowest, trial.status == "stopped"))
     if section.scheduler != "asha" or not runs:
@@ -203,14 +206,14 @@ def _rungs_chart(
     return rungs_chart(runs, rungs_of(section, max(len(losses) for _, losses, _ in runs)))
 
 
-def _row(section: SweepConfig, trial: Trial) -> list[str]:
+def _row(section: SweepConfig, trial: Trial, abilities: Sequence[str]) -> list[str]:
     return [
         str(trial.number),
         *(short(trial.point[key]) for key in section.parameters),
         trial.status,
         short(trial.metric),
-        *(short(trial.loss[ability]) for ability in ABILITIES),
-        *(short(trial.sigma[ability]) for ability in ABILITIES),
+        *(short(trial.loss.get(ability)) for ability in abilities),
+        *(short(trial.sigma.get(ability)) for ability in abilities),
         f"{trial.step:,}/{trial.steps or 0:,}",
         f"{trial.seconds:,.0f}",
     ]

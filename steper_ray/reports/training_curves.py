@@ -1,4 +1,4 @@
-"""Losses and σ of a training as charts, from `metrics.jsonl`."""
+"""Curves of a training, losses and σ, read from `metrics.jsonl`."""
 
 import json
 import math
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steper_ray.reports.charts import Curve, sigma_chart, write_training_plots
-from steper_ray.schema import ABILITIES
+from steper_ray.reports.drawing import ability_paints
+from steper_ray.reports.training_charts import Curve, sigma_chart, write_training_plots
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainingCurves:
-    """What `metrics.jsonl` says."""
+    """Rows of `metrics.jsonl`."""
 
     rows: tuple[Mapping[str, Any], ...]
-    """One an optimizer step, ordered by step."""
+    """One row an optimizer step, ordered by step."""
     unreadable: int
     """Lines that are no JSON object with a step (a crash can cut a line short)."""
 
+    @property
+    def abilities(self) -> list[str]:
+        """Abilities that the rows have losses of, in the order of the columns."""
+        columns = dict.fromkeys(column for row in self.rows for column in row)
+        return [column.removeprefix("L_") for column in columns if column.startswith("L_")]
+
     def curve(self, column: str, name: str, paint: str) -> Curve | None:
-        """A column over the steps, where it holds a finite number; None if it never does."""
+        """Values of a column over the steps, where they are finite numbers; None if none is."""
         import numpy as np
 
         points = [(row["step"], row[column]) for row in self.rows if is_number(row.get(column))]
@@ -51,33 +57,40 @@ def read_training(file: Path) -> TrainingCurves:
 
 
 @dataclass(frozen=True, slots=True)
-class _Curves:
-    """What is drawn of a training."""
+class AbilityCurves:
+    """Curves of a training to draw."""
 
     losses: list[Curve]
-    """One an ability; of a training without abilities the loss alone."""
-    staged: bool
+    """One curve an ability; the total loss alone for a training without abilities."""
+    by_ability: bool
+    """Whether `losses` are those of abilities."""
     smooth: dict[str, Curve]
     """Running mean of each ability's loss."""
     sigmas: list[Curve]
     rests: dict[str, Curve]
-    """The root of the running mean, where σ comes to rest."""
+    """√L of the running mean of each ability, where σ comes to rest."""
 
 
-def curve_charts(training: TrainingCurves) -> _Curves:
+def ability_curves(training: TrainingCurves) -> AbilityCurves:
+    """Losses of each ability with their σ, from the rows of a training."""
     import numpy as np
 
-    losses = [curve for s in ABILITIES if (curve := training.curve(f"L_{s}", s, s))]
-    sigmas = [curve for s in ABILITIES if (curve := training.curve(f"sigma_{s}", s, s))]
+    paints = ability_paints(training.abilities)
+    losses = [
+        c for name, paint in paints.items() if (c := training.curve(f"L_{name}", name, paint))
+    ]
+    sigmas = [
+        c for name, paint in paints.items() if (c := training.curve(f"sigma_{name}", name, paint))
+    ]
     smooth = {loss.name: loss.shortened().smoothed() for loss in losses}
     rests = {
         name: Curve(name, loss.paint, loss.steps, np.sqrt(np.maximum(loss.values, 0.0)))
         for name, loss in smooth.items()
     }
     total = training.curve("loss", "loss", "student")
-    return _Curves(
+    return AbilityCurves(
         losses=losses or [curve for curve in (total,) if curve],
-        staged=bool(losses),
+        by_ability=bool(losses),
         smooth=smooth,
         sigmas=[sigma for sigma in sigmas if sigma.name in rests],
         rests=rests,
@@ -85,19 +98,20 @@ def curve_charts(training: TrainingCurves) -> _Curves:
 
 
 def write_training_pictures(metrics_file: Path, folder: Path) -> list[Path]:
-    """Draw a training's losses and its σ; returns the PNG files, none if there is nothing to draw."""
-    curves = curve_charts(read_training(metrics_file))
+    """Write the PNGs of a training's losses and σ to `folder`; returns the files, none without losses."""
+    curves = ability_curves(read_training(metrics_file))
     if not curves.losses:
         return []
     return write_training_plots(curves.losses, curves.sigmas, list(curves.rests.values()), folder)
 
 
 def sigma_chart_of(metrics_file: Path) -> "Markup | None":
-    """σ of a training beside where it comes to rest; None if it learned none."""
-    curves = curve_charts(read_training(metrics_file))
+    """Chart of a training's σ and where each comes to rest; None if no σ was learned."""
+    curves = ability_curves(read_training(metrics_file))
     moved = any(len(set(sigma.values)) > 1 for sigma in curves.sigmas)
     return sigma_chart(curves.sigmas, list(curves.rests.values())) if moved else None
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -1,88 +1,88 @@
-"""What a step may ask: the k best passages for a piece of text, by BM25 over titles and texts.
+"""BM25 over titles and texts of a Lance dataset.
 
 A passage scores by its better field, title matches counting `title_boost` times. The query is data:
 it is matched word by word, and nothing in it is syntax.
 """
 
 import asyncio
-import json
-import os
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from steper_ray.errors import InputError
-from steper_ray.retrieval.corpus import SETTINGS_FILE
+from steper_ray.retrieval.corpus_record import CORPUS_FILE, read_corpus_record
 from steper_ray.retrieval.protocol import Hit
+from steper_ray.retrieval.settings import BM25Config
 from steper_ray.schema import Passage
 
-REMEMBERED_SEARCHES: Final = 10_000
-"""Newest distinct searches whose passages are kept: some 20 MB with four passages of 500 bytes each."""
-
-
-def search_in_one_thread() -> None:
-    """Keep Lance, which takes every core otherwise, to one thread in this process; before it is imported.
-
-    For searches beside an engine. What is set already stays.
-    """
-    for name in ("LANCE_CPU_THREADS", "TOKIO_WORKER_THREADS"):
-        os.environ.setdefault(name, "1")
+SETTINGS: Final = BM25Config
 
 
 class BM25Retriever:
-    """Searches one corpus. Not fork-safe (Lance): open it in the process that uses it."""
+    """Searches one corpus by BM25. Not fork-safe (Lance): open it in the process that uses it."""
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, settings: BM25Config) -> None:
         """Raises InputError if the folder is not a corpus made by `steper index`.
 
-        A corpus that takes its place later is not searched: that is for another Retriever.
+        A corpus that later replaces it in the same place is not searched: open that one anew.
         """
         import lance
 
         self._folder = Path(folder).resolve()
-        try:
-            self.settings: dict[str, Any] = json.loads((self._folder / SETTINGS_FILE).read_text())
-        except FileNotFoundError:
-            raise InputError(f"{folder}: not an indexed corpus; run `steper index` first") from None
+        self.version = read_corpus_record(folder).version
+        self._boosts = [settings.title_boost, 1.0]
         self._dataset = lance.dataset(str(self._folder))
-        self._remembered = lru_cache(maxsize=REMEMBERED_SEARCHES)(self._search)
 
-    @property
-    def corpus_version(self) -> str:
-        """The version of the corpus that is searched."""
-        return str(self.settings["version"])
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """`best_passages` of each query, in threads, so that other chains continue meanwhile."""
+        searches = (asyncio.to_thread(self.best_passages, query, k) for query in queries)
+        return list(await asyncio.gather(*searches))
 
-    @property
-    def searches(self) -> tuple[int, int]:
-        """How many searches there were, and how many of them were answered from memory."""
-        info = self._remembered.cache_info()
-        return info.hits + info.misses, info.hits
-
-    def search(self, query: str, k: int) -> list[Hit]:
+    def best_passages(self, query: str, k: int) -> list[Hit]:
         """The k best passages, best first (ties by id); fewer if fewer match, none for no words.
 
-        Raises InputError if the corpus is no longer there.
+        Raises InputError if the corpus was removed.
         """
-        words = query.replace("\x00", " ").strip()
-        return list(self._remembered(words, k)) if words else []
-
-    def _search(self, words: str, k: int) -> tuple[Hit, ...]:
         from lance.query import MultiMatchQuery
 
-        if not (self._folder / SETTINGS_FILE).exists():  # where Lance may just find nothing
+        words = query.replace("\x00", " ").strip()
+        if not words:
+            return []
+        if not (self._folder / CORPUS_FILE).exists():  # where Lance may just find nothing
             raise InputError(f"{self._folder}: the corpus was removed while it was open")
-        boosts = [float(self.settings["title_boost"]), 1.0]
         table = self._dataset.to_table(
             columns=["id", "title", "text", "_score"],
-            full_text_query=MultiMatchQuery(words, ["title", "text"], boosts=boosts),
+            full_text_query=MultiMatchQuery(words, ["title", "text"], boosts=self._boosts),
             limit=k,
         )
-        hits = [
-            Hit(Passage(row["id"], row["title"], row["text"]), float(row["_score"]))
-            for row in table.to_pylist()
-        ]
-        return tuple(sorted(hits, key=lambda hit: (-hit.score, hit.passage.id)))
+        hits = [_hit(row) for row in table.to_pylist()]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.passage.id))
 
-    async def search_async(self, query: str, k: int) -> list[Hit]:
-        """`search` in a thread, so that other chains go on meanwhile."""
-        return await asyncio.to_thread(self.search, query, k)
+
+def open(folder: Path, settings: BM25Config) -> BM25Retriever:
+    """Open the index of a corpus."""
+    return BM25Retriever(folder, settings)
+
+
+def index(folder: Path, settings: BM25Config) -> None:
+    """Build one inverted index over the titles and one over the texts, on Ray."""
+    import lance
+    import lance_ray
+    import ray
+
+    fragments = len(lance.dataset(str(folder)).get_fragments())
+    workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), fragments))
+    for column in ("title", "text"):
+        lance_ray.create_scalar_index(
+            str(folder),
+            column=column,
+            index_type="INVERTED",
+            num_workers=workers,
+            stem=settings.stem,
+            remove_stop_words=settings.remove_stop_words,
+            with_position=False,
+        )
+
+
+def _hit(row: dict[str, Any]) -> Hit:
+    return Hit(Passage(row["id"], row["title"], row["text"]), float(row["_score"]))

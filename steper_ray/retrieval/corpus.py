@@ -1,9 +1,8 @@
-"""Passages → a Lance dataset with its BM25 index, built on Ray.
+"""Passages → an indexed Lance dataset, built on Ray.
 
-Ray tasks read the sources (`steper_ray.data.passages`), write them as Lance fragments, and Lance's
-distributed inverted-index build indexes them: one index over the titles and one over the texts. What the
-index was built with is stored in the dataset itself, so that a query can never run with other settings
-than the index.
+Ray tasks read the sources (`steper_ray.data.passages`) and write them as Lance fragments; the retriever's
+module then adds its index. The settings of the index are stored with the dataset
+(`steper_ray.retrieval.corpus_record`).
 
 The corpus has a *version*: a hash of its passages (in any order) and of the index's settings. Chains and
 students carry it.
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from steper_ray.arrow import PASSAGE_SCHEMA
 from steper_ray.data.passages import WHAT, Unit, find_passages, plan_units, read_unit
@@ -28,20 +27,13 @@ from steper_ray.data.tables import read_rows
 from steper_ray.errors import InputError
 from steper_ray.files import replace_link
 from steper_ray.models.hub import use_hub
-from steper_ray.models.settings import HubConfig
+from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.retrieval import RETRIEVERS
+from steper_ray.retrieval.corpus_record import CorpusRecord, version_of, write_corpus_record
+from steper_ray.retrieval.settings import NoRetrievalConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from steper_ray.run.config import RunConfig
-
-
-SETTINGS_FILE: Final = "steper_corpus.json"
-"""Beside the data inside the Lance folder: version, number of passages, search settings."""
-
-
-INDEX_SETTINGS: Final = ("stem", "remove_stop_words", "title_boost")
-"""The settings that decide what a search finds, given the passages."""
 
 
 ROWS_PER_TABLE: Final = 50_000
@@ -56,83 +48,82 @@ class CorpusInfo:
     passages: int
 
 
-def build_corpus(config: "RunConfig") -> CorpusInfo:
-    """Write and index the corpus of a run; needs a running Ray.
+def build_corpus(
+    settings: CorpusConfig, *, out: Path, inputs: Path, hub: HubConfig = DEFAULTS
+) -> CorpusInfo:
+    """Write and index a corpus; needs a running Ray.
 
-    Raises InputError for a missing file, a bad row, a duplicate id or an empty corpus; the link to the
-    finished corpus is made only when everything in it is there. The corpus that was linked to before stays
-    until the next one is made: what has it open goes on searching it.
+    out:    a link to the finished corpus, which is made only when the corpus is complete. The corpus that
+            it linked to before stays until the next one is made: processes that have it open continue.
+    inputs: folder of the row accounting
+    Raises InputError for a missing file, a bad row, a duplicate id or an empty corpus.
+    """
+    for folder in out.parent.glob(f"{out.stem}-*.lance"):
+        if folder.resolve() != out.resolve():  # unfinished, or the one before the current one
+            shutil.rmtree(folder)
+    folder = out.with_name(f"{out.stem}-{uuid.uuid4().hex[:8]}.lance")
+    retriever = settings.retriever
+    if isinstance(retriever, NoRetrievalConfig) and not settings.passages:
+        folder.mkdir(parents=True)
+        content = passages = 0
+    else:
+        _write_passages(settings, folder, out.with_suffix(".partial.accounts"), inputs, hub)
+        content, passages = _content_hash(folder)
+        RETRIEVERS[retriever.type].index(folder, retriever)
+    record = CorpusRecord(version_of(content, retriever), passages, retriever.model_dump())
+    write_corpus_record(folder, record)
+    replace_link(out, folder)
+    return CorpusInfo(out, record.version, passages)
+
+
+def _write_passages(
+    settings: CorpusConfig, folder: Path, counted: Path, inputs: Path, hub: HubConfig
+) -> None:
+    """Read the sources on Ray and write them as Lance fragments, with their row accounting.
+
+    counted: a folder for the accounts of the Ray tasks; removed at the end
     """
     import lance
     import lance_ray
     import ray
 
-    found = find_passages(config.corpus)
-    units = plan_units(found.sources, config.corpus)
+    sources = find_passages(settings)
+    units = plan_units(sources.sources, settings)
     accounts: list[RowCounts] = []
-    if not any(True for unit in units for _ in islice(read_unit(unit, config.corpus, accounts), 1)):
-        write_row_counts(config.folder.root, WHAT, accounts, found.left_out)
-        raise InputError(f"{WHAT}: {config.corpus.passages}: no passage in it")
-    target = config.folder.corpus
-    for left in target.parent.glob(f"{target.stem}-*.lance"):
-        if left.resolve() != target.resolve():  # not finished, or the one before this
-            shutil.rmtree(left)
-    folder = target.with_name(f"{target.stem}-{uuid.uuid4().hex[:8]}.lance")
-    counted = target.with_suffix(".partial.accounts")
+    if not any(True for unit in units for _ in islice(read_unit(unit, settings, accounts), 1)):
+        write_row_counts(inputs, WHAT, accounts, sources.left_out)
+        raise InputError(f"{WHAT}: {settings.passages}: no passage in it")
     shutil.rmtree(counted, ignore_errors=True)
     counted.mkdir(parents=True)
-
     rows = ray.data.from_items(
         [{"unit": number} for number in range(len(units))], override_num_blocks=len(units)
     )
-    read = functools.partial(
-        _read_tables, units=units, config=config.corpus, counted=counted, hub=config.hub
-    )
+    read = functools.partial(_read_tables, units=units, config=settings, counted=counted, hub=hub)
     tables = rows.map_batches(read, batch_size=1, batch_format="pyarrow")
     lance_ray.write_lance(tables, str(folder), schema=PASSAGE_SCHEMA, mode="overwrite")
-    dataset = lance.dataset(str(folder))
-    ids = dataset.to_table(columns=["id"])["id"]
+    ids = lance.dataset(str(folder)).to_table(columns=["id"])["id"]
     if len(ids.unique()) < len(ids):
         shutil.rmtree(folder)
         shutil.rmtree(counted)
-        raise _duplicate_error(units, config.corpus)
-    workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), len(dataset.get_fragments())))
-    for column in ("title", "text"):
-        lance_ray.create_scalar_index(
-            str(folder),
-            column=column,
-            index_type="INVERTED",
-            num_workers=workers,
-            stem=config.corpus.stem,
-            remove_stop_words=config.corpus.remove_stop_words,
-            with_position=False,
-        )
-    version = corpus_version(dataset, config.corpus)
-    info = CorpusInfo(target, version, dataset.count_rows())
-    settings = {
-        "version": version,
-        "passages": info.passages,
-        **config.corpus.model_dump(exclude={"passages"}),
-    }
-    write_row_counts(config.folder.root, WHAT, _read_accounts(counted, len(units)), found.left_out)
+        raise _duplicate_error(units, settings)
+    write_row_counts(inputs, WHAT, _read_accounts(counted, len(units)), sources.left_out)
     shutil.rmtree(counted)
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
-    replace_link(target, folder)
-    return info
 
 
-def corpus_version(dataset: Any, config: CorpusConfig) -> str:
-    """Hash of the passages, whatever their order, and of INDEX_SETTINGS; 16 hexadecimal digits.
+def _content_hash(folder: Path) -> tuple[int, int]:
+    """Sum of the hashes of all passages, whatever their order, and how many there are.
 
     How the passages came about (where they lay, how documents were cut) is no part of it.
     """
-    total = 0
-    for batch in dataset.to_batches(columns=["id", "title", "text"]):
+    import lance
+
+    total = count = 0
+    for batch in lance.dataset(str(folder)).to_batches(columns=["id", "title", "text"]):
         for row in batch.to_pylist():
             content = json.dumps([row["id"], row["title"], row["text"]]).encode()
             total += int.from_bytes(hashlib.sha256(content).digest()[:16], "big")
-    settings = config.model_dump_json(include=set(INDEX_SETTINGS))
-    return hashlib.sha256(f"{total % 2**128} {settings}".encode()).hexdigest()[:16]
+            count += 1
+    return total % 2**128, count
 
 
 def _read_tables(

@@ -117,9 +117,10 @@ CORPUS_KEYS: Final = (
     "passage_size",
     "passage_overlap",
     "bad_rows",
-    "stem",
-    "remove_stop_words",
-    "title_boost",
+    "retriever.type",
+    "retriever.stem",
+    "retriever.remove_stop_words",
+    "retriever.title_boost",
 )
 
 
@@ -133,6 +134,7 @@ QUESTIONS_KEYS: Final = (
     "columns.answer_aliases",
     "columns.supporting_ids",
     "columns.hops",
+    "task",
     "aliases",
     "bad_rows",
 )
@@ -152,6 +154,7 @@ SELECT_KEYS: Final = (
     "min_words",
     "max_words",
     "choose",
+    "abilities",
     "per_hops",
 )
 
@@ -280,7 +283,11 @@ def pick(section: BaseModel, keys: Iterable[str]) -> Record:
     for key in keys:
         first, _, rest = key.partition(".")
         below.setdefault(first, []).append(rest)
-    return {name: _picked(getattr(section, name), rests) for name, rests in below.items()}
+    return {
+        name: _picked(getattr(section, name), rests)
+        for name, rests in below.items()
+        if name in type(section).model_fields  # another member of a union has other keys
+    }
 
 
 def _picked(value: Any, keys: list[str]) -> Any:
@@ -315,23 +322,25 @@ def asked_identity(
     }
 
 
-def chains_identity(corpus_version: str, asked: Mapping[str, Record]) -> Record:
+def chains_identity(corpus: Mapping[str, str], asked: Mapping[str, Record]) -> Record:
     """The record of a chain store.
 
-    asked: the teachers by name, from `asked_identity`; the first is `build.teacher`
+    corpus: from `corpus_identity`
+    asked:  the teachers by name, from `asked_identity`; the first is `build.teacher`
     """
     first, *others = asked
     ensemble = {name: asked[name] for name in others}
-    made_with = {"corpus_version": corpus_version, **asked[first], "ensemble": ensemble}
+    made_with = {**corpus, **asked[first], "ensemble": ensemble}
     return record("chains", made_with, ASKING_RULES)
 
 
-def answers_identity(corpus_version: str, name: str, asked: Record) -> Record:
+def answers_identity(corpus: Mapping[str, str], name: str, asked: Record) -> Record:
     """The record of one model's answers, or of chains that are still being made.
 
-    name: what the ensemble calls it, with which ids of chains are made; empty outside of one
+    corpus: from `corpus_identity`
+    name:   what the ensemble calls it, with which ids of chains are made; empty outside of one
     """
-    made_with = {"corpus_version": corpus_version, "name": name, **asked}
+    made_with = {**corpus, "name": name, **asked}
     return record("answers", made_with, ASKING_RULES)
 
 

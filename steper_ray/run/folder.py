@@ -90,6 +90,10 @@ class RunFolder:
         """Row accounting of every input: counts a file, and the skipped rows."""
         return self.root / "inputs"
 
+    def summary(self, stage: str) -> Path:
+        """Closing counts of the newest run of a stage, as JSON."""
+        return self.logs / stage / "summary.json"
+
     @property
     def toy(self) -> Path:
         """The toy world: passages, questions and tiny models."""

@@ -51,7 +51,10 @@ mix unasked (`steper build --mix`). A finished student stays as it is; its `step
 """
 
 
-ADDED: Final[dict[str, Any]] = {}
+ADDED: Final[dict[str, Any]] = {
+    "chains.retriever": "bm25",
+    "answers.retriever": "bm25",
+}
 """Key path → value that reproduces what was done before the key existed, for keys added after format 1.
 
 A path begins with the kind of result, as "training.train.new_key"; `*` stands for any one key or index.

@@ -9,7 +9,8 @@ written: `dir: 2026-11-27` is a folder of this name.
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -19,7 +20,7 @@ from steper_ray.run.config import RunConfig
 from steper_ray.run.secrets import holds_secret
 from steper_ray.run.section import HIDDEN, did_you_mean, first_reason
 from steper_ray.run.settings import RunSection, absolute
-from steper_ray.run.yaml_text import inside, load_yaml, section_of
+from steper_ray.run.yaml_text import inside, load_yaml
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -107,7 +108,7 @@ def _explain(error: ValidationError) -> str:
     """The first finding as one line: key path, what was expected, the nearest valid key."""
     finding = error.errors()[0]
     location = finding["loc"]
-    path = ".".join(str(part) for part in location)
+    path = ".".join(_key_path(location))
     if finding["type"] != "extra_forbidden":
         given = finding["input"]
         hidden = isinstance(given, Mapping) or finding["type"] == HIDDEN
@@ -119,5 +120,48 @@ def _explain(error: ValidationError) -> str:
 
 
 def _valid_keys(location: Sequence[int | str]) -> list[str]:
-    section = section_of(functools.reduce(inside, location, RunConfig))
-    return sorted(section.model_fields) if section is not None else []
+    """The keys of the section at a location of pydantic's."""
+    model = _models(location)[-1]
+    return sorted(model.model_fields) if hasattr(model, "model_fields") else []
+
+
+def _key_path(location: Sequence[int | str]) -> list[str]:
+    """A location of pydantic's as keys of the run file: without the tags of unions by `type`."""
+    models = _models(location)
+    return [
+        str(part)
+        for part, model in zip(location, models, strict=False)
+        if not isinstance(model, tuple)
+    ]
+
+
+def _models(location: Sequence[int | str]) -> list[Any]:
+    """What each part of a location is looked up in, and what the last one leads to.
+
+    A section; a tuple of sections where the part is the `type` of one of them; or None.
+    """
+    models: list[Any] = [RunConfig]
+    for part in location:
+        models.append(_inner(models[-1], str(part)))
+    return models
+
+
+def _inner(model: Any, part: str) -> Any:
+    if isinstance(model, tuple):
+        return next((one for one in model if one.model_fields["type"].default == part), None)
+    if not hasattr(model, "model_fields") or part not in model.model_fields:
+        return None
+    field = model.model_fields[part]
+    sections = [one for one in _members(field.annotation) if hasattr(one, "model_fields")]
+    if any("type" in one.model_fields for one in sections) and len(sections) > 1:
+        return tuple(sections)
+    return sections[0] if sections else None
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union, without their annotations; of any other type itself."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for part in get_args(annotation) for member in _members(part)]
+    return [annotation]

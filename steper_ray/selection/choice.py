@@ -1,4 +1,4 @@
-"""Which chains are taken of those that pass: one of each question, and no hop count too often.
+"""Choice among chains that pass: one of each question, and no hop count above its share.
 
 Chains of the same question come from several teachers, samples or attempts. Pure functions; nothing depends
 on the order of the chains.
@@ -14,57 +14,71 @@ from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.schema import Chain
 from steper_ray.selection.rejection import rejection, worst_logprob
 from steper_ray.selection.settings import SelectConfig
+from steper_ray.tasks import qa
+from steper_ray.tasks.protocol import Task
 from steper_ray.tasks.qa import normalize
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A chain's verdict, and what choosing needs to know."""
+    """Verdict on a chain by itself, and the values that the choice among chains depends on."""
 
     id: str
     question_id: str
     hops: int | None
     reason: str | None
-    """Looked at alone; None is kept."""
+    """Reason code of the chain by itself; None is kept."""
     before: str | None
-    """The verdict that the chain carries so far."""
+    """Verdict of an earlier selection."""
     order: tuple[int, ...] = ()
-    """Place among the question's chains, see `SelectConfig.choose`."""
+    """Sort key among the question's chains, see `SelectConfig.choose`."""
     answer: str | None = None
-    """The answer it votes for; None where it does not vote (an error, or the answer was shown)."""
+    """Answer that the chain votes for; None without a vote (an error, or the gold answer was shown)."""
     confidence: float = 0.0
-    """Mean token log-probability of its worst step, in nats; the lowest number where it is unknown."""
-    said: bytes = b""
-    """Digest of its steps' texts."""
+    """Mean token log-probability of its worst step, in nats; -inf if it is unknown."""
+    text_digest: bytes = b""
+    """Digest of its steps' normalized rationales."""
 
 
 RIGHT: Final = "="
-"""What a chain with a gold answer votes for, whichever alias it gives; no answer is normalised to it."""
+"""Vote of a chain with any of the gold answers; no answer is normalized to this text."""
 
 
 def judge(
-    chain: Chain, config: SelectConfig, framework: Framework, teachers: Sequence[str] = ("",)
+    chain: Chain,
+    config: SelectConfig,
+    framework: Framework,
+    teachers: Sequence[str] = ("",),
+    task: Task = qa,
 ) -> Judgement:
-    """The verdict on a chain, looked at alone.
+    """Judgement of a chain by itself.
 
-    framework: that the chains were written with
-    teachers:  their names, in the order of asking; one that is not among them comes last
+    framework: by which the chain was written
+    teachers:  names of the teachers in the order of asking; any other teacher comes last
+    task:      says which answers are right
     """
-    place = teachers.index(chain.teacher) if chain.teacher in teachers else len(teachers)
+    order = teachers.index(chain.teacher) if chain.teacher in teachers else len(teachers)
     confidence = worst_logprob(chain)
     votes = chain.error is None and not chain.rationalized
-    said = "\n\n".join(normalize(step.rationale) for step in chain.steps)
+    texts = "\n\n".join(normalize(step.rationale) for step in chain.steps)
     return Judgement(
         id=chain.id,
         question_id=chain.question_id,
         hops=chain.hops,
-        reason=rejection(chain, config, framework),
+        reason=rejection(chain, config, framework, task),
         before=chain.rejected,
-        order=(chain.rationalized, chain.attempt, place, chain.sample),
-        answer=(RIGHT if chain.em == 1.0 else normalize(chain.answer)) if votes else None,
+        order=(chain.rationalized, chain.attempt, order, chain.sample),
+        answer=(RIGHT if task.is_right(chain.scores) else normalize(chain.answer))
+        if votes
+        else None,
         confidence=-float("inf") if confidence is None else confidence,
-        said=hashlib.sha256(said.encode()).digest(),
+        text_digest=hashlib.sha256(texts.encode()).digest(),
     )
+
+
+def _vote(chain: Chain, task: Task) -> str:
+    """Answer that a chain votes for."""
+    return RIGHT if task.is_right(chain.scores) else normalize(chain.answer)
 
 
 def select(
@@ -73,12 +87,12 @@ def select(
     framework: Framework,
     teachers: Sequence[str] = ("",),
 ) -> dict[str, str | None]:
-    """Chain id → the reason code why it is left out, None if it is kept; for the others see `judge`."""
+    """Chain id → reason code of its rejection, None if it is kept; other parameters as in `judge`."""
     return choose([judge(chain, config, framework, teachers) for chain in chains], config)
 
 
 def choose(judged: Sequence[Judgement], config: SelectConfig) -> dict[str, str | None]:
-    """Chain id → the reason code why it is left out, None if it is kept; no id may come twice."""
+    """Chain id → reason code of its rejection, None if it is kept; ids must be unique."""
     verdicts = {row.id: row.reason for row in judged}
     assert len(verdicts) == len(judged), "every chain has an id of its own"
     questions: dict[str, list[Judgement]] = defaultdict(list)
@@ -93,43 +107,43 @@ def choose(judged: Sequence[Judgement], config: SelectConfig) -> dict[str, str |
 def _choose_one(
     passing: Sequence[Judgement], rows: Sequence[Judgement], how: str
 ) -> Mapping[str, str | None]:
-    """Chain id → reason, of those of one question that pass and are left out all the same.
+    """Chain id → reason code, of one question's chains that pass by themselves but are not chosen.
 
     rows: all chains of the question
     """
     ordered = sorted(passing, key=lambda row: (row.order, row.id))
-    out: dict[str, str | None] = {}
+    rejected: dict[str, str | None] = {}
     if how == "majority":
         winner = _winner(rows)
         given = {row.id: RIGHT if row.answer is None else row.answer for row in ordered}
-        out = {i: "outvoted" for i, answer in given.items() if winner not in (None, answer)}
-        ordered = [row for row in ordered if row.id not in out]
+        rejected = {i: "outvoted" for i, answer in given.items() if winner not in (None, answer)}
+        ordered = [row for row in ordered if row.id not in rejected]
     if how == "all":
-        said: set[bytes] = set()
+        seen: set[bytes] = set()
         for row in ordered:
-            if row.said in said:
-                out[row.id] = "duplicate"
-            said.add(row.said)
-        return out
+            if row.text_digest in seen:
+                rejected[row.id] = "duplicate"
+            seen.add(row.text_digest)
+        return rejected
     if how != "first":
         ordered.sort(key=lambda row: -row.confidence)
-    return out | dict.fromkeys((row.id for row in ordered[1:]), "not_chosen")
+    return rejected | dict.fromkeys((row.id for row in ordered[1:]), "not_chosen")
 
 
 def _winner(rows: Sequence[Judgement]) -> str | None:
-    """The answer with the most votes, of equals the one given first; None without votes."""
+    """Answer with the most votes, in a tie the one given first; None without votes."""
     ordered = sorted(rows, key=lambda row: (row.order, row.id))
     votes = Counter(row.answer for row in ordered if row.answer is not None)
     return max(votes, key=votes.__getitem__, default=None)
 
 
 def surplus_chains(kept: Mapping[str, int | None], config: SelectConfig) -> set[str]:
-    """Ids of the chains to leave out so that no hop count has more than its share.
+    """Ids of the chains to reject so that no hop count has more than its share.
 
-    Which of a hop count stay is drawn by a hash of their ids: not the first ones, but always the same, and
+    The kept chains of a hop count are drawn by a hash of their ids: the same ones in every selection, and
     those of a smaller share are among those of a larger one.
 
-    kept: chain id → hops
+    kept: id → hop count of the chains that are kept so far
     """
     if config.per_hops is None:
         return set()

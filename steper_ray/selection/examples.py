@@ -4,11 +4,13 @@ from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.prompts import make_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import Chain, StepExample
-from steper_ray.selection.abilities import ability_of
+from steper_ray.selection.abilities import STEPER, AbilityScheme
 
 
-def step_examples(chain: Chain, settings: ReasoningConfig) -> list[StepExample]:
-    """One example per step: q, P_≤s and R_<s as input, r_s with what ends it as target.
+def step_examples(
+    chain: Chain, settings: ReasoningConfig, scheme: AbilityScheme = STEPER
+) -> list[StepExample]:
+    """One example per step: q, P_≤s and R_<s as input, r_s with the text that ends the step as target.
 
     settings: how the student will be asked
     """
@@ -26,7 +28,7 @@ def step_examples(chain: Chain, settings: ReasoningConfig) -> list[StepExample]:
                 id=f"{chain.id}/{number}",
                 chain_id=chain.id,
                 step=number,
-                ability=ability_of(number, len(chain.steps)),
+                ability=scheme.of(number, len(chain.steps)),
                 question=chain.question,
                 passages=passages,
                 reasoning=reasoning,

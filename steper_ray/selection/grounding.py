@@ -17,7 +17,7 @@ write names, and little else, with capital letters:
 So an invented name and two halves of different names are found out; a wrong relation between names that
 were both seen is not, and neither is a name of one word at the start of a sentence. Of 136 supporting
 sentences and answers of HotpotQA it faults none over the passages of their own question, and 93 of 96
-sentences over those of another (`tests/stepwise/test_grounding.py`). That is of sentences said word for
+sentences over those of another (`tests/selection/test_grounding.py`). That is of sentences said word for
 word: a model that words things its own way (France for French, 1984 less 12) is faulted more often.
 
 Cost: a few milliseconds a chain of five steps and twenty passages; it grows with the length of the texts,

@@ -1,7 +1,7 @@
-"""From chains to step-wise examples: which chains to keep, and one example per step (StepER, 3.2).
+"""Reasons to reject a chain by itself (StepER, 3.2).
 
-Pure functions of chains and settings: choosing again costs seconds and no teacher. Here each chain is
-judged alone; which of those that pass are taken is decided in `steper_ray.selection.choice`.
+Pure functions of a chain and settings: selecting again costs seconds and no teacher. The choice among
+chains that pass is made in `steper_ray.selection.choice`.
 """
 
 from typing import Final
@@ -10,6 +10,8 @@ from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.schema import Chain
 from steper_ray.selection.grounding import ungrounded
 from steper_ray.selection.settings import SelectConfig
+from steper_ray.tasks import qa
+from steper_ray.tasks.protocol import Task
 from steper_ray.tasks.qa import normalize
 
 REJECTIONS: Final = {
@@ -33,18 +35,20 @@ REJECTIONS: Final = {
     "not_chosen": "another chain of the question is taken",
     "surplus": "enough chains of this hop count are kept",
 }
-"""Reason code → what it means, in the order of asking; the first that applies is a chain's reason."""
+"""Reason code → meaning, in the order of the checks; a chain has the first reason that applies."""
 
 
 AMONG_OTHERS: Final = ("outvoted", "duplicate", "not_chosen", "surplus")
-"""Reasons that no chain has by itself."""
+"""Reasons that depend on other chains."""
 
 
-def rejection(chain: Chain, config: SelectConfig, framework: Framework) -> str | None:
-    """The reason code why a chain is left out, looked at alone; None if it is kept."""
+def rejection(
+    chain: Chain, config: SelectConfig, framework: Framework, task: Task = qa
+) -> str | None:
+    """Reason code of rejecting a chain by itself; None if it passes."""
     if chain.error is not None:
         return "error"
-    if not _answer_matches(chain, config):
+    if not _answer_matches(chain, config, task):
         return "wrong_answer"
     if any(not step.rationale.strip() for step in chain.steps):
         return "empty_step"
@@ -57,8 +61,8 @@ def rejection(chain: Chain, config: SelectConfig, framework: Framework) -> str |
         return "early_answer"
     if any(not written.query for written in before):
         return "no_query"
-    said = [normalize(step.rationale) for step in chain.steps]
-    if len(set(said)) < len(said) and not config.repeated_steps:
+    texts = [normalize(step.rationale) for step in chain.steps]
+    if len(set(texts)) < len(texts) and not config.repeated_steps:
         return "repeated_step"
     if config.grounded and ungrounded(chain):
         return "ungrounded"
@@ -70,22 +74,22 @@ def rejection(chain: Chain, config: SelectConfig, framework: Framework) -> str |
 
 
 def supporting_share(chain: Chain) -> float:
-    """Share of the gold supporting passages that the chain has found, in [0, 1]; 1 where none are named."""
+    """Share of the gold supporting passages that the chain retrieved, in [0, 1]; 1 if none are named."""
     gold = set(chain.supporting_ids)
     found = gold & {passage.id for passage in chain.passages}
     return len(found) / len(gold) if gold else 1.0
 
 
 def worst_logprob(chain: Chain) -> float | None:
-    """Mean token log-probability of the step the teacher was least sure of; None where none has one."""
-    known = [step.mean_logprob for step in chain.steps if step.mean_logprob is not None]
-    return min(known, default=None)
+    """Lowest mean token log-probability of a step; None if no step has one."""
+    logprobs = [step.mean_logprob for step in chain.steps if step.mean_logprob is not None]
+    return min(logprobs, default=None)
 
 
-def _answer_matches(chain: Chain, config: SelectConfig) -> bool:
+def _answer_matches(chain: Chain, config: SelectConfig, task: Task) -> bool:
     if config.match == "f1":
         return chain.f1 >= config.min_f1
-    return (chain.em if config.match == "em" else chain.acc) == 1.0
+    return chain.acc == 1.0 if config.match == "contained" else task.is_right(chain.scores)
 
 
 def _is_unsure(chain: Chain, config: SelectConfig) -> bool:

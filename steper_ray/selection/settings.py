@@ -11,17 +11,18 @@ class SelectConfig(Section):
     """Which chains become training data."""
 
     match: Literal["em", "f1", "contained"] = "em"
-    """How the answer must match the best of the gold answers, after normalisation: `em` equals it, `f1`
+    """How the answer must match the best of the gold answers, after normalisation: `em` is right
+    by the task (questions.task), which for `qa` is equal, `f1`
     has a token F1 of at least min_f1, `contained` has it inside on word boundaries."""
     min_f1: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Least F1 for `match: f1`."""
+    """Lower bound for the F1 of `match: f1`."""
     keep_forced: bool = True
     """Keep chains whose answer had to be forced at the last step."""
     keep_rationalized: bool = True
     """Keep chains for which the teacher was shown the gold answer."""
     grounded: bool = True
     """Leave out chains with a name or number in a step that is in none of its passages, the earlier steps
-    and the question (see stepwise/grounding.py); false for languages that capitalise more than names."""
+    and the question (see selection/grounding.py); false for languages that capitalise more than names."""
     repeated_steps: bool = False
     """Keep chains in which a step says what an earlier one has said."""
     min_support: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -43,6 +44,9 @@ class SelectConfig(Section):
     attempts before second ones, those with the answer shown last); the most `confident`, by its worst step;
     by `majority` the most confident of those that give the answer which most of the question's chains
     give, passing or not; or `all`, but for those that say the same."""
+    abilities: str = "steper"
+    """Ability scheme: which ability each step of a chain teaches. `steper`: the first step `init`, the last
+    `agg`, those between `exp`."""
     per_hops: int | Literal["equal"] | None = None
     """Most chains kept of each hop count; `equal` keeps as many of each as of the rarest, null keeps all.
     Chains of unknown hop count are a group of their own."""
@@ -58,7 +62,9 @@ class SelectConfig(Section):
     @model_validator(mode="after")
     def _check_bounds(self) -> "SelectConfig":
         for low, high in (("min_steps", "max_steps"), ("min_words", "max_words")):
-            most = getattr(self, high)
-            if most is not None and most < getattr(self, low):
-                raise ValueError(f"{high} must be at least {low}, {getattr(self, low)}; got {most}")
+            bound = getattr(self, high)
+            if bound is not None and bound < getattr(self, low):
+                raise ValueError(
+                    f"{high} must be at least {low}, {getattr(self, low)}; got {bound}"
+                )
         return self

@@ -1,4 +1,4 @@
-"""The examples on disk: shards in the order of the chains' ids, the same however the chains are spread."""
+"""Shards of examples, in the order of the chains' ids: however the chains are spread over files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,6 +8,7 @@ from typing import Final
 from steper_ray.arrow import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA
 from steper_ray.chains.rows import chain_from_row
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.selection.choice import Judgement
 from steper_ray.selection.examples import step_examples
 
@@ -19,13 +20,13 @@ CHAINS_PER_ROW_GROUP: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A file of examples to write."""
+    """One Parquet file of examples, yet to be written."""
 
     name: str
     ids: tuple[str, ...]
-    """Its chains, in order."""
+    """Ids of its chains, in order."""
     files: tuple[Path, ...]
-    """Where they are."""
+    """Files that hold these chains."""
 
 
 def plan_shards(
@@ -43,7 +44,9 @@ def plan_shards(
     return shards
 
 
-def write_shard(shard: Shard, *, folder: Path, reasoning: ReasoningConfig) -> None:
+def write_shard(
+    shard: Shard, *, folder: Path, reasoning: ReasoningConfig, scheme: AbilityScheme
+) -> None:
     """Write the examples of a shard's chains, in the order of the chains and of their steps."""
     import pyarrow as pa
     import pyarrow.dataset as ds
@@ -59,6 +62,8 @@ def write_shard(shard: Shard, *, folder: Path, reasoning: ReasoningConfig) -> No
         for batch in table.to_batches(max_chunksize=CHAINS_PER_ROW_GROUP):
             chains = [chain_from_row(row) for row in batch.to_pylist()]
             rows = [
-                asdict(example) for chain in chains for example in step_examples(chain, reasoning)
+                asdict(example)
+                for chain in chains
+                for example in step_examples(chain, reasoning, scheme)
             ]
             writer.write_table(pa.Table.from_pylist(rows, schema=STEP_EXAMPLE_SCHEMA))

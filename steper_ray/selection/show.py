@@ -1,14 +1,14 @@
 """`steper show`: one chain on the screen, so that a person can judge it.
 
-In colour on a terminal; elsewhere plain text, in which **stars** stand around what is marked: in a passage
-the words of the step's rationale that occur in it, but for short ones without a capital (of, the).
+In colour on a terminal, elsewhere plain text with **stars** around marked words: the words of a passage
+that occur in the step's rationale, except short ones without a capital (of, the).
 """
 
 import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rich.console import Console
 from rich.padding import Padding
@@ -20,41 +20,54 @@ from steper_ray.errors import InputError
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.run.secrets import public_name
 from steper_ray.schema import Chain, Step
-from steper_ray.selection.abilities import ability_of
+from steper_ray.selection.abilities import AbilityScheme, ability_scheme
 from steper_ray.selection.grounding import ungrounded
 from steper_ray.selection.rejection import AMONG_OTHERS, REJECTIONS, rejection
+from steper_ray.selection.settings import SelectConfig
+from steper_ray.tasks import task_named
 
-if TYPE_CHECKING:
-    from steper_ray.run.config import RunConfig
-
-
-MOST_NEAREST: Final = 5
+MAX_NEAREST: Final = 5
+"""Upper bound for the ids that are suggested in place of an unknown one."""
 
 
 _WORD: Final = re.compile(r"[^\W_]+")
 
 
-_ABILITY_STYLE: Final = {"init": "bold blue", "exp": "bold yellow", "agg": "bold magenta"}
+_ABILITY_STYLES: Final = ("bold blue", "bold yellow", "bold magenta", "bold cyan", "bold green")
+"""Styles of the abilities, in the order of their scheme; with more abilities they repeat."""
 
 
 _LABEL: Final = 12
-"""Columns that the labels at the left take."""
+"""Width of the labels at the left."""
 
 
-def show(config: "RunConfig", chain_id: str, console: Console | None = None) -> None:
+def show(
+    chains: Path,
+    chain_id: str,
+    *,
+    select: SelectConfig,
+    framework: str,
+    task: str = "qa",
+    console: Console | None = None,
+) -> None:
     """Print the chain of this id, or every chain of the question of this id.
 
+    chains:    the chain store
+    select:    settings of the verdict that the chain would get now
+    framework: name of the framework by which the chains were written
+    task:      name of the task that says which answers are right
     Raises InputError with the nearest ids if there is none.
     """
     console = console or Console(highlight=False, markup=False, emoji=False)
-    for number, chain in enumerate(find_chains(config.folder.chains, chain_id)):
-        if number:
+    scheme = ability_scheme(select.abilities)
+    for index, chain in enumerate(find_chains(chains, chain_id)):
+        if index:
             console.print()
-        now = rejection(chain, config.select, framework_named(config.reasoning.framework))
+        now = rejection(chain, select, framework_named(framework), task_named(task))
         _print(console, _head(chain, now))
-        for place, step in enumerate(chain.steps, 1):
+        for number, step in enumerate(chain.steps, 1):
             console.print()
-            _print(console, _step(chain, place, step, plain=not console.is_terminal))
+            _print(console, _step(chain, number, step, scheme, plain=not console.is_terminal))
 
 
 def find_chains(chains_dir: Path, chain_id: str) -> list[Chain]:
@@ -75,10 +88,10 @@ def find_chains(chains_dir: Path, chain_id: str) -> list[Chain]:
     raise InputError(f"{chains_dir}: no chain has the id {chain_id!r}; {hint}")
 
 
-def nearest(wanted: str, ids: list[str]) -> list[str]:
-    """At most MOST_NEAREST ids that begin like the wanted one, or else resemble it."""
-    beginning = [chain_id for chain_id in ids if chain_id.startswith(wanted)]
-    return beginning[:MOST_NEAREST] or difflib.get_close_matches(wanted, ids, MOST_NEAREST)
+def nearest(unknown: str, ids: list[str]) -> list[str]:
+    """At most MAX_NEAREST ids that begin with an unknown id, or else resemble it."""
+    beginning = [chain_id for chain_id in ids if chain_id.startswith(unknown)]
+    return beginning[:MAX_NEAREST] or difflib.get_close_matches(unknown, ids, MAX_NEAREST)
 
 
 def marked(text: str, rationale: str) -> Iterator[tuple[str, bool]]:
@@ -105,9 +118,9 @@ def marked(text: str, rationale: str) -> Iterator[tuple[str, bool]]:
 
 
 def _head(chain: Chain, now: str | None) -> Iterator[tuple[int, Text]]:
-    """(indent, line) of what is known about the whole chain.
+    """(indent, line) of the whole chain: verdict, question, answer, scores, origin.
 
-    now: the verdict of the present settings
+    now: the verdict by the present settings
     """
     hops = "unknown" if chain.hops is None else chain.hops
     title = (printable(chain.id), "bold")
@@ -136,9 +149,12 @@ def _head(chain: Chain, now: str | None) -> Iterator[tuple[int, Text]]:
         yield 0, _labelled("not found", f"gold passages {', '.join(missing)}", "red")
 
 
-def _step(chain: Chain, number: int, step: Step, *, plain: bool) -> Iterator[tuple[int, Text]]:
-    """(indent, line) of one step: its search, what that brought, what was said."""
-    ability = ability_of(number, len(chain.steps))
+def _step(
+    chain: Chain, number: int, step: Step, scheme: AbilityScheme, *, plain: bool
+) -> Iterator[tuple[int, Text]]:
+    """(indent, line) of one step: its search, the passages it brought, its rationale."""
+    ability = scheme.of(number, len(chain.steps))
+    style = _ABILITY_STYLES[scheme.names.index(ability) % len(_ABILITY_STYLES)]
     sure = "unknown" if step.mean_logprob is None else f"{step.mean_logprob:.4f}"
     dropped = f" · {step.dropped_passages} passages left out" if step.dropped_passages else ""
     numbers = (
@@ -146,7 +162,7 @@ def _step(chain: Chain, number: int, step: Step, *, plain: bool) -> Iterator[tup
         f"{step.generated_tokens:,} written{dropped}"
     )
     head = (f"step {number} ", "bold")
-    yield 0, Text.assemble(head, (ability, _ABILITY_STYLE[ability]), (numbers, "dim"))
+    yield 0, Text.assemble(head, (ability, style), (numbers, "dim"))
     yield 2, _labelled("search", step.query)
     passages = {passage.id: passage for passage in chain.passages}
     for passage in (passages[passage_id] for passage_id in step.passage_ids):
@@ -178,7 +194,7 @@ def _marks(text: str, rationale: str, *, plain: bool, style: str = "none") -> Te
 
 
 def printable(text: str) -> str:
-    """The text without signs that could steer the terminal; lines stay."""
+    """The text without control characters, which could steer the terminal; line breaks stay."""
     return "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in text)
 
 

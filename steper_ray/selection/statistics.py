@@ -1,18 +1,18 @@
-"""What there is to count in chains and their verdicts: `stats.json`, the card and the printed lines.
+"""Statistics of chains and their verdicts, for `stats.json`, the card and the printed lines.
 
-`Counts` add up, so files of chains are counted one by one, wherever they are read. Tokens are counted by
-the teacher's tokenizer.
+`Counts` add up, so that files of chains are counted one by one, on any node. Tokens are counted by the
+teacher's tokenizer.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from steper_ray.run.secrets import public_name
-from steper_ray.schema import ABILITIES, UNKNOWN_HOPS, Chain
-from steper_ray.selection.abilities import ability_of
+from steper_ray.schema import UNKNOWN_HOPS, Chain
+from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.selection.rejection import REJECTIONS
 
 TOTALS: Final = (
@@ -24,16 +24,16 @@ TOTALS: Final = (
     "cached_tokens",
     "generated_tokens",
 )
-"""Summed over chains: how many were forced, second attempts, shown the answer; what their steps took."""
+"""Sums over chains: forced, second attempts, answer shown; passages and tokens of their steps."""
 
 
-MOST_BINS: Final = 40
-"""Bins of a histogram at most."""
+MAX_BINS: Final = 40
+"""Upper bound for the bins of a histogram."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Sums over chains; those of all chains tell of the teacher, those of the kept ones of the data."""
+    """Sums over chains: over all chains they describe the teacher, over kept chains the data set."""
 
     verdicts: Counter[tuple[int | None, str | None]] = field(default_factory=Counter)
     """(hops, reason; None is kept) → chains."""
@@ -44,7 +44,7 @@ class Counts:
     totals: Counter[str] = field(default_factory=Counter)
     """TOTALS of all chains."""
     scores: Counter[tuple[str, float]] = field(default_factory=Counter)
-    """(metric, its value) → chains; counts, so that the means do not depend on the order of adding."""
+    """(metric, value) → chains; counted, so that means do not depend on the order of addition."""
     examples: Counter[tuple[int | None, str]] = field(default_factory=Counter)
     """(hops, ability) → examples of kept chains."""
     steps: Counter[int] = field(default_factory=Counter)
@@ -54,8 +54,8 @@ class Counts:
     generated_tokens: Counter[tuple[str, int]] = field(default_factory=Counter)
     """(ability, tokens written) → examples of kept chains."""
 
-    def add(self, chain: Chain, reason: str | None) -> None:
-        """Count one chain with its verdict."""
+    def add(self, chain: Chain, reason: str | None, scheme: AbilityScheme) -> None:
+        """Count one chain with its verdict, and its examples by their abilities."""
         self.verdicts[chain.hops, reason] += 1
         self.models[public_name(chain.model)] += 1
         self.versions[chain.corpus_version] += 1
@@ -73,19 +73,19 @@ class Counts:
             return
         self.steps[len(chain.steps)] += 1
         for number, step in enumerate(chain.steps, 1):
-            ability = ability_of(number, len(chain.steps))
+            ability = scheme.of(number, len(chain.steps))
             self.examples[chain.hops, ability] += 1
             self.prompt_tokens[ability, step.prompt_tokens] += 1
             self.generated_tokens[ability, step.generated_tokens] += 1
 
     @property
     def chains(self) -> int:
-        """How many chains were counted."""
+        """Number of chains."""
         return self.verdicts.total()
 
     @property
     def kept(self) -> int:
-        """How many of them are kept."""
+        """Number of kept chains."""
         return sum(count for (_, reason), count in self.verdicts.items() if reason is None)
 
     @property
@@ -98,17 +98,16 @@ class Counts:
         values = [value * count for (of, value), count in self.scores.items() if of == metric]
         return round(math.fsum(values) / self.chains, 6) if self.chains else 0.0
 
-    @property
-    def abilities(self) -> dict[str, int]:
-        """Ability → examples, every ability."""
+    def by_ability(self, names: Sequence[str]) -> dict[str, int]:
+        """Ability → examples of kept chains, every ability of `names` in their order."""
         return {
             ability: sum(count for (_, of), count in self.examples.items() if of == ability)
-            for ability in ABILITIES
+            for ability in names
         }
 
 
 def merge(parts: Iterable[Counts]) -> Counts:
-    """The counts of all parts together."""
+    """Sum of the counts of all parts."""
     whole = Counts()
     for part in parts:
         for entry in fields(Counts):
@@ -116,16 +115,20 @@ def merge(parts: Iterable[Counts]) -> Counts:
     return whole
 
 
-def describe(counts: Counts) -> dict[str, Any]:
-    """The counts as plain JSON values, smallest keys first."""
+def describe(counts: Counts, scheme: AbilityScheme) -> dict[str, Any]:
+    """The counts as plain JSON values, smallest keys first, with the ability scheme."""
     return {
         "chains": {"all": counts.chains, "kept": counts.kept, "rejected": counts.rejected},
-        "hops": {name: _describe_hops(counts, hops) for name, hops in _hop_counts(counts).items()},
+        "hops": {
+            name: _describe_hops(counts, hops, scheme.names)
+            for name, hops in _hop_counts(counts).items()
+        },
         "steps": {str(steps): counts.steps[steps] for steps in sorted(counts.steps)},
-        "examples": counts.abilities,
+        "abilities": scheme.record(),
+        "examples": counts.by_ability(scheme.names),
         "tokens": {
-            "prompt": histogram(counts.prompt_tokens),
-            "generated": histogram(counts.generated_tokens),
+            "prompt": histogram(counts.prompt_tokens, scheme.names),
+            "generated": histogram(counts.generated_tokens, scheme.names),
         },
         "teacher": {
             "models": dict(sorted(counts.models.items())),
@@ -136,10 +139,11 @@ def describe(counts: Counts) -> dict[str, Any]:
     }
 
 
-def histogram(tokens: Mapping[tuple[str, int], int]) -> dict[str, Any]:
-    """Bins of one width for all abilities, and of each ability its counts in them and what is typical.
+def histogram(tokens: Mapping[tuple[str, int], int], names: Sequence[str]) -> dict[str, Any]:
+    """Bins of one width for all abilities; of each ability its counts in them, quantiles and mean.
 
     tokens: (ability, tokens) → examples
+    names:  the abilities in their order
     Returns `start` and `width` in tokens (bin b begins at start + b·width), and `abilities`: for each that
     has examples their number, min, median, mean, p95 and max, and `counts`, one for each bin.
     """
@@ -150,7 +154,7 @@ def histogram(tokens: Mapping[tuple[str, int], int]) -> dict[str, Any]:
     start = lowest // width * width
     bins = (highest - start) // width + 1
     abilities = {}
-    for ability in ABILITIES:
+    for ability in names:
         values = Counter({value: count for (of, value), count in tokens.items() if of == ability})
         if not values:
             continue
@@ -171,27 +175,27 @@ def histogram(tokens: Mapping[tuple[str, int], int]) -> dict[str, Any]:
 
 
 def _round_width(span: int) -> int:
-    """The least width of 1, 2 or 5 times a power of ten that covers a span with MOST_BINS - 1 bins."""
+    """Smallest width of 1, 2 or 5 times a power of ten that covers a span with MAX_BINS - 1 bins."""
     decade = 1
     while True:
         for width in (decade, 2 * decade, 5 * decade):
-            if math.ceil(span / width) < MOST_BINS:
+            if math.ceil(span / width) < MAX_BINS:
                 return width
         decade *= 10
 
 
 def _quantile(values: Counter[int], share: float) -> int:
-    """The least value that at least this share of all is not above."""
-    wanted, passed = share * values.total(), 0
+    """Smallest value that at least this share of all values does not exceed."""
+    target, passed = share * values.total(), 0
     for value in sorted(values):
         passed += values[value]
-        if passed >= wanted:
+        if passed >= target:
             return value
     raise AssertionError("unreachable: all values together reach every share")
 
 
 def _hop_counts(counts: Counts) -> dict[str, int | None]:
-    """Name → hop count of the chains, the unknown one last."""
+    """Name → hop count, for every hop count of the chains; the unknown one last."""
     present = {hops for hops, _ in counts.verdicts}
     named: dict[str, int | None] = {
         str(hops): hops for hops in sorted(hops for hops in present if hops is not None)
@@ -199,13 +203,13 @@ def _hop_counts(counts: Counts) -> dict[str, int | None]:
     return named | ({UNKNOWN_HOPS: None} if None in present else {})
 
 
-def _describe_hops(counts: Counts, hops: int | None) -> dict[str, Any]:
+def _describe_hops(counts: Counts, hops: int | None, names: Sequence[str]) -> dict[str, Any]:
     of_these = [(key, count) for key, count in counts.verdicts.items() if key[0] == hops]
     return {
         "all": sum(count for _, count in of_these),
         "kept": sum(count for (_, reason), count in of_these if reason is None),
         "rejected": _by_reason(of_these),
-        "examples": {ability: counts.examples[hops, ability] for ability in ABILITIES},
+        "examples": {ability: counts.examples[hops, ability] for ability in names},
     }
 
 

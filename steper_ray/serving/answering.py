@@ -15,8 +15,8 @@ from steper_ray.errors import ReplicaLostError, RowError
 from steper_ray.reasoning.loop import Event, StepFinished, Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval.protocol import Hit
-from steper_ray.schema import Ability, Step
-from steper_ray.selection.abilities import ability_of
+from steper_ray.schema import Step
+from steper_ray.selection.abilities import STEPER
 from steper_ray.serving.admission import Admission
 from steper_ray.serving.api.schema import AnswerOut, PassageOut, StepOut
 from steper_ray.serving.backend import Backend
@@ -162,7 +162,7 @@ class AnswerService:
         """The k best passages, and the seconds it took; raises RefusedError past the deadline."""
         started = time.monotonic()
         async with self._bounded():
-            hits = await self.backend.searcher.search_async(query, k)
+            (hits,) = await self.backend.searcher.search([query], k)
         seconds = time.monotonic() - started
         self.record("steper_search_seconds", seconds)
         return [passage_out(hit) for hit in hits], seconds
@@ -200,7 +200,7 @@ class AnswerService:
             reasoned = await reason(
                 question,
                 engine=engine,
-                searcher=self.backend.searcher,
+                retriever=self.backend.searcher,
                 config=settings,
                 sampling=sampling,
                 watch=watch,
@@ -288,7 +288,7 @@ def passage_out(hit: Hit) -> PassageOut:
     return PassageOut(id=passage.id, title=passage.title, text=passage.text, score=hit.score)
 
 
-def step_out(number: int, step: Step, passages: list[PassageOut], ability: Ability) -> StepOut:
+def step_out(number: int, step: Step, passages: list[PassageOut], ability: str) -> StepOut:
     """A step as the API shows it."""
     return StepOut(
         step=number,
@@ -314,7 +314,7 @@ def steps_out(reasoned: Trajectory) -> list[StepOut]:
             number,
             step,
             [found[passage_id] for passage_id in step.passage_ids],
-            ability_of(number, len(reasoned.steps)),
+            STEPER.of(number, len(reasoned.steps)),
         )
         for number, step in enumerate(reasoned.steps, 1)
     ]

@@ -8,7 +8,7 @@ from steper_ray.chains.teachers import model_reasoning
 from steper_ray.models.student_settings import carried_settings
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_version
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
@@ -72,7 +72,10 @@ def serving_settings(config: "RunConfig", corpus_version: str) -> ServingReasoni
     """How the model is asked; raises InputError for settings that cannot be used."""
     model = served_model(config)
     carried = carried_settings(model)
-    trained, trained_version = carried or (model_reasoning(config, model), corpus_version)
+    trained, trained_version = carried or (
+        model_reasoning(model, build=config.build, reasoning=config.reasoning),
+        corpus_version,
+    )
     update = {
         name: value
         for name in ("passages_per_step", "max_steps")
@@ -85,4 +88,4 @@ def serving_settings(config: "RunConfig", corpus_version: str) -> ServingReasoni
 
 def serving_reasoning(config: "RunConfig") -> ServingReasoning:
     """`serving_settings` with the version of the corpus that is there."""
-    return serving_settings(config, BM25Retriever(config.folder.corpus).corpus_version)
+    return serving_settings(config, corpus_version(config.folder.corpus))

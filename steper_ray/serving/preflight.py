@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_server(config: "RunConfig") -> None:
-    """Check model, template and keys; raises InputError for a server that could not start or would be open."""
+    """Check model, template and keys; raises InputError for a server that cannot start or would be open."""
     model = check_model(served_model(config), "serve.model")
     PromptEncoder(load_tokenizer(model, config.hub), serving_reasoning(config).served.chat)
     serve = config.serve

@@ -68,19 +68,24 @@ async def ask_again(ask: Callable[[], Any], lost: Callable[[], None] = lambda: N
 
 
 class ReplicaRetriever:
-    """A `Searcher` whose corpus is opened in replicas.
+    """A `Retriever` whose corpus is opened in replicas.
 
     A search costs less than the call that asks for it: what is asked while calls are under way goes
     together into the next.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any], lost: Callable[[], None]) -> None:
-        self._handle, self._lost = handle, lost
+    def __init__(
+        self, handle: DeploymentHandle[Any], version: str, lost: Callable[[], None]
+    ) -> None:
+        self._handle, self.version, self._lost = handle, version, lost
         self._waiting: list[tuple[str, int, asyncio.Future[list[Hit]]]] = []
         self._calls: set[asyncio.Task[None]] = set()
 
-    async def search_async(self, query: str, k: int) -> list[Hit]:
-        """See `Retriever.search_async`."""
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """See `Retriever.search`."""
+        return list(await asyncio.gather(*(self._search(query, k) for query in queries)))
+
+    async def _search(self, query: str, k: int) -> list[Hit]:
         answer: asyncio.Future[list[Hit]] = asyncio.get_running_loop().create_future()
         self._waiting.append((query, k, answer))
         if len(self._calls) < CALLS:
@@ -182,6 +187,7 @@ class ReplicaBackend:
         encoder: PromptEncoder,
         record: Callable[..., None],
         *,
+        corpus_version: str,
         by_prefix: bool,
     ) -> None:
         """by_prefix: whether the router of the LLM's replicas compares prompts"""
@@ -192,7 +198,7 @@ class ReplicaBackend:
         self._llm, self._retriever, self._encoder = llm, retriever, encoder
         self._llm_lost = lost("llm")
         self._by_prefix = by_prefix
-        self.searcher = ReplicaRetriever(retriever, lost("retriever"))
+        self.searcher = ReplicaRetriever(retriever, corpus_version, lost("retriever"))
 
     def engine(self, say: Callable[[str], None] | None = None) -> ReplicaEngine:
         """What writes the steps of one question; see `Backend.engine`."""

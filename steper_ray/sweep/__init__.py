@@ -1,1 +1,1 @@
-"""Sweeps of settings of the training with Ray Tune."""
+"""Sweeps over settings of the training, on Ray Tune."""

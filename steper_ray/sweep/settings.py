@@ -1,4 +1,4 @@
-"""The sweep section: which settings of the training are tried, how they are proposed and judged."""
+"""The `sweep` section: settings of the training to try, and how trials are proposed and scored."""
 
 from typing import Any, Literal
 
@@ -13,14 +13,14 @@ Metric = Literal["loss", "em", "f1"]
 
 
 class Parameter(Section):
-    """The values of one key; exactly one of the three."""
+    """The values of one key, as exactly one of `choice`, `range` and `log`."""
 
     choice: tuple[Any, ...] | None = None
     """These values."""
     range: tuple[Number, Number] | None = None
-    """Between two numbers, both alike; whole numbers where the key takes no others."""
+    """Smallest and largest value, uniform between them; whole numbers where the key takes no others."""
     log: tuple[Number, Number] | None = None
-    """The same, alike on a logarithmic scale."""
+    """Smallest and largest value, uniform on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _check(self) -> "Parameter":
@@ -31,7 +31,7 @@ class Parameter(Section):
         if self.choice is not None:
             if not self.choice:
                 raise ValueError("choice is empty; give at least one value")
-            if any(value in self.choice[:place] for place, value in enumerate(self.choice)):
+            if any(value in self.choice[:index] for index, value in enumerate(self.choice)):
                 raise ValueError("choice has a value twice")
             return self
         low, high = self.bounds
@@ -43,7 +43,7 @@ class Parameter(Section):
 
     @property
     def bounds(self) -> tuple[Number, Number]:
-        """Of a range."""
+        """Smallest and largest value of a range."""
         bounds = self.range or self.log
         assert bounds is not None
         return bounds
@@ -54,27 +54,27 @@ class SweepConfig(Section):
 
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     """Key of the train section → its values, as `{choice: […]}`, `{range: [from, to]}` or
-    `{log: [from, to]}`. `sigma_init` is all three abilities, `sigma_init.exp` one, `lora.rank` a key
-    of a section within."""
+    `{log: [from, to]}`. `sigma_init` sets all abilities, `sigma_init.exp` one of them; `lora.rank` is a key
+    of a nested section."""
     search: Literal["grid", "random", "optuna"] = "random"
-    """Every combination, drawn at random, or proposed from the trials before (TPE, an extra to install)."""
+    """Every combination, random points, or points proposed from earlier ones (TPE, an extra to install)."""
     trials: PositiveInt = 8
     """Trials of `random` and `optuna`; a grid has as many as it has combinations."""
     metric: Metric = "loss"
-    """What makes a trial the best: its validation loss, ⅓ Σ L_j without σ, or its student's exact match or
-    F1 on `questions.dev` in the reasoning loop."""
+    """Score that ranks trials: validation loss (the mean of L_j, without σ), or exact match or F1 of the
+    student on `questions.dev` in the reasoning loop."""
     scheduler: Literal["none", "asha"] = "none"
-    """`asha` stops trials early whose validation loss is not among the best at that point."""
+    """`asha` stops trials early whose validation loss is not among the best at a rung."""
     asha_grace: PositiveInt = 1
     """Validations before a trial may be stopped: ASHA's first rung."""
     asha_factor: int = Field(default=3, ge=2)
-    """One of so many goes on at each rung, and the next is so many times as far."""
+    """At each rung one trial of this many continues; the next rung is this many times as far."""
     concurrent: PositiveInt | None = None
-    """Most trials at a time; null takes as many as the cluster has room for."""
+    """Upper bound of trials at a time; null takes as many as the cluster has room for."""
     max_restarts: NonNegativeInt = 1
-    """Times a trial whose process died goes on from its last checkpoint, beside `train.max_restarts`."""
+    """Times a trial whose process died resumes from its last checkpoint, beside `train.max_restarts`."""
     retry_failed: bool = False
-    """Where a sweep is taken up: try the trials again that ended with an error."""
+    """When a sweep resumes, run trials that ended with an error again."""
 
     @model_validator(mode="after")
     def _check(self) -> "SweepConfig":

@@ -1,8 +1,8 @@
-"""The space of a sweep: its keys, its points, and the train section that a point stands for.
+"""The space of a sweep: its keys, its points, and the train section of a point.
 
-Plain Python: the points of a grid and of a random search are all known, and checked, before the first
-trial, and depend on the seed alone. A point is a value for each key; the value of a key is what the train
-section holds after it was set, so `1e-3` in the run file and 0.001 are the same.
+The points of a grid and of a random search are drawn and checked before the first trial, and depend on the
+seed alone. A point is a value for each key, as the train section holds it after validation, so `1e-3` in
+the run file and 0.001 are the same.
 """
 
 import itertools
@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from steper_ray.errors import ConfigError
 from steper_ray.run.dependencies import CHECKPOINT_KEYS, EXCLUDED
 from steper_ray.run.section import did_you_mean, first_reason
-from steper_ray.schema import ABILITIES
+from steper_ray.selection.abilities import STEPER
+from steper_ray.training.objective import objective_named
 from steper_ray.training.settings import TrainConfig
 
 if TYPE_CHECKING:
@@ -33,15 +34,19 @@ FIXED: Final = {
     "validate_every_steps",
     "validation_chains",
 }
-"""Keys that every trial has alike: what is learned does not depend on them, or what is compared does."""
+"""Keys that all trials share: the student does not depend on them, or the comparison of trials does."""
 
 
-TRIPLES: Final = ("sigma_init", "fixed_weights")
+ABILITIES: Final = STEPER.names
+"""Abilities that a key may name, as `sigma_init.exp`."""
+
+
+PER_ABILITY: Final = ("sigma_init", "fixed_weights")
 """Keys with a value for each ability."""
 
 
 def applied(train: TrainConfig, point: Mapping[str, Any]) -> TrainConfig:
-    """The train section with a point's values; of two keys the more general is set first.
+    """The train section with a point's values; `sigma_init` is set before `sigma_init.exp`.
 
     Raises pydantic's ValidationError for values that it cannot have.
     """
@@ -53,13 +58,13 @@ def applied(train: TrainConfig, point: Mapping[str, Any]) -> TrainConfig:
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
     first, *rest = key.split(".")
-    if first in TRIPLES:
-        triple = list(values[first])
+    if first in PER_ABILITY:
+        value_A = list(values[first])
         if rest:
-            triple[ABILITIES.index(rest[0])] = value
+            value_A[ABILITIES.index(rest[0])] = value
         else:
-            triple = list(value) if isinstance(value, list | tuple) else [value] * 3
-        values[first] = tuple(triple)
+            value_A = list(value) if isinstance(value, list | tuple) else [value] * len(value_A)
+        values[first] = tuple(value_A)
         return
     target = values
     for part in (first, *rest)[:-1]:
@@ -69,10 +74,10 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def value_of(train: TrainConfig, key: str) -> Any:
-    """What a train section holds under a key of the space; three equal values of a triple as one."""
+    """The value of a train section under a key of the space; equal values of all abilities as one."""
     first, *rest = key.split(".")
     value: Any = getattr(train, first)
-    if first in TRIPLES:
+    if first in PER_ABILITY:
         if rest:
             return value[ABILITIES.index(rest[0])]
         return value[0] if len(set(value)) == 1 else list(value)
@@ -82,8 +87,7 @@ def value_of(train: TrainConfig, key: str) -> Any:
 
 
 def check_space(sweep: "SweepConfig", train: TrainConfig) -> None:
-    """Raises ConfigError for a key that is none, a value that the key cannot have, or trials that do not
-    compare."""
+    """Raises ConfigError for an unknown key, an invalid value, or trials whose scores do not compare."""
     if not sweep.parameters:
         raise ConfigError(
             "sweep.parameters: nothing to try; give keys of the train section with their values, such as "
@@ -101,14 +105,15 @@ def check_space(sweep: "SweepConfig", train: TrainConfig) -> None:
             "chains out, or take metric: em"
         )
     objectives = sweep.parameters.get("objective")
-    mixed = objectives is not None and "vanilla-kd" in (objectives.choice or ())
-    unlike = {"model": "models", "abilities": "abilities"}
-    if mixed:
-        unlike["objective"] = "objectives, vanilla-kd among them,"
-    for key, what in unlike.items():
+    choice = objectives.choice or () if objectives is not None else ()
+    whole_paths = [name for name in choice if objective_named(name).whole_path]
+    incomparable = {"model": "models", "abilities": "abilities"}
+    if whole_paths:
+        incomparable["objective"] = f"objectives, {whole_paths[0]} among them,"
+    for key, kinds in incomparable.items():
         if key in sweep.parameters:
             raise ConfigError(
-                f"sweep.parameters.{key}: validation losses of different {what} do not compare; take "
+                f"sweep.parameters.{key}: validation losses of different {kinds} do not compare; take "
                 "sweep.metric: em"
             )
 
@@ -125,18 +130,20 @@ def _check_key(key: str) -> None:
             f"{where}: is the same for all trials: what is learned does not depend on it, or the trials "
             "would not compare; set it in the train section"
         )
-    if first in TRIPLES and rest and (len(rest) > 1 or rest[0] not in ABILITIES):
+    if first in PER_ABILITY and rest and (len(rest) > 1 or rest[0] not in ABILITIES):
         raise ConfigError(f"{where}: no such ability; there are {', '.join(ABILITIES)}")
-    if rest and first not in (*TRIPLES, "lora", "deepspeed"):
+    if rest and first not in (*PER_ABILITY, "lora", "deepspeed"):
         raise ConfigError(f"{where}: train.{first} has no keys within")
 
 
 def _check_point(train: TrainConfig, point: Point) -> TrainConfig:
     try:
-        return applied(train, point)
+        settings = applied(train, point)
     except ValidationError as error:
         shown = ", ".join(f"{key} {value!r}" for key, value in point.items())
         raise ConfigError(f"sweep.parameters: {shown}: {first_reason(error)}") from None
+    objective_named(settings.objective)
+    return settings
 
 
 def points(sweep: "SweepConfig", train: TrainConfig, seed: int) -> list[Point]:
@@ -149,7 +156,7 @@ def points(sweep: "SweepConfig", train: TrainConfig, seed: int) -> list[Point]:
         ]
     else:
         rng = random.Random(f"sweep {seed}")
-        whole = {key: is_whole(train, key, p) for key, p in sweep.parameters.items()}
+        whole = {key: takes_whole(train, key, p) for key, p in sweep.parameters.items()}
         drawn = [
             {key: _draw(rng, p, whole=whole[key]) for key, p in sweep.parameters.items()}
             for _ in range(sweep.trials)
@@ -164,8 +171,8 @@ def resolved(train: TrainConfig, point: Mapping[str, Any]) -> Point:
     return {key: point[key] if key in overlapping else value_of(section, key) for key in point}
 
 
-def is_whole(train: TrainConfig, key: str, parameter: "Parameter") -> bool:
-    """Whether a range means whole numbers: both ends are, and the key does not take one between."""
+def takes_whole(train: TrainConfig, key: str, parameter: "Parameter") -> bool:
+    """Whether a range is of whole numbers: both bounds are, and the key takes no number between two."""
     if parameter.choice is not None:
         return False
     low, high = parameter.bounds
@@ -205,7 +212,7 @@ def optuna_space(sweep: "SweepConfig", train: TrainConfig) -> dict[str, Any]:
             continue
         low, high = parameter.bounds
         log = parameter.log is not None
-        if is_whole(train, key, parameter):
+        if takes_whole(train, key, parameter):
             space[key] = IntDistribution(int(low), int(high), log=log)
         else:
             space[key] = FloatDistribution(float(low), float(high), log=log)
@@ -233,8 +240,8 @@ def data_settings(sweep: "SweepConfig", train: TrainConfig) -> list[TrainConfig]
 
 
 def data_key(train: TrainConfig) -> tuple[Any, ...]:
-    """What the examples of a run depend on, of the train section."""
-    whole_path = train.objective == "vanilla-kd"
+    """Settings of the train section that prepared examples depend on."""
+    whole_path = objective_named(train.objective).whole_path
     return (
         train.model,
         train.revision,

@@ -1,14 +1,14 @@
-"""One trial: a run of the trainer in a folder of its own, in the process of a Tune trial.
+"""One trial: a training in a run folder of its own, in the process of a Tune trial.
 
-The process asks for no CPU and waits for its workers. Killed, it is started again and the trainer goes
-on from its last checkpoint, which it finds by the name of the run; an outcome that is written down is
-only reported again, and an error that starting again does not mend is raised again at once.
+The process asks for no CPU and waits for its workers. A killed process is started again, and the training
+resumes from its last checkpoint. A recorded outcome is only reported again, and a recorded error raised
+again at once: another start would not mend it.
 """
 
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,50 +29,55 @@ from steper_ray.sweep.trial_files import (
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
+    from steper_ray.training.summary import TrainSummary
 
 
 @dataclass(frozen=True, slots=True)
 class TrialTask:
-    """What every trial is told."""
+    """Settings and files that all trials of a sweep share."""
 
     config: "RunConfig"
-    """Of the sweep."""
+    """The run file of the sweep."""
     folder: Path
-    """Of all trials."""
+    """Parent of the trials' folders."""
     prepared: Mapping[tuple[Any, ...], Path]
-    """By `data_key`: the file with the examples."""
+    """Files of the prepared examples, by `data_key`."""
+    train: "Callable[..., TrainSummary]"
+    """Trains the student of a run file: `pipeline.training.train_student`."""
     start: str
-    """Folder that relative paths of the run file are meant from."""
+    """Folder that relative paths of the run file start from."""
 
 
 def trial_config(config: "RunConfig", point: Point, folder: Path) -> "RunConfig":
-    """The run file of a trial."""
+    """The run file of a trial in its folder."""
     train = applied(config.train, point).model_copy(update={"push_to_hub": None})
     run = config.run.model_copy(update={"dir": str(folder), "data": str(config.folder.data)})
     return config.model_copy(update={"run": run, "train": train})
 
 
 def run_trial(task: TrialTask, number: int, point: Point) -> None:
-    """Train, judge and write down; reports to Tune. Raises StageError if it failed."""
+    """Train and score a trial, write its outcome or error, and report to Tune.
+
+    Raises SteperError if the training fails.
+    """
     from ray import tune
 
     from steper_ray.models.hub import use_hub
     from steper_ray.sweep.tune_callbacks import ReportValidations, release
-    from steper_ray.training.train import train
 
     if Path(task.start).is_dir():
         os.chdir(task.start)
     # A report waits for the controller's next look; trials are short and report often.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     folder = trial_folder(task.folder, number)
-    outcome, failed = folder / OUTCOME_FILE, folder / ERROR_FILE
+    outcome, failure = folder / OUTCOME_FILE, folder / ERROR_FILE
     if outcome.is_file():
         values = json.loads(outcome.read_text(encoding="utf-8"))
         tune.report(final_report(values))
         return
-    if failed.is_file():
-        raise StageError(json.loads(failed.read_text(encoding="utf-8"))["error"])
-    release(folder)  # where this process died before, its workers' place is still held
+    if failure.is_file():
+        raise StageError(json.loads(failure.read_text(encoding="utf-8"))["error"])
+    release(folder)  # a process that died before still holds the resources of its workers
     (folder / STOPPED_FILE).unlink(missing_ok=True)
     write_json(folder / POINT_FILE, {"number": number, "point": point})
     use_hub(task.config.hub)
@@ -81,14 +86,16 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
     try:
         ranked = config.sweep.metric == "loss"
         prepared = task.prepared[data_key(config.train)]
-        summary = train(config, prepared=prepared, callbacks=[ReportValidations(ranked=ranked)])
+        summary = task.train(
+            config, prepared=prepared, callbacks=[ReportValidations(ranked=ranked)]
+        )
         metric = summary.validation_loss
         if not ranked:
             metric = _score(config)
         assert metric is not None
     except SteperError as error:
         known = find_steper_error(error) or error
-        write_json(failed, {"error": str(known)})
+        write_json(failure, {"error": str(known)})
         raise
     values = outcome_of(metric, time.monotonic() - started, summary)
     write_json(outcome, values)
@@ -98,7 +105,7 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
 
 
 def final_report(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What Tune is told at the end of a trial."""
+    """Report of a finished trial to Tune, from its outcome."""
     return {
         "metric": values["metric"],
         "step": values["training"]["planned_steps"],
@@ -110,9 +117,16 @@ def _score(config: "RunConfig") -> float:
     """EM or F1 of the trial's student on the dev questions."""
     from steper_ray.data.questions import load_questions
     from steper_ray.evaluation.answer import answer
+    from steper_ray.evaluation.compare import evaluated_model
     from steper_ray.evaluation.summary import summarize
 
-    questions = load_questions(config, "dev")[: config.eval.limit]
-    rows = answer(config, str(config.folder.student), questions, config.folder.root / "dev")
+    questions = load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit]
+    rows = answer(
+        evaluated_model(config, str(config.folder.student)),
+        questions,
+        config.folder.root / "dev",
+        corpus=config.folder.corpus,
+        log=config.folder.log("eval"),
+    )
     overall = summarize(rows).overall
     return overall.em if config.sweep.metric == "em" else overall.f1

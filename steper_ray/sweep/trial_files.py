@@ -1,20 +1,18 @@
-"""What is left of each trial on disk, and the sweep's table made of it.
+"""Trials on disk: the files of a trial's folder, and a trial read from them.
 
-A trial's folder is a run folder (`training/metrics.jsonl`, `student/`), with `point.json`, and at its end
-`outcome.json` or `error.json`. Nothing else is kept anywhere, so the table can be made at any time.
+A trial's folder is a run folder (`training/metrics.jsonl`, `student/`) with `point.json`, and at the end
+`outcome.json` or `error.json`. These files alone are a trial's state, so trials can be read at any time.
 """
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from steper_ray.files import write_whole
-from steper_ray.schema import ABILITIES
 from steper_ray.sweep.settings import Metric
 from steper_ray.training.metrics import METRICS_FILE
 
@@ -35,17 +33,17 @@ Status = Literal["finished", "stopped", "failed", "unfinished"]
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """One validation of a trial."""
+    """Losses of a trial on the held-out chains after a step."""
 
     step: int
     loss: float
     loss_of: dict[str, float | None]
-    """L_j over the held-out chains."""
+    """L_j by ability."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A trial, as far as it came."""
+    """A trial: its point, and its results so far."""
 
     number: int
     """Counted from 1."""
@@ -53,17 +51,17 @@ class Trial:
     status: Status
     """`stopped`: early, by the scheduler."""
     metric: float | None
-    """What trials are ranked by; of one that did not finish, its best validation loss if that is it."""
+    """The value of `sweep.metric`; of a trial that did not finish, its best validation loss or None."""
     loss: dict[str, float | None]
-    """Validation loss of each ability where it was best."""
+    """Validation loss by ability, at the best validation."""
     sigma: dict[str, float | None]
-    """σ at the end."""
+    """σ by ability, after the last step."""
     step: int
     """Optimizer steps done."""
     steps: int | None
     """Optimizer steps planned."""
     seconds: float
-    """Wall clock of a finished trial; of another, the sum of its steps."""
+    """Wall clock of a finished trial; of any other, the sum over its steps."""
     error: str | None
     folder: Path
     validations: list[Validation] = field(repr=False)
@@ -77,55 +75,64 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 def read_trials(
-    folder: Path, metric: Metric, *, known: Mapping[int, Trial] | None = None
+    folder: Path, metric: Metric, *, ended: Mapping[int, Trial] | None = None
 ) -> list[Trial]:
-    """Every trial that has begun, by number; `known` ones are not read again."""
-    known = known or {}
-    places = sorted(path.parent for path in folder.glob(f"*/{POINT_FILE}"))
-    return [known.get(int(place.name)) or read_trial(place, metric) for place in places]
+    """Every trial that has begun, by number.
+
+    ended: trials that were read after they had ended, by number; they are not read again
+    """
+    ended = ended or {}
+    folders = sorted(path.parent for path in folder.glob(f"*/{POINT_FILE}"))
+    return [ended.get(int(path.name)) or read_trial(path, metric) for path in folders]
 
 
 def read_trial(folder: Path, metric: Metric) -> Trial:
     """One trial from its folder."""
-    begun = _read(folder / POINT_FILE) or {}
-    outcome, failed = _read(folder / OUTCOME_FILE), _read(folder / ERROR_FILE)
+    proposal = _read(folder / POINT_FILE) or {}
+    outcome, failure = _read(folder / OUTCOME_FILE), _read(folder / ERROR_FILE)
     rows = _lines(folder / "training" / METRICS_FILE)
+    last = rows[-1] if rows else {}
+    abilities = [name.removeprefix("L_") for name in last if name.startswith("L_")]
     validations = [
         Validation(
             row["step"],
             row["validation_loss"],
-            {ability: row[f"validation_{ability}"] for ability in ABILITIES},
+            {ability: row[f"validation_{ability}"] for ability in abilities},
         )
         for row in rows
         if row["validation_loss"] is not None and math.isfinite(row["validation_loss"])
     ]
-    best = min(validations, key=lambda one: one.loss, default=None)
+    best = min(validations, key=lambda validation: validation.loss, default=None)
+    value = best.loss if best is not None and metric == "loss" else None
     status: Status = "stopped" if (folder / STOPPED_FILE).is_file() else "unfinished"
     if outcome is not None:
         status, value = "finished", outcome["metric"]
-    else:
-        status = "failed" if failed is not None else status
-        value = best.loss if best is not None and metric == "loss" else None
-    last = rows[-1] if rows else {}
-    names = [f"{kind}_{ability}" for kind in ("sigma", "L") for ability in ABILITIES]
+    elif failure is not None:
+        status = "failed"
+    curves = [f"{kind}_{ability}" for kind in ("sigma", "L") for ability in abilities]
     return Trial(
-        number=begun["number"],
-        point=begun["point"],
+        number=proposal["number"],
+        point=proposal["point"],
         status=status,
         metric=value,
-        loss=best.loss_of if best is not None else dict.fromkeys(ABILITIES),
-        sigma={ability: last.get(f"sigma_{ability}") for ability in ABILITIES},
+        loss=best.loss_of if best is not None else dict.fromkeys(abilities),
+        sigma={ability: last.get(f"sigma_{ability}") for ability in abilities},
         step=last.get("step", 0),
         steps=last.get("steps"),
         seconds=outcome["seconds"] if outcome else sum(row["seconds"] for row in rows),
-        error=failed["error"] if failed is not None and outcome is None else None,
+        error=failure["error"] if failure is not None and outcome is None else None,
         folder=folder,
         validations=validations,
         curves={
             name: [(row["step"], row[name]) for row in rows if row[name] is not None]
-            for name in names
+            for name in curves
         },
     )
+
+
+def ability_names(trials: Sequence[Trial]) -> list[str]:
+    """Abilities that the trials have metrics of, in the order of the metrics' columns."""
+    return list(dict.fromkeys(ability for trial in trials for ability in trial.sigma))
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -138,17 +145,17 @@ def _read(file: Path) -> dict[str, Any] | None:
 def _lines(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
-    whole = file.read_text(encoding="utf-8").split("\n")[:-1]  # the last may be on its way
+    whole = file.read_text(encoding="utf-8").split("\n")[:-1]  # the last line may be unfinished
     return [json.loads(line) for line in whole]
 
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
+    """Write a JSON object to a file, whole or not at all."""
     write_whole(file, json.dumps(values, ensure_ascii=False) + "\n", errors="replace")
 
 
 def best_trial(trials: Sequence[Trial], metric: Metric) -> Trial | None:
-    """The best finished one, of equal ones the first."""
+    """The best finished trial, of equal ones the first; None if no trial finished."""
     finished = [
         t
         for t in trials
@@ -156,82 +163,6 @@ def best_trial(trials: Sequence[Trial], metric: Metric) -> Trial | None:
     ]
     sign = 1 if metric == "loss" else -1
     return min(finished, key=lambda t: (sign * (t.metric or 0.0), t.number), default=None)
-
-
-def table_rows(trials: Sequence[Trial], metric: Metric) -> list[dict[str, Any]]:
-    """A flat row a trial."""
-    return [
-        {
-            "trial": trial.number,
-            **trial.point,
-            "status": trial.status,
-            metric: trial.metric,
-            **{f"L_{ability}": trial.loss[ability] for ability in ABILITIES},
-            **{f"final_sigma_{ability}": trial.sigma[ability] for ability in ABILITIES},
-            "step": trial.step,
-            "steps": trial.steps,
-            "seconds": trial.seconds,
-            "error": trial.error,
-        }
-        for trial in trials
-    ]
-
-
-def status_counts(trials: Sequence[Trial]) -> str:
-    """How many ended in which way, in words."""
-    counts = {kind: sum(t.status == kind for t in trials) for kind in get_args(Status)[:3]}
-    return ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
-
-
-def short(value: Any, digits: int = 4) -> str:
-    """A value where there is little room."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.{digits}g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(short(one, digits) for one in value)
-    return str(value)
-
-
-def write_tables(folder: Path, trials: Sequence[Trial], metric: Metric) -> None:
-    """Write `trials.parquet` and `trials.csv`; values that are no single number or text as JSON."""
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet as pq
-
-    rows = table_rows(trials, metric)
-    columns: dict[str, list[Any]] = {}
-    for name in rows[0] if rows else ():
-        values = [row[name] for row in rows]
-        kinds = {type(value) for value in values if value is not None}
-        if len(kinds - {int, float}) + bool(kinds & {int, float}) > 1 or kinds & {list, dict}:
-            values = [None if value is None else json.dumps(value) for value in values]
-        elif kinds == {int, float}:
-            values = [None if value is None else float(value) for value in values]
-        columns[name] = values
-    text, real = ("status", "error"), ("seconds", metric)
-    reals = (
-        *real,
-        *(f"{kind}_{ability}" for kind in ("L", "final_sigma") for ability in ABILITIES),
-    )
-    table = pa.table(
-        {
-            name: pa.array(
-                values,
-                pa.string() if name in text else pa.float64() if name in reals else None,
-            )
-            for name, values in columns.items()
-        }
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, write in (("trials.parquet", pq.write_table), ("trials.csv", pyarrow.csv.write_csv)):
-        partial = folder / f".{name}.{os.getpid()}.partial"
-        try:
-            write(table, partial)
-            partial.replace(folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def drop_bulk(folder: Path, *, keep_student: bool) -> None:
@@ -245,7 +176,7 @@ def drop_bulk(folder: Path, *, keep_student: bool) -> None:
 def keep_best_student(folder: Path, metric: Metric) -> None:
     """Delete the students of all finished trials but the best one.
 
-    Two trials that end at the same time both come to the same one: outcomes are written before.
+    Of two trials that end at the same time both choose the same best one: outcomes are written before.
     """
     trials = read_trials(folder, metric)
     best = best_trial(trials, metric)
@@ -255,5 +186,5 @@ def keep_best_student(folder: Path, metric: Metric) -> None:
 
 
 def outcome_of(metric: float, seconds: float, summary: Any) -> dict[str, Any]:
-    """What a finished trial writes down; `summary` is its TrainSummary."""
+    """Content of a finished trial's `outcome.json`; `summary` is its TrainSummary."""
     return {"metric": metric, "seconds": seconds, "training": asdict(summary)}

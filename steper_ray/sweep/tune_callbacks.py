@@ -1,6 +1,6 @@
-"""What a trial tells Tune, and what is written down when Tune ends one.
+"""Callbacks between trials and Tune: reports of validations, records of trials that Tune ended.
 
-The first runs in the process of Ray Train's controller, the second in the sweep's.
+`ReportValidations` runs in the process of Ray Train's controller, `WriteEnds` in that of the sweep.
 """
 
 import time
@@ -28,10 +28,10 @@ GRACE_S: Final = 5.0
 
 
 def release(folder: Path) -> None:
-    """Give the CPUs and GPUs back that an ended trial's workers had.
+    """Free the CPUs and GPUs of an ended trial's workers.
 
-    Ray Train has a process that does it, but that asks Ray's dashboard whether the controller is alive,
-    and a cluster started for one command has no dashboard: the next trials would wait forever.
+    Ray Train's own clean-up asks Ray's dashboard whether the controller is alive, and a cluster started for
+    one command has no dashboard: the next trials would wait forever.
     """
     file = folder / "training" / PLACEMENT_FILE
     if file.is_file():
@@ -41,7 +41,7 @@ def release(folder: Path) -> None:
 
 
 class ReportValidations(TuneReportCallback):
-    """Hands on each validation, and no report without one: a checkpoint in between has no metric."""
+    """Report of each validation to Tune; checkpoints without a validation have no metric to report."""
 
     def __init__(self, *, ranked: bool) -> None:
         """ranked: whether trials are judged by validation loss; otherwise Tune is told at the end only"""
@@ -61,19 +61,19 @@ class ReportValidations(TuneReportCallback):
 
 
 class WriteEnds(Callback):
-    """Leaves a file where the scheduler stopped a trial, or its process died too often.
+    """Record of each trial that the scheduler stopped, or whose process died too often.
 
-    Pickled with the experiment, so it has nothing that belongs to a process.
+    Pickled with the experiment, so it holds nothing that belongs to a process.
     """
 
     def __init__(self, folder: Path) -> None:
-        """folder: of all trials"""
+        """folder: parent of the trials' folders"""
         self.folder = folder
         self.ended: list[tuple[float, Path]] = []
-        """When Tune ended a trial, and its folder: its workers' placement group is to go."""
+        """(time, folder) of trials that Tune ended, whose placement groups are not yet freed."""
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
-        """Finished trials have written their outcome themselves."""
+        """Record a trial that was stopped; finished trials have written their outcome themselves."""
         folder = trial_folder(self.folder, int(str(trial)))
         if not (folder / OUTCOME_FILE).is_file():
             write_json(folder / STOPPED_FILE, {})
@@ -81,7 +81,7 @@ class WriteEnds(Callback):
         self.ended.append((time.time(), folder))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
-        """Errors of ours are written down by the trial; this one came past it."""
+        """Record an error that the trial itself could not: the death of its process."""
         folder = trial_folder(self.folder, int(str(trial)))
         if not (folder / ERROR_FILE).is_file():
             lines = str(trial.get_error() or "its process died").strip().splitlines()
@@ -89,7 +89,7 @@ class WriteEnds(Callback):
         self.ended.append((time.time(), folder))
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:  # noqa: ARG002
-        """By then the trial's process is gone, and Ray Train's controller with it."""
+        """Free placement groups once the trial's process and Ray Train's controller have ended."""
         late = [folder for at, folder in self.ended if time.time() - at > GRACE_S]
         for folder in late:
             release(folder)

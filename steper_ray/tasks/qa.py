@@ -1,4 +1,4 @@
-"""How an answer is judged: HotpotQA's exact match and F1, and containment accuracy.
+"""Question answering: HotpotQA's exact match and F1, and containment accuracy.
 
 Normalisation, exact match and F1 follow HotpotQA's official script (`hotpot_evaluate_v1.py`), so
 that the numbers compare with published ones. Accuracy is the third number StepER reports: a gold
@@ -8,8 +8,10 @@ answer stands inside the answer. With several accepted answers each metric takes
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
+
+from steper_ray.schema import Question
 
 _DELETE_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 
@@ -18,6 +20,21 @@ _ARTICLES: Final = re.compile(r"\b(?:a|an|the)\b")
 
 
 _CLOSED_ANSWERS: Final = frozenset({"yes", "no", "noanswer"})
+
+
+def score(answer: str, question: Question) -> dict[str, float]:
+    """Exact match, F1 and containment accuracy against the gold answers."""
+    golds = question.gold_answers
+    return {
+        "em": exact_match(answer, golds),
+        "f1": f1(answer, golds),
+        "acc": accuracy(answer, golds),
+    }
+
+
+def is_right(scores: Mapping[str, float]) -> bool:
+    """Whether the answer matches a gold answer exactly."""
+    return scores["em"] == 1.0
 
 
 def normalize(answer: str) -> str:

@@ -1,8 +1,4 @@
-"""Trains the two bundled models from worlds made on the fly; nothing is remembered, since no fact recurs.
-
-One training row is a *trunk* of passages and several *branches*, each a question with its reasoning: a
-branch sees its part of the trunk and itself, with the positions it would have had alone. All branches
-of a row share the passages' cost.
+"""Training of the two bundled models from worlds made on the fly; no fact recurs, so none is memorized.
 
 * The *teacher* sees chains of one to four hops, and every contiguous part of each.
 * The *base student* sees single look-ups only: it learns to read and to copy, never to chain.
@@ -14,19 +10,16 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG, render_prompt, render_target
-from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR
-from steper_ray.schema import Passage
-from steper_ray.toy.names import name_parts
+from steper_ray.toy.pretrain_rows import Searches, chain_row, look_up_row
+from steper_ray.toy.pretrain_tokens import TokenRow, collate, name_tokens, tokenize_row
 from steper_ray.toy.tokenizer import make_tokenizer
-from steper_ray.toy.world import Fact, World, make_world
+from steper_ray.toy.world import make_world
 
 FIRST_TRAINING_SEED: Final = 1_000_000
 """Worlds with this seed and above are for training; users' worlds have smaller seeds."""
@@ -44,8 +37,6 @@ however seldom it was seen."""
 BLOCK: Final = 20
 """Batches made from one world."""
 
-QUESTION_HEAD: Final = "Question:"
-
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -59,7 +50,7 @@ class Recipe:
     layers: int
     steps: int
     tokens: int
-    """Tokens a batch, padding included."""
+    """Tokens in a batch, padding included."""
     max_hops: int
     """Hops of the longest question that is asked."""
     lr: float = 2e-3
@@ -70,198 +61,6 @@ RECIPES: Final = {
     "teacher": Recipe(hidden_size=192, layers=4, steps=1600, tokens=6000, max_hops=4),
     "base": Recipe(hidden_size=128, layers=4, steps=700, tokens=6000, max_hops=1),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """One step of a question, over the first `visible` passages of the trunk."""
-
-    question: str
-    reasoning: tuple[str, ...]
-    """The true rationales up to and with the one to be learned."""
-    visible: int
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    passages: tuple[Passage, ...]
-    branches: tuple[Branch, ...]
-
-
-def rationales(world: World, chain: tuple[Fact, ...]) -> tuple[str, ...]:
-    """The true reasoning of a chain, the last sentence with the answer."""
-    sentences = [world.sentence(fact) for fact in chain]
-    sentences[-1] += f" {ANSWER_FLAG} {world.entities[chain[-1].object].name}."
-    return tuple(sentences)
-
-
-class Searches:
-    """What searches bring in one world, near enough: the entity, and another that shares its name."""
-
-    def __init__(self, world: World, rng: random.Random) -> None:
-        self.world, self.rng = world, rng
-        self._kinds: dict[str, list[int]] = {}
-        self._families: dict[str, list[int]] = {}
-        for number, entity in enumerate(world.entities):
-            self._kinds.setdefault(entity.kind, []).append(number)
-            self._families.setdefault(entity.name.split()[1], []).append(number)
-
-    def peer(self, entity: int) -> int:
-        """Any entity of the same kind."""
-        return self.rng.choice(self._kinds[self.world.entities[entity].kind])
-
-    def namesake(self, entity: int) -> int:
-        """An entity with the same family part; the entity itself if there is no other."""
-        return self.rng.choice(self._families[self.world.entities[entity].name.split()[1]])
-
-
-def look_up_row(searches: Searches) -> Row:
-    """Passages in no order, each asked for its facts; others state the same kind of fact, or share a
-    name, so nothing but name and verb together tell which fact is meant.
-    """
-    world, rng = searches.world, searches.rng
-    order: list[int] = []
-    for _ in range(rng.randint(1, 2)):
-        entity = rng.randrange(len(world.entities))
-        other = searches.peer(entity) if rng.random() < 0.75 else searches.namesake(entity)
-        order += [entity, other]
-    order = list(dict.fromkeys(order))
-    rng.shuffle(order)
-    branches = []
-    for _ in range(10):
-        place = rng.randrange(len(order))
-        chain = (rng.choice(world.entities[order[place]].facts),)
-        visible = rng.randint(place + 1, len(order))
-        branches.append(Branch(world.question_text(chain), rationales(world, chain), visible))
-    return Row(tuple(world.passage(entity) for entity in order), tuple(dict.fromkeys(branches)))
-
-
-def chain_row(searches: Searches, hops: int, max_hops: int) -> Row:
-    """A chain's passages in the order in which the loop's searches bring them, and steps along it.
-
-    The question's search brings the first entity and one that shares its name, each later one the
-    next entity. A step sees what the searches before it brought and seldom more: were the next
-    passage in sight, its title would give the answer away. No question has more than `max_hops` hops.
-    """
-    world, rng = searches.world, searches.rng
-    chain = world.random_chain(rng, hops)
-    order = [chain[0].subject, searches.namesake(chain[0].subject)]
-    for fact in chain[1:]:
-        order.append(fact.subject)
-        if rng.random() < 0.1:
-            order.append(searches.peer(fact.subject))
-    order = list(dict.fromkeys(order))
-    if rng.random() < 0.15:
-        order[:2] = reversed(order[:2])
-    ends = [order.index(fact.subject) for fact in chain[1:]] + [len(order)]
-    visible = dict(zip(chain, ends, strict=True))
-
-    def branch(part: tuple[Fact, ...], step: int) -> Branch:
-        more = rng.random() < 0.1
-        seen = max(order.index(part[step].subject) + 1, min(len(order), visible[part[step]] + more))
-        return Branch(world.question_text(part), rationales(world, part)[: step + 1], seen)
-
-    parts = [
-        chain[start:end]
-        for start in range(hops)
-        for end in range(start + 1, min(hops, start + max_hops) + 1)
-    ]
-    steps = [(part, step) for part in parts for step in range(len(part))]
-    branches = [branch(part, step) for part, step in rng.sample(steps, min(len(steps), 12))]
-    return Row(tuple(world.passage(entity) for entity in order), tuple(dict.fromkeys(branches)))
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRow:
-    """One row as numbers; all lists have one entry a token."""
-
-    ids: list[int]
-    positions: list[int]
-    branch: list[int]
-    """0 for the trunk, 1… for the branches."""
-    limit: list[int]
-    """How many trunk tokens the token may see."""
-    labels: list[int]
-    """The token to predict next, −100 where nothing is learned."""
-
-
-def tokenize_row(row: Row, tokenizer: PreTrainedTokenizerFast, names: frozenset[int]) -> TokenRow:
-    """Lay a row out: trunk first, then its branches; `names` are the tokens of name parts."""
-
-    def encode(text: str) -> list[int]:
-        ids: list[int] = tokenizer(text)["input_ids"]
-        return ids
-
-    def trunk_of(count: int) -> str:
-        text = render_prompt("", row.passages[:count])
-        return text[: text.rindex(QUESTION_HEAD)]
-
-    trunk = encode(trunk_of(len(row.passages)))
-    count = len(trunk)
-    out = TokenRow(
-        list(trunk), list(range(count)), [0] * count, [0] * count, repeated_names(trunk, names)
-    )
-    for number, branch in enumerate(row.branches, 1):
-        limit = len(encode(trunk_of(branch.visible)))
-        *before, wanted = branch.reasoning
-        prompt = render_prompt(branch.question, (), before)
-        ids = encode(prompt[prompt.rindex(QUESTION_HEAD) :])
-        learned = [False] * len(ids)
-        ids += encode(render_target(wanted, forced=False))
-        learned += [True] * (len(ids) - len(learned))
-        assert ids[-1] == encode(STEP_TERMINATOR)[0]
-        out.ids.extend(ids)
-        out.positions.extend(range(limit, limit + len(ids)))
-        out.branch.extend([number] * len(ids))
-        out.limit.extend([limit] * len(ids))
-        out.labels.extend(
-            [ids[i + 1] if i + 1 < len(ids) and learned[i + 1] else -100 for i in range(len(ids))]
-        )
-    return out
-
-
-def repeated_names(trunk: list[int], names: frozenset[int]) -> list[int]:
-    """Labels for a trunk: the second part of each name that stood in it before, −100 elsewhere.
-
-    Completing a name from its first part is the simplest copying there is; learned early, it is what
-    looking facts up builds on.
-    """
-    labels = [-100] * len(trunk)
-    seen: set[tuple[int, int]] = set()
-    for i, pair in enumerate(pairwise(trunk)):
-        if pair in seen:
-            labels[i] = pair[1]
-        elif names.issuperset(pair):
-            seen.add(pair)
-    return labels
-
-
-def name_tokens(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
-    """The tokens that are parts of names."""
-    vocabulary = tokenizer.get_vocab()
-    return frozenset(vocabulary[f"Ġ{part}"] for part in name_parts().words())
-
-
-def collate(rows: list[TokenRow], pad: int) -> dict[str, torch.Tensor]:
-    """Stack rows: ids, positions and labels (B, T), and the tree mask (B, 1, T, T), true where seen."""
-    length = max(len(row.ids) for row in rows)
-
-    def stack(name: str, fill: int) -> torch.Tensor:
-        lists = [getattr(row, name) for row in rows]
-        return torch.tensor([values + [fill] * (length - len(values)) for values in lists])
-
-    branch, limit = stack("branch", -1), stack("limit", 0)
-    index = torch.arange(length)
-    causal = index[None, :, None] >= index[None, None, :]
-    same = branch[:, :, None] == branch[:, None, :]
-    in_trunk = (branch[:, None, :] == 0) & (index[None, None, :] < limit[:, :, None])
-    return {
-        "input_ids": stack("ids", pad),
-        "position_ids": stack("positions", 0),
-        "labels": stack("labels", -100),
-        "branch": branch,
-        "attention_mask": (causal & (same | in_trunk))[:, None],
-    }
 
 
 def batches(
@@ -314,7 +113,7 @@ def make_model(recipe: Recipe, vocabulary: int, eos: int, pad: int) -> Qwen3ForC
 
 
 def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
-    """Token-mean cross-entropy of the learned tokens, and the share of steps with every token right."""
+    """Token-mean cross-entropy of the target tokens, and the share of steps with every token right."""
     labels = batch["labels"]
     hidden = model.model(
         input_ids=batch["input_ids"],
@@ -323,15 +122,28 @@ def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, f
         use_cache=False,
     ).last_hidden_state
     logits = model.lm_head(hidden[labels != -100]).float()
-    wanted = labels[labels != -100]
-    rows, places = torch.nonzero(labels != -100, as_tuple=True)
-    branch = batch["branch"][rows, places]
+    targets = labels[labels != -100]
+    rows, positions = torch.nonzero(labels != -100, as_tuple=True)
+    branch = batch["branch"][rows, positions]
     step = (rows * (int(batch["branch"].max()) + 1) + branch)[branch > 0].unique(
         return_inverse=True
     )[1]
-    wrong = (logits.argmax(-1) != wanted)[branch > 0]
+    wrong = (logits.argmax(-1) != targets)[branch > 0]
     wrong_steps = torch.bincount(step, weights=wrong) > 0
-    return torch.nn.functional.cross_entropy(logits, wanted), 1 - wrong_steps.float().mean().item()
+    return torch.nn.functional.cross_entropy(logits, targets), 1 - wrong_steps.float().mean().item()
+
+
+def _schedule(optimizer: torch.optim.Optimizer, total: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear warm-up, then a cosine decay over `total` steps."""
+    warmup = min(100, total // 5 + 1)
+    return torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [
+            torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, warmup),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup, 1e-5),
+        ],
+        [warmup],
+    )
 
 
 def pretrain(name: str, out: Path, *, seed: int = 0, steps: int | None = None) -> None:
@@ -344,15 +156,7 @@ def pretrain(name: str, out: Path, *, seed: int = 0, steps: int | None = None) -
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01
     )
-    warmup = min(100, total // 5 + 1)
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warmup, 1e-5),
-        ],
-        [warmup],
-    )
+    schedule = _schedule(optimizer, total)
     out.mkdir(parents=True, exist_ok=True)
     started, tokens = time.monotonic(), 0
     parameters = sum(p.numel() for p in model.parameters())
@@ -371,10 +175,10 @@ def pretrain(name: str, out: Path, *, seed: int = 0, steps: int | None = None) -
         tokens += batch["input_ids"].numel()
         if step % 25 == 0 or step == total:
             seconds = time.monotonic() - started
-            left = seconds / step * (total - step)
+            remaining = seconds / step * (total - step)
             print(
                 f"step {step:,}/{total:,}  loss {loss.item():.3f}  steps right {right:.3f}"
-                f"  {tokens / seconds:,.0f} tokens/s  {left / 60:.0f} min left",
+                f"  {tokens / seconds:,.0f} tokens/s  {remaining / 60:.0f} min left",
                 flush=True,
             )
         if step % 100 == 0 or step == total:

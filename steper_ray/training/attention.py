@@ -21,16 +21,16 @@ from transformers import AttentionInterface
 from steper_ray.training.packing import PackedRow
 
 ATTENTION: Final = "steper_packed"
-"""The name under which models are told to use it: `attn_implementation=…`."""
+"""Name of this attention for transformers: `attn_implementation=…`."""
 
 
 FLEX_TILE: Final = 128
-"""FlexAttention works on tiles of so many tokens; rows are padded to a multiple."""
+"""Tokens of FlexAttention's tiles; rows are padded to a multiple."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How the CPU cuts one row; sizes are tokens."""
+    """Cut of one row into blocks and segments, for the CPU; sizes are tokens."""
 
     blocks: list[int]
     """Sizes of the blocks, in order."""
@@ -45,7 +45,7 @@ class Split:
 def split_row(row: PackedRow) -> Split:
     """Cut a row so that every block sees whole segments."""
     tokens = len(row.ids_T)
-    # where tokens begin to be seen less far, or further
+    # Where the reach of the tokens changes.
     turns = np.flatnonzero(np.diff(row.end_T)) + 1
     cuts = np.union1d(row.start_B[row.start_B < tokens], turns)
     segments = np.diff(cuts, append=tokens)
@@ -144,7 +144,7 @@ def packed_attention(
     dropout: float = 0.0,
     **_other: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in each layer.
+    """Attention over packed rows, as transformers calls it in each layer.
 
     query: (1, heads, tokens, head size); key, value: (1, key-value heads, tokens, head size)
     packed: a `Split` or FlexAttention's block mask, passed to the model as `packed=…`

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steper_ray.errors import InputError
-from steper_ray.schema import ABILITIES
 from steper_ray.training.tokenization import TokenizedData
 
 
@@ -27,11 +26,11 @@ class MicroBatch:
 
 
 def hold_out(data: TokenizedData, count: int) -> tuple[list[list[int]], list[list[int]]]:
-    """The chains to train on, and `count` chains that are not, or some more: all those of a question are on
-    the same side.
+    """The chains to train on, and the chains held out for validation: `count`, or some more, because all
+    chains of a question are on the same side.
 
-    Which ones depends on the questions alone, so that runs on the same data are validated on the same ones.
-    Raises InputError if too few chains would be left, or an ability would be missing on either side.
+    The choice depends on the questions alone: runs on the same data are validated on the same chains.
+    Raises InputError if too few chains would remain, or an ability would be missing on either side.
     """
 
     def rank(chain: list[int]) -> str:
@@ -47,12 +46,12 @@ def hold_out(data: TokenizedData, count: int) -> tuple[list[list[int]], list[lis
     chosen = {chain[0] for chain in ranked[:count]}
     train = [chain for chain in data.chains if chain[0] not in chosen]
     held_out = [chain for chain in data.chains if chain[0] in chosen]
-    wanted = {example.ability for example in data.examples}
-    for part, what in ((train, "left to train on"), (held_out, "held out")):
+    trained = {example.ability for example in data.examples}
+    for part, side in ((train, "left to train on"), (held_out, "held out")):
         present = {data.examples[index].ability for chain in part for index in chain}
-        for ability in sorted(wanted - present) if part else ():
+        for ability in sorted(trained - present) if part else ():
             raise InputError(
-                f"train.validation_chains: no example of ability {ABILITIES[ability]!r} is {what}; "
+                f"train.validation_chains: no example of ability {data.abilities[ability]!r} is {side}; "
                 f"hold out {'fewer' if part is train else 'more'} than {count:,} chains"
             )
     return train, held_out
@@ -66,7 +65,7 @@ def steps_per_epoch(chains: int, chains_per_batch: int) -> int:
 def epoch_batches(chains: int, chains_per_batch: int, *, seed: int, epoch: int) -> list[list[int]]:
     """The chains of each global batch of an epoch; every chain occurs once.
 
-    chains: how many there are
+    chains: number of chains
     """
     import numpy as np
 
@@ -80,7 +79,7 @@ def cut_micro_batches(
     """Cut a global batch; every rank gets the same number of micro-batches, much alike in size.
 
     lengths:            tokens of each unit, each at least 1
-    micro_batch_tokens: most tokens of a micro-batch, padding included; a longer unit is alone in one
+    micro_batch_tokens: upper bound of a micro-batch's tokens, padding included; a longer unit is alone
     padded:             whether units stand below each other, filled up to the longest, or one after
                         the other
     Returns one list per rank, all equally long. Units of similar length go together; ranks that
@@ -111,7 +110,7 @@ def _groups(
 ) -> list[list[int]]:
     """Consecutive runs of `order` (longest first) whose size stays within the limit.
 
-    What is padded also keeps to lengths so much alike that a row is at most a tenth filling.
+    Where rows are padded, lengths in a run are so much alike that a row is at most a tenth padding.
     """
     groups: list[list[int]] = []
     size = 0

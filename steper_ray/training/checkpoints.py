@@ -1,12 +1,13 @@
-"""What a checkpoint holds beside the weights: σ, the record of validations, every random state.
+"""Checkpoints: ZeRO's shards of weights and optimizer, σ, the record of validations, every random state.
 
-A checkpoint's shards fit the number of workers that wrote it. For another number they are first turned
-into DeepSpeed's universal layout, one folder a parameter, by `to_universal`.
+A checkpoint's shards fit the number of workers that wrote it. For another number they are first converted
+to DeepSpeed's universal layout, one folder a parameter, by `to_universal`.
 """
 
 import argparse
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ SIGMA_FILE: Final = "sigma.pt"
 
 
 def save_state(folder: Path, state: dict[str, Any], sigma: dict[str, Any]) -> None:
-    """Write what all ranks have in common; called by one of them.
+    """Write the state that all ranks share; called by one of them.
 
     state: plain JSON values; sigma: from `Sigma.state_dict`
     """
@@ -40,7 +41,7 @@ def save_state(folder: Path, state: dict[str, Any], sigma: dict[str, Any]) -> No
 
 
 def load_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `save_state` wrote; raises InputError if that was a newer version of steper_ray."""
+    """State and σ as `save_state` wrote them; raises InputError if a newer version of steper_ray did."""
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     check_format(state, folder)
     return state, torch.load(folder / SIGMA_FILE)
@@ -58,7 +59,7 @@ def save_random_state(folder: Path, rank: int) -> None:
 
 
 def load_random_state(folder: Path, rank: int) -> None:
-    """Take up this rank's random states; a rank that the checkpoint does not know keeps its own."""
+    """Restore this rank's random states; a rank that the checkpoint does not know keeps its own."""
     file = folder / f"random-{rank}.pt"
     if not file.exists():
         return
@@ -68,6 +69,28 @@ def load_random_state(folder: Path, rank: int) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def load_shards(engine: Any, folder: Path, *, convert: bool, rank: int, scratch: Path) -> None:
+    """Load weights and optimizer from a checkpoint; every rank takes part.
+
+    convert: whether to convert the shards to the universal layout first, which takes disk below `scratch`
+    """
+    import torch.distributed as dist
+
+    if not convert:
+        engine.load_checkpoint(str(folder), tag=SHARDS_TAG)
+        return
+    universal = scratch / UNIVERSAL_TAG
+    if rank == 0:
+        shutil.rmtree(universal, ignore_errors=True)
+        universal.mkdir(parents=True)
+        to_universal(folder, universal)
+    dist.barrier()
+    engine.load_checkpoint(str(universal), tag=UNIVERSAL_TAG)
+    dist.barrier()
+    if rank == 0:
+        shutil.rmtree(universal)
 
 
 def to_universal(checkpoint: Path, folder: Path) -> None:

@@ -49,8 +49,8 @@ def deepspeed_config(
     }
     for part, device in (("optimizer", offload_optimizer), ("param", offload_weights)):
         if device != "none":
-            place = {"nvme_path": offload_dir} if device == "nvme" else {}
-            zero[f"offload_{part}"] = {"device": device, "pin_memory": gpu, **place}
+            path = {"nvme_path": offload_dir} if device == "nvme" else {}
+            zero[f"offload_{part}"] = {"device": device, "pin_memory": gpu, **path}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

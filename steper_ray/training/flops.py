@@ -1,11 +1,21 @@
-"""How much of a GPU's arithmetic goes into the model (model FLOPs utilisation, MFU).
+"""Model FLOPs utilisation (MFU) of a GPU, and peak memory.
 
-Counted are the matrix products of the tokens that were really computed: packed prefixes once, logits where
+MFU counts the matrix products of the tokens that were really computed: packed prefixes once, logits where
 something is supervised, backward twice the forward; activation checkpointing's second forward is not
 (PaLM, arXiv 2204.02311, appendix B).
 """
 
-from typing import Any, Final
+import resource
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from steper_ray.training.packing import packed_length, visible_pairs
+
+if TYPE_CHECKING:
+    import torch
+
+    from steper_ray.training.training_data import Unit
+
 
 PEAK_TFLOPS: Final = {
     "B200": 2250,
@@ -48,3 +58,42 @@ def model_flops(config: Any, weights: int, tokens: int, pairs: int, supervised: 
     forward += 4 * pairs * head * config.num_attention_heads * config.num_hidden_layers
     forward += 2 * supervised * config.hidden_size * config.vocab_size
     return float(3 * forward)
+
+
+def seconds_at_peak(
+    model: Any, config: Any, units: "Sequence[Unit]", device: "torch.device"
+) -> float | None:
+    """Seconds that the matrix products of a global batch would take on one GPU at its peak.
+
+    Divided by the seconds that the batch took and by the number of GPUs, it is the MFU. None on a CPU, on
+    a GPU whose peak is not known, and for models with experts.
+
+    config: the text model's transformers configuration
+    """
+    import torch
+
+    if device.type != "cuda":
+        return None
+    peak = peak_flops(torch.cuda.get_device_name(device))
+    if peak is None or getattr(config, "num_experts", None):
+        return None
+    tables = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    flops = model_flops(
+        config,
+        weights=sum(
+            getattr(p, "ds_numel", p.numel()) for p in model.parameters() if id(p) not in tables
+        ),
+        tokens=sum(packed_length(unit.tree) for unit in units),
+        pairs=sum(visible_pairs(unit.tree) for unit in units),
+        supervised=sum(e.target_tokens for unit in units for e in unit.examples),
+    )
+    return flops / peak
+
+
+def peak_memory(device: "torch.device") -> int:
+    """Maximum of bytes that this rank has held: of the GPU if it has one, else of the process."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 CHUNK_LOGITS: Final = 1 << 24
-"""Most logits that exist at a time: 64 MiB in fp32."""
+"""Upper bound of the logits that exist at a time: 64 MiB in fp32."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -24,7 +24,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_PH: Tensor,
         head_VH: Tensor,
         bias_V: Tensor | None,
-        wanted_P: Tensor,
+        target_P: Tensor,
         weight_P: Tensor,
         scale: float,
         softcap: float | None,
@@ -40,23 +40,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
             else None
         )
         nll_P = hidden_PH.new_empty(len(hidden_PH), dtype=torch.float32)
-        right_P = torch.empty_like(wanted_P, dtype=torch.bool)
+        right_P = torch.empty_like(target_P, dtype=torch.bool)
         for start in range(0, len(hidden_PH), chunk):
             part = slice(start, start + chunk)
-            hidden, wanted = hidden_PH[part], wanted_P[part, None]
+            hidden, target_ids = hidden_PH[part], target_P[part, None]
             logits = linear(hidden, head_VH, bias_V).float().mul_(scale)
             slope: Tensor | float = scale
             if softcap is not None:
                 capped = logits.div_(softcap).tanh_()
                 slope = (1 - capped.square()) * scale
                 logits = capped * softcap
-            right_P[part] = logits.argmax(-1) == wanted[:, 0]
+            right_P[part] = logits.argmax(-1) == target_ids[:, 0]
             normaliser = logits.logsumexp(-1, keepdim=True)
-            nll_P[part] = (normaliser - logits.gather(-1, wanted))[:, 0]
+            nll_P[part] = (normaliser - logits.gather(-1, target_ids))[:, 0]
             if grad_hidden is None and grad_head is None:
                 continue
             gradient = logits.sub_(normaliser).exp_()
-            gradient.scatter_add_(-1, wanted, gradient.new_full(wanted.shape, -1.0))
+            gradient.scatter_add_(-1, target_ids, gradient.new_full(target_ids.shape, -1.0))
             gradient *= weight_P[part, None] * slope
             if grad_bias is not None:
                 grad_bias += gradient.sum(0)
@@ -89,7 +89,7 @@ def linear_cross_entropy(
     hidden_PH: Tensor,
     head_VH: Tensor,
     bias_V: Tensor | None,
-    wanted_P: Tensor,
+    target_P: Tensor,
     weight_P: Tensor,
     *,
     scale: float = 1.0,
@@ -98,19 +98,19 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sum of the tokens' negative log-likelihoods, through a linear head.
 
-    hidden_PH: (supervised tokens, hidden size), what the head is given
+    hidden_PH: (supervised tokens, hidden size), the head's input
     head_VH:   (vocabulary, hidden size); bias_V: (vocabulary,) or None
-    wanted_P:  (supervised tokens,) int64
-    weight_P:  (supervised tokens,) fp32, what each token counts
-    scale:     what the model multiplies its logits by (Cohere, Granite)
+    target_P:  (supervised tokens,) int64
+    weight_P:  (supervised tokens,) fp32, weight of each token in the loss
+    scale:     factor of the model's logits (Cohere, Granite)
     softcap:   c, where the model then takes c·tanh(logit / c) (Gemma 2)
     chunk:     tokens whose logits exist at a time; by default as many as `CHUNK_LOGITS` allows
     Returns the scalar Σ weight·nll with gradient; (P,) fp32 nll in nats, and (P,) bool whether the
-    wanted token was the likeliest, both without.
+    target token was the likeliest, both without.
     """
     rows = chunk or max(1, CHUNK_LOGITS // len(head_VH))
     loss, nll_P, right_P = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_PH, head_VH, bias_V, wanted_P, weight_P, scale, softcap, rows
+        hidden_PH, head_VH, bias_V, target_P, weight_P, scale, softcap, rows
     )
     return loss, nll_P, right_P
 
@@ -133,14 +133,14 @@ class LossHead(nn.Module):
         self.scale = float(factor) / float(divisor)
 
     def forward(
-        self, hidden_PH: Tensor, wanted_P: Tensor, weight_P: Tensor
+        self, hidden_PH: Tensor, target_P: Tensor, weight_P: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `linear_cross_entropy`."""
         return linear_cross_entropy(
             hidden_PH,
             self.weight,
             self.bias,
-            wanted_P,
+            target_P,
             weight_P,
             scale=self.scale,
             softcap=self.softcap,

@@ -1,7 +1,7 @@
-"""The record of a training run: a JSON line a step, and the same for the trackers asked for.
+"""The record of a training run: a JSON line a step, and the same for the configured trackers.
 
-Lines are flushed at once, so the file can be followed while training goes on, and a process that is
-killed loses none. The file is the record; a tracker (TensorBoard, MLflow, Weights & Biases) shows
+Lines are flushed at once, so the file can be followed during training, and a process that is killed loses
+none. The file is the record; a tracker (TensorBoard, MLflow, Weights & Biases) shows
 it. Where MLflow and W&B send to is said by their own environment variables (MLFLOW_TRACKING_URI,
 MLFLOW_EXPERIMENT_NAME, WANDB_API_KEY, WANDB_MODE, WANDB_PROJECT, …), read in this process.
 """
@@ -23,9 +23,13 @@ TRACKED_FILE: Final = "tracked.json"
 """Beside the metrics: the ids of the run at the trackers, and the last step they were sent."""
 
 
+BY_ABILITY: Final = ("L", "perplexity", "accuracy", "sigma", "validation")
+"""Fields of `StepMetrics` with a value for each ability: `L` becomes the columns `L_init`, `L_exp` …"""
+
+
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """One line of the metrics file."""
+    """One line of the metrics file; in dictionaries by ability, None is an ability without an example."""
 
     step: int
     """Optimizer step, counted from 1."""
@@ -33,21 +37,14 @@ class StepMetrics:
     epoch: int
     """Counted from 1."""
     loss: float
-    L_init: float | None
-    L_exp: float | None
-    L_agg: float | None
-    perplexity_init: float | None
+    L: dict[str, float | None]
+    """L_j, in nats."""
+    perplexity: dict[str, float | None]
     """exp L_j, teacher-forced."""
-    perplexity_exp: float | None
-    perplexity_agg: float | None
-    accuracy_init: float | None
+    accuracy: dict[str, float | None]
     """Share of the target tokens that were the likeliest, teacher-forced; mean over the examples."""
-    accuracy_exp: float | None
-    accuracy_agg: float | None
-    sigma_init: float
+    sigma: dict[str, float]
     """σ after this step's update."""
-    sigma_exp: float
-    sigma_agg: float
     lr: float
     grad_norm: float
     """Before clipping, over the model's parameters only."""
@@ -55,34 +52,49 @@ class StepMetrics:
     """Prompt and target tokens of the global batch, without padding."""
     examples_per_second: float
     mfu: float | None
-    """Model FLOPs utilisation, see `steper_ray.training.flops`; null on CPUs."""
+    """Model FLOPs utilisation, see `steper_ray.training.flops`; None on CPUs."""
     peak_memory_gib: float
-    """Most that rank 0 has held so far: of its GPU, else of its process."""
+    """Maximum that rank 0 has held so far: of its GPU, else of its process."""
     examples: int
     seconds: float
-    """Of this step, validation left out."""
-    validation_loss: float | None = None
-    """Mean of L_j over the held-out chains, without σ; null where the step was not validated."""
-    validation_init: float | None = None
-    validation_exp: float | None = None
-    validation_agg: float | None = None
+    """Of this step, without its validation."""
+    validation_loss: float | None
+    """Mean of L_j over the held-out chains, without σ; None where the step was not validated."""
+    validation: dict[str, float | None]
+    """L_j over the held-out chains."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """The names and values, in order."""
-        return {name: getattr(self, name) for name in self.__slots__}
+    def as_row(self) -> dict[str, Any]:
+        """Flat columns and their values, in order: a dictionary by ability has a column for each."""
+        row: dict[str, Any] = {}
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if name in BY_ABILITY:
+                row |= {f"{name}_{ability}": number for ability, number in value.items()}
+            else:
+                row[name] = value
+        return row
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], abilities: Sequence[str]) -> "StepMetrics":
+        """The metrics whose `as_row` is `row`."""
+        columns: dict[str, Any] = {
+            name: {ability: row[f"{name}_{ability}"] for ability in abilities}
+            for name in BY_ABILITY
+        }
+        return cls(**{name: columns.get(name, row.get(name)) for name in cls.__slots__})
 
 
 class MetricsWriter:
     """Rank 0's record of the run: a JSON line a step, and each tracker.
 
-    Where training goes on from a step, the trackers' runs go on too. Lines after that step are
+    Where training resumes from a step, the trackers' runs resume too. Lines after that step are
     removed first: they will be written again. TensorBoard drops such points itself; MLflow and W&B
     cannot take a point back, so steps that they were sent before are not sent again.
 
     folder: of metrics.jsonl; files of the trackers go below it
-    step: optimizer step that training goes on from, 0 where it begins
+    step: optimizer step that training resumes from, 0 where it begins
     run: the run's name at the trackers; "" lets them make one up
-    settings: what the run was configured with, nested or not; sent once, where the run begins
+    settings: the run's configuration, nested or not; sent once, where the run begins
     """
 
     def __init__(
@@ -121,8 +133,8 @@ class MetricsWriter:
         self._lines = file.open("a", encoding="utf-8")
 
     def write(self, metrics: StepMetrics) -> None:
-        """Record one step; what is None has no point at the trackers."""
-        values = metrics.as_dict()
+        """Record one step; a value that is None has no point at the trackers."""
+        values = metrics.as_row()
         self._lines.write(json.dumps(values) + "\n")
         self._lines.flush()
         numbers = {
@@ -135,12 +147,12 @@ class MetricsWriter:
                 run.send(numbers, metrics.step)
 
     def close(self) -> None:
-        """Write what is left, and end the trackers' runs."""
+        """Flush the file, and end the trackers' runs."""
         self._lines.close()
         for run, _ in self._runs:
             run.close()
 
 
 def _whole_lines(file: Path) -> list[str]:
-    """The lines that end; a crash of the machine can cut the last one short."""
+    """The complete lines of a file; a crash of the machine can cut the last one short."""
     return file.read_text(encoding="utf-8").split("\n")[:-1]

@@ -1,85 +1,143 @@
-"""What is minimised: one loss per ability, and how the three become one (StepER, section 3.3).
+"""Objectives: one loss per ability, and how these become the loss of a global batch (StepER, section 3.3).
 
 L_j is the mean, over the examples of ability j in the global batch, of each example's token-mean
-negative log-likelihood, in nats. The modes:
+negative log-likelihood, in nats. With A abilities (StepER has three) the objectives are:
 
     difficulty   L = Σ_j [ L_j / (2σ_j²) + log σ_j ], σ learned (Kendall et al. 2018, equation 7)
-    uniform      L = ⅓ Σ_j L_j
+    uniform      L = 1/A Σ_j L_j
     fixed        L = Σ_j λ_j L_j, λ normalised to sum 1
     vanilla-kd   the baseline: one example a chain, its whole path from all its passages; L is the mean
                  of the examples' token-mean losses. It has no abilities; here all are counted as the last
 
 An ability that no example of the global batch belongs to contributes nothing, log σ_j included.
 
-σ is no parameter of the model. L_j is known exactly after a reduction of three numbers, so
+σ is no parameter of the model. L_j is known exactly after a reduction of A numbers, so
 ∂L/∂log σ_j = 1 − L_j/σ_j² needs no autograd, and every rank takes the same step by itself. At rest
 σ_j = √L_j, where ability j weighs 1/(2L_j): the *smaller* a loss, the larger its weight, so σ has
 bounds.
 
-Suffixes: _3 per ability, in the order init, exp, agg; _E per example; _P per supervised token.
+An objective is an entry in OBJECTIVES. Trainer, metrics and cards ask the object, never its name.
+
+Suffixes: _A per ability, in the scheme's order; _E per example; _P per supervised token.
 """
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from steper_ray.training.settings import Mode
+from steper_ray.errors import InputError
+from steper_ray.run.section import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-Triple = tuple[float, float, float]
+PerAbility = tuple[float, ...]
+"""A number for each ability, in the scheme's order."""
 
 
-def ability_weights(mode: Mode, sigma_A: Triple, lambda_A: Triple) -> Triple:
-    """What each L_j is multiplied by.
+@dataclass(frozen=True, slots=True)
+class WeightInputs:
+    """What the weights of a global batch may depend on; all of it is known before its forward pass."""
 
-    sigma_A:  σ, all > 0; read by `difficulty` only
-    lambda_A: λ, not negative, not all 0; read by `fixed` only
-    """
-    if mode == "uniform":
-        return (1 / 3, 1 / 3, 1 / 3)
-    if mode == "vanilla-kd":
-        return (0.0, 0.0, 1.0)
-    if mode == "fixed":
-        init, exp, agg = lambda_A
-        total = init + exp + agg
-        return (init / total, exp / total, agg / total)
-    init, exp, agg = sigma_A
-    return (0.5 / init**2, 0.5 / exp**2, 0.5 / agg**2)
+    sigma_A: PerAbility
+    """σ before this step, all > 0."""
+    lambda_A: PerAbility
+    """`train.fixed_weights`: not negative, not all 0."""
+    step: int = 0
+    """Optimizer step, counted from 0."""
+    steps: int = 1
+    """Optimizer steps of the whole training."""
 
 
-def count_abilities(ability_E: Sequence[int]) -> tuple[int, int, int]:
-    """How many examples each ability has."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """How the losses of the abilities become one."""
+
+    weights: Callable[[WeightInputs], PerAbility]
+    """What each L_j is multiplied by."""
+    regulariser: Callable[[float], float] | None = None
+    """Of σ_j: added to L for each ability of the global batch."""
+    learns_sigma: bool = False
+    """Whether σ moves after each step, along the gradient of L_j/(2σ_j²) + log σ_j."""
+    whole_path: bool = False
+    """Data layout: one example a chain with its whole path, instead of one a step. It has no abilities."""
+
+
+def kendall_weights(inputs: WeightInputs) -> PerAbility:
+    """1/(2σ²) of each ability."""
+    return tuple(0.5 / sigma**2 for sigma in inputs.sigma_A)
+
+
+def equal_weights(inputs: WeightInputs) -> PerAbility:
+    """The same for each ability, 1 in sum."""
+    abilities = len(inputs.sigma_A)
+    return (1 / abilities,) * abilities
+
+
+def normalised_weights(inputs: WeightInputs) -> PerAbility:
+    """λ, scaled to sum 1."""
+    total = sum(inputs.lambda_A)
+    return tuple(weight / total for weight in inputs.lambda_A)
+
+
+def last_weight(inputs: WeightInputs) -> PerAbility:
+    """1 for the last ability, 0 for the others."""
+    return (*(0.0 for _ in inputs.sigma_A[1:]), 1.0)
+
+
+OBJECTIVES: Final[dict[str, Objective]] = {
+    "difficulty": Objective(weights=kendall_weights, regulariser=math.log, learns_sigma=True),
+    "uniform": Objective(weights=equal_weights),
+    "fixed": Objective(weights=normalised_weights),
+    "vanilla-kd": Objective(weights=last_weight, whole_path=True),
+}
+"""Objectives by the names that `train.objective` takes."""
+
+
+def objective_named(name: str) -> Objective:
+    """The objective of a name; raises InputError with the nearest name for an unknown one."""
+    if name not in OBJECTIVES:
+        hint = did_you_mean(name, OBJECTIVES) or f"there are {', '.join(OBJECTIVES)}"
+        raise InputError(f"train.objective: no objective is called {name!r}; {hint}")
+    return OBJECTIVES[name]
+
+
+def count_abilities(ability_E: Sequence[int], abilities: int) -> tuple[int, ...]:
+    """How many examples each ability has; `abilities` is how many abilities the scheme has."""
     counts = Counter(ability_E)
-    return (counts[0], counts[1], counts[2])
+    return tuple(counts[ability] for ability in range(abilities))
 
 
-def example_weights(ability_E: Sequence[int], weight_A: Triple) -> list[float]:
+def example_weights(ability_E: Sequence[int], weight_A: PerAbility) -> list[float]:
     """What each example's loss is multiplied by, so that the sum is Σ_j w_j L_j.
 
-    ability_E: 0 init · 1 exp · 2 agg, for every example of the *global* batch: known from the data
-             order before the first backward pass, so micro-batches are weighted once and for all
+    ability_E: index of the ability of every example of the *global* batch: known from the data order
+               before the first backward pass, so micro-batches are weighted once and for all
     """
-    count_A = count_abilities(ability_E)
+    count_A = count_abilities(ability_E, len(weight_A))
     return [weight_A[ability] / count_A[ability] for ability in ability_E]
 
 
 def global_loss(
-    mode: Mode, loss_A: Triple, count_A: Sequence[int], sigma_A: Triple, weight_A: Triple
+    objective: Objective,
+    loss_A: PerAbility,
+    count_A: Sequence[int],
+    sigma_A: PerAbility,
+    weight_A: PerAbility,
 ) -> float:
     """L of the whole global batch, in nats.
 
     loss_A:   L_j, ignored where count_A is 0
-    weight_A: from `ability_weights`
+    weight_A: from `objective.weights`
     """
     total = 0.0
-    for j in range(3):
-        if count_A[j]:
-            regulariser = math.log(sigma_A[j]) if mode == "difficulty" else 0.0
-            total += weight_A[j] * loss_A[j] + regulariser
+    for loss, count, sigma, weight in zip(loss_A, count_A, sigma_A, weight_A, strict=True):
+        if count:
+            regulariser = objective.regulariser(sigma) if objective.regulariser else 0.0
+            total += weight * loss + regulariser
     return total
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What one example adds: its tokens from `start` on."""
+    """The tokens that one example adds to a row: those from `start` on."""
 
     start: int
     """Tokens that it shares with the example before it."""
@@ -52,12 +52,12 @@ def prefix_tree(examples: Sequence["NDArray[np.int32]"]) -> list[Block]:
     for number, ids in enumerate(examples):
         shared = common_prefix(examples[number - 1], ids) if number else 0
         runs: list[tuple[int, int]] = []
-        left = shared
+        remaining = shared
         for block, tokens in blocks[-1].runs if shared else ():
-            if not left:
+            if not remaining:
                 break
-            runs.append((block, min(tokens, left)))
-            left -= runs[-1][1]
+            runs.append((block, min(tokens, remaining)))
+            remaining -= runs[-1][1]
         runs.append((number, len(ids) - shared))
         blocks.append(Block(shared, tuple(runs)))
     return blocks
@@ -76,7 +76,7 @@ def packed_length(blocks: Sequence[Block]) -> int:
 
 
 def visible_pairs(blocks: Sequence[Block]) -> int:
-    """(token, token it sees) pairs of a tree: what attention costs."""
+    """(token, visible token) pairs of a tree: the cost of its attention."""
     own = [block.runs[-1][1] for block in blocks]
     return sum(
         tokens * block.start + tokens * (tokens + 1) // 2
@@ -99,7 +99,7 @@ class PackedRow:
     """Where each block begins in the row."""
     at_P: "NDArray[np.int64]"
     """Where each supervised token is predicted: the index in the row of the token before it."""
-    wanted_P: "NDArray[np.int64]"
+    target_P: "NDArray[np.int64]"
     example_P: "NDArray[np.int64]"
     """The example, equal to the block, it belongs to."""
 
@@ -137,7 +137,7 @@ def pack_row(
     target_tokens: how many of each example's last tokens are its target
     """
     end_T = np.zeros(sum(packed_length(tree) for tree in trees), dtype=np.int32)
-    ids, positions, at, wanted, owner = [], [], [], [], []
+    ids, positions, at, target_ids, owner = [], [], [], [], []
     starts: list[int] = []
     end = 0
     for tree, sequences, targets in zip(trees, examples, target_tokens, strict=True):
@@ -148,13 +148,13 @@ def pack_row(
             end += len(sequence) - block.start
             ids.append(sequence[block.start :])
             positions.append(np.arange(block.start, len(sequence)))
-            where = []
+            path = []
             for other, tokens in block.runs:
-                place = starts[first + other]
-                where.append(place + np.arange(tokens))
-                end_T[place : place + tokens] = end
-            at.append(np.concatenate(where)[-target - 1 : -1])
-            wanted.append(sequence[-target:])
+                begin = starts[first + other]
+                path.append(begin + np.arange(tokens))
+                end_T[begin : begin + tokens] = end
+            at.append(np.concatenate(path)[-target - 1 : -1])
+            target_ids.append(sequence[-target:])
             owner.append(np.full(target, number))
     return PackedRow(
         ids_T=np.concatenate(ids).astype(np.int64),
@@ -162,6 +162,6 @@ def pack_row(
         end_T=end_T,
         start_B=np.array(starts),
         at_P=np.concatenate(at),
-        wanted_P=np.concatenate(wanted).astype(np.int64),
+        target_P=np.concatenate(target_ids).astype(np.int64),
         example_P=np.concatenate(owner),
     )

@@ -12,10 +12,6 @@ from pydantic import (
 )
 
 from steper_ray.run.section import LocalPath, Section
-from steper_ray.schema import ABILITIES, Ability
-
-Mode = Literal["difficulty", "uniform", "fixed", "vanilla-kd"]
-
 
 SigmaOptimizer = Literal["adam", "sgd"]
 
@@ -52,23 +48,23 @@ class TrainConfig(Section):
     """The base student: a Hugging Face folder, or a name on the Hub."""
     revision: str | None = None
     """Commit, branch or tag of a base student on the Hub; null takes what was fetched, else `main`."""
-    objective: Mode = "difficulty"
-    """How the three ability losses become one: learned σ, one third each, or `fixed_weights`. `vanilla-kd`
-    is the baseline: each chain's whole path at once, no abilities."""
-    abilities: tuple[Ability, ...] = ABILITIES
+    objective: str = "difficulty"
+    """How the losses of the abilities become one: `difficulty` (learned σ), `uniform` (equal weights) or
+    `fixed` (`fixed_weights`). `vanilla-kd` is the baseline: each chain's whole path, no abilities."""
+    abilities: tuple[str, ...] = ("init", "exp", "agg")
     """Abilities whose examples are trained on."""
-    fixed_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (1.0, 1.0, 1.0)
-    """λ of init, exp and agg for `fixed`; scaled to sum 1."""
-    sigma_init: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
-    """σ of init, exp and agg at the start."""
+    fixed_weights: tuple[NonNegativeFloat, ...] = (1.0, 1.0, 1.0)
+    """λ of each ability (init, exp, agg) for `fixed`; scaled to sum 1."""
+    sigma_init: tuple[PositiveFloat, ...] = (1.0, 1.0, 1.0)
+    """σ of each ability (init, exp, agg) at the start."""
     sigma_optimizer: SigmaOptimizer = "adam"
     """What moves log σ: Adam, or plain gradient descent."""
     sigma_lr: PositiveFloat = 0.02
     """Learning rate of log σ, constant."""
     sigma_min: PositiveFloat = 0.05
-    """Least σ: an ability then weighs at most 1/(2·sigma_min²)."""
+    """Lower bound of σ: an ability then weighs at most 1/(2·sigma_min²)."""
     sigma_max: PositiveFloat = 20.0
-    """Largest σ."""
+    """Upper bound of σ."""
     lr: PositiveFloat = 5e-6
     """Peak learning rate of the model."""
     warmup_ratio: Share = 0.03
@@ -82,7 +78,7 @@ class TrainConfig(Section):
     chains_per_batch: PositiveInt = 32
     """Chains in one optimizer step, each with all its examples."""
     micro_batch_tokens: PositiveInt = 16384
-    """Most tokens, padding included, that a worker computes at a time; bounds memory only."""
+    """Upper bound of the tokens, padding included, that a worker computes at a time; bounds memory only."""
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of all weights; the exported student has them merged."""
     zero_stage: ZeroStage = 3
@@ -115,7 +111,7 @@ class TrainConfig(Section):
     num_to_keep: PositiveInt = 2
     """Newest checkpoints kept, older ones are deleted; also how many students `best_by: em` compares."""
     max_restarts: NonNegativeInt = 2
-    """Times the run goes on from its last checkpoint after a worker died."""
+    """Times the run resumes from its last checkpoint after a worker died."""
     validation_chains: NonNegativeInt = 0
     """Chains held out of training to validate on; the best student is then exported instead of the last."""
     validate_every_steps: NonNegativeInt = 0

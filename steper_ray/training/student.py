@@ -5,7 +5,6 @@ of tokens and targets some thirty, so the head and its memory shrink by more tha
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.integrations.deepspeed import set_hf_deepspeed_config
 
+from steper_ray.files import new_folder
 from steper_ray.models.hub import at_revision, explained
 from steper_ray.models.loading import load_model_config, load_tokenizer
 from steper_ray.models.settings import DEFAULTS, HubConfig
@@ -46,7 +46,7 @@ class StudentLoss(nn.Module):
             input_ids=batch.ids_BT, position_ids=batch.position_BT, use_cache=False, **packed
         ).last_hidden_state
         hidden_PH = hidden_BTH.flatten(0, 1)[batch.at_P]
-        loss, nll_P, right_P = self.loss_head(hidden_PH, batch.wanted_P, batch.weight_P)
+        loss, nll_P, right_P = self.loss_head(hidden_PH, batch.target_P, batch.weight_P)
         nll_E, right_E = (
             example_means(value_P, batch.example_P, batch.examples)
             for value_P in (nll_P, right_P.float())
@@ -82,11 +82,11 @@ def load_student(
     hub: HubConfig = DEFAULTS,
     revision: str | None = None,
 ) -> StudentLoss:
-    """The base student, ready for training.
+    """The base student with its loss, ready for training.
 
     name:   folder or hub name; revision: of a model on the Hub
     dtype:  the type to compute in
-    packed: whether it will be given packed rows
+    packed: whether the student will be given packed rows
     liger:  use Liger's Triton kernels for norms, rotary embeddings and feed-forward layers
     zero3:  the DeepSpeed configuration if weights are to be sharded (torch.distributed must be up)
     """
@@ -116,7 +116,7 @@ def load_student(
 def gather_weights(model: Any, *, keep: bool) -> dict[str, Tensor]:
     """Whole weights by name, on the CPU; tied ones once. Every rank must call it.
 
-    keep: whether this rank wants them; the others only help and get an empty dictionary
+    keep: whether this rank keeps them; the others only take part and get an empty dictionary
     """
     import deepspeed
 
@@ -153,17 +153,14 @@ def export_student(
             config, dtype=dtype, trust_remote_code=hub.trust_remote_code
         )
     whole = {name: weight.to(dtype) for name, weight in weights.items()}
-    found = model.load_state_dict(whole, strict=False, assign=True)
-    assert not found.unexpected_keys, found
+    keys = model.load_state_dict(whole, strict=False, assign=True)
+    assert not keys.unexpected_keys, keys
     model.tie_weights()
-    assert not any(parameter.is_meta for parameter in model.parameters()), found
+    assert not any(parameter.is_meta for parameter in model.parameters()), keys
     model.generation_config = generation
 
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    load_tokenizer(base, hub, revision).save_pretrained(partial)
-    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    (partial / SETTINGS_FILE).write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with new_folder(folder) as student:
+        model.save_pretrained(student)
+        load_tokenizer(base, hub, revision).save_pretrained(student)
+        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        (student / SETTINGS_FILE).write_text(text, encoding="utf-8")

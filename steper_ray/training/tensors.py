@@ -15,7 +15,7 @@ from steper_ray.training.tokenization import TokenExample
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What `StudentLoss` is given. B rows, T tokens a row, P supervised tokens, E examples."""
+    """The input of `StudentLoss`: B rows, T tokens a row, P supervised tokens, E examples."""
 
     ids_BT: Tensor
     position_BT: Tensor | None
@@ -24,11 +24,11 @@ class Batch:
     """For `steper_ray.training.attention`; None: plain causal attention inside each row."""
     at_P: Tensor
     """(P,) int64: where each supervised token is predicted, as an index into the B·T tokens."""
-    wanted_P: Tensor
+    target_P: Tensor
     example_P: Tensor
     """(P,) int64: the example each supervised token belongs to."""
     weight_P: Tensor
-    """(P,) fp32: what each token's negative log-likelihood counts in the loss."""
+    """(P,) fp32: weight of each token's negative log-likelihood in the loss."""
     examples: int
 
 
@@ -39,7 +39,7 @@ def padded_batch(
 
     Under a causal mask no real token sees the filling, so nothing is masked and attention is fastest.
 
-    weights: what each example's token-mean loss counts; pad: any token id
+    weights: of each example's token-mean loss; pad: any token id
     """
     length = max(len(example.ids) for example in examples)
     ids_BT = np.full((len(examples), length), pad, dtype=np.int64)
@@ -48,14 +48,14 @@ def padded_batch(
         tokens = len(example.ids)
         ids_BT[row, :tokens] = example.ids
         at.append(row * length + np.arange(tokens - example.target_tokens - 1, tokens - 1))
-    wanted = np.concatenate([example.ids[-example.target_tokens :] for example in examples])
+    target_ids = np.concatenate([example.ids[-example.target_tokens :] for example in examples])
     owner = np.repeat(np.arange(len(examples)), [example.target_tokens for example in examples])
     return Batch(
         ids_BT=torch.from_numpy(ids_BT).to(device),
         position_BT=None,
         packed=None,
         at_P=torch.from_numpy(np.concatenate(at)).to(device),
-        wanted_P=torch.from_numpy(wanted.astype(np.int64)).to(device),
+        target_P=torch.from_numpy(target_ids.astype(np.int64)).to(device),
         example_P=torch.from_numpy(owner).to(device),
         weight_P=_token_weights(examples, weights, owner).to(device),
         examples=len(examples),
@@ -89,7 +89,7 @@ def packed_batch(
         position_BT=torch.from_numpy(row.position_T)[None].to(device),
         packed=packed,
         at_P=torch.from_numpy(row.at_P).to(device),
-        wanted_P=torch.from_numpy(row.wanted_P).to(device),
+        target_P=torch.from_numpy(row.target_P).to(device),
         example_P=torch.from_numpy(row.example_P).to(device),
         weight_P=_token_weights(examples, weights, row.example_P).to(device),
         examples=len(examples),

@@ -12,7 +12,8 @@ from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.prompts import fit_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.identity import digest
-from steper_ray.schema import ABILITIES, Passage
+from steper_ray.schema import Passage
+from steper_ray.selection.abilities import STEPER, AbilityScheme
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,7 @@ class TokenExample:
     chain_id: str
     step: int
     ability: int
-    """0 init · 1 exp · 2 agg."""
+    """Index into the scheme's names."""
     ids: "NDArray[np.int32]"
     """(tokens,) prompt, then target."""
     target_tokens: int
@@ -56,10 +57,12 @@ class TokenizedData:
     """Per chain, its examples' indices."""
     dropped_passages: int
     """Passages left out of prompts that would have outgrown the context, over all examples."""
+    abilities: tuple[str, ...] = STEPER.names
+    """Names that the examples' abilities are indices into."""
 
 
 def stepwise_files(folder: Path) -> list[Path]:
-    """The Parquet files of the stepwise ability, checked to have rows and every column.
+    """The Parquet files with step-wise examples, checked to have rows and every column.
 
     Raises InputError naming the file, and the column if one is missing.
     """
@@ -87,28 +90,30 @@ def stepwise_files(folder: Path) -> list[Path]:
     return files
 
 
-def _read(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def _read(files: Sequence[Path], abilities: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of the examples; raises InputError for an ability that is not one of `abilities`."""
     import pyarrow.parquet as pq
 
     for file in files:
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(columns=list(READ_COLUMNS)):
                 for row in batch.to_pylist():
-                    if row["ability"] not in ABILITIES:
+                    if row["ability"] not in abilities:
                         raise InputError(
                             f"{file}: column 'ability' has {row['ability']!r}; "
-                            f"expected one of {', '.join(ABILITIES)}"
+                            f"expected one of {', '.join(abilities)}"
                         )
                     yield row
 
 
-def examples_digest(files: Sequence[Path]) -> str:
-    """Changes with anything that is read of the examples, not with how they are spread over files.
+def examples_digest(files: Sequence[Path], scheme: AbilityScheme = STEPER) -> str:
+    """Digest of everything that is read of the examples, independent of how files hold them.
 
-    Values that are null do not count, so that a column may be added.
+    Values that are null do not count, so that a column may be added. Raises InputError for an ability that
+    the scheme does not have.
     """
     total = 0
-    for row in _read(files):
+    for row in _read(files, scheme.names):
         values = {name: value for name, value in row.items() if value is not None}
         total += int(digest(values), 16)
     return f"{total % 2**64:016x}"
@@ -119,7 +124,8 @@ def tokenize_examples(
     tokenizer: Any,
     *,
     reasoning: ReasoningConfig,
-    abilities: Sequence[str] = ABILITIES,
+    scheme: AbilityScheme = STEPER,
+    abilities: Sequence[str] | None = None,
     whole_path: bool = False,
 ) -> TokenizedData:
     """Render, fit and tokenize every example, with the prompt code the engines use.
@@ -128,10 +134,12 @@ def tokenize_examples(
     tokenizer:  the student's, from transformers
     reasoning:  how the student will be asked; prompts longer than its `max_prompt_tokens` lose whole
                 passages, oldest first, and the target is never cut
-    abilities:     examples of other abilities are left out
-    whole_path: one example a chain instead, for `vanilla-kd`: all passages, then the whole path
+    scheme:     the abilities that the examples were selected with
+    abilities:  examples of other abilities are skipped; None takes all
+    whole_path: one example a chain instead, made from its last step: all passages, then the whole path.
+                It counts as the scheme's last ability
 
-    Raises InputError if an ability that is asked for has no example.
+    Raises InputError if one of `abilities` has no example, or no chain has its last step.
     """
     import numpy as np
 
@@ -139,8 +147,9 @@ def tokenize_examples(
     framework = framework_named(reasoning.framework)
     examples: list[TokenExample] = []
     dropped = 0
-    for row in _read(files):
-        if row["ability"] not in (("agg",) if whole_path else abilities):
+    names = tuple(abilities or scheme.names)
+    for row in _path_ends(files, scheme) if whole_path else _read(files, scheme.names):
+        if not whole_path and row["ability"] not in names:
             continue
         found, rationales = row["found"] or (), row["reasoning"]
         target, forced = row["target"], row["forced"]
@@ -157,14 +166,16 @@ def tokenize_examples(
             count_tokens=encoder.count_tokens,
         )
         dropped += fitted.dropped_passages
-        wanted = encoder.encode_target(target)
-        ids = np.array([*encoder.encode(fitted.prompt), *wanted], dtype=np.int32)
-        ability = ABILITIES.index(row["ability"])
+        target_ids = encoder.encode_target(target)
+        ids = np.array([*encoder.encode(fitted.prompt), *target_ids], dtype=np.int32)
+        ability = scheme.names.index(scheme.names[-1] if whole_path else row["ability"])
         examples.append(
-            TokenExample(row["chain_id"], row["step"], ability, ids, len(wanted), row["question"])
+            TokenExample(
+                row["chain_id"], row["step"], ability, ids, len(target_ids), row["question"]
+            )
         )
-    present = {ABILITIES[example.ability] for example in examples}
-    for name in ("agg",) if whole_path else abilities:
+    present = {scheme.names[example.ability] for example in examples}
+    for name in scheme.names[-1:] if whole_path else names:
         if name not in present:
             raise InputError(
                 f"{files[0].parent}: no example of ability {name!r} among the step-wise examples; leave it "
@@ -174,7 +185,22 @@ def tokenize_examples(
     chains: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
         chains.setdefault(example.chain_id, []).append(index)
-    return TokenizedData(examples, list(chains.values()), dropped)
+    return TokenizedData(examples, list(chains.values()), dropped, scheme.names)
+
+
+def _path_ends(files: Sequence[Path], scheme: AbilityScheme) -> Iterator[dict[str, Any]]:
+    """The last step of each chain that has one: its row holds all passages and earlier rationales."""
+    import pyarrow.parquet as pq
+
+    last_step: dict[str, int] = {}
+    for file in files:
+        steps = pq.read_table(file, columns=["chain_id", "step"]).to_pydict()
+        for chain_id, step in zip(steps["chain_id"], steps["step"], strict=True):
+            last_step[chain_id] = max(step, last_step.get(chain_id, 0))
+    for row in _read(files, scheme.names):
+        step = row["step"]
+        if step == last_step[row["chain_id"]] and row["ability"] == scheme.of(step, step):
+            yield row
 
 
 def check_examples(examples: Sequence[TokenExample], *, vocabulary: int, positions: int) -> None:

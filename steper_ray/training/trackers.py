@@ -13,7 +13,7 @@ from steper_ray.errors import InputError
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
-    """See that the package of each tracker is installed, without importing it.
+    """Check that the package of each tracker is installed, without importing it.
 
     Raises InputError for the first that is not, and for a name that is no tracker's.
     """
@@ -22,7 +22,7 @@ def check_trackers(trackers: Sequence[str]) -> None:
             known = ", ".join(_REQUIREMENTS)
             raise InputError(f"train.trackers: no tracker is called {name!r}; there are {known}")
         spec = find_spec(name)
-        # A folder of that name (W&B makes one where it writes) is found too, without an origin.
+        # A folder of that name (W&B makes one where it writes) also has a spec, without an origin.
         if spec is None or spec.origin is None:
             raise InputError(
                 f"train.trackers: {name} is not installed; pip install {_REQUIREMENTS[name]}"
@@ -31,14 +31,14 @@ def check_trackers(trackers: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What a tracker is opened with; see `MetricsWriter`."""
+    """Arguments that a tracker is opened with; see `MetricsWriter`."""
 
     folder: Path
     step: int
     name: str
     settings: Mapping[str, Any]
     id: str | None
-    """The tracker's id of the run to go on with; null where a new one begins."""
+    """The tracker's id of the run to resume; None for a new run."""
 
 
 class TrackedRun(Protocol):
@@ -46,7 +46,7 @@ class TrackedRun(Protocol):
 
     @property
     def id(self) -> str | None:
-        """What the tracker finds the run by; None where the folder tells it."""
+        """Id by which the tracker finds the run; None where the folder is enough."""
 
     def send(self, values: Mapping[str, float], step: int) -> None: ...
 

@@ -1,17 +1,18 @@
-"""The examples as a worker takes them: tokenized, checked, and laid out as prefix trees.
+"""Training data as a worker takes it: examples tokenized, checked, and laid out as prefix trees.
 
-A worker prepares them itself, unless a file has them. A sweep writes that file once for each setting of
+A worker prepares its data itself, unless a file has them. A sweep writes that file once for each setting of
 the data, and all its trials read it: tokenizing is most of what a short trial would do before its first
-step. Units of a chain are worked out when they are first asked for; the file has all of them.
+step. Prefix trees are computed at first use; the file has all of them.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from steper_ray.files import new_file
+from steper_ray.training.objective import objective_named
 from steper_ray.training.packing import Block, depth_first, prefix_tree
 from steper_ray.training.tokenization import (
     TokenExample,
@@ -27,9 +28,12 @@ if TYPE_CHECKING:
 DROPPED: Final = b"dropped_passages"
 
 
+ABILITIES: Final = b"abilities"
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is laid out together: a chain's examples, depth first, where they are packed, else one."""
+    """Examples laid out together: where packed, those of a chain, depth first; else one example."""
 
     examples: list[TokenExample]
     tree: list[Block]
@@ -49,7 +53,7 @@ class TrainingData:
         if not self.packed:
             return [self._unit([index]) for index in chain]
         order = depth_first([self.data.examples[index].ids for index in chain])
-        return [self._unit([chain[place] for place in order])]
+        return [self._unit([chain[index] for index in order])]
 
     def _unit(self, part: Sequence[int]) -> Unit:
         examples = [self.data.examples[index] for index in part]
@@ -61,7 +65,7 @@ class TrainingData:
 def prepare_data(
     task: "WorkerTask", tokenizer: Any, model_config: Any, *, packed: bool
 ) -> TrainingData:
-    """Read what the task's file has, else the step-wise examples.
+    """Training data from the task's prepared file if it has one, else from the step-wise examples.
 
     model_config: of the text model; raises InputError for examples that it cannot take
     """
@@ -71,8 +75,9 @@ def prepare_data(
         [Path(file) for file in task.stepwise_files],
         tokenizer,
         reasoning=task.reasoning,
+        scheme=task.scheme,
         abilities=task.train.abilities,
-        whole_path=task.train.objective == "vanilla-kd",
+        whole_path=objective_named(task.train.objective).whole_path,
     )
     check_examples(
         data.examples,
@@ -83,7 +88,7 @@ def prepare_data(
 
 
 def prepare_file(task: "WorkerTask", path: Path) -> None:
-    """Write what the workers of such a task will need, if it is not there."""
+    """Write the training data of a task to a file, unless that exists already."""
     from steper_ray.models.hub import use_hub
     from steper_ray.models.loading import load_model_config, load_tokenizer
     from steper_ray.training.attention import packing_obstacle
@@ -134,19 +139,15 @@ def write_prepared(prepared: TrainingData, path: Path) -> None:
         metadata={
             DROPPED: str(prepared.data.dropped_passages),
             b"packed": str(int(prepared.packed)),
+            ABILITIES: ",".join(prepared.data.abilities),
         },
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        pq.write_table(pa.Table.from_pylist(rows, schema), partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_file(path, encoding=None) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema), file)
 
 
 def read_prepared(path: Path) -> TrainingData:
-    """What `write_prepared` wrote."""
+    """Training data as `write_prepared` wrote it."""
     import numpy as np
     import pyarrow.parquet as pq
 
@@ -172,4 +173,6 @@ def read_prepared(path: Path) -> TrainingData:
         runs = tuple(zip(row["runs"][::2], row["runs"][1::2], strict=True))
         trees.setdefault(chain[0] if packed else index, []).append(Block(row["start"], runs))
     dropped = int(table.schema.metadata[DROPPED])
-    return TrainingData(TokenizedData(examples, list(chains.values()), dropped), packed, trees)
+    abilities = tuple(table.schema.metadata[ABILITIES].decode().split(","))
+    data = TokenizedData(examples, list(chains.values()), dropped, abilities)
+    return TrainingData(data, packed, trees)

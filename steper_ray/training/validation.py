@@ -1,10 +1,10 @@
-"""Which of the validated steps are worth keeping, and when to stop early."""
+"""Validation losses of a training: which steps are kept as candidates, and when training stops early."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from steper_ray.training.objective import Triple
+from steper_ray.training.objective import PerAbility
 
 
 @dataclass(slots=True)
@@ -21,14 +21,14 @@ class Validations:
     """Validations since the best one."""
 
     def add(self, loss: float, step: int) -> tuple[bool, list[int]]:
-        """Record a validation; whether its step is to be kept, and the steps to give up for it.
+        """Record a validation; returns whether its step is kept, and the steps that it displaces.
 
         Of equal losses the earlier step is the better.
         """
         self.without_best = 0 if not self.best or loss < self.best[0][0] else self.without_best + 1
         ranked = sorted([*self.best, (loss, step)])
-        self.best, left = ranked[: self.keep], ranked[self.keep :]
-        return (loss, step) in self.best, [other for _, other in left if other != step]
+        self.best, displaced = ranked[: self.keep], ranked[self.keep :]
+        return (loss, step) in self.best, [other for _, other in displaced if other != step]
 
     @property
     def exhausted(self) -> bool:
@@ -36,19 +36,19 @@ class Validations:
         return self.patience > 0 and self.without_best >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, as plain JSON values."""
+        """Everything needed to resume, as plain JSON values."""
         return {"best": self.best, "without_best": self.without_best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore what `state_dict` gave."""
         self.best = [(loss, step) for loss, step in state["best"]]
         self.without_best = state["without_best"]
 
 
-def validation_loss(loss_A: Triple, count_A: Sequence[int]) -> float:
+def validation_loss(loss_A: PerAbility, count_A: Sequence[int]) -> float:
     """The mean of the abilities' losses, without σ and λ, so that runs of any objective compare.
 
-    loss_A: L_j over the held-out examples; count_A: their number, an ability without any is left out
+    loss_A: L_j over the held-out examples; count_A: their number; an ability without any does not count
     """
     present = [loss for loss, count in zip(loss_A, count_A, strict=True) if count]
     return sum(present) / len(present)

@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs: one rank of a student's training, from first step to export.
+"""The loop of a Ray Train worker: one rank of a student's training, from first step to export.
 
 `ray.train.report` holds all ranks for about 2 s, so it is called only with a checkpoint; rank 0
 writes the metrics of every step (see `steper_ray.training.metrics`).
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from steper_ray.files import write_whole
 from steper_ray.models.hub import use_hub
 from steper_ray.ray_runtime.logs import redirect_output
-from steper_ray.schema import ABILITIES
 from steper_ray.training.metrics import MetricsWriter, StepMetrics
 from steper_ray.training.objective import count_abilities
 from steper_ray.training.worker_spec import CANDIDATES, PLACEMENT_FILE, WorkerOutcome, WorkerTask
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def prepare_process(task: WorkerTask) -> None:
-    """Settings of this process that must precede the first use of torch or DeepSpeed."""
+    """Set what must precede the first use of torch or DeepSpeed in this process."""
     use_hub(task.hub)
     if not task.train.use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -38,8 +37,8 @@ def prepare_process(task: WorkerTask) -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(task.train.cpus_per_worker)
     if not task.train.use_gpu:
-        # Asked only whether DeepSpeed's shared-memory collective, for inference, can be compiled.
-        # The question itself runs compilers for seconds; gloo does the work.
+        # Read only to see whether DeepSpeed's shared-memory collective, for inference, can be compiled.
+        # Finding that out runs compilers for seconds; gloo does the work.
         deepspeed.ops.__compatible_ops__ = {}
 
 
@@ -90,22 +89,24 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
 
 
 def _outcome(training: "RankTraining") -> WorkerOutcome:
-    """What a finished training came to; without validation its last student is written now."""
-    last, train, data = training.last, training.task.train, training.data
+    """The outcome of a finished training; without validation its last student is written here."""
+    last, task, data = training.last, training.task, training.data
     assert last is not None
     candidates = training.validations.best
     if not training.held_out:
         training.export()
         candidates = [(last.loss, last.step)]
     examples = [data.examples[index] for chain in training.chains for index in chain]
+    names = task.scheme.names
+    counts = count_abilities([example.ability for example in examples], len(names))
     return WorkerOutcome(
         last=last,
         candidates=candidates,
         validated=bool(training.held_out),
         chains=len(training.chains),
-        examples=dict(zip(ABILITIES, count_abilities([e.ability for e in examples]), strict=True)),
-        input_tokens=train.epochs * sum(len(example.ids) for example in examples),
-        supervised_tokens=train.epochs * sum(example.target_tokens for example in examples),
+        examples=dict(zip(names, counts, strict=True)),
+        input_tokens=task.train.epochs * sum(len(example.ids) for example in examples),
+        supervised_tokens=task.train.epochs * sum(example.target_tokens for example in examples),
         dropped_passages=data.dropped_passages,
         separate_because=training.separate_because,
     )
@@ -118,7 +119,7 @@ def _report(training: "RankTraining", metrics: StepMetrics) -> None:
         training.save(Path(folder))
         best = training.validations.best
         reported = {
-            **metrics.as_dict(),
+            **metrics.as_row(),
             "best_loss": best[0][0] if best else None,
             "validations": training.validations_done,
         }

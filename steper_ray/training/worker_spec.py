@@ -1,47 +1,53 @@
-"""What a training worker is told and what it returns."""
+"""The task of a training worker, and its outcome."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from steper_ray.errors import InputError
+from steper_ray.models.folder import model_identity, pinned
 from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.folder import RunFolder
+from steper_ray.selection.abilities import STEPER, AbilityScheme, recorded_scheme
 from steper_ray.training.metrics import StepMetrics
-
-if TYPE_CHECKING:
-    from steper_ray.training.settings import TrainConfig
-
+from steper_ray.training.objective import objective_named
+from steper_ray.training.settings import TrainConfig
 
 CANDIDATES: Final = "candidates"
 
 
 PLACEMENT_FILE: Final = "placement_group"
-"""In a sweep: the id of the workers' placement group, for whoever ends the trial from outside."""
+"""In a sweep: file with the id of the workers' placement group, by which the sweep ends a trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerTask:
     """Everything a worker needs to know."""
 
-    train: "TrainConfig"
+    train: TrainConfig
     stepwise_files: tuple[str, ...]
     training_dir: str
     seed: int
     reasoning: ReasoningConfig
-    """How the student will be asked; written beside it as `steper.json`."""
+    """How the student will be asked; written into its folder as `steper.json`."""
     corpus_version: str
-    """What the chains were retrieved from; written there too."""
+    """Version of the corpus that the chains were retrieved from; written there too."""
     log: str
     """File for what the workers print."""
     base_model: Mapping[str, str] = field(default_factory=dict)
     """The base student by its content, from `model_identity`; written there too."""
+    scheme: AbilityScheme = STEPER
+    """The abilities that the examples were selected with."""
     hub: HubConfig = DEFAULTS
     """How the base student is reached."""
     prepared: str | None = None
-    """File with the prepared examples (`steper_ray.training.training_data`); null prepares them here."""
+    """File with the prepared examples (`training_data.py`); None prepares them in the worker."""
     report_validations: bool = False
-    """Write a checkpoint and report to Ray Train after each validation: what a sweep looks at."""
+    """Write a checkpoint and report to Ray Train after each validation, for the scheduler of a sweep."""
 
     @property
     def bf16(self) -> bool:
@@ -52,7 +58,7 @@ class WorkerTask:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOutcome:
-    """What rank 0 hands back to the driver."""
+    """The result of a training, from rank 0."""
 
     last: StepMetrics
     candidates: list[tuple[float, int]]
@@ -71,6 +77,83 @@ class WorkerOutcome:
     """Why the examples of a chain did not share their prefixes; None if they did."""
 
 
-def candidate_dir(training_dir: str, step: int) -> Path:
-    """Where the student of a step is written."""
-    return Path(training_dir) / CANDIDATES / f"step-{step:06d}"
+def candidate_dir(training_dir: Path, step: int) -> Path:
+    """Folder of the student of a step."""
+    return training_dir / CANDIDATES / f"step-{step:06d}"
+
+
+def worker_task(
+    settings: TrainConfig,
+    files: Sequence[Path],
+    *,
+    out: Path,
+    seed: int,
+    reasoning: ReasoningConfig,
+    corpus_version: str,
+    hub: HubConfig = DEFAULTS,
+    scheme: AbilityScheme = STEPER,
+) -> WorkerTask:
+    """The task of the workers of a run.
+
+    files: from `stepwise_files`
+    out:   the run folder
+
+    Raises InputError for settings that do not fit the objective or the abilities.
+    """
+    objective_named(settings.objective)
+    check_abilities(settings, scheme)
+    model_folder = Path(settings.model).expanduser()
+    model = str(model_folder.absolute()) if model_folder.is_dir() else settings.model
+    revision = pinned(model, settings.revision, hub)
+    folder = RunFolder(out.absolute(), out.absolute())
+    return WorkerTask(
+        train=settings.model_copy(update={"model": model, "revision": revision}),
+        base_model=model_identity(model, revision, hub),
+        stepwise_files=tuple(str(file.absolute()) for file in files),
+        training_dir=str(folder.training),
+        seed=seed,
+        reasoning=complete_reasoning(reasoning),
+        corpus_version=corpus_version,
+        log=str(folder.log("train")),
+        scheme=scheme,
+        hub=hub,
+    )
+
+
+def check_abilities(settings: TrainConfig, scheme: AbilityScheme) -> None:
+    """Raises InputError for settings by ability that do not fit the scheme."""
+    names = ", ".join(scheme.names)
+    for name in settings.abilities:
+        if name not in scheme.names:
+            raise InputError(
+                f"train.abilities: ability scheme {scheme.name!r} has no {name!r}; there are {names}"
+            )
+    for key in ("sigma_init", "fixed_weights"):
+        values = getattr(settings, key)
+        if len(values) != len(scheme.names):
+            raise InputError(
+                f"train.{key}: {len(values)} values for the {len(scheme.names)} abilities of scheme "
+                f"{scheme.name!r}; give one each for {names}"
+            )
+
+
+def read_scheme(stats_file: Path) -> AbilityScheme:
+    """The ability scheme that examples were selected with, from their `stats.json`.
+
+    StepER's where the file is missing, as for examples that were put in place by hand, or names no scheme.
+    """
+    if not stats_file.is_file():
+        return STEPER
+    scheme = json.loads(stats_file.read_text(encoding="utf-8")).get("abilities")
+    return STEPER if scheme is None else recorded_scheme(scheme, stats_file)
+
+
+def read_corpus_version(chains_dir: Path) -> str:
+    """Version of the corpus that the chains were retrieved from; empty where no chains exist."""
+    import pyarrow.parquet as pq
+
+    for file in sorted(chains_dir.glob("*.parquet")):
+        versions = pq.read_table(file, columns=["corpus_version"]).column(0)
+        if len(versions):
+            return str(versions[0].as_py())
+    return ""

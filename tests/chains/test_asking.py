@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from steper_ray.chains.asking import ask, score_again
+from steper_ray.chains.asking import ask
 from steper_ray.chains.attempts import MissingAttempts, missing_attempts, next_id
+from steper_ray.chains.scoring import score_again
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.engines.settings import EngineConfig
@@ -62,13 +63,13 @@ class Searcher:
 
 
 def asked(
-    *texts: str | Exception, wanted: MissingAttempts | None = None, **how: Any
+    *texts: str | Exception, missing: MissingAttempts | None = None, **how: Any
 ) -> tuple[list[Chain], Engine]:
     engine = Engine(*texts)
     reasoner = replace(Reasoner("m", ReasoningConfig(), EngineConfig()), **how)
     chains = asyncio.run(
         ask(
-            wanted or MissingAttempts(QUESTION),
+            missing or MissingAttempts(QUESTION),
             reasoner=reasoner,
             engine=engine,
             searcher=Searcher(),
@@ -115,7 +116,9 @@ def test_the_gold_answer_is_shown_only_where_all_else_was_wrong() -> None:
     assert [chain.rationalized for chain in chains] == [False, False, True]
     assert "known to be: Rome\n" in engine.prompts[-1].text
     assert not any("Rom" in prompt.text for prompt in engine.prompts[:-1])
-    (chain,), _ = asked(WRONG, wanted=MissingAttempts(QUESTION, 2), samples=2, rationalization=True)
+    (chain,), _ = asked(
+        WRONG, missing=MissingAttempts(QUESTION, 2), samples=2, rationalization=True
+    )
     assert chain.id == "q1#2"
 
 
@@ -128,16 +131,18 @@ def test_a_failure_ends_what_would_follow_from_it() -> None:
 
 def test_what_is_there_is_not_made_again() -> None:
     (first, _), _ = asked(WRONG, CRITICISM, RIGHT, self_correction=True)
-    wanted = MissingAttempts(QUESTION, earlier=(first,))
-    (second,), engine = asked(CRITICISM, RIGHT, wanted=wanted, self_correction=True)
+    missing = MissingAttempts(QUESTION, earlier=(first,))
+    (second,), engine = asked(CRITICISM, RIGHT, missing=missing, self_correction=True)
     assert second.id == "q1:corrected"
     assert "So the answer is: Milan." in engine.prompts[0].text
 
 
 def test_every_sample_is_drawn_anew_and_always_the_same() -> None:
     def seeds(sample: int, name: str = "") -> list[Sampling]:
-        wanted = MissingAttempts(QUESTION, sample)
-        return asked(" One.", RIGHT, wanted=wanted, name=name, samples=2, temperature=0.7)[1].drawn
+        missing = MissingAttempts(QUESTION, sample)
+        return asked(" One.", RIGHT, missing=missing, name=name, samples=2, temperature=0.7)[
+            1
+        ].drawn
 
     one, two, other = seeds(1), seeds(2), seeds(1, "b")
     assert one == seeds(1)
@@ -184,10 +189,11 @@ def test_what_is_left_to_be_asked(
             for chain_id in ids
         ]
 
-    wanted = missing_attempts(reasoner, [QUESTION], known, read)
-    assert [next_id(one, reasoner) for one in wanted] == left
+    scores = {i: em if em is None else {"em": em, "f1": em, "acc": em} for i, em in known.items()}
+    missing = missing_attempts(reasoner, [QUESTION], scores, read)
+    assert [next_id(one, reasoner) for one in missing] == left
     if None in known.values():
-        assert missing_attempts(reasoner, [QUESTION], known, read, again=False) == []
+        assert missing_attempts(reasoner, [QUESTION], scores, read, retry_errors=False) == []
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)

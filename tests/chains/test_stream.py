@@ -7,15 +7,15 @@ import pytest
 
 from steper_ray.chains.actor import MAX_CONSECUTIVE_FAILURES
 from steper_ray.chains.attempts import MissingAttempts
-from steper_ray.chains.build import build
 from steper_ray.chains.rows import read_chains
 from steper_ray.chains.stream import write_chains
 from steper_ray.chains.teachers import Reasoner
-from steper_ray.data.questions import load_questions
 from steper_ray.engines.settings import EndpointConfig
 from steper_ray.errors import InputError, StageError, find_steper_error
+from steper_ray.pipeline.build import build_run
 from steper_ray.run.config import RunConfig
 from tests.fakes import Teacher
+from tests.samples import questions_of
 
 pytestmark = pytest.mark.engine
 
@@ -25,7 +25,7 @@ def write(config: RunConfig, teacher: Teacher, name: str, **settings: Any) -> li
     # A variable that is set in every process: the endpoint here wants no key.
     endpoint = EndpointConfig(base_url=teacher.url, api_key_env="PATH", max_retries=0, **settings)
     write_chains(
-        [MissingAttempts(question) for question in load_questions(config, "dev")[:60]],
+        [MissingAttempts(question) for question in questions_of(config, "dev")[:60]],
         config.folder.root / name,
         reasoner=Reasoner("teacher-of-the-test", config.reasoning, config.engine, endpoint),
         corpus=config.folder.corpus,
@@ -37,7 +37,7 @@ def write(config: RunConfig, teacher: Teacher, name: str, **settings: Any) -> li
 def test_every_question_has_one_chain_and_a_refused_one_its_reason(
     toy_corpus: RunConfig, teacher: Teacher
 ) -> None:
-    questions = load_questions(toy_corpus, "dev")[:60]
+    questions = questions_of(toy_corpus, "dev")[:60]
     teacher.refuses = {questions[7].question}
     chains = write(toy_corpus, teacher, "endpoint-chains")
     assert [chain.id for chain in chains] == sorted(question.id for question in questions)
@@ -68,7 +68,7 @@ def test_a_missing_key_ends_the_stage_at_once(toy_corpus: RunConfig, teacher: Te
     endpoint = EndpointConfig(base_url=teacher.url, api_key_env="NO_SUCH_KEY")
     with pytest.raises(Exception, match="NO_SUCH_KEY is not set") as raised:
         write_chains(
-            [MissingAttempts(question) for question in load_questions(toy_corpus, "dev")[:3]],
+            [MissingAttempts(question) for question in questions_of(toy_corpus, "dev")[:3]],
             toy_corpus.folder.root / "endpoint-keyless",
             reasoner=Reasoner("m", toy_corpus.reasoning, toy_corpus.engine, endpoint),
             corpus=toy_corpus.folder.corpus,
@@ -82,7 +82,7 @@ def test_teachers_samples_and_second_attempts_lie_side_by_side_and_one_chain_is_
     toy_corpus: RunConfig, tmp_path: Path, teacher: Teacher
 ) -> None:
     """Wrong at first, right after criticism; the second teacher is right at once, of the odd questions."""
-    questions = {q.question: q for q in load_questions(toy_corpus, "dev")[:6]}
+    questions = {q.question: q for q in questions_of(toy_corpus, "dev")[:6]}
     names = list(questions)
 
     def says(asked: dict[str, Any]) -> str:
@@ -107,7 +107,7 @@ def test_teachers_samples_and_second_attempts_lie_side_by_side_and_one_chain_is_
         "build": {"teacher": "first", "self_correction": True, "limit": 6, **ask},
         "select": {"grounded": False},
     }
-    summary = build(RunConfig.model_validate(values))
+    summary = build_run(RunConfig.model_validate(values))
     ids = [question.id for question in questions.values()]
     expected = [
         f"{i}{sample}{kind}" for i in ids for sample in ("", "#2") for kind in ("", ":corrected")
@@ -124,8 +124,8 @@ def test_teachers_samples_and_second_attempts_lie_side_by_side_and_one_chain_is_
     # A teacher joins: only it is asked, and its chains are first attempts, which come before second ones.
     requests = len(teacher.prompts)
     values["build"]["ensemble"] = [{"teacher": "second", **ask}]
-    summary = build(RunConfig.model_validate(values))
-    assert (summary.ran.asked, len(teacher.prompts) - requests) == (12, 12)
+    summary = build_run(RunConfig.model_validate(values))
+    assert (summary.usage.asked, len(teacher.prompts) - requests) == (12, 12)
     assert (summary.questions, summary.chains, summary.kept) == (6, 36, 6)
     chains = {chain.id: chain for chain in read_chains(tmp_path / "chains")}
     kept = {chain.id for chain in chains.values() if chain.rejected is None}

@@ -206,9 +206,9 @@ def test_what_is_no_question_to_learn_from_is_skipped_and_written_down(tmp_path:
     test_row = {name: rows[1][name] for name in ("id", "paragraphs", "question")}
     file = jsonl(tmp_path, twin, *rows, {**test_row, "id": "t"})
     config = run_config(tmp_path, train=str(file))
-    questions = load_questions(config, "train")
+    questions = load_questions(config.questions, "train", config.folder.inputs)
     assert questions == read_questions(str(MUSIQUE_FILE), "questions.train")
-    skipped = skipped_file(config.folder.root, "questions.train")
+    skipped = skipped_file(config.folder.inputs, "questions.train")
     assert [json.loads(line) for line in skipped.read_text().splitlines()] == [
         {
             "file": str(file),
@@ -225,14 +225,15 @@ def test_what_is_no_question_to_learn_from_is_skipped_and_written_down(tmp_path:
             "question": test_row["question"],
         },
     ]
-    assert row_count_lines(config.folder.root, "questions.train", "questions.dev") == [
+    assert row_count_lines(config.folder.inputs, "questions.train", "questions.dev") == [
         "questions.train: MuSiQue, 12 read = 10 used + 2 skipped (1 no_answer, 1 unanswerable)",
         f"questions.train: skipped rows → {skipped}",
     ]
     written = json.loads((config.folder.root / "inputs" / "questions.train.json").read_text())
     assert (written["read"], written["used"], written["skipped"]) == (12, 10, 2)
     # Read again from a file without such rows: nothing stale stays.
-    load_questions(run_config(tmp_path, train=str(MUSIQUE_FILE)), "train")
+    clean = run_config(tmp_path, train=str(MUSIQUE_FILE))
+    load_questions(clean.questions, "train", clean.folder.inputs)
     assert not skipped.exists()
 
 
@@ -241,8 +242,8 @@ def test_a_test_set_without_answers_is_no_set_of_questions(tmp_path: Path) -> No
     (tmp_path / "test.json").write_text(json.dumps(rows))
     config = run_config(tmp_path, test=str(tmp_path / "test.json"))
     with pytest.raises(InputError, match=r"no question in it to use \(40 no_answer\)"):
-        load_questions(config, "test")
-    assert len(skipped_file(config.folder.root, "questions.test").read_text().splitlines()) == 40
+        load_questions(config.questions, "test", config.folder.inputs)
+    assert len(skipped_file(config.folder.inputs, "questions.test").read_text().splitlines()) == 40
 
 
 BROKEN: Final[list[tuple[Callable[[dict[str, Any]], object], str]]] = [
@@ -368,7 +369,7 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
     config = run_config(
         tmp_path, train=str(file), columns={"id": None, "question": "q", "answer": "a"}
     )
-    assert len(load_questions(config, "train")) == 2
+    assert len(load_questions(config.questions, "train", config.folder.inputs)) == 2
     with pytest.raises(
         InputError, match=r"questions\.columns\.anser: unknown key; did you mean answer\?"
     ):
@@ -407,8 +408,8 @@ def test_a_bad_question_is_named_or_skipped(
 def test_unreadable_rows_can_be_skipped_too(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"id":\n' + MUSIQUE_FILE.read_text())
     config = run_config(tmp_path, train=str(tmp_path / "q.jsonl"), bad_rows="skip")
-    assert len(load_questions(config, "train")) == 10
-    (line,) = skipped_file(config.folder.root, "questions.train").read_text().splitlines()
+    assert len(load_questions(config.questions, "train", config.folder.inputs)) == 10
+    (line,) = skipped_file(config.folder.inputs, "questions.train").read_text().splitlines()
     assert json.loads(line)["row"] == 1
     assert "not valid JSON" in json.loads(line)["error"]
 
@@ -422,8 +423,8 @@ def test_a_folder_of_several_formats(tmp_path: Path) -> None:
     (folder / "LICENSE").write_text("x")
     (folder / "NOTES").write_text("x")
     config = run_config(tmp_path, dev=str(folder))
-    assert len(load_questions(config, "dev")) == 51
-    assert row_count_lines(config.folder.root, "questions.dev") == [
+    assert len(load_questions(config.questions, "dev", config.folder.inputs)) == 51
+    assert row_count_lines(config.folder.inputs, "questions.dev") == [
         "questions.dev: HotpotQA, 40 read = 40 used + 0 skipped",
         "questions.dev: MuSiQue, 10 read = 10 used + 0 skipped",
         "questions.dev: table of questions, 1 read = 1 used + 0 skipped",

@@ -23,11 +23,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from steper_ray.chains.build import build
 from steper_ray.chains.rows import read_chains
 from steper_ray.chains.stream import BLOCKS_AT_WORK
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.errors import StageError, find_steper_error
+from steper_ray.pipeline.build import build_run
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import Chain
@@ -57,12 +57,12 @@ import json, sys
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.run.loading import load_config
 from steper_ray.ray_runtime.session import ray_session
-from steper_ray.chains.build import build
+from steper_ray.pipeline.build import build_run
 with ray_session():
-    summary = build(
+    summary = build_run(
         load_config(TOY_RUN_FILE, sys.argv[1:]), lambda done, _: print(done, flush=True)
     )
-print(json.dumps({"asked": summary.ran.asked, "starts": summary.ran.starts}), flush=True)
+print(json.dumps({"asked": summary.usage.asked, "starts": summary.usage.starts}), flush=True)
 """
 
 BUILD_ON_THREE_NODES = """
@@ -71,17 +71,17 @@ import ray
 from ray.cluster_utils import Cluster
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.run.loading import load_config
-from steper_ray.chains.build import build
+from steper_ray.pipeline.build import build_run
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 for _ in range(2):
     cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False)
-summary = build(load_config(TOY_RUN_FILE, sys.argv[1:]))
+summary = build_run(load_config(TOY_RUN_FILE, sys.argv[1:]))
 alive = sum(node["Alive"] for node in ray.nodes())
 ray.shutdown()
 cluster.shutdown()
-print(json.dumps({"asked": summary.ran.asked, "starts": summary.ran.starts, "alive": alive}))
+print(json.dumps({"asked": summary.usage.asked, "starts": summary.usage.starts, "alive": alive}))
 """
 
 
@@ -110,7 +110,7 @@ def undisturbed(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory)
     """The chains of a build that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     config = load_config(TOY_RUN_FILE, settings(toy_corpus, folder))
-    assert build(config).ran.asked == QUESTIONS
+    assert build_run(config).usage.asked == QUESTIONS
     return read_chains(config.folder.chains)
 
 
@@ -234,7 +234,7 @@ def test_a_killed_actor_and_a_dead_engine_start_again_and_no_question_is_lost_or
 ) -> None:
     config = load_config(TOY_RUN_FILE, settings(toy_corpus, tmp_path))
     with killing(tmp_path, "ChainActor", "EngineCore"):
-        ran = build(config).ran
+        ran = build_run(config).usage
     check_whole(tmp_path, undisturbed)
     assert ran.starts == 3
     assert QUESTIONS <= ran.asked <= QUESTIONS + 2 * OPEN
@@ -249,7 +249,7 @@ def test_engines_that_keep_dying_end_the_stage_and_what_is_done_stays(
         killing(tmp_path, "EngineCore"),
         pytest.raises(Exception, match="started again") as raised,
     ):
-        build(config)
+        build_run(config)
     known = find_steper_error(raised.value)
     assert isinstance(known, StageError)
     assert "had to be started again 1 times, more than engine.max_restarts allows" in str(known)

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from steper_ray.arrow import CHAIN_SCHEMA
-from steper_ray.chains.build import build
 from steper_ray.chains.rows import read_chains
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.data.questions import read_questions
@@ -27,16 +26,19 @@ from steper_ray.errors import InputError, StageError
 from steper_ray.evaluation.compare import compare
 from steper_ray.evaluation.settings import CompareConfig
 from steper_ray.models.student_settings import carried_settings
+from steper_ray.pipeline.build import build_run
 from steper_ray.pipeline.demo import demo, first_of_each_hops
+from steper_ray.pipeline.select import select_run
+from steper_ray.pipeline.training import train_student
 from steper_ray.ray_runtime.progress import StageProgress
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import corpus_version, open_retriever
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import ABILITIES, Question
 from steper_ray.selection.rejection import REJECTIONS
-from steper_ray.selection.select import select_examples
 from steper_ray.tasks.qa import exact_match
 from steper_ray.toy.world import make_world
+from tests.fakes import hits_of
 
 SMALL = [
     "toy.scale=0.2",
@@ -101,7 +103,7 @@ def test_every_question_is_accounted_for(run: RunConfig) -> None:
 
 def test_the_teacher_searched_with_its_own_sentences(run: RunConfig) -> None:
     world = make_world(run.toy.seed, run.toy.scale)
-    retriever = BM25Retriever(run.folder.corpus)
+    retriever = open_retriever(run.folder.corpus)
     passages = {p.id: p for p in world.passages()}
     for chain in read_chains(run.folder.chains)[:20]:
         assert chain.steps[0].query == chain.question
@@ -109,7 +111,7 @@ def test_the_teacher_searched_with_its_own_sentences(run: RunConfig) -> None:
             assert after.query == before.rationale
         seen: set[str] = set()
         for step in chain.steps:
-            hits = retriever.search(step.query, run.reasoning.passages_per_step)
+            hits = hits_of(retriever, step.query, run.reasoning.passages_per_step)
             new = [h.passage.id for h in hits if h.passage.id not in seen]
             assert list(step.passage_ids) == new
             seen |= set(new)
@@ -118,15 +120,15 @@ def test_the_teacher_searched_with_its_own_sentences(run: RunConfig) -> None:
             assert step.generated_tokens > 0
         assert [p.id for p in chain.passages] == [i for s in chain.steps for i in s.passage_ids]
         assert all(passages[p.id] == p for p in chain.passages)
-        assert chain.corpus_version == retriever.corpus_version
+        assert chain.corpus_version == retriever.version
 
 
 def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused(
     run: RunConfig, tmp_path: Path
 ) -> None:
     """Ends as it began: the chains of the run are those of the demo."""
-    again = build(run)
-    assert (again.ran.asked, again.questions) == (0, 90)
+    again = build_run(run)
+    assert (again.usage.asked, again.questions) == (0, 90)
 
     before = {chain.id: chain for chain in read_chains(run.folder.chains)}
     failed = sorted(before)[:2]
@@ -137,8 +139,8 @@ def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused
         file.unlink()
     table = pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
     pq.write_table(table, run.folder.chains / "part.parquet")
-    again = build(run)
-    assert (again.ran.asked, again.questions) == (2, 90)
+    again = build_run(run)
+    assert (again.usage.asked, again.questions) == (2, 90)
     after = {chain.id: chain for chain in read_chains(run.folder.chains)}
     assert after.keys() == before.keys()
     for name in failed:
@@ -147,22 +149,22 @@ def test_only_questions_without_a_chain_are_asked_and_other_settings_are_refused
 
     other = run.reasoning.model_copy(update={"max_steps": 4})
     with pytest.raises(InputError, match=r"reasoning\.max_steps: 5 → 4"):
-        build(run.model_copy(update={"reasoning": other}))
+        build_run(run.model_copy(update={"reasoning": other}))
     shutil.rmtree(run.folder.chains)
     shutil.copytree(tmp_path / "chains", run.folder.chains)
-    select_examples(run)
+    select_run(run)
 
 
 def test_choosing_again_needs_no_teacher_and_gives_the_same(run: RunConfig) -> None:
     before = pq.read_table(run.folder.examples).sort_by("id")
-    select_examples(run)
+    select_run(run)
     assert pq.read_table(run.folder.examples).sort_by("id").equals(before)
 
 
 def test_the_student_carries_how_it_was_trained(run: RunConfig) -> None:
     carried = carried_settings(str(run.folder.student))
     trained = run.reasoning.model_copy(update={"chat": False})  # its tokenizer has no template
-    assert carried == (trained, BM25Retriever(run.folder.corpus).corpus_version)
+    assert carried == (trained, corpus_version(run.folder.corpus))
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(run.folder.student)
@@ -202,7 +204,7 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
         repeated=(),
     )
     config = run.model_copy(update={"compare": section})
-    compared = compare(config, StageProgress("compare", None, None))
+    compared, _ = compare(config, StageProgress("compare", None, None), train_student)
     by_name = {contender.name: contender for contender in compared.contenders}
     assert list(by_name) == ["base", "vanilla-kd", "difficulty", "teacher"]
     assert all(contender.summary.overall.questions == 15 for contender in compared.contenders)
@@ -216,7 +218,7 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
     )
     assert done["validation_loss"] > 0
     assert not (folder / "training" / "candidates").exists()
-    assert (config.folder.compare / "comparison.html").is_file()
+    assert (config.folder.compare / "comparison.json").is_file()
 
     def made() -> dict[Path, int]:
         """When each student and each chain was written."""
@@ -226,7 +228,7 @@ def test_ways_of_learning_are_compared_and_nothing_is_done_twice(run: RunConfig)
 
     before = made()
     assert before
-    assert compare(config, StageProgress("compare", None, None)) == compared
+    assert compare(config, StageProgress("compare", None, None), train_student)[0] == compared
     assert made() == before
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import psutil
 import pytest
 
-from steper_ray.data.questions import load_questions
 from steper_ray.engines.protocol import Sampling
 from steper_ray.engines.vllm_engine import VLLMEngine
 from steper_ray.errors import InputError, RowError
@@ -18,8 +17,9 @@ from steper_ray.reasoning.frameworks import FRAMEWORKS
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import open_retriever
 from steper_ray.run.config import RunConfig
+from tests.samples import questions_of
 
 pytestmark = pytest.mark.engine
 
@@ -66,8 +66,8 @@ def test_every_framework_ends_its_chains_and_a_step_finds_the_ones_before_it_in_
     toy_corpus: RunConfig,
 ) -> None:
     """The toy's teacher knows IRCoT only; what it writes in the others is poor, and must end as well."""
-    asked = [question.question for question in load_questions(toy_corpus, "dev")[:QUESTIONS]]
-    retriever = BM25Retriever(toy_corpus.folder.corpus)
+    asked = [question.question for question in questions_of(toy_corpus, "dev")[:QUESTIONS]]
+    retriever = open_retriever(toy_corpus.folder.corpus)
     settings = {
         name: ReasoningConfig.model_validate(
             {**toy_corpus.reasoning.model_dump(exclude={"instruction"}), "framework": name}
@@ -81,7 +81,7 @@ def test_every_framework_ends_its_chains_and_a_step_finds_the_ones_before_it_in_
             done = {}
             for name, config in settings.items():
                 work = [
-                    reason(one, engine=engine, searcher=retriever, config=config) for one in asked
+                    reason(one, engine=engine, retriever=retriever, config=config) for one in asked
                 ]
                 done[name] = await asyncio.gather(*work)
             prompt = Prompt("Title: ", "")

@@ -8,12 +8,18 @@ import pytest
 
 from steper_ray.errors import ConfigError
 from steper_ray.evaluation.compare import check_variants
-from steper_ray.evaluation.comparison import Comparison, TrainedStudent, Tuning, judge
+from steper_ray.evaluation.comparison import (
+    Comparison,
+    TrainedStudent,
+    Tuning,
+    judge,
+    write_comparison,
+)
 from steper_ray.reports.comparison_page import (
     headline,
     markdown_lines,
     text_lines,
-    write_comparison,
+    write_comparison_page,
 )
 from steper_ray.run.config import RunConfig
 
@@ -113,7 +119,8 @@ def test_the_page_stands_alone_and_has_every_model(comparison, tmp_path):
     bad.parent.mkdir(parents=True)
     bad.write_text("")
     students["vanilla-kd"] = [student("vanilla-kd", folder=tmp_path / "vanilla-kd")]
-    write_comparison(tmp_path, comparison, students)
+    write_comparison(tmp_path, comparison)
+    write_comparison_page(tmp_path, comparison, students)
     page = (tmp_path / "comparison.html").read_text()
     assert page.count("<svg") == 2
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")

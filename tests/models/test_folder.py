@@ -155,7 +155,7 @@ def test_a_revision_may_follow_a_name(tmp_path: Path) -> None:
 
 def test_a_student_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     base = {"name": "owner/name", "commit": "a" * 40}
-    settings = student_settings(ReasoningConfig(), "v1", chat=False, base=base)
+    settings = student_settings(ReasoningConfig(instruction="Go."), "v1", chat=False, base=base)
     assert (settings["format"], settings["steper_ray"]) == (1, __version__)
     assert settings["base_model"] == base
     assert settings["rules"]["prompt"] == settings["rules"]["objective"] == 1

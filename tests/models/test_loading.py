@@ -20,11 +20,11 @@ from steper_ray.errors import ConfigError, InputError
 from steper_ray.models.hub import use_hub
 from steper_ray.models.loading import load_model_config, load_tokenizer
 from steper_ray.models.settings import HubConfig
+from steper_ray.pipeline.select import select_run
 from steper_ray.reports.student_card import write_card
 from steper_ray.run.config import RunConfig
 from steper_ray.run.identity import record
 from steper_ray.run.loading import load_config
-from steper_ray.selection.dataset import select_chains
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.metrics import MetricsWriter
 from steper_ray.training.worker_spec import WorkerTask
@@ -428,7 +428,7 @@ def test_nothing_that_is_written_has_a_token(
     write(run.folder.chains, [CHAIN])
     prepare_store(run.folder.chains, record("chains", run.model_dump(mode="json")), fresh=True)
     write(run.folder.chains, [CHAIN])
-    select_chains(run, {"seconds": 1.0, "tokens_per_second": 1.0, "versions": {}})
+    select_run(run, {"seconds": 1.0, "tokens_per_second": 1.0, "versions": {}})
     student = student_of(plain, run.hub).model
     weights = gather_weights(student, keep=True)
     export_student(weights, student.generation_config, str(plain), run.folder.student, {}, run.hub)

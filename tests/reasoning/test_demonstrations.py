@@ -120,7 +120,7 @@ def test_what_cannot_be_used_is_refused(
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_student_s_folder_carries_what_was_in_the_file(tmp_path: Path, name: str) -> None:
     trained = ReasoningConfig(framework=name, demonstrations="bundled", instruction="Go.")
-    settings = student_settings(trained, "v1", chat=True)
+    settings = student_settings(complete_reasoning(trained), "v1", chat=True)
     (tmp_path / SETTINGS_FILE).write_text(json.dumps(settings))
     whole = complete_reasoning(trained).model_copy(update={"chat": True})
     assert whole.demonstrations not in ("bundled", ())
@@ -142,14 +142,14 @@ def test_the_teacher_may_be_shown_what_the_student_is_not_trained_with(tmp_path:
     run.write_text(f"build: {{teacher: some/teacher, demonstrations: {file}, instruction: Teach.}}")
     config = load_config(run)
     assert config.reasoning == ReasoningConfig()
-    teacher = model_reasoning(config, "some/teacher")
+    teacher = model_reasoning("some/teacher", build=config.build, reasoning=config.reasoning)
     assert (len(teacher.demonstrations), teacher.instruction) == (1, "Teach.")
     assert (
         teacher.model_copy(
             update={"demonstrations": (), "instruction": FRAMEWORKS["ircot"].INSTRUCTION}
         )
         == complete_reasoning(config.reasoning)
-        == model_reasoning(config, "some/other")
+        == model_reasoning("some/other", build=config.build, reasoning=config.reasoning)
     )
 
 

@@ -1,65 +1,35 @@
-"""The loop, with a fake engine and a fake searcher handed in through its own seam."""
+"""The loop, with a fake engine and a fake retriever handed in through its own seam."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.reasoning.frameworks import react
 from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG, render_prompt
-from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.retrieval.protocol import Hit
 from steper_ray.schema import Passage
+from tests.fakes import ScriptedEngine, ScriptedRetriever
 
 PASSAGES = {name: Passage(name, name.upper(), f"About {name}.") for name in "abcdef"}
 
 
-class ScriptedEngine:
-    """Writes what it is told, and remembers what it was asked."""
-
-    def __init__(self, *texts: str) -> None:
-        self.texts = list(texts)
-        self.prompts: list[str] = []
-        self.stops: list[tuple[str, ...]] = []
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        return len(prompt.text.split())
-
-    async def generate(
-        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
-    ) -> Generation:
-        self.prompts.append(prompt.text)
-        self.stops.append(tuple(stop))
-        return Generation(self.texts.pop(0), self.count_tokens(prompt), 4, -2.0)
+def finding(*names: str) -> ScriptedRetriever:
+    """A retriever of which each search finds the passages of these names."""
+    return ScriptedRetriever(*([PASSAGES[name] for name in found] for found in names))
 
 
-class ScriptedSearcher:
-    """Finds what it is told, and remembers the queries."""
-
-    def __init__(self, *found: str) -> None:
-        self.found = list(found)
-        self.queries: list[str] = []
-
-    async def search_async(self, query: str, k: int) -> list[Hit]:
-        self.queries.append(query)
-        names = self.found.pop(0) if self.found else ""
-        return [Hit(PASSAGES[name], 1.0) for name in names[:k]]
-
-
-def run(engine: ScriptedEngine, searcher: ScriptedSearcher, **settings: Any) -> Trajectory:
+def run(engine: ScriptedEngine, retriever: ScriptedRetriever, **settings: Any) -> Trajectory:
     config = ReasoningConfig(instruction="Go.", **settings)
-    return asyncio.run(reason("Who?", engine=engine, searcher=searcher, config=config))
+    return asyncio.run(reason("Who?", engine=engine, retriever=retriever, config=config))
 
 
 def test_each_search_uses_the_last_sentence_and_passages_are_kept_in_order() -> None:
     engine = ScriptedEngine(" One.", " Two.", f" Three. {ANSWER_FLAG} X Y.")
-    searcher = ScriptedSearcher("ab", "bc", "ad")
-    result = run(engine, searcher, passages_per_step=2)
-    assert searcher.queries == ["Who?", "One.", "Two."]
+    retriever = finding("ab", "bc", "ad")
+    result = run(engine, retriever, passages_per_step=2)
+    assert retriever.queries == ["Who?", "One.", "Two."]
     assert [p.id for p in result.passages] == ["a", "b", "c", "d"]
     assert [s.passage_ids for s in result.steps] == [("a", "b"), ("c",), ("d",)]
     assert result.answer == "X Y"
@@ -72,15 +42,15 @@ def test_each_search_uses_the_last_sentence_and_passages_are_kept_in_order() -> 
 
 
 def test_the_top_k_is_taken_before_seen_passages_are_dropped() -> None:
-    searcher = ScriptedSearcher("ab", "abc", "x")
+    retriever = finding("ab", "abc")
     engine = ScriptedEngine(" One.", f" Two. {ANSWER_FLAG} X.")
-    result = run(engine, searcher, passages_per_step=2)
+    result = run(engine, retriever, passages_per_step=2)
     assert result.steps[1].passage_ids == ()
 
 
 def test_the_last_step_is_forced_to_answer() -> None:
     engine = ScriptedEngine(" One.", " Two.", " X.")
-    result = run(engine, ScriptedSearcher("a", "b", "c"), max_steps=3)
+    result = run(engine, finding("a", "b", "c"), max_steps=3)
     assert engine.prompts[-1].endswith(f"Step 3: {ANSWER_FLAG}")
     assert result.stop_reason == "forced"
     assert result.answer == "X"
@@ -89,10 +59,10 @@ def test_the_last_step_is_forced_to_answer() -> None:
 
 
 def test_an_empty_step_is_followed_by_the_forced_answer() -> None:
-    searcher = ScriptedSearcher("a", "b")
-    result = run(ScriptedEngine(" One.", "  ", ""), searcher)
+    retriever = finding("a", "b")
+    result = run(ScriptedEngine(" One.", "  ", ""), retriever)
     assert [s.rationale for s in result.steps] == ["One.", "", ANSWER_FLAG]
-    assert searcher.queries == ["Who?", "One."]
+    assert retriever.queries == ["Who?", "One."]
     assert [s.query for s in result.steps] == ["Who?", "One.", ""]
     assert result.stop_reason == "no_query"
     assert result.answer == ""
@@ -100,9 +70,9 @@ def test_an_empty_step_is_followed_by_the_forced_answer() -> None:
 
 def test_two_searches_without_anything_new_are_the_last_ones() -> None:
     engine = ScriptedEngine(" One.", " Two.", " Three.", " X.")
-    searcher = ScriptedSearcher("ab", "ba", "b", "c")
-    result = run(engine, searcher)
-    assert searcher.queries == ["Who?", "One.", "Two."]
+    retriever = finding("ab", "ba", "b", "c")
+    result = run(engine, retriever)
+    assert retriever.queries == ["Who?", "One.", "Two."]
     assert result.stop_reason == "nothing_new"
     assert [s.rationale for s in result.steps][2:] == ["Three.", f"{ANSWER_FLAG} X."]
     assert engine.prompts[3] == f"{engine.prompts[2]} Three.\nStep 4: {ANSWER_FLAG}"
@@ -111,18 +81,18 @@ def test_two_searches_without_anything_new_are_the_last_ones() -> None:
 
 def test_the_step_of_the_second_such_search_may_still_answer() -> None:
     engine = ScriptedEngine(" One.", " Two.", f" Three. {ANSWER_FLAG} X.")
-    result = run(engine, ScriptedSearcher("ab", "ba", "b"))
+    result = run(engine, finding("ab", "ba", "b"))
     assert (result.stop_reason, result.answer) == ("answered", "X")
 
 
 def test_searches_without_anything_new_count_only_in_a_row() -> None:
     engine = ScriptedEngine(" One.", " Two.", " Three.", " Four.", " X.")
-    searcher = ScriptedSearcher("a", "a", "b", "ab", "c")
-    result = run(engine, searcher)
-    assert len(searcher.queries) == 5
+    retriever = finding("a", "a", "b", "ab", "c")
+    result = run(engine, retriever)
+    assert len(retriever.queries) == 5
     assert result.stop_reason == "forced"
     engine = ScriptedEngine(" One.", " Two.", " X.")
-    result = run(engine, ScriptedSearcher("a", "a", "b"), max_empty_searches=1)
+    result = run(engine, finding("a", "a", "b"), max_empty_searches=1)
     assert (result.stop_reason, len(result.steps)) == ("nothing_new", 3)
 
 
@@ -130,9 +100,9 @@ def test_self_ask_searches_with_its_follow_up_questions() -> None:
     engine = ScriptedEngine(
         " Yes.\nFollow up: Who made B", " Ann.\nSo the final answer is: Ann Lee."
     )
-    searcher = ScriptedSearcher("a", "ab")
-    result = run(engine, searcher, framework="self_ask")
-    assert searcher.queries == ["Who?", "Who made B?"]
+    retriever = finding("a", "ab")
+    result = run(engine, retriever, framework="self_ask")
+    assert retriever.queries == ["Who?", "Who made B?"]
     assert [s.rationale for s in result.steps] == [
         "Yes.\nFollow up: Who made B?",
         "Ann.\nSo the final answer is: Ann Lee.",
@@ -149,9 +119,9 @@ def test_self_ask_searches_with_its_follow_up_questions() -> None:
 
 def test_react_is_made_to_finish_after_a_thought_without_an_action() -> None:
     engine = ScriptedEngine(" Hm.\nAction: Search[b", " I see.\nObservation 2", "Ann Lee]")
-    searcher = ScriptedSearcher("a", "b", "c")
-    result = run(engine, searcher, framework="react")
-    assert searcher.queries == ["Who?", "b"]
+    retriever = finding("a", "b", "c")
+    result = run(engine, retriever, framework="react")
+    assert retriever.queries == ["Who?", "b"]
     assert engine.prompts[2].endswith(f" I see. Observation 2\nThought: {react.FORCED}")
     assert engine.stops == [react.STOPS, react.STOPS, ("\n",)]
     assert (result.answer, result.stop_reason) == ("Ann Lee", "no_query")
@@ -160,14 +130,14 @@ def test_react_is_made_to_finish_after_a_thought_without_an_action() -> None:
 @pytest.mark.parametrize("framework", ["ircot", "self_ask", "react"])
 def test_one_step_at_most_is_a_forced_answer(framework: str) -> None:
     engine = ScriptedEngine(" X." if framework != "react" else "X.]")
-    result = run(engine, ScriptedSearcher("a"), framework=framework, max_steps=1)
+    result = run(engine, finding("a"), framework=framework, max_steps=1)
     assert (result.answer, result.stop_reason) == ("X", "forced")
     assert "About a." in engine.prompts[0]
 
 
 def test_thinking_is_stripped_whether_or_not_it_spans_lines() -> None:
     engine = ScriptedEngine("<think> a", " b", " One.", f"<think>c</think> Two. {ANSWER_FLAG} X.")
-    result = run(engine, ScriptedSearcher("a", "b"))
+    result = run(engine, finding("a", "b"))
     assert [s.rationale for s in result.steps] == ["One.", f"Two. {ANSWER_FLAG} X."]
     assert engine.stops == [("\n",), ("</think>",), ("\n",), ("\n",)]
     assert engine.prompts[2].endswith("<think> a\n b</think>\n")
@@ -177,6 +147,6 @@ def test_thinking_is_stripped_whether_or_not_it_spans_lines() -> None:
 
 def test_dropped_passages_are_counted_in_the_step() -> None:
     engine = ScriptedEngine(f" {ANSWER_FLAG} X.")
-    result = run(engine, ScriptedSearcher("abcd"), max_prompt_tokens=16)
+    result = run(engine, finding("abcd"), max_prompt_tokens=16)
     assert result.steps[0].dropped_passages == 2
     assert [p.id for p in result.passages] == ["a", "b", "c", "d"]

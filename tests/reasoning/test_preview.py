@@ -1,4 +1,4 @@
-"""`steper prompt`: what it prints, with a searcher and then with a real index."""
+"""`steper prompt`: what it prints, with a scripted retriever and then with a real index."""
 
 import re
 from pathlib import Path
@@ -11,30 +11,20 @@ from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.reasoning.frameworks.ircot import render_prompt
 from steper_ray.reasoning.preview import preview
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.retrieval.bm25 import BM25Retriever
-from steper_ray.retrieval.protocol import Hit
+from steper_ray.retrieval import open_retriever
 from steper_ray.run.config import RunConfig
 from steper_ray.schema import Passage
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.toy.write import MODELS
+from tests.fakes import ScriptedRetriever, hits_of
 
 A, B = (Passage(name, name.upper(), f"About {name}.") for name in "ab")
 SETTINGS = ReasoningConfig(instruction="Go.", max_steps=3, max_step_tokens=64)
 
 
-class OneByOne:
-    """Finds one passage, then another, then nothing."""
-
-    def __init__(self) -> None:
-        self._found = [[A], [A, B]]
-
-    async def search_async(self, query: str, k: int) -> list[Hit]:
-        return [Hit(p, 1.0) for p in (self._found.pop(0) if self._found else [])]
-
-
 def shown(*rationales: str, settings: ReasoningConfig = SETTINGS) -> list[str]:
     encoder = PromptEncoder(make_tokenizer(), settings.chat)
-    return list(preview("Who?", rationales, encoder, OneByOne(), settings))
+    return list(preview("Who?", rationales, encoder, ScriptedRetriever([A], [A, B]), settings))
 
 
 def test_without_rationales_the_first_step_is_shown() -> None:
@@ -97,9 +87,9 @@ def test_the_command_searches_the_real_index(
         f"build: {{teacher: {MODELS / 'teacher'}, demonstrations: bundled}}\n"
         f"train: {{model: {MODELS / 'base'}}}\n"
     )
-    retriever = BM25Retriever(toy_corpus.folder.corpus)
+    retriever = open_retriever(toy_corpus.folder.corpus)
     question = read_questions(toy_corpus.questions.dev, "questions.dev")[0].question
-    first = [hit.passage for hit in retriever.search(question, 2)]
+    first = [hit.passage for hit in hits_of(retriever, question, 2)]
     asked = ["prompt", "--config", str(run), "--question", question]
     query = first[0].text
     thought = f"Hm. Action: Search[{query}]"
@@ -107,7 +97,7 @@ def test_the_command_searches_the_real_index(
     student = capsys.readouterr().out
     assert "base, as plain text; react, k = 2, S = 5, 0 demonstrations" in student
     assert f"Go.\n\nQuestion: {question}\n\nTitle: {first[0].title}\n" in student
-    second = [hit.passage for hit in retriever.search(query, 2)]
+    second = [hit.passage for hit in hits_of(retriever, query, 2)]
     new = len([passage for passage in second if passage not in first])
     assert f"step 2 of at most 5: {new} new passage" in student
     assert all(f"Text: {passage.text}\n" in student for passage in [*first, *second])

@@ -22,11 +22,11 @@ from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.reasoning.prompts import fit_prompt, make_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.retrieval.protocol import Hit
 from steper_ray.schema import Chain, Passage
 from steper_ray.selection.examples import step_examples
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.tokenization import stepwise_files, tokenize_examples
+from tests.fakes import ScriptedRetriever
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -86,18 +86,9 @@ class EncodingEngine:
         return Generation(self._texts.pop(0), len(self.asked[-1]), 4, -2.0)
 
 
-class OrderedSearcher:
-    """Finds two passages, then one at a time."""
-
-    def __init__(self) -> None:
-        self._found = [[A, B], [C], [D]]
-
-    async def search_async(self, query: str, k: int) -> list[Hit]:
-        return [Hit(passage, 1.0) for passage in self._found.pop(0)]
-
-
 def answer(settings: ReasoningConfig, engine: EncodingEngine) -> Trajectory:
-    return asyncio.run(reason("Who?", engine=engine, searcher=OrderedSearcher(), config=settings))
+    retriever = ScriptedRetriever([A, B], [C], [D])
+    return asyncio.run(reason("Who?", engine=engine, retriever=retriever, config=settings))
 
 
 def chain_of(reasoned: Trajectory) -> Chain:

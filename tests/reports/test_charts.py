@@ -4,11 +4,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from steper_ray.reports.charts import (
-    CURVE_POINTS,
-    Bar,
+from steper_ray.reports.charts import Bar, exact_match_chart
+from steper_ray.reports.drawing import ability_paints, light_paint
+from steper_ray.reports.training_charts import (
+    MAX_CURVE_POINTS,
     Curve,
-    exact_match_chart,
     loss_chart,
     sigma_chart,
     write_training_plots,
@@ -25,8 +25,8 @@ def texts(svg: str) -> list[str]:
 
 
 def test_shortened_averages_equal_stretches() -> None:
-    short = curve([float(n) for n in range(2 * CURVE_POINTS)]).shortened()
-    assert len(short.values) == CURVE_POINTS
+    short = curve([float(n) for n in range(2 * MAX_CURVE_POINTS)]).shortened()
+    assert len(short.values) == MAX_CURVE_POINTS
     assert short.values[:3].tolist() == [0.5, 2.5, 4.5]
     assert short.steps[:3].tolist() == [1.5, 3.5, 5.5]
 
@@ -152,3 +152,10 @@ def test_pictures_without_curves_are_left_out_and_the_same_bytes_come_again(tmp_
     (first,) = write_training_plots([curve([1.0, 0.5])], [], [], tmp_path / "a")
     (second,) = write_training_plots([curve([1.0, 0.5])], [], [], tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_abilities_of_other_schemes_have_colours_of_their_own() -> None:
+    paints = ability_paints(["init", "check", "exp", "plan"])
+    assert paints["init"] == "init"
+    assert len(set(paints.values())) == 4
+    assert set(paints.values()) <= set(light_paint())

@@ -13,10 +13,11 @@ from markdown_it import MarkdownIt
 
 from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
 from steper_ray.cli import TOY_RUN_FILE
+from steper_ray.pipeline.select import SETTINGS, select_run
 from steper_ray.reports.dataset_card import COLUMNS, render_card
 from steper_ray.reports.histograms import PICTURES, write_histograms
 from steper_ray.run.loading import load_config
-from steper_ray.selection.dataset import SETTINGS, select_chains
+from steper_ray.selection.abilities import STEPER
 from steper_ray.selection.rejection import REJECTIONS
 from steper_ray.selection.statistics import Counts, describe, histogram
 from tests.conftest import ROOT
@@ -29,14 +30,14 @@ MARKDOWN: Final = MarkdownIt("commonmark").enable("table")
 def stats_of(counts: Counts, **changes: Any) -> dict[str, Any]:
     settings = {"build": {"teacher": "Some-Org/Teacher", "limit": 5}}
     build = {"seconds": 3600.4, "tokens_per_second": 1234.56, "versions": {"vllm": "0.29.0"}}
-    return {**describe(counts), "build": build, "settings": settings, **changes}
+    return {**describe(counts, STEPER), "build": build, "settings": settings, **changes}
 
 
 def some_counts() -> Counts:
     counts = Counts()
     for chain in numbered(range(1200), hops=lambda n: (2, 3, None)[n % 3], model="Some-Org/T"):
-        counts.add(chain, None if chain.id != "q007" else "ungrounded")
-    counts.add(CHAIN, "wrong_answer")
+        counts.add(chain, None if chain.id != "q007" else "ungrounded", STEPER)
+    counts.add(CHAIN, "wrong_answer", STEPER)
     return counts
 
 
@@ -116,7 +117,7 @@ def test_settings_stand_there_without_paths_and_secrets(tmp_path: Path) -> None:
     assert "/home/me" not in text
     run = load_config(TOY_RUN_FILE, [f"run.dir={tmp_path}"])
     write(run.folder.chains, [CHAIN])
-    select_chains(run, {"seconds": 1.0, "tokens_per_second": 1.0, "versions": {}})
+    select_run(run, {"seconds": 1.0, "tokens_per_second": 1.0, "versions": {}})
     for file in (run.folder.dataset / "README.md", run.folder.stats):
         assert str(tmp_path) not in file.read_text()
         assert "/models" not in file.read_text()
@@ -133,7 +134,7 @@ def test_pictures_show_the_bars(tmp_path: Path) -> None:
     import matplotlib.image
 
     tokens = {("init", 120): 10, ("exp", 160): 30, ("agg", 199): 20}
-    drawn = {"prompt": histogram(tokens), "generated": histogram({})}
+    drawn = {"prompt": histogram(tokens, STEPER.names), "generated": histogram({}, STEPER.names)}
     written = write_histograms(drawn, tmp_path)
     assert [file.name for file in written] == [PICTURES["prompt"][0]]
     pixels = (255 * matplotlib.image.imread(written[0])[:, :, :3]).round().astype(int)

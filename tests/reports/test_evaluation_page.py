@@ -8,12 +8,12 @@ import pytest
 
 from steper_ray.evaluation.summary import summarize
 from steper_ray.reports.evaluation_page import (
-    STOPPED,
-    ModelReport,
+    STOP_REASONS,
     cost_line,
     headline,
-    write_report,
+    write_evaluation_page,
 )
+from steper_ray.reports.evaluation_tables import ModelReport
 from steper_ray.reports.training_curves import read_training
 from steper_ray.schema import StopReason
 
@@ -100,7 +100,7 @@ def render(tmp_path: Path, **changes: Any) -> str:
         "metrics_file": metrics(tmp_path / "metrics.jsonl"),
         "chains": CHAINS,
     }
-    write_report(path, **{**given, **changes})
+    write_evaluation_page(path, **{**given, **changes})
     return path.read_text(encoding="utf-8")
 
 
@@ -310,12 +310,12 @@ def test_models_asked_different_questions(tmp_path: Path) -> None:
 def test_the_page_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "report.html"
     given: dict[str, Any] = {"title": "t", "models": models(), "metrics_file": None}
-    write_report(path, **given, chains=CHAINS)
+    write_evaluation_page(path, **given, chains=CHAINS)
     before = path.read_bytes()
     broken = chain(1.0)
     del broken["gold_answers"]
     with pytest.raises(Exception, match="gold_answers"):
-        write_report(path, **given, chains=[broken])
+        write_evaluation_page(path, **given, chains=[broken])
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
@@ -329,4 +329,4 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_every_reason_to_stop_is_said_in_words() -> None:
-    assert set(STOPPED) == set(get_args(StopReason))
+    assert set(STOP_REASONS) == set(get_args(StopReason))

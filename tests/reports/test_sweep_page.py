@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +10,25 @@ import pandas as pd
 import pytest
 
 from steper_ray.cli import TOY_RUN_FILE
-from steper_ray.reports.sweep_page import headline, meeting_line, rung_counts, write_page
+from steper_ray.reports.sweep_page import headline, meeting_line, rung_counts, write_sweep_page
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
-from steper_ray.schema import ABILITIES
-from steper_ray.sweep.trial_files import (
-    Trial,
-    best_trial,
-    keep_best_student,
-    read_trials,
-    write_tables,
-)
+from steper_ray.selection.abilities import STEPER
+from steper_ray.sweep.live_table import live_table
+from steper_ray.sweep.trial_files import Trial, best_trial, keep_best_student, read_trials
+from steper_ray.sweep.trial_table import write_tables
 
 
-def lines(losses: list[float], sigma: float, steps: int) -> list[dict[str, Any]]:
+def lines(
+    losses: list[float], sigma: float, steps: int, abilities: Sequence[str] = STEPER.names
+) -> list[dict[str, Any]]:
     """A training in which every step is validated and σ goes from `sigma` half way to its rest."""
     rows = []
     for step, loss in enumerate(losses, 1):
         now = sigma + (math.sqrt(loss) - sigma) * step / len(losses) / 2
         row: dict[str, Any] = {"step": step, "steps": steps, "seconds": 2.0}
         row |= {"validation_loss": loss}
-        for ability in ABILITIES:
+        for ability in abilities:
             row |= {f"validation_{ability}": loss, f"L_{ability}": loss, f"sigma_{ability}": now}
         rows.append(row)
     return rows
@@ -43,6 +42,16 @@ def leave(folder: Path, number: int, point: dict[str, Any], rows: list[dict[str,
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (place / "training" / "metrics.jsonl").write_text(text + '{"step": 9')  # on its way
     return place
+
+
+def write(config: RunConfig, trials: list[Trial], best: Trial | None) -> None:
+    write_sweep_page(
+        config.folder.sweep / "sweep.html",
+        title=f"steper_ray: {config.folder.root.name}, a sweep",
+        section=config.sweep,
+        trials=trials,
+        best=best,
+    )
 
 
 @pytest.fixture
@@ -75,7 +84,7 @@ def test_trials_are_read_from_their_folders(folder: Path) -> None:
     assert [trial.status for trial in trials] == ["finished", "finished", "stopped", "failed"]
     assert [trial.metric for trial in trials] == [1.0, 0.25, 9.0, None]
     assert [trial.seconds for trial in trials] == [11.0, 11.0, 2.0, 0]
-    assert trials[1].loss == dict.fromkeys(ABILITIES, 0.25)
+    assert trials[1].loss == dict.fromkeys(STEPER.names, 0.25)
     assert trials[1].step == 4
     assert trials[3].error == "the loss of step 1 is <nan>"
 
@@ -103,18 +112,18 @@ def test_tables_have_every_trial(folder: Path, config: RunConfig) -> None:
 
 def test_the_page_has_every_chart_and_escapes_errors(folder: Path, config: RunConfig) -> None:
     trials = read_trials(folder, "loss")
-    write_page(config, trials, best_trial(trials, "loss"))
+    write(config, trials, best_trial(trials, "loss"))
     page = (config.folder.sweep / "sweep.html").read_text()
     assert page.count("<svg") == 1 + 2 + 3 + 1  # parallel, by setting, σ of each ability, rungs
     assert "&lt;nan&gt;" in page
     assert "<nan>" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    write_page(config, trials, best_trial(trials, "loss"))
+    write(config, trials, best_trial(trials, "loss"))
     assert (config.folder.sweep / "sweep.html").read_text() == page
 
 
 def test_a_page_without_a_finished_trial(folder: Path, config: RunConfig) -> None:
-    write_page(config, read_trials(folder, "loss")[3:], None)
+    write(config, read_trials(folder, "loss")[3:], None)
     assert "None of 1 trials finished." in (config.folder.sweep / "sweep.html").read_text()
 
 
@@ -131,3 +140,23 @@ def test_rungs_and_rest_in_numbers(folder: Path, config: RunConfig) -> None:
     assert headline(config.sweep, trials, trials[1]) == (
         "Trial 2 is the best: lr 0.002, sigma_init 1, 2, 3, validation loss 0.25."
     )
+
+
+def test_tables_and_page_have_the_abilities_of_the_metrics(config: RunConfig) -> None:
+    folder = config.folder.sweep / "runs" / "x" / "trials"
+    rows = lines([4.0, 2.0, 1.0], 0.5, 3, ("init", "exp", "check", "agg"))
+    place = leave(folder, 1, {"lr": 1e-3, "sigma_init": 0.5}, rows)
+    (place / "outcome.json").write_text(json.dumps({"metric": 1.0, "seconds": 3.0}))
+    trials = read_trials(folder, "loss")
+    assert list(trials[0].sigma) == ["init", "exp", "check", "agg"]
+    write_tables(config.folder.sweep, trials, "loss")
+    table = pd.read_parquet(config.folder.sweep / "trials.parquet")
+    assert table["L_check"].tolist() == [1.0]
+    assert table["final_sigma_check"].tolist() == [0.75]  # half way from 0.5 to √1
+    write(config, trials, trials[0])
+    page = (config.folder.sweep / "sweep.html").read_text()
+    assert "Sigma of check in 1 trials" in page
+    assert '<th scope="col">σ check</th>' in page
+    head, row = live_table(trials, config.sweep)
+    assert head[-4:] == ["σ init", "exp", "check", "agg"]
+    assert row[0][-4:] == ["0.75"] * 4

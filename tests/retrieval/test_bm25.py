@@ -1,5 +1,6 @@
 """Corpus and search on a real Lance index."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from steper_ray.errors import InputError, find_steper_error
-from steper_ray.retrieval.bm25 import BM25Retriever
-from steper_ray.retrieval.corpus import build_corpus
+from steper_ray.retrieval import corpus_version, open_retriever
+from steper_ray.retrieval.search_cache import CachedRetriever
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
+from tests.fakes import hits_of
+from tests.samples import index_corpus
 
 ROWS = [
     {"id": "a", "title": "Red Fox", "text": "The fox hunts at night in the forests."},
@@ -40,25 +43,25 @@ def corpus_of(folder: Path, rows: list[dict[str, str]], files: int = 1) -> RunCo
 
 
 @pytest.fixture(scope="module")
-def retriever(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> BM25Retriever:
+def retriever(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> CachedRetriever:
     config = corpus_of(tmp_path_factory.mktemp("corpus"), ROWS, files=2)
-    assert build_corpus(config).passages == 4
-    return BM25Retriever(config.folder.corpus)
+    assert index_corpus(config).passages == 4
+    return open_retriever(config.folder.corpus)
 
 
-def test_the_best_passages_come_first_with_scores(retriever: BM25Retriever) -> None:
-    hits = retriever.search("foxes in forests", 4)
+def test_the_best_passages_come_first_with_scores(retriever: CachedRetriever) -> None:
+    hits = hits_of(retriever, "foxes in forests", 4)
     assert hits[0].passage.id == "c"  # a title match counts twice
     assert {hit.passage.id for hit in hits} == {"a", "b", "c"}
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert all(hit.score > 0 for hit in hits)
     assert hits[0].passage.title == "Forest"
     assert hits[0].passage.text == ROWS[2]["text"]
-    assert len(retriever.search("foxes in forests", 1)) == 1
+    assert len(hits_of(retriever, "foxes in forests", 1)) == 1
 
 
-def test_a_word_in_the_title_counts_more(retriever: BM25Retriever) -> None:
-    assert [h.passage.id for h in retriever.search("night", 2)] == ["b", "a"]
+def test_a_word_in_the_title_counts_more(retriever: CachedRetriever) -> None:
+    assert [h.passage.id for h in hits_of(retriever, "night", 2)] == ["b", "a"]
 
 
 @pytest.mark.parametrize(
@@ -79,20 +82,28 @@ def test_a_word_in_the_title_counts_more(retriever: BM25Retriever) -> None:
         "*",
     ],
 )
-def test_a_query_is_data(retriever: BM25Retriever, query: str) -> None:
-    retriever.search(query, 3)
+def test_a_query_is_data(retriever: CachedRetriever, query: str) -> None:
+    hits_of(retriever, query, 3)
+
+
+def test_queries_of_one_call_are_answered_as_alone(retriever: CachedRetriever) -> None:
+    queries = ["foxes in forests", "", "night", "foxes in forests"]
+    together = asyncio.run(retriever.search(queries, 2))
+    assert together == [hits_of(retriever, query, 2) for query in queries]
+    assert together[1] == []
+    assert together[0] == together[3] != together[2]
 
 
 @given(query=st.text(max_size=60))
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_no_text_makes_a_search_fail(retriever: BM25Retriever, query: str) -> None:
-    assert len(retriever.search(query, 2)) <= 2
+def test_no_text_makes_a_search_fail(retriever: CachedRetriever, query: str) -> None:
+    assert len(hits_of(retriever, query, 2)) <= 2
 
 
-def test_syntax_in_a_query_is_matched_as_words(retriever: BM25Retriever) -> None:
-    assert [h.passage.id for h in retriever.search("-fox NOT hunts:", 1)] == ["a"]
+def test_syntax_in_a_query_is_matched_as_words(retriever: CachedRetriever) -> None:
+    assert [h.passage.id for h in hits_of(retriever, "-fox NOT hunts:", 1)] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +122,7 @@ def test_a_bad_corpus_is_refused_and_leaves_nothing(
 ) -> None:
     config = corpus_of(tmp_path, rows)
     with pytest.raises(Exception) as caught:  # noqa: PT011 - Ray wraps what its workers raise
-        build_corpus(config)
+        index_corpus(config)
     error = find_steper_error(caught.value)
     assert isinstance(error, InputError)
     assert said in str(error)
@@ -120,41 +131,31 @@ def test_a_bad_corpus_is_refused_and_leaves_nothing(
 
 def test_a_folder_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `steper index` first"):
-        BM25Retriever(tmp_path)
+        open_retriever(tmp_path)
 
 
 def test_a_corpus_goes_on_being_searched_where_another_took_its_place(
     ray_cluster: None, tmp_path: Path
 ) -> None:
     config = corpus_of(tmp_path, ROWS)
-    build_corpus(config)
-    open_since = BM25Retriever(config.folder.corpus)
+    index_corpus(config)
+    open_since = open_retriever(config.folder.corpus)
     source = tmp_path / "passages" / "0.jsonl"
     source.write_text(source.read_text().replace('"id": "', '"id": "new-'))
-    build_corpus(config)
+    index_corpus(config)
     assert (
-        BM25Retriever(config.folder.corpus).search("foxes in forests", 1)[0].passage.id == "new-c"
+        hits_of(open_retriever(config.folder.corpus), "foxes in forests", 1)[0].passage.id
+        == "new-c"
     )
-    assert open_since.search("foxes in forests", 1)[0].passage.id == "c"
-    build_corpus(config)
+    assert hits_of(open_since, "foxes in forests", 1)[0].passage.id == "c"
+    index_corpus(config)
     assert len(list(config.folder.root.glob("*.lance"))) == 3  # the link, and two that it led to
     with pytest.raises(InputError, match=r"corpus-.*\.lance: the corpus was removed while"):
-        open_since.search("night", 1)
+        hits_of(open_since, "night", 1)
 
     finished = config.folder.corpus.resolve()
     config.folder.corpus.unlink()
     finished.rename(config.folder.corpus)  # a folder itself, as a copy that follows links makes it
-    info = build_corpus(config)
-    assert BM25Retriever(config.folder.corpus).corpus_version == info.version
+    info = index_corpus(config)
+    assert corpus_version(config.folder.corpus) == info.version
     assert len(list(config.folder.root.glob("*.lance"))) == 2
-
-
-def test_a_search_is_made_once(retriever: BM25Retriever) -> None:
-    before, remembered_before = retriever.searches
-    first = retriever.search("a search that nobody made before", 3)
-    first.clear()  # what one caller does with its list is nothing to the next
-    again = retriever.search("  a search that nobody made before", 3)
-    fewer = retriever.search("a search that nobody made before", 2)
-    assert again[:2] == fewer
-    asked, remembered = retriever.searches
-    assert (asked - before, remembered - remembered_before) == (3, 1)

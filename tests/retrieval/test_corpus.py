@@ -12,13 +12,14 @@ from steper_ray.data.passages import find_passages, plan_units, read_unit
 from steper_ray.data.questions import read_questions
 from steper_ray.data.row_counts import RowCounts, row_count_lines, skipped_file
 from steper_ray.errors import ConfigError, InputError, find_steper_error
-from steper_ray.retrieval.bm25 import BM25Retriever
-from steper_ray.retrieval.corpus import build_corpus
+from steper_ray.retrieval import open_retriever
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import Passage
 from tests.data.test_questions import HOTPOTQA_FILE, MUSIQUE_FILE, as_on_the_hub, hotpotqa_rows
 from tests.data.test_tables import jsonl
+from tests.fakes import hits_of
+from tests.samples import index_corpus
 
 ROW = {"id": "a", "title": "Red Fox", "text": "The fox hunts at night."}
 
@@ -79,30 +80,30 @@ def test_an_indexed_corpus_of_all_kinds(ray_cluster: None, tmp_path: Path) -> No
     table = jsonl(tmp_path, ROW)
     addresses = [f"file://{HOTPOTQA_FILE}", str(MUSIQUE_FILE), str(table), f"file://{docs}"]
     config = corpus_config(tmp_path, passages=addresses, passage_size=20, passage_overlap=0)
-    info = build_corpus(config)
+    info = index_corpus(config)
     assert info.passages == 400 + 196 + 1 + 2 + 1
-    assert row_count_lines(config.folder.root, "corpus.passages") == [
+    assert row_count_lines(config.folder.inputs, "corpus.passages") == [
         "corpus.passages: table of passages, 1 read = 1 used + 0 skipped",
         "corpus.passages: HotpotQA, 40 read = 40 used + 0 skipped; 400 passages",
         "corpus.passages: MuSiQue, 10 read = 10 used + 0 skipped; 196 passages, 4 passages met before",
         "corpus.passages: documents (.txt), 1 read = 0 used + 1 skipped (1 no_text)",
         "corpus.passages: documents (.html), 1 read = 1 used + 0 skipped; 1 passages",
         "corpus.passages: documents (.md), 1 read = 1 used + 0 skipped; 2 passages",
-        f"corpus.passages: skipped rows → {skipped_file(config.folder.root, 'corpus.passages')}",
+        f"corpus.passages: skipped rows → {skipped_file(config.folder.inputs, 'corpus.passages')}",
         "corpus.passages: 1 files of other kinds left out",
     ]
-    retriever = BM25Retriever(config.folder.corpus)
-    assert retriever.corpus_version == info.version
-    (hit,) = retriever.search("who hunts mice", 1)
+    retriever = open_retriever(config.folder.corpus)
+    assert retriever.version == info.version
+    (hit,) = hits_of(retriever, "who hunts mice", 1)
     assert (hit.passage.title, hit.passage.text) == ("Owls", "They hunt mice.")
     assert hit.passage.id.startswith("guide.md#")
-    assert retriever.search("eggs of hens", 1)[0].passage.id.startswith("deep/page.html#")
+    assert hits_of(retriever, "eggs of hens", 1)[0].passage.id.startswith("deep/page.html#")
     # Recall of the supporting passages by one search with the question. Measured elsewhere with Lance
     # over the 400 of HotpotQA, title and text in one field: 0.787 at 4; here, among 600, it was 0.775.
     questions = read_questions(str(HOTPOTQA_FILE), "questions.dev")
     found = wanted = 0
     for question in questions:
-        ids = {hit.passage.id for hit in retriever.search(question.question, 4)}
+        ids = {hit.passage.id for hit in hits_of(retriever, question.question, 4)}
         found += len(ids & set(question.supporting_ids))
         wanted += len(question.supporting_ids)
     assert wanted == 80
@@ -123,11 +124,11 @@ def test_the_version_is_of_the_content_not_of_how_it_came(
     cases: list[tuple[Path, dict[str, object]]] = [
         (hub, {}),
         (raw, {"passage_size": 99, "passage_overlap": 9, "bad_rows": "skip"}),
-        (raw, {"stem": False}),
+        (raw, {"retriever": {"stem": False}}),
         (fewer, {}),
     ]
     versions = [
-        build_corpus(corpus_config(tmp_path, passages=str(file), **settings)).version
+        index_corpus(corpus_config(tmp_path, passages=str(file), **settings)).version
         for file, settings in cases
     ]
     assert versions[0] == versions[1]
@@ -142,8 +143,8 @@ def test_bad_passages_are_skipped_where_that_is_asked_for(
     config = corpus_config(
         tmp_path, passages=[str(table), str(tmp_path / "b.txt")], bad_rows="skip"
     )
-    assert build_corpus(config).passages == 1
-    lines = skipped_file(config.folder.root, "corpus.passages").read_text().splitlines()
+    assert index_corpus(config).passages == 1
+    lines = skipped_file(config.folder.inputs, "corpus.passages").read_text().splitlines()
     skipped = [json.loads(line) for line in lines]
     assert [(row["file"], row["row"], row["reason"]) for row in skipped] == [
         (str(table), 1, "bad_row"),
@@ -174,7 +175,7 @@ def test_a_corpus_that_cannot_be_made(
     folders = sorted({str((tmp_path / "in" / name).parent) for name in files})
     config = corpus_config(tmp_path, passages=folders)
     with pytest.raises(Exception) as caught:  # noqa: PT011 - Ray wraps what its workers raise
-        build_corpus(config)
+        index_corpus(config)
     error = find_steper_error(caught.value)
     assert isinstance(error, InputError)
     assert said in str(error)

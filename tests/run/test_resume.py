@@ -16,32 +16,27 @@ import pytest
 from pydantic import BaseModel, create_model
 
 from steper_ray.arrow import CHAIN_SCHEMA
-from steper_ray.chains.build import build, prepare_chains
+from steper_ray.chains.build import prepare_chains
 from steper_ray.chains.rows import read_chains
 from steper_ray.chains.store import partial_dir, record_file
 from steper_ray.chains.stream import _prepare_partial
-from steper_ray.chains.teachers import find_teachers
 from steper_ray.errors import InputError
-from steper_ray.evaluation.answer import evaluated
-from steper_ray.evaluation.compare import _rows
-from steper_ray.pipeline.demo import STAGES, stage_inputs
-from steper_ray.retrieval.corpus import SETTINGS_FILE
+from steper_ray.evaluation.compare import _answers, evaluated_model
+from steper_ray.pipeline.build import build_run, run_teachers
+from steper_ray.pipeline.demo import DEMO_STAGES, stage_inputs
+from steper_ray.pipeline.select import select_run
+from steper_ray.pipeline.training import train_student
+from steper_ray.retrieval.corpus_record import CorpusRecord, write_corpus_record
 from steper_ray.run.config import RunConfig
 from steper_ray.run.dependencies import EXCLUDED, answers_identity, stage_identity
 from steper_ray.run.identity import RULES, differences, read_record, write_record
 from steper_ray.schema import Question
-from steper_ray.selection.select import select_examples
 from steper_ray.sweep.sweep import sweep_folder
 from steper_ray.toy.write import MODELS
+from steper_ray.training.resume import DONE_FILE, find_checkpoints, task_identity
+from steper_ray.training.summary import TrainSummary
 from steper_ray.training.tokenization import stepwise_files
-from steper_ray.training.train import (
-    DONE_FILE,
-    TrainSummary,
-    find_checkpoints,
-    task_identity,
-    train,
-    worker_task,
-)
+from steper_ray.training.worker_spec import WorkerTask, read_corpus_version, worker_task
 from tests.samples import CHAIN, numbered
 
 SUMMARY = TrainSummary(
@@ -59,6 +54,17 @@ SUMMARY = TrainSummary(
     dropped_passages=0,
     separate_because=None,
 )
+
+
+def task_of(config: RunConfig, files: list[Path]) -> WorkerTask:
+    return worker_task(
+        config.train,
+        files,
+        out=config.folder.root,
+        seed=config.run.seed,
+        reasoning=config.reasoning,
+        corpus_version=read_corpus_version(config.folder.chains),
+    )
 
 
 def with_added_keys(value: Any) -> Any:
@@ -139,35 +145,44 @@ def config(tmp_path: Path) -> RunConfig:
     )
 
 
-@pytest.fixture
-def corpus(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A corpus of which only the version is asked."""
-    import lance
+CORPUS = {"corpus_version": "c0ffee", "retriever": "bm25"}
 
-    data = pa.table({"id": ["p1"], "title": ["A"], "text": ["B"]})
-    lance.write_dataset(data, str(config.folder.corpus))
-    settings = {"version": "c0ffee", "title_boost": 2.0}
-    (config.folder.corpus / SETTINGS_FILE).write_text(json.dumps(settings))
+
+@pytest.fixture
+def corpus(config: RunConfig) -> None:
+    """A corpus, as far as its record is read."""
+    config.folder.corpus.mkdir(parents=True)
+    write_corpus_record(config.folder.corpus, CorpusRecord("c0ffee", 1, {"type": "bm25"}))
+
+
+def prepare_store(config: RunConfig) -> None:
+    """Check a run's chain store against its teachers, as a build does."""
+    prepare_chains(
+        config.build,
+        teachers=run_teachers(config),
+        corpus=config.folder.corpus,
+        out=config.folder.chains,
+    )
 
 
 @pytest.fixture
 def chains(config: RunConfig, corpus: None) -> Path:
     """The chain store of `config`, with chains of a build."""
     held = config.folder.chains.rename(config.folder.root / "held")
-    prepare_chains(config, find_teachers(config))
+    prepare_store(config)
     return held.rename(config.folder.chains)
 
 
 @LATER
 def test_a_chain_store_is_used_on(config: RunConfig, chains: Path, later: Later) -> None:
     before = record_file(chains).read_text()
-    prepare_chains(later(config), find_teachers(later(config)))
+    prepare_store(later(config))
     assert record_file(chains).read_text() == before
     other = config.model_copy(
         update={"reasoning": config.reasoning.model_copy(update={"max_steps": 4})}
     )
     with pytest.raises(InputError, match=r"reasoning\.max_steps: 5 → 4"):
-        prepare_chains(other, find_teachers(other))
+        prepare_store(other)
 
 
 @LATER
@@ -176,8 +191,8 @@ def test_a_half_done_build_is_resumed(config: RunConfig, corpus: None, later: La
 
     def prepare(config: RunConfig) -> bool:
         """Whether what was there is there still."""
-        teacher = find_teachers(config)[0]
-        _prepare_partial(partial, answers_identity("c0ffee", "", teacher.identity), ignore=())
+        teacher = run_teachers(config)[0]
+        _prepare_partial(partial, answers_identity(CORPUS, "", teacher.identity), ignore=())
         found = (partial / "done.parquet").exists()
         (partial / "done.parquet").touch()
         return found
@@ -192,30 +207,30 @@ def test_a_half_done_build_is_resumed(config: RunConfig, corpus: None, later: La
 @LATER
 def test_a_finished_student_is_used(config: RunConfig, later: Later, monkeypatch: Any) -> None:
     """Also after rules were raised, and with other checkpoints; it would take Ray to train another."""
-    select_examples(config)
-    task = worker_task(config, stepwise_files(config.folder.examples))
+    select_run(config)
+    task = task_of(config, stepwise_files(config.folder.examples))
     config.folder.student.mkdir()
     (config.folder.root / "training").mkdir()
     done = config.folder.root / "training" / DONE_FILE
     write_record(done, {**task_identity(task), "summary": asdict(SUMMARY)})
-    assert train(config) == SUMMARY
-    assert train(later(config)) == SUMMARY
+    assert train_student(config) == SUMMARY
+    assert train_student(later(config)) == SUMMARY
     for rule in RULES:
         monkeypatch.setitem(RULES, rule, 2)
-    assert train(later(config)) == SUMMARY
+    assert train_student(later(config)) == SUMMARY
     unsharded = config.train.model_copy(update={"zero_stage": 1})
-    assert train(config.model_copy(update={"train": unsharded})) == SUMMARY
+    assert train_student(config.model_copy(update={"train": unsharded})) == SUMMARY
 
 
 @LATER
 def test_a_half_done_training_is_resumed(
     config: RunConfig, later: Later, monkeypatch: Any, capsys: Any
 ) -> None:
-    select_examples(config)
+    select_run(config)
     files = stepwise_files(config.folder.examples)
 
     def checkpoints(config: RunConfig) -> Path:
-        return find_checkpoints(config, task_identity(worker_task(config, files)))
+        return find_checkpoints(config.folder, task_identity(task_of(config, files)))
 
     before = checkpoints(config)
     capsys.readouterr()
@@ -228,7 +243,7 @@ def test_a_half_done_training_is_resumed(
 
 @LATER
 def test_a_half_done_sweep_is_resumed(config: RunConfig, later: Later, capsys: Any) -> None:
-    select_examples(config)
+    select_run(config)
     before = sweep_folder(config)
     capsys.readouterr()
     assert sweep_folder(later(config)) == before
@@ -246,17 +261,17 @@ def test_another_teacher_at_the_same_path_is_refused_and_a_copied_one_is_not(
     moved = shutil.copytree(teacher, teacher.with_name("moved"), copy_function=shutil.copyfile)
     build = config.build.model_copy(update={"teacher": str(moved)})
     copied = config.model_copy(update={"build": build})
-    prepare_chains(copied, find_teachers(copied))
+    prepare_store(copied)
 
     shutil.copyfile(MODELS / "base" / "model.safetensors", teacher / "model.safetensors")
     with pytest.raises(
         InputError, match=r"made with other settings: teacher\.weights: '"
     ) as refused:
-        prepare_chains(config, find_teachers(config))
+        prepare_store(config)
     assert "teacher.config" not in str(refused.value)
     shutil.copyfile(MODELS / "base" / "config.json", teacher / "config.json")
     with pytest.raises(InputError, match=r"teacher\.config: '"):
-        prepare_chains(config, find_teachers(config))
+        prepare_store(config)
 
 
 def test_a_raised_rule_of_scoring_selects_again_and_asks_nobody(
@@ -265,18 +280,18 @@ def test_a_raised_rule_of_scoring_selects_again_and_asks_nobody(
     def ask(wanted: Any, *_: Any, **__: Any) -> None:
         raise AssertionError(f"asked for {wanted}")
 
-    monkeypatch.setattr("steper_ray.chains.stream.write_chains", ask)
+    monkeypatch.setattr("steper_ray.chains.build.write_chains", ask)
     alone = config.build.model_copy(update={"ensemble": ()})
     config = config.model_copy(update={"build": alone})
     shutil.rmtree(config.folder.chains)
-    prepare_chains(config, find_teachers(config))
+    prepare_store(config)
     chains.mkdir()
     rows = [asdict(chain) for chain in numbered(range(4), em=0.0, f1=0.0, acc=0.0)]
     pq.write_table(pa.Table.from_pylist(rows, CHAIN_SCHEMA), chains / "a.parquet")
-    assert build(config).kept == 0
+    assert build_run(config).kept == 0
     monkeypatch.setitem(RULES, "match", 2)
-    again = build(config)
-    assert (again.ran.asked, again.kept) == (0, 4)
+    again = build_run(config)
+    assert (again.usage.asked, again.kept) == (0, 4)
     assert {(c.em, c.f1, c.answer) for c in read_chains(chains)} == {(1.0, 1.0, CHAIN.answer)}
     record = read_record(record_file(chains))
     assert record is not None
@@ -288,9 +303,9 @@ def test_a_raised_rule_of_asking_is_refused_before_anybody_is_asked(
 ) -> None:
     monkeypatch.setitem(RULES, "prompt", 2)
     with pytest.raises(InputError, match="4 chains were made with prompt rule 1, new ones with 2"):
-        build(config)
+        build_run(config)
     mix = config.model_copy(update={"build": config.build.model_copy(update={"mix": True})})
-    prepare_chains(mix, find_teachers(mix))
+    prepare_store(mix)
     record = read_record(record_file(chains))
     assert record is not None
     assert record["rules"]["prompt"] == [1, 2]
@@ -306,7 +321,7 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     pq.write_table(
         pa.Table.from_pylist([asdict(chain) for chain in chains], CHAIN_SCHEMA), out / "a.parquet"
     )
-    record = answers_identity("c0ffee", "", evaluated(config, model).identity)
+    record = answers_identity(CORPUS, "", evaluated_model(config, model).identity)
     write_record(out.with_name("test.identity.json"), record)
     asked = [Question(chain.id, chain.question, "Neill") for chain in chains]
 
@@ -314,26 +329,26 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
         raise AssertionError("asked again")
 
     monkeypatch.setattr("steper_ray.evaluation.compare.answer", ask)
-    assert [row["em"] for row in _rows(config, model, out, asked)] == [0.0] * 3
-    assert [row["em"] for row in _rows(with_added_keys(config), model, out, asked)] == [0.0] * 3
+    assert [row["em"] for row in _answers(config, model, out, asked)] == [0.0] * 3
+    assert [row["em"] for row in _answers(with_added_keys(config), model, out, asked)] == [0.0] * 3
     monkeypatch.setitem(RULES, "match", 2)
-    assert [row["em"] for row in _rows(config, model, out, asked)] == [1.0] * 3
+    assert [row["em"] for row in _answers(config, model, out, asked)] == [1.0] * 3
     monkeypatch.setitem(RULES, "search", 2)
     with pytest.raises(AssertionError, match="asked again"):
-        _rows(config, model, out, asked)
+        _answers(config, model, out, asked)
 
 
 @LATER
 def test_a_finished_stage_of_the_demo_stays_finished(config: RunConfig, later: Later) -> None:
     def abilities(config: RunConfig) -> dict[str, Any]:
-        return {name: stage_identity(name, stage_inputs(name, config)) for name in STAGES}
+        return {name: stage_identity(name, stage_inputs(name, config)) for name in DEMO_STAGES}
 
     before = abilities(config)
     assert abilities(later(config)) == before
     assert str(config.folder.root) not in json.dumps(before)  # the run folder may be moved
     more = config.train.model_copy(update={"epochs": 9})
     now = abilities(config.model_copy(update={"train": more}))
-    assert [name for name in STAGES if differences(before[name], now[name])] == ["train"]
+    assert [name for name in DEMO_STAGES if differences(before[name], now[name])] == ["train"]
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from steper_ray.reasoning.frameworks import ircot, react, self_ask
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.selection.abilities import ability_of
 from steper_ray.selection.choice import select
 from steper_ray.selection.examples import step_examples
 from steper_ray.selection.rejection import AMONG_OTHERS, REJECTIONS, rejection
@@ -16,12 +15,6 @@ from steper_ray.selection.settings import SelectConfig
 from tests.samples import CHAIN, PASSAGES, step
 
 FIRST, SECOND, LAST = CHAIN.steps
-
-
-def test_stages_of_chains_of_every_length() -> None:
-    assert [ability_of(1, 1)] == ["agg"]
-    assert [ability_of(s, 2) for s in (1, 2)] == ["init", "agg"]
-    assert [ability_of(s, 4) for s in (1, 2, 3, 4)] == ["init", "exp", "exp", "agg"]
 
 
 def test_a_chain_becomes_one_example_a_step() -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from steper_ray.cli import main
 from steper_ray.errors import InputError
 from steper_ray.schema import Chain, Passage
+from steper_ray.selection.settings import SelectConfig
 from steper_ray.selection.show import find_chains, marked, nearest, show
 from tests.samples import CHAIN, config, numbered, step, write
 
@@ -39,7 +40,7 @@ def shown(
     write(run.folder.chains, chains)
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100, highlight=False, markup=False)
-    show(run, chain_id, console)
+    show(run.folder.chains, chain_id, select=run.select, framework="ircot", console=console)
     return out.getvalue()
 
 
@@ -157,7 +158,7 @@ def test_nearest_ids() -> None:
 
 def test_no_chains_yet(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no chains; run `steper build` first"):
-        show(config(tmp_path), "q1")
+        show(tmp_path / "chains", "q1", select=SelectConfig(), framework="ircot")
 
 
 @given(st.text(), st.text())

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steper_ray.schema import Chain
-from steper_ray.selection.statistics import MOST_BINS, Counts, describe, histogram, merge
+from steper_ray.selection.abilities import STEPER
+from steper_ray.selection.statistics import MAX_BINS, Counts, describe, histogram, merge
 from tests.samples import CHAIN, numbered, step
 
 SHORT = replace(CHAIN, id="q2", hops=2, steps=CHAIN.steps[2:], f1=0.5, model="Some-Org/teacher")
@@ -22,7 +23,7 @@ FAILED = replace(CHAIN, id="q4", hops=2, error="no", em=0.0, f1=0.0, acc=0.0, st
 def counted(*chains: tuple[Chain, str | None]) -> Counts:
     counts = Counts()
     for chain, reason in chains:
-        counts.add(chain, reason)
+        counts.add(chain, reason, STEPER)
     return counts
 
 
@@ -33,7 +34,8 @@ def test_everything_is_counted() -> None:
             (replace(SHORT, attempt=2), None),
             (replace(FORCED, rationalized=True), "wrong_answer"),
             (FAILED, "error"),
-        )
+        ),
+        STEPER,
     )
     assert described["chains"] == {
         "all": 4,
@@ -69,7 +71,7 @@ def test_everything_is_counted() -> None:
 
 
 def test_nothing_is_counted_as_nothing() -> None:
-    described = describe(Counts())
+    described = describe(Counts(), STEPER)
     assert described["chains"] == {"all": 0, "kept": 0, "rejected": {}}
     assert described["examples"] == {"init": 0, "exp": 0, "agg": 0}
     assert described["teacher"]["em"] == 0.0
@@ -79,13 +81,14 @@ def test_nothing_is_counted_as_nothing() -> None:
 def test_parts_add_up_whatever_their_order() -> None:
     chains = [(chain, None) for chain in numbered(range(5), f1=lambda n: 1 / (n + 3))]
     parts = [counted(pair) for pair in chains]
-    assert describe(merge(parts)) == describe(counted(*chains)) == describe(merge(parts[::-1]))
+    whole = describe(counted(*chains), STEPER)
+    assert describe(merge(parts), STEPER) == whole == describe(merge(parts[::-1]), STEPER)
 
 
 def test_a_histogram_by_hand() -> None:
     # 100 numbers fit into 50 bins of 2, more than there may be, so the bins are 5 wide.
     tokens = Counter({("init", 103): 2, ("init", 107): 1, ("agg", 150): 1, ("agg", 202): 3})
-    drawn = histogram(tokens)
+    drawn = histogram(tokens, STEPER.names)
     assert (drawn["start"], drawn["width"]) == (100, 5)
     init, agg = drawn["abilities"]["init"], drawn["abilities"]["agg"]
     assert list(drawn["abilities"]) == ["init", "agg"]
@@ -111,13 +114,13 @@ def test_a_histogram_by_hand() -> None:
     )
 )
 def test_every_example_is_in_its_bin(tokens: dict[tuple[str, int], int]) -> None:
-    drawn = histogram(tokens)
+    drawn = histogram(tokens, STEPER.names)
     start, width = drawn["start"], drawn["width"]
     for ability, part in drawn["abilities"].items():
         values = sorted(
             v for (of, v), count in tokens.items() for _ in range(count) if of == ability
         )
-        assert len(part["counts"]) <= MOST_BINS
+        assert len(part["counts"]) <= MAX_BINS
         for number, count in enumerate(part["counts"]):
             low = start + number * width
             assert count == sum(low <= value < low + width for value in values)

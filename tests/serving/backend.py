@@ -104,7 +104,12 @@ class ScriptedBackend:
         own = [steps for question, steps in self._own.items() if f"Question: {question}" in prompt]
         return own[0] if own else self._script
 
-    async def search_async(self, query: str, k: int) -> list[Hit]:
+    version = "v1"
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return [await self._search(query, k) for query in queries]
+
+    async def _search(self, query: str, k: int) -> list[Hit]:
         """The first search finds ada, bob; the ones after it bob, cy, dee; scores 4, 3, 2."""
         self.searches.append((query, k))
         async for _ in self.play(self._searching):

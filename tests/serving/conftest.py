@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-from steper_ray.data.questions import load_questions
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
+from tests.samples import questions_of
 
 PLACES = 8
 """Questions that an ingress works on at a time."""
@@ -72,6 +72,6 @@ def server(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> I
             "serve.request_timeout_s=120",
         ],
     )
-    questions = [question.question for question in load_questions(config, "test")]
+    questions = [question.question for question in questions_of(config, "test")]
     with running_server(config) as url:
         yield Server(url, questions, config)

@@ -22,10 +22,12 @@ import pytest
 
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.errors import StageError
-from steper_ray.retrieval.bm25 import BM25Retriever
-from steper_ray.retrieval.corpus import CorpusInfo, build_corpus
+from steper_ray.retrieval import corpus_version, open_retriever
+from steper_ray.retrieval.corpus import CorpusInfo
 from steper_ray.serving.deploy import APP, build_ingress, corpus_app, llm_app, with_one_ingress
 from steper_ray.serving.session import update_server
+from tests.fakes import hits_of
+from tests.samples import index_corpus
 from tests.serving.conftest import PLACES, Server
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
@@ -82,15 +84,15 @@ async def unfinished(server: Server) -> int:
 
 def test_an_answer_is_what_the_loop_gives_in_this_corpus(server: Server) -> None:
     body = post(server, "/v1/answer", {"question": server.questions[0]}).json()
-    retriever = BM25Retriever(server.config.folder.corpus)
-    assert body["corpus_version"] == retriever.corpus_version
+    retriever = open_retriever(server.config.folder.corpus)
+    assert body["corpus_version"] == retriever.version
     assert body["overrides"] == {}
     assert body["model"] == "teacher"
     seen: set[str] = set()
     query = server.questions[0]
     for step in body["steps"]:
         assert step["query"] == query
-        hits = retriever.search(query, server.config.reasoning.passages_per_step)
+        hits = hits_of(retriever, query, server.config.reasoning.passages_per_step)
         new = [hit for hit in hits if hit.passage.id not in seen]
         seen |= {hit.passage.id for hit in new}
         assert [(p["id"], p["text"], p["score"]) for p in step["passages"]] == [
@@ -185,7 +187,7 @@ def test_a_batch_a_search_and_readiness(server: Server) -> None:
     singly = [post(server, "/v1/answer", {"question": one}).json()["answer"] for one in asked]
     assert [one["answer"] for one in body["answers"]] == singly
     found = post(server, "/v1/search", {"query": asked[0], "k": 3}).json()["passages"]
-    hits = BM25Retriever(server.config.folder.corpus).search(asked[0], 3)
+    hits = hits_of(open_retriever(server.config.folder.corpus), asked[0], 3)
     assert [passage["id"] for passage in found] == [hit.passage.id for hit in hits]
     ready = httpx.get(f"{server.url}/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
@@ -459,7 +461,7 @@ def index_renamed(server: Server) -> CorpusInfo:
     file = server.config.folder.root / "renamed.parquet"
     pq.write_table(rows.set_column(rows.schema.get_field_index("id"), "id", ids), file)
     corpus = server.config.corpus.model_copy(update={"passages": (str(file),)})
-    return build_corpus(server.config.model_copy(update={"corpus": corpus}))
+    return index_corpus(server.config.model_copy(update={"corpus": corpus}))
 
 
 def test_an_update_to_another_student_and_corpus_fails_no_request(
@@ -471,7 +473,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     folder = tmp_path / "student-2"
     shutil.copytree(server.config.serve.model, folder)
     before = {APP, llm_app(server.config), corpus_app(server.config)}
-    version, info = BM25Retriever(server.config.folder.corpus).corpus_version, index_renamed(server)
+    version, info = corpus_version(server.config.folder.corpus), index_renamed(server)
     assert info.version != version
     command = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(TOY_RUN_FILE)]
     shared: dict[str, Any] = {

@@ -14,10 +14,10 @@ from steper_ray.sweep.space import (
     check_space,
     chosen,
     data_settings,
-    is_whole,
     optuna_space,
     points,
     resolved,
+    takes_whole,
 )
 from steper_ray.training.settings import TrainConfig
 
@@ -83,7 +83,7 @@ def test_whole_numbers_are_those_of_keys_that_take_no_others() -> None:
             "lora.rank": {"log": [4, 64]},
         }
     )
-    found = {key: is_whole(TRAIN, key, p) for key, p in sweep.parameters.items()}
+    found = {key: takes_whole(TRAIN, key, p) for key, p in sweep.parameters.items()}
     assert found == {"epochs": True, "sigma_init": False, "lora.rank": True}
 
 

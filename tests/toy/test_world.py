@@ -4,10 +4,11 @@ import random
 from itertools import pairwise
 
 from steper_ray.reasoning.frameworks.ircot import render_prompt
-from steper_ray.retrieval.bm25 import BM25Retriever
+from steper_ray.retrieval import open_retriever
 from steper_ray.run.config import RunConfig
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.toy.world import make_world, vocabulary
+from tests.fakes import hits_of
 
 SPLITS = {"train": 2400, "dev": 300, "test": 300}
 
@@ -55,17 +56,17 @@ def test_splits_share_no_two_consecutive_facts() -> None:
 
 
 def test_one_search_is_not_enough_and_searching_again_is(toy_corpus: RunConfig) -> None:
-    retriever = BM25Retriever(toy_corpus.folder.corpus)
+    retriever = open_retriever(toy_corpus.folder.corpus)
     k = toy_corpus.reasoning.passages_per_step
     world = make_world(toy_corpus.toy.seed)
     once = again = asked = 0
     for _, chain in world.chains({"dev": 300}):
         question = world.question("q", chain)
         support = set(question.supporting_ids)
-        found = {hit.passage.id for hit in retriever.search(question.question, k)}
+        found = {hit.passage.id for hit in hits_of(retriever, question.question, k)}
         once += support <= found
         for fact in chain[:-1]:
-            found |= {hit.passage.id for hit in retriever.search(world.sentence(fact), k)}
+            found |= {hit.passage.id for hit in hits_of(retriever, world.sentence(fact), k)}
         again += support <= found
         asked += 1
     assert once / asked < 0.20

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,16 +23,24 @@ from steper_ray.reasoning.frameworks.ircot import (
     render_prompt,
     render_target,
 )
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import StepExample
-from steper_ray.selection.abilities import ability_of
+from steper_ray.selection.abilities import STEPER, AbilityScheme
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.toy.world import World, make_world
+from steper_ray.training.settings import TrainConfig
+from steper_ray.training.tokenization import stepwise_files
+from steper_ray.training.worker import prepare_process
+from steper_ray.training.worker_spec import WorkerTask
+from tests.training.one_rank import LR, SIGMA_LR
 
 if TYPE_CHECKING:
     import torch
 
 
-def chain_examples(world: World, rng: random.Random, chain_id: str, hops: int) -> list[StepExample]:
+def chain_examples(
+    world: World, rng: random.Random, chain_id: str, hops: int, scheme: AbilityScheme
+) -> list[StepExample]:
     """A true chain of the world, one example a step, one passage a step."""
     chain = world.random_chain(rng, hops)
     question = world.question_text(chain)
@@ -41,7 +52,7 @@ def chain_examples(world: World, rng: random.Random, chain_id: str, hops: int) -
             id=f"{chain_id}/{step}",
             chain_id=chain_id,
             step=step,
-            ability=ability_of(step, hops),
+            ability=scheme.of(step, hops),
             question=question,
             passages=tuple(passages[:step]),
             reasoning=tuple(sentences[: step - 1]),
@@ -75,16 +86,16 @@ def device() -> torch.device:
 
 
 @pytest.fixture(scope="session")
-def write_stepwise() -> Callable[[Path, list[int]], list[StepExample]]:
-    """Writes a run folder's chains and stepwise stages; one chain for each number of hops."""
+def write_stepwise() -> Callable[..., list[StepExample]]:
+    """Writes a run folder's chains and step-wise examples; one chain for each number of hops."""
     world = make_world(7)
 
-    def write(run_dir: Path, hops: list[int]) -> list[StepExample]:
+    def write(run_dir: Path, hops: list[int], scheme: AbilityScheme = STEPER) -> list[StepExample]:
         rng = random.Random(0)
         examples = [
             example
             for number, count in enumerate(hops)
-            for example in chain_examples(world, rng, f"c{number:04d}", count)
+            for example in chain_examples(world, rng, f"c{number:04d}", count, scheme)
         ]
         rows = [asdict(example) for example in examples]
         half = len(rows) // 2
@@ -135,13 +146,18 @@ class Reference:
 
 
 @pytest.fixture(scope="session")
-def reference() -> Callable[[Any, list[StepExample], list[float]], Reference]:
+def reference() -> Callable[..., Reference]:
     """Loss and gradients of Σ_j [ L_j / (2σ_j²) + log σ_j ] over all the examples given."""
     import torch
 
     tokenizer = make_tokenizer()
 
-    def work(model: Any, examples: list[StepExample], sigma_A: list[float]) -> Reference:
+    def work(
+        model: Any,
+        examples: list[StepExample],
+        sigma_A: list[float],
+        abilities: tuple[str, ...] = STEPER.names,
+    ) -> Reference:
         model.zero_grad()
         losses: dict[str, list[torch.Tensor]] = {}
         for example in examples:
@@ -150,7 +166,7 @@ def reference() -> Callable[[Any, list[StepExample], list[float]], Reference]:
             logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
             nll = torch.nn.functional.cross_entropy(logits, torch.tensor(target))
             losses.setdefault(example.ability, []).append(nll)
-        means = [torch.stack(losses[ability]).mean() for ability in ("init", "exp", "agg")]
+        means = [torch.stack(losses[ability]).mean() for ability in abilities]
         terms = [m / (2 * s**2) + math.log(s) for m, s in zip(means, sigma_A, strict=True)]
         loss = torch.stack(terms).sum()
         loss.backward()
@@ -199,3 +215,51 @@ def plain_training(reference) -> Callable[..., tuple[list[PlainStep], Any]]:
         return done, model
 
     return work
+
+
+@pytest.fixture(scope="module")
+def only_rank(device):
+    """torch.distributed with a single rank, as Ray Train would have set it up."""
+    import torch
+
+    gpu = device.type == "cuda"
+    with pytest.MonkeyPatch.context() as patch:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        values = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        values |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        values |= {"PATH": os.environ["PATH"]} | ({} if gpu else {"DS_ACCELERATOR": "cpu"})
+        for name, value in values.items():
+            patch.setenv(name, value)
+        # Liger puts its layers into transformers' modules, and so into what we compare with.
+        patch.setitem(sys.modules, "liger_kernel", None)
+        torch.distributed.init_process_group("nccl" if gpu else "gloo")
+        yield
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def task(tmp_path, write_stepwise, tiny_student, device) -> WorkerTask:
+    write_stepwise(tmp_path, [3, 2, 4])
+    task = WorkerTask(
+        train=TrainConfig(
+            model=str(tiny_student),
+            sigma_lr=SIGMA_LR,
+            lr=LR,
+            warmup_ratio=0.01,
+            epochs=3,
+            chains_per_batch=3,
+            micro_batch_tokens=600,
+            gradient_checkpointing=False,
+            use_gpu=device.type == "cuda",
+            precision="fp32",
+        ),
+        stepwise_files=tuple(map(str, stepwise_files(tmp_path / "stepwise"))),
+        training_dir=str(tmp_path / "training"),
+        seed=0,
+        reasoning=ReasoningConfig(max_prompt_tokens=1000),
+        corpus_version="v1",
+        log=str(tmp_path / "train.log"),
+    )
+    prepare_process(task)
+    return task

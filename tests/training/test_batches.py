@@ -12,6 +12,7 @@ from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
 from steper_ray.errors import InputError
 from steper_ray.reasoning.frameworks.ircot import render_prompt
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.batches import cut_micro_batches, epoch_batches, hold_out, steps_per_epoch
 from steper_ray.training.tokenization import check_examples, stepwise_files, tokenize_examples
@@ -102,7 +103,26 @@ def test_a_whole_path_is_one_example_a_chain_and_begins_like_its_first_step(
     assert data.chains == [[0], [1]]
 
 
-def test_only_the_stages_asked_for_are_read(tmp_path, write_stepwise):
+def test_a_whole_path_needs_the_last_step_and_counts_as_the_last_ability(tmp_path, write_stepwise):
+    def halves(step: int, steps: int) -> str:
+        return "late" if 2 * step > steps else "early"
+
+    scheme = AbilityScheme("halves", ("early", "late"), halves)
+    write_stepwise(tmp_path, [3, 4], scheme)
+    data = tokenize(tmp_path / "stepwise", whole_path=True, scheme=scheme)
+    assert [(e.chain_id, e.step, e.ability) for e in data.examples] == [
+        ("c0000", 3, 1),
+        ("c0001", 4, 1),
+    ]
+    assert data.abilities == ("early", "late")
+    write_stepwise(tmp_path, [3, 3])
+    file = tmp_path / "stepwise" / "b.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 2), file)  # the second chain's last step is gone
+    data = tokenize(tmp_path / "stepwise", whole_path=True)
+    assert [(e.chain_id, e.step) for e in data.examples] == [("c0000", 3)]
+
+
+def test_only_the_chosen_abilities_are_read(tmp_path, write_stepwise):
     write_stepwise(tmp_path, [3, 1, 4])
     data = tokenize(tmp_path / "stepwise", abilities=("init", "exp"))
     assert sorted(example.ability for example in data.examples) == [0, 0, 1, 1, 1]

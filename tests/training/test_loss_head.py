@@ -17,22 +17,22 @@ def test_it_equals_plain_cross_entropy(chunk, bias, scale, softcap):
     hidden = torch.randn(20, 8, requires_grad=True)
     head = torch.randn(33, 8, requires_grad=True)
     offset = torch.randn(33, requires_grad=True) if bias else None
-    wanted, weight = torch.randint(33, (20,)), torch.rand(20)
+    target_ids, weight = torch.randint(33, (20,)), torch.rand(20)
     leaves = [leaf for leaf in (hidden, head, offset) if leaf is not None]
 
     logits = torch.nn.functional.linear(hidden, head, offset) * scale
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    nll = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
+    nll = torch.nn.functional.cross_entropy(logits, target_ids, reduction="none")
     expected = torch.autograd.grad(3 * (nll * weight).sum(), leaves)
 
     loss, nll_P, right_P = linear_cross_entropy(
-        hidden, head, offset, wanted, weight, scale=scale, softcap=softcap, chunk=chunk
+        hidden, head, offset, target_ids, weight, scale=scale, softcap=softcap, chunk=chunk
     )
     got = torch.autograd.grad(3 * loss, leaves)
     torch.testing.assert_close(nll_P, nll)
     assert loss.item() == pytest.approx((nll * weight).sum().item(), rel=1e-5)
-    assert right_P.tolist() == (logits.argmax(-1) == wanted).tolist()
+    assert right_P.tolist() == (logits.argmax(-1) == target_ids).tolist()
     for ours, reference in zip(got, expected, strict=True):
         torch.testing.assert_close(ours, reference)
 
@@ -43,12 +43,12 @@ def test_a_frozen_head_and_no_gradient_at_all():
     from steper_ray.training.loss_head import linear_cross_entropy
 
     hidden = torch.randn(4, 8, requires_grad=True)
-    head, wanted, weight = torch.randn(9, 8), torch.tensor([0, 1, 2, 3]), torch.ones(4)
-    loss, _, _ = linear_cross_entropy(hidden, head, None, wanted, weight)
+    head, target_ids, weight = torch.randn(9, 8), torch.tensor([0, 1, 2, 3]), torch.ones(4)
+    loss, _, _ = linear_cross_entropy(hidden, head, None, target_ids, weight)
     loss.backward()
     assert hidden.grad is not None
     with torch.no_grad():
-        again, _, _ = linear_cross_entropy(hidden, head, None, wanted, weight)
+        again, _, _ = linear_cross_entropy(hidden, head, None, target_ids, weight)
     assert again.item() == pytest.approx(loss.item())
 
 
@@ -58,10 +58,10 @@ from steper_ray.training.loss_head import linear_cross_entropy
 torch.set_num_threads(1)
 hidden = torch.randn(2000, 16, requires_grad=True)
 head = torch.randn(128_000, 16, requires_grad=True)
-wanted, weight = torch.randint(128_000, (2000,)), torch.ones(2000)
-linear_cross_entropy(hidden[:2], head, None, wanted[:2], weight[:2])[0].backward()
+target_ids, weight = torch.randint(128_000, (2000,)), torch.ones(2000)
+linear_cross_entropy(hidden[:2], head, None, target_ids[:2], weight[:2])[0].backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-linear_cross_entropy(hidden, head, None, wanted, weight)[0].backward()
+linear_cross_entropy(hidden, head, None, target_ids, weight)[0].backward()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

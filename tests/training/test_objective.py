@@ -2,28 +2,51 @@ import math
 
 import pytest
 
+from steper_ray.errors import InputError
 from steper_ray.training.objective import (
-    ability_weights,
+    OBJECTIVES,
+    WeightInputs,
     example_means,
     example_weights,
     global_loss,
+    objective_named,
 )
 from steper_ray.training.sigma import Sigma
 
 ONES = (1.0, 1.0, 1.0)
 
 
-def make_sigma(initial_3=ONES, *, lr=0.02, lowest=0.05, highest=20.0, optimizer="adam"):
-    return Sigma(initial_3, lr=lr, lowest=lowest, highest=highest, optimizer=optimizer)
+def make_sigma(initial_A=ONES, *, lr=0.02, lowest=0.05, highest=20.0, optimizer="adam"):
+    return Sigma(initial_A, lr=lr, lowest=lowest, highest=highest, optimizer=optimizer)
 
 
-def test_stage_weights_by_hand():
-    assert ability_weights("uniform", (9.0, 9.0, 9.0), (5.0, 0.0, 0.0)) == (1 / 3, 1 / 3, 1 / 3)
-    assert ability_weights("fixed", ONES, (1.5, 1.0, 0.5)) == (0.5, pytest.approx(1 / 3), 1.5 / 9)
-    assert ability_weights("difficulty", (0.5, 1.0, 2.0), ONES) == (2.0, 0.5, 0.125)
+def weights(objective, sigma_A=ONES, lambda_A=ONES):
+    return OBJECTIVES[objective].weights(WeightInputs(sigma_A, lambda_A))
 
 
-def test_example_weights_share_a_stage_equally():
+def test_weights_by_hand():
+    assert weights("uniform", (9.0, 9.0, 9.0), (5.0, 0.0, 0.0)) == (1 / 3, 1 / 3, 1 / 3)
+    assert weights("fixed", ONES, (1.5, 1.0, 0.5)) == (0.5, pytest.approx(1 / 3), 1.5 / 9)
+    assert weights("difficulty", (0.5, 1.0, 2.0), ONES) == (2.0, 0.5, 0.125)
+    assert weights("vanilla-kd") == (0.0, 0.0, 1.0)
+
+
+def test_weights_of_four_abilities_by_hand():
+    four = (0.5, 1.0, 2.0, 1.0)
+    assert weights("difficulty", four) == (2.0, 0.5, 0.125, 0.5)
+    assert weights("uniform", four) == (0.25, 0.25, 0.25, 0.25)
+    assert weights("fixed", four, (4.0, 2.0, 1.0, 1.0)) == (0.5, 0.25, 0.125, 0.125)
+    assert weights("vanilla-kd", four) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_an_unknown_objective_is_refused_with_the_nearest_name():
+    with pytest.raises(
+        InputError, match=r"no objective is called 'unifrom'; did you mean uniform\?"
+    ):
+        objective_named("unifrom")
+
+
+def test_example_weights_share_an_ability_equally():
     assert example_weights([0, 2, 0, 2, 2, 2], (0.5, 9.0, 1.0)) == [
         0.25,
         0.25,
@@ -36,18 +59,19 @@ def test_example_weights_share_a_stage_equally():
 
 def test_global_loss_by_hand():
     sigma_A = (0.5, 1.0, 2.0)
-    weight_A = ability_weights("difficulty", sigma_A, ONES)
-    loss = global_loss("difficulty", (1.0, 3.0, 4.0), (1, 1, 1), sigma_A, weight_A)
+    weight_A = weights("difficulty", sigma_A)
+    loss = global_loss(OBJECTIVES["difficulty"], (1.0, 3.0, 4.0), (1, 1, 1), sigma_A, weight_A)
     # 1/(2·¼) + log ½  +  3/2 + log 1  +  4/(2·4) + log 2
     assert loss == pytest.approx(2.0 + 1.5 + 0.5)
 
 
-def test_an_absent_stage_contributes_nothing_to_the_loss():
+def test_an_absent_ability_contributes_nothing_to_the_loss():
     sigma_A = (0.5, 7.0, 1.0)
-    weight_A = ability_weights("difficulty", sigma_A, ONES)
-    loss = global_loss("difficulty", (1.0, 123.0, 4.0), (2, 0, 5), sigma_A, weight_A)
+    weight_A = weights("difficulty", sigma_A)
+    loss = global_loss(OBJECTIVES["difficulty"], (1.0, 123.0, 4.0), (2, 0, 5), sigma_A, weight_A)
     assert loss == pytest.approx(2.0 + math.log(0.5) + 2.0)
-    assert global_loss("uniform", (3.0, 123.0, 6.0), (2, 0, 5), ONES, (1 / 3,) * 3) == 3.0
+    uniform = OBJECTIVES["uniform"]
+    assert global_loss(uniform, (3.0, 123.0, 6.0), (2, 0, 5), ONES, (1 / 3,) * 3) == 3.0
 
 
 def test_example_means_are_over_the_tokens_of_each_example():
@@ -57,11 +81,11 @@ def test_example_means_are_over_the_tokens_of_each_example():
     assert means.tolist() == [1.5, 4.0]
 
 
-def test_sigma_rests_at_the_root_of_the_stage_loss():
+def test_sigma_rests_at_the_root_of_the_ability_loss():
     sigma = make_sigma()
     for _ in range(1000):
         sigma.update((0.5184, 2.0164, 0.7396), (True, True, True))
-    assert sigma.value_3 == pytest.approx((0.72, 1.42, 0.86), abs=5e-4)
+    assert sigma.value_A == pytest.approx((0.72, 1.42, 0.86), abs=5e-4)
 
 
 def test_sigma_follows_the_gradient_autograd_finds():
@@ -79,10 +103,10 @@ def test_sigma_follows_the_gradient_autograd_finds():
         torch.stack(terms).sum().backward()
         adam.step()
         sigma.update(losses, (True, True, True))
-    assert sigma.value_3 == pytest.approx([math.exp(log.item()) for log in logs], rel=1e-5)
+    assert sigma.value_A == pytest.approx([math.exp(log.item()) for log in logs], rel=1e-5)
 
 
-def test_an_absent_stage_keeps_its_sigma_and_its_moments():
+def test_an_absent_ability_keeps_its_sigma_and_its_moments():
     sigma = make_sigma()
     sigma.update((2.0, 2.0, 2.0), (True, True, True))
     before = sigma.state_dict()
@@ -99,20 +123,20 @@ def test_plain_gradient_descent_moves_sigma_by_its_learning_rate_times_the_gradi
     sigma = make_sigma((1.0, 2.0, 0.5), lr=0.1, optimizer="sgd")
     sigma.update((3.0, 4.0, 0.5), (True, True, False))
     # ∂L/∂log σ = 1 − L/σ²: −2 and 0; the third is absent.
-    assert sigma.value_3 == pytest.approx((math.exp(0.2), 2.0, 0.5), rel=1e-6)
+    assert sigma.value_A == pytest.approx((math.exp(0.2), 2.0, 0.5), rel=1e-6)
 
 
 def test_sigma_stays_in_its_bounds():
     sigma = make_sigma(lr=1.0, lowest=0.5, highest=2.0)
     for _ in range(10):
         sigma.update((0.0, 1e6, 1.0), (True, True, True))
-    assert sigma.value_3 == pytest.approx((0.5, 2.0, 1.0))
+    assert sigma.value_A == pytest.approx((0.5, 2.0, 1.0))
 
 
-def test_sigma_goes_on_from_its_state():
-    one, other = make_sigma(), make_sigma((3.0, 3.0, 3.0))
-    one.update((0.4, 2.0, 1.0), (True, True, False))
-    other.load_state_dict(one.state_dict())
-    for sigma in (one, other):
+def test_sigma_resumes_from_its_state():
+    first, second = make_sigma(), make_sigma((3.0, 3.0, 3.0))
+    first.update((0.4, 2.0, 1.0), (True, True, False))
+    second.load_state_dict(first.state_dict())
+    for sigma in (first, second):
         sigma.update((0.4, 2.0, 1.0), (True, False, True))
-    assert one.value_3 == other.value_3
+    assert first.value_A == second.value_A

@@ -37,7 +37,7 @@ def test_a_row_by_hand():
     assert row.position_T.tolist() == [0, 1, 2, 3, 2, 3, 4, 3, 4, 0, 1, 2]
     assert row.end_T.tolist() == [9, 9, 4, 4, 9, 7, 7, 9, 9, 12, 12, 12]
     # Targets: 9 · 5 8 · 7 · 6 7; each predicted where the token before it stands.
-    assert row.wanted_P.tolist() == [9, 5, 8, 7, 6, 7]
+    assert row.target_P.tolist() == [9, 5, 8, 7, 6, 7]
     assert row.at_P.tolist() == [2, 4, 5, 7, 9, 10]
     assert row.example_P.tolist() == [0, 1, 1, 2, 3, 3]
     seen = {i: np.flatnonzero(line).tolist() for i, line in enumerate(row.visible())}
@@ -53,7 +53,7 @@ def test_a_target_that_another_prompt_runs_through_is_supervised_in_place():
     row = pack_row([prefix_tree(examples)], [examples], [[1, 1]])
     assert row.ids_T.tolist() == [1, 2, 3, 4, 5]
     assert row.at_P.tolist() == [1, 3]
-    assert row.wanted_P.tolist() == [3, 5]
+    assert row.target_P.tolist() == [3, 5]
 
 
 def test_an_example_that_adds_nothing_still_has_its_target():
@@ -61,7 +61,7 @@ def test_an_example_that_adds_nothing_still_has_its_target():
     row = pack_row([prefix_tree(examples)], [examples], [[1, 2]])
     assert row.ids_T.tolist() == [1, 2, 3, 4]
     assert row.at_P.tolist() == [2, 0, 1]
-    assert row.wanted_P.tolist() == [4, 2, 3]
+    assert row.target_P.tolist() == [4, 2, 3]
 
 
 def test_filling_up_sees_only_itself():

@@ -33,7 +33,7 @@ class Trace:
 
     losses: list[float]
     ability_losses: list[tuple[float | None, ...]]
-    sigmas: list[tuple[float, float, float]]
+    sigmas: list[tuple[float, ...]]
     gradients: list[torch.Tensor]
     """Of each step, whole and before clipping; on rank 0 only."""
     held: dict[str, int]
@@ -104,8 +104,8 @@ def train_on_rank(
             training.save(save)
     trace = Trace(
         losses=[m.loss for m in done],
-        ability_losses=[(m.L_init, m.L_exp, m.L_agg) for m in done],
-        sigmas=[(m.sigma_init, m.sigma_exp, m.sigma_agg) for m in done],
+        ability_losses=[tuple(m.L.values()) for m in done],
+        sigmas=[tuple(m.sigma.values()) for m in done],
         gradients=gradients,
         head_whole=[*head_whole, head.numel() > 0],
         held=held_between_steps(training) if task.train.zero_stage == 3 else {},

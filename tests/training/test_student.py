@@ -6,7 +6,7 @@ import pytest
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.batches import cut_micro_batches
-from steper_ray.training.objective import ability_weights, example_weights
+from steper_ray.training.objective import OBJECTIVES, WeightInputs, example_weights
 from steper_ray.training.packing import packed_length, prefix_tree
 from steper_ray.training.tokenization import TokenExample, stepwise_files, tokenize_examples
 
@@ -51,7 +51,9 @@ def test_the_gradient_does_not_depend_on_the_cut(
         str(tiny_student), dtype=torch.float32, gradient_checkpointing=checkpointing, packed=packed
     ).to(device)
     abilities = [example.ability for example in examples]
-    weights = example_weights(abilities, ability_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
+    weights = example_weights(
+        abilities, OBJECTIVES["difficulty"].weights(WeightInputs(SIGMA, (1.0, 1.0, 1.0)))
+    )
     sums = torch.zeros(3)
     units = data.chains if packed else [[i] for i in range(len(examples))]
     trees = [prefix_tree([examples[i].ids for i in unit]) for unit in units]
@@ -93,7 +95,9 @@ def test_in_bf16_a_packed_gradient_is_as_good_as_that_of_separate_examples(
     data = load_examples(tmp_path)
     expected = reference(AutoModelForCausalLM.from_pretrained(tiny_student), written, list(SIGMA))
     abilities = [example.ability for example in data.examples]
-    weights = example_weights(abilities, ability_weights("difficulty", SIGMA, (1.0, 1.0, 1.0)))
+    weights = example_weights(
+        abilities, OBJECTIVES["difficulty"].weights(WeightInputs(SIGMA, (1.0, 1.0, 1.0)))
+    )
     chains = [[data.examples[i] for i in chain] for chain in data.chains]
     trees = [prefix_tree([example.ids for example in chain]) for chain in chains]
     away = {}

@@ -15,7 +15,14 @@ import pytest
 
 import steper_ray
 from steper_ray.errors import InputError
-from steper_ray.training.metrics import METRICS_FILE, TRACKED_FILE, MetricsWriter, StepMetrics
+from steper_ray.selection.abilities import STEPER
+from steper_ray.training.metrics import (
+    BY_ABILITY,
+    METRICS_FILE,
+    TRACKED_FILE,
+    MetricsWriter,
+    StepMetrics,
+)
 from steper_ray.training.settings import Tracker
 from steper_ray.training.trackers import check_trackers
 
@@ -29,7 +36,11 @@ def at(step: int) -> StepMetrics:
     """Metrics of a step: its loss is 1 / step, and it had no exp example."""
     values: dict[str, Any] = {"step": step, "steps": 9, "loss": 1 / step}
     values |= {"L_exp": None, "accuracy_exp": None}
-    return StepMetrics(**{field.name: values.get(field.name, 0.5) for field in fields(StepMetrics)})
+    columns = {field.name: values.get(field.name, 0.5) for field in fields(StepMetrics)}
+    columns |= {
+        name: {a: values.get(f"{name}_{a}", 0.5) for a in STEPER.names} for name in BY_ABILITY
+    }
+    return StepMetrics(**columns)
 
 
 def train(
@@ -57,9 +68,9 @@ def single_precision(points: list[tuple[int, float]]) -> list[tuple[int, float]]
 
 
 NAMES = sorted(
-    f"train/{field.name}"
-    for field in fields(StepMetrics)
-    if field.name not in ("step", "steps", "L_exp", "accuracy_exp")
+    f"train/{column}"
+    for column in at(1).as_row()
+    if column not in ("step", "steps", "L_exp", "accuracy_exp")
 )
 """What a tracker shows of `at(…)`."""
 
@@ -95,7 +106,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_lines_after_the_step_gone_on_from_are_written_again(tmp_path: Path) -> None:
     train(tmp_path, 0, 4, ())
-    assert lines(tmp_path) == [at(step).as_dict() for step in (1, 2, 3, 4)]
+    assert lines(tmp_path) == [at(step).as_row() for step in (1, 2, 3, 4)]
     train(tmp_path, 2, 3, ())
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
     train(tmp_path, 0, 1, ())
@@ -112,14 +123,15 @@ def test_a_line_cut_short_is_dropped(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_loses_no_line(tmp_path: Path) -> None:
-    values = json.dumps(at(1).as_dict())
+    values = json.dumps(at(1).as_row())
     program = f"""
 import json, os, signal
 from pathlib import Path
 from steper_ray.training.metrics import MetricsWriter, StepMetrics
 writer = MetricsWriter(Path({str(tmp_path)!r}), 0, trackers=())
 for step in (1, 2, 3):
-    writer.write(StepMetrics(**(json.loads({values!r}) | {{"step": step}})))
+    row = json.loads({values!r}) | {{"step": step}}
+    writer.write(StepMetrics.from_row(row, ("init", "exp", "agg")))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", program], check=False)

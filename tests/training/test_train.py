@@ -20,24 +20,31 @@ from pydantic import ValidationError
 
 from steper_ray.errors import InputError
 from steper_ray.models.student_settings import carried_settings
+from steper_ray.pipeline.training import train_student
 from steper_ray.run.config import RunConfig
 from steper_ray.run.identity import differences
+from steper_ray.training.resume import find_checkpoints, task_identity
 from steper_ray.training.settings import TrainConfig
 from steper_ray.training.tokenization import stepwise_files
-from steper_ray.training.train import (
-    check_storage,
-    find_checkpoints,
-    read_corpus_version,
-    task_identity,
-    train,
-    worker_task,
-)
+from steper_ray.training.train import check_storage
+from steper_ray.training.worker_spec import WorkerTask, read_corpus_version, worker_task
 
 LR, SIGMA_LR, STEPS = 2e-3, 0.1, 3
 
 
 def run_config(run_dir: Path, **train_values) -> RunConfig:
     return RunConfig.model_validate({"run": {"dir": str(run_dir)}, "train": train_values})
+
+
+def task_of(config: RunConfig, files: list[Path]) -> WorkerTask:
+    return worker_task(
+        config.train,
+        files,
+        out=config.folder.root,
+        seed=config.run.seed,
+        reasoning=config.reasoning,
+        corpus_version=read_corpus_version(config.folder.chains),
+    )
 
 
 def small_run(run_dir: Path, model: Path, workers: int = 2, **values) -> RunConfig:
@@ -61,7 +68,6 @@ def small_run(run_dir: Path, model: Path, workers: int = 2, **values) -> RunConf
     [
         {"fixed_weights": (0, 0, 0)},
         {"sigma_init": (1, 1, 0.01)},
-        {"sigma_init": (1, 1)},
         {"lr": 0},
         {"zero_stage": 4},
         {"zero_stage": 0, "precision": "bf16"},
@@ -81,9 +87,9 @@ def test_impossible_values_are_refused(values):
 
 def test_input_is_checked_before_any_worker_starts(tmp_path, tiny_student):
     with pytest.raises(InputError, match=r"train\.model"):
-        train(run_config(tmp_path, model=str(tmp_path)))
+        train_student(run_config(tmp_path, model=str(tmp_path)))
     with pytest.raises(InputError, match="stepwise: no Parquet files"):
-        train(run_config(tmp_path, model=str(tiny_student)))
+        train_student(run_config(tmp_path, model=str(tiny_student)))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +113,7 @@ def test_a_run_resumes_by_what_it_learns_from_and_not_by_how_it_is_cut(
 
     def checkpoints(**values) -> Path:
         config = run_config(tmp_path, model=str(tiny_student), **values)
-        return find_checkpoints(config, task_identity(worker_task(config, files)))
+        return find_checkpoints(config.folder, task_identity(task_of(config, files)))
 
     before = checkpoints()
     assert capsys.readouterr().out == ""
@@ -126,16 +132,16 @@ def test_a_run_resumes_however_its_examples_lie_and_its_model_is_called(
 ):
     write_stepwise(tmp_path, [2, 3])
     files = stepwise_files(tmp_path / "stepwise")
-    before = task_identity(worker_task(run_config(tmp_path, model=str(tiny_student)), files))
+    before = task_identity(task_of(run_config(tmp_path, model=str(tiny_student)), files))
     whole = tmp_path / "whole.parquet"
     table = pq.read_table(files)
     pq.write_table(table, whole, compression="zstd")
     copied = shutil.copytree(tiny_student, tmp_path / "copied", copy_function=shutil.copyfile)
-    now = task_identity(worker_task(run_config(tmp_path, model=str(copied)), [whole]))
+    now = task_identity(task_of(run_config(tmp_path, model=str(copied)), [whole]))
     assert differences(before, now) == []
     pq.write_table(table.slice(1), whole)
-    now = task_identity(worker_task(run_config(tmp_path, model=str(copied)), [whole]))
-    assert [one.partition(":")[0] for one in differences(before, now)] == ["examples"]
+    now = task_identity(task_of(run_config(tmp_path, model=str(copied)), [whole]))
+    assert [line.partition(":")[0] for line in differences(before, now)] == ["examples"]
 
 
 def test_a_full_disk_is_noticed_before_any_worker_starts(
@@ -145,19 +151,13 @@ def test_a_full_disk_is_noticed_before_any_worker_starts(
     full = SimpleNamespace(total=10**9, used=10**9, free=10**6)
     monkeypatch.setattr("shutil.disk_usage", lambda _: full)
     with pytest.raises(InputError, match=r"has 0\.0 GB free, training takes up to"):
-        train(run_config(tmp_path, model=str(tiny_student)))
+        train_student(run_config(tmp_path, model=str(tiny_student)))
 
 
 def test_a_folder_that_cannot_be_written_is_noticed(tmp_path, tiny_student):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"run\.dir: cannot write to .*file/run"):
-        check_storage(run_config(tmp_path / "file" / "run", model=str(tiny_student)))
-
-
-def test_corpus_version_comes_with_the_chains(tmp_path, write_stepwise):
-    write_stepwise(tmp_path, [2])
-    assert read_corpus_version(tmp_path / "chains") == "v1"
-    assert read_corpus_version(tmp_path / "nothing") == ""
+        check_storage(tmp_path / "file" / "run", TrainConfig(model=str(tiny_student)))
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -176,7 +176,7 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
         target=kill_a_worker_after_a_checkpoint, args=(config, killed), daemon=True
     )
     killer.start()
-    summary = train(config)
+    summary = train_student(config)
 
     assert killed
     lines = metrics_of_one_run(config)
@@ -228,14 +228,14 @@ def test_a_killed_job_goes_on_with_fewer_workers_and_is_not_done_twice(
     assert not config.folder.student.exists()
 
     config = config.model_copy(update={"train": config.train.model_copy(update={"workers": 1})})
-    summary = train(config)
+    summary = train_student(config)
     lines = metrics_of_one_run(config)
     assert [line["loss"] for line in lines] == pytest.approx([s.loss for s in expected], rel=1e-5)
     assert "distilled step by step" in (config.folder.student / "README.md").read_text()
     assert {"losses.png", "sigma.png"} <= {file.name for file in config.folder.student.iterdir()}
 
     stamps = stamps_in(tmp_path)
-    assert train(config) == summary
+    assert train_student(config) == summary
     assert stamps_in(tmp_path) == stamps, "a run that is done starts no workers"
 
 
@@ -291,7 +291,7 @@ def test_a_worker_on_a_gpu_trains_in_bf16_close_to_plain_torch_in_fp32(
     examples = write_stepwise(tmp_path, [2, 3, 4, 1, 2, 3])
     expected, _ = plain_training(tiny_student, examples, STEPS, lr=LR, sigma_lr=SIGMA_LR)
     config = small_run(tmp_path, tiny_student, workers=1, use_gpu=True)
-    train(config)
+    train_student(config)
     for line, step in zip(metrics_of(config), expected, strict=True):
         assert line["loss"] == pytest.approx(step.loss, rel=0.01)
         assert line["grad_norm"] == pytest.approx(step.gradient_norm, rel=0.03)

@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from steper_ray.reasoning.loop import PassagesFound, SearchStarted, StepFinished
-from steper_ray.selection.abilities import ability_of
+from steper_ray.selection.abilities import STEPER
 from steper_ray.serving.answering import (
     AnswerReady,
     AnswerService,
@@ -211,7 +211,7 @@ def event_texts(happening: ServiceEvent) -> list[str]:
         case TextPiece(step, text):
             return [event_text("token", json.dumps({"step": step, "text": text}))]
         case StepFinished(number, step, hits, last):
-            ability = ability_of(number, number if last else number + 1)
+            ability = STEPER.of(number, number if last else number + 1)
             done = step_out(number, step, list(map(passage_out, hits)), ability)
             return [event_text("step", done.model_dump_json())]
         case AnswerReady(answer):

@@ -2,9 +2,18 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
 
-from steper_ray.schema import Ability, StopReason
+from steper_ray.reasoning.frameworks import FRAMEWORKS
+from steper_ray.schema import StopReason
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -17,7 +26,20 @@ TOO_LARGE: Final = 2**31
 """Numbers from here on are no numbers of anything here."""
 
 
-Framework = Literal["ircot", "self_ask", "react"]
+def _known_framework(name: str) -> str:
+    if name not in FRAMEWORKS:
+        *first, last = map(repr, FRAMEWORKS)
+        expected = f"{', '.join(first)} or {last}"
+        raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
+    return name
+
+
+Framework = Annotated[
+    str,
+    AfterValidator(_known_framework),
+    WithJsonSchema({"type": "string", "enum": list(FRAMEWORKS)}),
+]
+"""The name of a reasoning framework."""
 
 
 class Body(BaseModel):
@@ -81,7 +103,7 @@ class StepOut(BaseModel):
 
     step: int
     """From 1 on."""
-    ability: Ability
+    ability: str
     """The ability it needed: `init`ialization, `exp`ansion or `agg`regation."""
     query: str
     passages: list[PassageOut]

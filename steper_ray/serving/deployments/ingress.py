@@ -73,7 +73,14 @@ class AnswerServer:
         record = RayMetrics()
         encoder = PromptEncoder(load_tokenizer(model, hub), served.served.chat)
         self._service = AnswerService(
-            ReplicaBackend(llm, retriever, encoder, record, by_prefix=config.routes_by_prefix),
+            ReplicaBackend(
+                llm,
+                retriever,
+                encoder,
+                record,
+                corpus_version=served.corpus_version,
+                by_prefix=config.routes_by_prefix,
+            ),
             served,
             config,
             model=Path(model).name,

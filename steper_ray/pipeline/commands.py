@@ -1,0 +1,179 @@
+"""The subcommands of `steper`: every stage, and the commands that are no stage.
+
+Those look at a run (`prompt`, `show`), use its student (`serve`) or run several stages (`demo`); they print
+for themselves.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from steper_ray.pipeline.stage import Option
+from steper_ray.pipeline.stages import STAGES
+
+if TYPE_CHECKING:
+    from steper_ray.run.config import RunConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A subcommand of `steper`."""
+
+    help: str
+    packages: tuple[str, ...]
+    """Packages with its code."""
+    sections: tuple[str, ...]
+    """Sections of the run file with its settings; none: all of them."""
+    writes: tuple[str, ...] = ()
+    """What it writes: properties of RunFolder, or file names."""
+    options: tuple[Option, ...] = ()
+    run: Callable[..., None]
+    """Takes the configuration, and by name each option that overrides no setting."""
+    needs_run_file: bool = True
+    """False runs the toy world where no run file is given."""
+
+
+def run_prompt(
+    config: "RunConfig",
+    *,
+    question: str,
+    rationale: Sequence[str],
+    model: str | None,
+    teacher: bool,
+) -> None:
+    """Print the prompt of each step of a question."""
+    from steper_ray.pipeline.prompt import show_prompts
+
+    for line in show_prompts(config, question, rationales=rationale, model=model, teacher=teacher):
+        print(line)
+
+
+def run_show(config: "RunConfig", *, id: str) -> None:
+    """Print a chain, or every chain of a question."""
+    from steper_ray.selection.show import show
+
+    show(
+        config.folder.chains,
+        id,
+        select=config.select,
+        framework=config.reasoning.framework,
+        task=config.questions.task,
+    )
+
+
+def run_serve(config: "RunConfig", *, update: bool, new_key: str | None) -> None:
+    """Serve the student until Ctrl-C, update a running server, or make an API key."""
+    from steper_ray.serving.keys import new_key as make_key
+
+    if new_key is not None:
+        print(make_key(config.serve, new_key))
+        return
+    from steper_ray.pipeline.execute import prepare
+    from steper_ray.ray_runtime.session import ray_session
+    from steper_ray.serving.session import find_cluster, serve_until_interrupted, update_server
+
+    prepare(config)
+    if update:
+        find_cluster(config)
+    with ray_session():
+        if update:
+            update_server(config)
+        else:
+            serve_until_interrupted(config)
+
+
+def run_demo(config: "RunConfig") -> None:
+    """Run the toy world from its invention to an answer of the served student."""
+    from steper_ray.pipeline.demo import demo
+    from steper_ray.pipeline.execute import prepare
+    from steper_ray.ray_runtime.session import ray_session
+
+    prepare(config)
+    with ray_session():
+        demo(config)
+
+
+def run_stage_command(name: str, config: "RunConfig") -> None:
+    """Run one stage as a command."""
+    from steper_ray.pipeline.execute import run_stages
+
+    run_stages([name], config)
+
+
+OTHER_COMMANDS: Final = {
+    "prompt": Command(
+        help="print the exact prompt of each step of a question, with its tokens",
+        packages=("reasoning",),
+        sections=("reasoning",),
+        options=(
+            Option("--question", "the question to ask", metavar="QUESTION", required=True),
+            Option(
+                "--rationale",
+                "what the model is assumed to write at the next step; may be given several times",
+                metavar="TEXT",
+                repeated=True,
+            ),
+            Option(
+                "--model",
+                "whose tokenizer and settings to use; default: the base student's (train.model)",
+                metavar="MODEL",
+                group="whose",
+            ),
+            Option("--teacher", "the teacher's (build.teacher)", group="whose"),
+        ),
+        run=run_prompt,
+    ),
+    "show": Command(
+        help="print one chain so that a person can judge it",
+        packages=("selection",),
+        sections=("select",),
+        options=(Option("id", "id of a chain or of a question", metavar="ID"),),
+        run=run_show,
+    ),
+    "serve": Command(
+        help="serve the student over HTTP until Ctrl-C",
+        packages=("serving",),
+        sections=("serve",),
+        writes=("serve.cluster.json",),
+        options=(
+            Option(
+                "--update",
+                "change the running server over to these settings, while it goes on answering",
+                group="task",
+            ),
+            Option(
+                "--new-key",
+                "make an API key, show it once, and add its hash to serve.keys_file",
+                metavar="NAME",
+                group="task",
+            ),
+        ),
+        run=run_serve,
+    ),
+    "demo": Command(
+        help="all of it on the toy world",
+        packages=("pipeline",),
+        sections=(),
+        writes=("stages.json", "summary.json"),
+        run=run_demo,
+        needs_run_file=False,
+    ),
+}
+"""The commands that are no stage, by name."""
+
+
+def all_commands() -> dict[str, Command]:
+    """Every subcommand by name, the stages first."""
+    stages = {
+        name: Command(
+            help=stage.help,
+            packages=stage.packages,
+            sections=stage.sections,
+            writes=stage.writes,
+            options=stage.options,
+            run=partial(run_stage_command, name),
+        )
+        for name, stage in STAGES.items()
+    }
+    return stages | OTHER_COMMANDS

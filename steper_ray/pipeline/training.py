@@ -1,0 +1,94 @@
+"""Training of a run file: `train` with the settings of its sections, a score, a card and pictures."""
+
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from steper_ray.reports.student_card import Card, write_card
+from steper_ray.reports.training_curves import write_training_pictures
+from steper_ray.training.summary import TrainSummary
+from steper_ray.training.train import train
+from steper_ray.training.worker_spec import read_corpus_version, read_scheme
+
+if TYPE_CHECKING:
+    from steper_ray.run.config import RunConfig
+
+
+CARD_PACKAGES: Final = ("steper_ray", "ray", "torch", "transformers", "deepspeed")
+
+
+def train_student(
+    config: "RunConfig", *, prepared: Path | None = None, callbacks: Sequence[Any] = ()
+) -> TrainSummary:
+    """Train the student of a run file, with its card and pictures; arguments as for `train`."""
+    corpus_version = read_corpus_version(config.folder.chains)
+
+    def score(student: Path) -> float:
+        from steper_ray.data.questions import load_questions
+        from steper_ray.evaluation.answer import answer
+        from steper_ray.evaluation.compare import evaluated_model
+        from steper_ray.evaluation.summary import summarize
+
+        questions = load_questions(config, "dev")[: config.eval.limit]
+        rows = answer(
+            evaluated_model(config, str(student)),
+            questions,
+            student.with_name(f"{student.name}-answers"),
+            corpus=config.folder.corpus,
+            log=config.folder.log("eval"),
+        )
+        return summarize(rows).overall.em
+
+    def add_card(student: Path, summary: TrainSummary) -> None:
+        for picture in write_training_pictures(config.folder.metrics, config.folder.training):
+            shutil.copy(picture, student)
+        write_card(student, student_card(config, summary, corpus_version))
+
+    return train(
+        config.train,
+        examples=config.folder.examples,
+        out=config.folder.root,
+        seed=config.run.seed,
+        reasoning=config.reasoning,
+        corpus_version=corpus_version,
+        hub=config.hub,
+        scheme=read_scheme(config.folder.stats),
+        prepared=prepared,
+        score=score,
+        add_card=add_card,
+        callbacks=callbacks,
+    )
+
+
+def student_card(config: "RunConfig", summary: TrainSummary, corpus_version: str) -> Card:
+    """The card of a trained student."""
+    reasoning, settings = config.reasoning, config.train
+    return Card(
+        base_model=settings.model,
+        base_revision=summary.base_commit,
+        teacher=config.build.teacher,
+        objective=settings.objective,
+        abilities=settings.abilities,
+        settings=settings.model_dump(mode="json"),
+        framework=reasoning.framework,
+        passages_per_step=reasoning.passages_per_step,
+        max_steps=reasoning.max_steps,
+        max_prompt_tokens=reasoning.max_prompt_tokens,
+        corpus_version=corpus_version,
+        chains=summary.chains,
+        examples=summary.examples,
+        dropped_passages=summary.dropped_passages,
+        steps=summary.steps,
+        epochs=settings.epochs,
+        input_tokens=summary.input_tokens,
+        supervised_tokens=summary.supervised_tokens,
+        losses=summary.ability_losses,
+        validation_loss=summary.validation_loss,
+        validation_step=None if summary.validation_loss is None else summary.steps,
+        sigma=summary.sigma,
+        workers=settings.workers,
+        seconds=summary.seconds,
+        versions={name: version(name) for name in CARD_PACKAGES},
+    )

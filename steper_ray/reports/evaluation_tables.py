@@ -1,0 +1,143 @@
+"""Tables of an evaluation's page: scores, costs and sizes, one column a model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from steper_ray.evaluation.summary import Summary
+from steper_ray.schema import UNKNOWN_HOPS
+
+Role = Literal["student", "base", "teacher", "other"]
+
+
+UNKNOWN: Final = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """Scores and size of a model on the page."""
+
+    role: Role
+    summary: Summary
+    parameters: int | None = None
+    """Number of weights; None if unknown."""
+    size_bytes: int | None = None
+    """Size of the weights on disk; None if unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableLine:
+    """A row of a table, one cell a model."""
+
+    label: str
+    cells: list[str]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TableGroup:
+    """Rows of a table under one heading."""
+
+    heading: str
+    lines: list[TableLine]
+
+
+def main_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
+    """Scores overall and exact match by hops, costs of a question, counts of chains, sizes of models."""
+    reports = list(models.values())
+    overall = [report.summary.overall for report in reports]
+
+    def costs(cells: Iterable[str]) -> list[str]:
+        cells_of = zip(overall, cells, strict=True)
+        return [cell if scores.produced else UNKNOWN for scores, cell in cells_of]
+
+    answers = [
+        TableLine("Exact match", [percent_text(scores.em) for scores in overall]),
+        TableLine("F1", [percent_text(scores.f1) for scores in overall]),
+        TableLine("Accuracy", [percent_text(scores.acc) for scores in overall]),
+    ]
+    question = [
+        TableLine("Time", costs(seconds_text(scores.seconds) for scores in overall)),
+        TableLine("Steps", costs(f"{scores.steps:.1f}" for scores in overall)),
+        TableLine("Tokens read", costs(f"{scores.prompt_tokens:,.0f}" for scores in overall)),
+        TableLine("Tokens written", costs(f"{scores.generated_tokens:,.0f}" for scores in overall)),
+    ]
+    chains = [
+        TableLine("Questions", [f"{scores.questions:,}" for scores in overall]),
+        TableLine("Answer forced", [percent_text(scores.forced) for scores in overall]),
+        TableLine("Errors", [f"{scores.errors:,}" for scores in overall]),
+    ]
+    size = [
+        TableLine("Parameters", [count_text(report.parameters) for report in reports]),
+        TableLine("Weights on disk", [bytes_text(report.size_bytes) for report in reports]),
+    ]
+    groups = [
+        TableGroup("Answers", answers),
+        TableGroup("Exact match by hops", _hops_lines(models, "em")),
+        TableGroup("One question", question),
+        TableGroup("All chains", chains),
+        TableGroup("Model", [line for line in size if set(line.cells) != {UNKNOWN}]),
+    ]
+    return [group for group in groups if group.lines]
+
+
+def hops_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
+    """F1 and accuracy by hops."""
+    return [
+        TableGroup("F1", _hops_lines(models, "f1")),
+        TableGroup("Accuracy", _hops_lines(models, "acc")),
+    ]
+
+
+def _hops_lines(models: Mapping[str, ModelReport], metric: str) -> list[TableLine]:
+    lines = []
+    for hops in all_hops(models):
+        groups = [report.summary.hops.get(hops) for report in models.values()]
+        counts = sorted({scores.questions for scores in groups if scores})
+        note = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        cells = [percent_text(getattr(scores, metric)) if scores else UNKNOWN for scores in groups]
+        lines.append(TableLine(hops_label(hops), cells, note))
+    return lines
+
+
+def all_hops(models: Mapping[str, ModelReport]) -> list[str]:
+    """Hop counts of the questions, fewest first, unknown ones last."""
+    seen = {hops for report in models.values() for hops in report.summary.hops}
+    known = sorted(seen - {UNKNOWN_HOPS}, key=int)
+    return [*known, UNKNOWN_HOPS] if UNKNOWN_HOPS in seen else known
+
+
+def hops_label(hops: str) -> str:
+    """Label of a hop count: `1 hop`, `3 hops`, `Unknown`."""
+    return {UNKNOWN_HOPS: "Unknown", "1": "1 hop"}.get(hops, f"{hops} hops")
+
+
+def percent_text(share: float, digits: int = 1) -> str:
+    """A share in percent: 43.2%."""
+    return f"{100 * share:.{digits}f}%"
+
+
+def seconds_text(seconds: float) -> str:
+    """Three digits and the unit: 1.23 s."""
+    return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s"
+
+
+def count_text(number: int | None) -> str:
+    """A count with three digits and a letter: 1.54B."""
+    return UNKNOWN if number is None else "{}{}".format(*_scaled(number, ("", "k", "M", "B", "T")))
+
+
+def bytes_text(number: int | None) -> str:
+    """A size with three digits and a unit: 3.09 GB."""
+    return (
+        UNKNOWN
+        if number is None
+        else "{} {}".format(*_scaled(number, ("B", "kB", "MB", "GB", "TB")))
+    )
+
+
+def _scaled(number: int, units: Sequence[str]) -> tuple[str, str]:
+    power = 0
+    while power < len(units) - 1 and round(number / 1000**power) >= 1000:
+        power += 1
+    return f"{number / 1000**power:.3g}", units[power]

@@ -1,0 +1,66 @@
+"""Which earlier training a run resumes: the record of a training, its finished student, its checkpoints.
+
+The record (`steper_ray.run.identity`) of the settings, base student and examples lies in the folder of the
+checkpoints, and with the finished student's summary.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from steper_ray.run.dependencies import OF_A_CHECKPOINT, training_identity
+from steper_ray.run.folder import RunFolder
+from steper_ray.run.identity import (
+    RECORD_FILE,
+    Record,
+    because,
+    differences,
+    find_folder,
+    read_record,
+    write_record,
+)
+from steper_ray.training.summary import TrainSummary
+from steper_ray.training.tokenization import examples_digest
+from steper_ray.training.worker_spec import WorkerTask
+
+DONE_FILE: Final = "done.json"
+
+
+def task_identity(task: WorkerTask) -> Record:
+    """The record of the training that a task describes."""
+    return training_identity(
+        task.train,
+        task.reasoning,
+        bf16=task.bf16,
+        seed=task.seed,
+        model=dict(task.base_model),
+        examples=examples_digest([Path(file) for file in task.stepwise_files], task.scheme),
+        corpus_version=task.corpus_version,
+    )
+
+
+def finished_training(folder: RunFolder, identity: Record) -> tuple[TrainSummary | None, list[str]]:
+    """The summary of a finished training with this record; or None, and how the finished one differs."""
+    before = read_record(folder.training / DONE_FILE)
+    if before is None or not folder.student.is_dir():
+        return None, []
+    summary = before.pop("summary")
+    changed = differences(before, identity, ignore=OF_A_CHECKPOINT)
+    return (None if changed else TrainSummary(**summary)), changed
+
+
+def find_checkpoints(folder: RunFolder, identity: Record, changed: Sequence[str] = ()) -> Path:
+    """The folder of the checkpoints to resume; a new one, with the record in it, where none fits.
+
+    changed: how a finished training in this run folder differs
+    Says in one line why a training starts anew despite existing checkpoints.
+    """
+    match, others = find_folder(folder.checkpoints.absolute(), identity, "train-")
+    if match.is_dir():
+        return match
+    reasons = list(changed) or (others[0][1] if others else [])
+    if reasons:
+        remain = f"; checkpoints of {others[0][0]} remain" if others else ""
+        print(f"  train  starts anew because {because(reasons)}{remain}")
+    write_record(match / RECORD_FILE, identity)
+    return match

@@ -1,0 +1,158 @@
+"""Retrievers by name: the shipped ones, a tiny one that a test adds, and the memory of searches."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, get_args
+
+import pytest
+
+from steper_ray.errors import ConfigError, InputError
+from steper_ray.retrieval import RETRIEVERS, corpus_identity, corpus_version, open_retriever
+from steper_ray.retrieval.corpus_record import (
+    CORPUS_FILE,
+    CorpusRecord,
+    version_of,
+    write_corpus_record,
+)
+from steper_ray.retrieval.protocol import Hit
+from steper_ray.retrieval.search_cache import CachedRetriever, SearchCounts
+from steper_ray.retrieval.settings import BM25Config, NoRetrievalConfig, RetrieverConfig
+from steper_ray.run.dependencies import chains_identity
+from steper_ray.run.identity import differences
+from steper_ray.run.loading import load_config
+from steper_ray.run.section import Section
+from steper_ray.schema import Passage
+from tests.fakes import ScriptedRetriever, hits_of
+from tests.samples import index_corpus
+
+A, B = (Passage(name, name.upper(), f"About {name}.") for name in "ab")
+
+
+def record_of(folder: Path, **retriever: Any) -> Path:
+    """A corpus of which only the record exists."""
+    write_corpus_record(folder, CorpusRecord("c0ffee", 2, retriever))
+    return folder
+
+
+def run_file(folder: Path, corpus: dict[str, Any]) -> Any:
+    (folder / "run.yaml").write_text(json.dumps({"corpus": corpus}))
+    return load_config(folder / "run.yaml", [f"run.dir={folder / 'run'}"])
+
+
+class EchoConfig(Section):
+    """Settings of a retriever that exists in this test only."""
+
+    type: Literal["echo"] = "echo"
+    title: str = "Echo"
+
+
+class EchoRetriever:
+    """Finds its queries."""
+
+    def __init__(self, version: str, title: str) -> None:
+        self.version, self._title = version, title
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return [[Hit(Passage(query, self._title, query), 1.0)][:k] for query in queries]
+
+
+def test_a_retriever_is_a_module_and_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_echo(folder: Path, settings: EchoConfig) -> EchoRetriever:
+        return EchoRetriever(corpus_version(folder), settings.title)
+
+    echo = SimpleNamespace(SETTINGS=EchoConfig, index=lambda *_: None, open=open_echo)
+    corpus = record_of(tmp_path, type="echo", title="T")
+    with pytest.raises(InputError, match=r"indexed for the retriever 'echo', which this version"):
+        open_retriever(corpus)
+    monkeypatch.setitem(RETRIEVERS, "echo", echo)
+    retriever = open_retriever(corpus)
+    assert retriever.version == "c0ffee"
+    assert hits_of(retriever, "x", 1) == [Hit(Passage("x", "T", "x"), 1.0)]
+    assert corpus_identity(corpus) == {"corpus_version": "c0ffee", "retriever": "echo"}
+
+
+def test_every_retriever_has_settings_in_the_run_file_and_a_module() -> None:
+    union = get_args(get_args(RetrieverConfig)[0])
+    types = {get_args(member)[0].model_fields["type"].default for member in union}
+    assert types == set(RETRIEVERS)
+    assert {
+        name: module.SETTINGS().model_dump()["type"] for name, module in RETRIEVERS.items()
+    } == {name: name for name in RETRIEVERS}
+
+
+def test_settings_by_type(tmp_path: Path) -> None:
+    assert run_file(tmp_path, {}).corpus.retriever == BM25Config()
+    stemless = run_file(tmp_path, {"retriever": {"stem": False}}).corpus.retriever
+    assert stemless == BM25Config(stem=False)
+    assert run_file(tmp_path, {"retriever": {"type": "none"}}).corpus.retriever == (
+        NoRetrievalConfig()
+    )
+    with pytest.raises(ConfigError, match=r"corpus\.retriever: expected .* type: bm25 or none"):
+        run_file(tmp_path, {"retriever": {"type": "dense"}})
+    with pytest.raises(
+        ConfigError, match=r"corpus\.retriever\.stemm: unknown key; did you mean stem\?"
+    ):
+        run_file(tmp_path, {"retriever": {"stemm": False}})
+    with pytest.raises(ConfigError, match=r"corpus\.retriever\.title_boost: .*greater than 0"):
+        run_file(tmp_path, {"retriever": {"title_boost": 0}})
+
+
+def test_the_version_of_a_bm25_corpus_is_what_it_was_before_there_were_others() -> None:
+    # sha256 of '7 {"stem":true,"remove_stop_words":true,"title_boost":2.0}'
+    assert version_of(7, BM25Config()) == "4d8c386900cf5ef1"
+    assert version_of(7, BM25Config(stem=False)) != version_of(7, BM25Config())
+    assert version_of(7, NoRetrievalConfig()) != version_of(8, NoRetrievalConfig())
+
+
+def test_without_retrieval_no_passages_are_needed(tmp_path: Path) -> None:
+    run = run_file(tmp_path, {"retriever": {"type": "none"}})
+    info = index_corpus(run)
+    assert info.passages == 0
+    retriever = open_retriever(run.folder.corpus)
+    assert retriever.version == info.version == corpus_version(run.folder.corpus)
+    assert asyncio.run(retriever.search(["Who?", "Where?"], 4)) == [[], []]
+
+
+def test_chains_of_another_retriever_differ_and_older_ones_are_of_bm25(tmp_path: Path) -> None:
+    def record_now() -> dict[str, Any]:
+        return chains_identity(corpus_identity(tmp_path), {"": {"teacher": "m"}})
+
+    record_of(tmp_path, type="bm25")
+    bm25 = record_now()
+    record_of(tmp_path, type="none")
+    assert differences(bm25, record_now()) == ["retriever: 'bm25' → 'none'"]
+    older = {name: value for name, value in bm25.items() if name != "retriever"}
+    assert differences(older, bm25) == []
+    assert differences(older, record_now()) == ["retriever: 'bm25' → 'none'"]
+
+
+def test_a_record_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run `steper index` first"):
+        corpus_version(tmp_path)
+    with pytest.raises(InputError, match="run `steper index` first"):
+        open_retriever(tmp_path)
+    with pytest.raises(InputError, match=r"retriever: .*run `steper index` again"):
+        open_retriever(record_of(tmp_path, type="bm25", title_boost=-1))
+    (tmp_path / CORPUS_FILE).write_text("{}")
+    with pytest.raises(InputError, match="not the record of a corpus; run `steper index` again"):
+        corpus_version(tmp_path)
+
+
+def test_a_search_is_made_once() -> None:
+    inner = ScriptedRetriever([A, B], [B], [A])
+    retriever = CachedRetriever(inner, max_searches=2)
+    first = hits_of(retriever, "x", 2)
+    first.clear()  # what one caller does with its list is nothing to the next
+    both = asyncio.run(retriever.search([" x", "y", "y"], 2))
+    assert [[hit.passage for hit in hits] for hits in both] == [[A, B], [B], [B]]
+    assert inner.queries == ["x", "y"]
+    assert retriever.counts == SearchCounts(asked=4, cached=2)
+    assert hits_of(retriever, "x", 1)[0].passage == A  # another k is another search
+    assert inner.queries == ["x", "y", "x"]
+    assert hits_of(retriever, "x", 2) == []  # the oldest search is forgotten, and made again
+    assert retriever.counts == SearchCounts(asked=6, cached=2)

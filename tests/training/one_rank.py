@@ -1,0 +1,36 @@
+"""The only rank of a training, in this process: DeepSpeed without Ray."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from steper_ray.training.metrics import StepMetrics
+from steper_ray.training.rank import RankTraining
+from steper_ray.training.worker_spec import WorkerTask
+
+LR, SIGMA_LR = 2e-3, 0.1
+
+
+def start(task: WorkerTask, resume: Path | None = None, **values: Any) -> RankTraining:
+    """The only rank of a training whose settings differ in `values`."""
+    import torch
+
+    task = replace(task, train=task.train.model_copy(update=values))
+    device = torch.device("cuda:0" if task.train.use_gpu else "cpu")
+    return RankTraining(task, 0, 1, device, resume)
+
+
+def learned(metrics: StepMetrics) -> dict[str, Any]:
+    """What does not depend on the machine."""
+    measured = {"seconds", "tokens_per_second", "examples_per_second", "peak_memory_gib", "mfu"}
+    return {name: value for name, value in metrics.as_row().items() if name not in measured}
+
+
+def gather_and_save(training: RankTraining, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from steper_ray.training.student import gather_weights
+
+    model = AutoModelForCausalLM.from_pretrained(training.task.train.model)
+    model.load_state_dict(gather_weights(training.engine.module.model, keep=True), strict=False)
+    model.save_pretrained(folder)

@@ -1,0 +1,59 @@
+"""Checkpoints, by DeepSpeed in this process as the only rank; several ranks are tested in test_ranks.py."""
+
+import random
+
+import numpy as np
+import pytest
+
+from tests.training.one_rank import learned, start
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_training_resumes_from_a_checkpoint_as_if_never_stopped(tmp_path, task):
+    training = start(task, chains_per_batch=2, epochs=2)
+    training.train_step()
+    training.save(tmp_path / "checkpoint")
+    without_break = [training.train_step() for _ in range(3)]
+    again = start(task, tmp_path / "checkpoint", chains_per_batch=2, epochs=2)
+    for expected in without_break:
+        done = again.train_step()
+        assert learned(done) == learned(expected)
+
+
+@pytest.mark.usefixtures("only_rank")
+@pytest.mark.parametrize(
+    ("settings", "minutes", "due"),
+    [
+        ({"checkpoint_every_minutes": 0.5}, 1, True),
+        ({"checkpoint_every_minutes": 0.5}, 0, False),
+        ({}, 31, True),
+        ({}, 20, False),
+        ({"checkpoint_every_minutes": 0}, 10_000, False),
+    ],
+)
+def test_a_checkpoint_is_due_by_the_clock(task, settings, minutes, due):
+    training = start(task, chains_per_batch=1, **settings)
+    training.saved -= 60 * minutes
+    training.train_step()
+    assert training.checkpoint_due is due
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_every_random_state_resumes_from_a_checkpoint(tmp_path, task, device):
+    import torch
+
+    training = start(task)
+    training.train_step()
+    training.save(tmp_path / "checkpoint")
+
+    def draws() -> list[float]:
+        drawn = [torch.rand((), device=place).item() for place in ("cpu", device)]
+        return [random.random(), float(np.random.random()), *drawn]
+
+    expected = draws()
+    random.seed(5)
+    np.random.seed(5)
+    start(task, tmp_path / "checkpoint")
+    assert draws() == expected

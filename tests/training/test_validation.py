@@ -1,0 +1,99 @@
+"""Validations, by DeepSpeed in this process as the only rank; several ranks are tested in test_ranks.py."""
+
+from typing import Any
+
+import pytest
+
+from steper_ray.schema import StepExample
+from tests.training.one_rank import gather_and_save, start
+
+pytestmark = pytest.mark.engine
+
+
+def examples_of(examples: list[StepExample], chains: set[str]) -> list[StepExample]:
+    return [example for example in examples if example.chain_id in chains]
+
+
+@pytest.mark.usefixtures("only_rank")
+@pytest.mark.parametrize("packing", [True, False])
+def test_validation_is_the_plain_loss_of_chains_that_are_not_trained_on(
+    tmp_path, task, write_stepwise, reference, packing
+):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    written = write_stepwise(tmp_path, [3, 2, 4, 3, 3, 2])
+    training = start(
+        task, validation_chains=2, chains_per_batch=2, packing=packing, validate_every_steps=1
+    )
+    held_out = {training.data.examples[chain[0]].chain_id for chain in training.held_out}
+    trained = {training.data.examples[chain[0]].chain_id for chain in training.chains}
+    assert len(held_out) == 2
+    assert held_out | trained == {example.chain_id for example in written}
+    assert not held_out & trained
+
+    training.train_step()
+    gather_and_save(training, tmp_path / "trained")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "trained")
+    plain = reference(model, examples_of(written, held_out), [1.0, 1.0, 1.0])
+    assert training.validation_due
+    done = training.validate()
+    found = list(done.validation.values())
+    assert found == pytest.approx(plain.loss_A, rel=1e-5)
+    assert done.validation_loss == pytest.approx(sum(plain.loss_A) / 3, rel=1e-5)
+    # Nothing was learned from them.
+    gather_and_save(training, tmp_path / "after")
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict()
+        for name in ("trained", "after")
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_the_best_student_is_kept_and_patience_ends_the_training(tmp_path, task, write_stepwise):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    write_stepwise(tmp_path, [3, 2, 4, 3, 3, 2])
+    # A learning rate at which the loss soon gets worse again.
+    training = start(
+        task,
+        lr=0.3,
+        epochs=20,
+        chains_per_batch=4,
+        validation_chains=2,
+        validate_every_steps=1,
+        patience=2,
+    )
+    losses: list[Any] = []
+    students = []
+    while not training.finished:
+        training.train_step()
+        losses.append(training.validate().validation_loss)
+        gather_and_save(training, tmp_path / f"step-{training.step}")
+        students.append(tmp_path / f"step-{training.step}")
+    best = losses.index(min(losses))
+    assert training.step == best + 3 < training.steps
+    assert training.validations.best == [(losses[best], best + 1)]
+    (candidate,) = (tmp_path / "training" / "candidates").iterdir()
+    assert candidate.name == f"step-{best + 1:06d}"
+    kept = AutoModelForCausalLM.from_pretrained(candidate, dtype=torch.float32).state_dict()
+    expected = AutoModelForCausalLM.from_pretrained(students[best]).state_dict()
+    for name, weight in expected.items():
+        torch.testing.assert_close(kept[name], weight, atol=0, rtol=2**-8)  # bf16 as its base
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_a_validation_that_resumes_remembers_the_best(tmp_path, task, write_stepwise):
+    write_stepwise(tmp_path, [3, 2, 4, 3, 3, 2])
+    values: dict[str, Any] = {
+        "validation_chains": 2,
+        "validate_every_steps": 1,
+        "chains_per_batch": 2,
+    }
+    training = start(task, **values)
+    training.train_step()
+    training.validate()
+    training.save(tmp_path / "checkpoint")
+    assert start(task, tmp_path / "checkpoint", **values).validations == training.validations

@@ -17,6 +17,7 @@ import pytest
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
+from steper_ray.toy.write import MODELS
 from tests.fakes import Teacher
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -118,6 +119,27 @@ def toy_corpus(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> R
     run_stage("toy", config)
     run_stage("index", config)
     return config
+
+
+@pytest.fixture(scope="session")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with the toy teacher's tokenizer and random weights, so wide that it is busy for minutes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("slow") / "model"
+    shutil.copytree(MODELS / "teacher", folder)
+    layers = 8
+    config = AutoConfig.from_pretrained(
+        folder,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        num_hidden_layers=layers,
+        layer_types=["full_attention"] * layers,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

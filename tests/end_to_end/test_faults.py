@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -159,6 +160,11 @@ def titled(name: str, processes: Iterable[psutil.Process]) -> list[psutil.Proces
     return found
 
 
+def all_ended(processes: Iterable[psutil.Process]) -> bool:
+    """Whether none of some processes runs."""
+    return not titled("", processes)
+
+
 @contextmanager
 def killing(folder: Path, *names: str) -> Iterator[None]:
     """SIGKILL a process of each of these names, one after another, while a build of this process runs.
@@ -174,7 +180,7 @@ def killing(folder: Path, *names: str) -> Iterator[None]:
             both = [engine, *titled("ChainActor", engine.parents())]
             (process,) = titled(name, both)
             process.kill()
-            await_that(lambda both=both: not titled("", both), lambda: not over.is_set())
+            await_that(partial(all_ended, both), lambda: not over.is_set())
 
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill)
@@ -286,47 +292,27 @@ def test_a_killed_driver_loses_open_blocks_only_and_two_builds_never_write_at_on
     check_whole(tmp_path, undisturbed)
 
 
-@pytest.fixture(scope="module")
-def slow_teacher(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with random weights, so wide that the questions keep it busy for minutes."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    folder = tmp_path_factory.mktemp("slow") / "teacher"
-    shutil.copytree(toy_corpus.build.teacher, folder)
-    layers = 8
-    config = AutoConfig.from_pretrained(
-        folder,
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        num_hidden_layers=layers,
-        layer_types=["full_attention"] * layers,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize(
-    ("sent", "to_all"),
+    ("sent", "to_all", "codes"),
     [
-        (signal.SIGTERM, False),
-        (signal.SIGTERM, True),
-        (signal.SIGINT, True),
-        (signal.SIGKILL, False),
+        (signal.SIGTERM, False, {130}),
+        (signal.SIGTERM, True, {130, 1}),  # Ray's processes may end before the command knows why
+        (signal.SIGINT, True, {130}),
+        (signal.SIGKILL, False, {-9}),
     ],
     ids=["SIGTERM", "SIGTERM-to-all", "Ctrl-C", "SIGKILL"],
 )
 def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
     toy_corpus: RunConfig,
-    slow_teacher: Path,
+    slow_model: Path,
     tmp_path: Path,
     ray_folder: Path,
     sent: signal.Signals,
     to_all: bool,
+    codes: set[int],
 ) -> None:
     """By a signal to the command alone, or to its process group, as a terminal and `timeout` send it."""
-    given = settings(toy_corpus, tmp_path, f"build.teacher={slow_teacher}")
+    given = settings(toy_corpus, tmp_path, f"build.teacher={slow_model}")
     overrides = [part for one in given for part in ("--set", one)]
     command = ["-m", "steper_ray.cli", "build", "--config", str(TOY_RUN_FILE), *overrides]
     with (tmp_path / "output").open("w") as output:
@@ -349,13 +335,14 @@ def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
 
     processes = family(build)
     (os.killpg if to_all else os.kill)(build.pid, sent)
-    assert build.wait() == (-sent if sent == signal.SIGKILL else 130)
+    code = build.wait()
     limit = time.monotonic() + GONE_WITHIN_S
     while (alive := titled("", processes)) and time.monotonic() < limit:
         time.sleep(0.1)
     for process in alive:
         process.kill()
     assert alive == []
+    assert code in codes
 
 
 def test_a_lost_node_takes_no_question_with_it(

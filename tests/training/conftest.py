@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from steper_ray.arrow import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.frameworks.ircot import (
     ANSWER_FLAG,
     INSTRUCTION,
@@ -276,7 +277,7 @@ def task(tmp_path, write_stepwise, tiny_student, device) -> WorkerTask:
         stepwise_files=tuple(map(str, stepwise_files(tmp_path / "stepwise"))),
         training_dir=str(tmp_path / "training"),
         seed=0,
-        reasoning=ReasoningConfig(max_prompt_tokens=1000),
+        reasoning=complete_reasoning(ReasoningConfig(max_prompt_tokens=1000)),
         corpus_version="v1",
         log=str(tmp_path / "train.log"),
     )

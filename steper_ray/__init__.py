@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from steper_ray.chains.build import build_chains
     from steper_ray.chains.rows import read_chains
     from steper_ray.evaluation.evaluate import evaluate
     from steper_ray.reasoning.loop import reason

@@ -107,7 +107,7 @@ def run_bare(folder: Path) -> None:
     from steper_ray.engines.vllm_engine import VLLMEngine
     from steper_ray.reasoning.loop import reason
     from steper_ray.retrieval import open_retriever
-    from steper_ray.serving.overrides import served_model
+    from steper_ray.serving.session import served_model
 
     config = load(folder)
     model = served_model(config)

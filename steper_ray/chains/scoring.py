@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from steper_ray.arrow import CHAIN_SCHEMA
 from steper_ray.chains.rows import chain_files, chain_from_row, read_batches
@@ -26,7 +27,8 @@ def score_again(chain: Chain, framework: Framework, task: Task) -> Chain:
     question = Question(
         chain.question_id, chain.question, gold, tuple(aliases), chain.supporting_ids, chain.hops
     )
-    return replace(chain, answer=answer, **task.score(answer, question))
+    scores: dict[str, Any] = task.score(answer, question)
+    return replace(chain, answer=answer, **scores)
 
 
 def score_chains(chains: Path, framework: str, task: str = "qa") -> None:

@@ -38,10 +38,10 @@ DEMO_STAGES: Final = ("toy", "index", "build", "train", "eval")
 
 
 def demo(config: "RunConfig") -> None:
-    """Run every stage, serve the student, ask it a question of each hop count, and show what came out.
+    """Run every stage, serve the student, ask it a question of each hop count, and print the scores.
 
-    Needs a running Ray. Raises InputError and StageError as the stages do; run again, it resumes where it
-    stopped.
+    Needs a running Ray. Raises InputError and StageError as the stages do. Stages that finished with the
+    same settings are skipped, so a second run resumes the first.
     """
     config.folder.root.mkdir(parents=True, exist_ok=True)
     ledger = config.folder.root / "stages.json"
@@ -67,7 +67,10 @@ def demo(config: "RunConfig") -> None:
 
 
 def stage_inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
-    """What a stage depends on beyond the stages before it; a run folder may be moved."""
+    """Settings that a stage depends on beyond the stages before it.
+
+    The run folder stands in them as `{run.dir}`, so that a moved one is the same.
+    """
     build, train = config.build, config.train
     inputs: dict[str, dict[str, Any]] = {
         "toy": {"toy": pick(config.toy, TOY_KEYS)},
@@ -87,6 +90,7 @@ def stage_inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
 
 
 def _run(name: str, config: "RunConfig") -> float:
+    """Run one stage; its error then names the stage, its log and how to resume."""
     try:
         return run_stage(name, config)
     except InputError:
@@ -95,9 +99,9 @@ def _run(name: str, config: "RunConfig") -> float:
         known = find_steper_error(error)
         if isinstance(known, InputError):
             raise known from None
-        what = str(known) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = str(known) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise StageError(
-            f"stage {name} failed: {what[:500]}; its log is {config.folder.log(name)}; "
+            f"stage {name} failed: {reason[:500]}; its log is {config.folder.log(name)}; "
             "run the same command again to go on from here"
         ) from error
 
@@ -150,7 +154,7 @@ def _ask_served_student(config: "RunConfig") -> tuple[dict[str, Any], float]:
 
 
 def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any]) -> None:
-    """Write `summary.json` and say what came out and where everything is."""
+    """Write `summary.json`; print the scores and the path of each result."""
     scores = json.loads((config.folder.evaluation / "summary.json").read_text())
     models = {
         name: {key: summary["overall"][key] for key in ("em", "f1", "acc")}
@@ -166,7 +170,7 @@ def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any])
     total = sum(stage["seconds"] for stage in stages.values())
     print(f"\nexact match on held-out questions: base {base:.1%} → student {student:.1%}{share}")
     print(f"all stages: {total / 60:.1f} minutes\n")
-    for what, path in {
+    for name, path in {
         "report": config.folder.evaluation / "report.html",
         "summary": summary_file,
         "student": config.folder.student,
@@ -176,4 +180,4 @@ def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any])
         "metrics": config.folder.metrics,
         "logs": config.folder.root / "logs",
     }.items():
-        print(f"{what:>9}  {path}")
+        print(f"{name:>9}  {path}")

@@ -31,7 +31,7 @@ def write_summary(file: Path, name: str, seconds: float, counts: object) -> None
 
 
 def usage_lines(ran: "EngineUsage", chains: int) -> list[str]:
-    """How the engines ran, and what the caches spared them."""
+    """Speed of the engines, and the share of their work that caches spared."""
     if not ran.asked:
         return [f"all {chains:,} chains were there"]
     actors = f", {ran.starts:,} actors started" if ran.starts > 1 else ""
@@ -51,10 +51,12 @@ def usage_lines(ran: "EngineUsage", chains: int) -> list[str]:
 
 
 def percent_of(part: int, whole: int) -> str:
+    """A share in whole percent."""
     return f"{100 * part / max(1, whole):.0f} %"
 
 
 def pushed_lines(address: str | None) -> list[str]:
+    """Address of an uploaded repository; no line for None."""
     return [] if address is None else [f"pushed → {address}"]
 
 

@@ -39,7 +39,8 @@ def run_index(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     from steper_ray.retrieval.corpus import build_corpus
 
     _check_own_data(config)
-    info = build_corpus(config)
+    folder = config.folder
+    info = build_corpus(config.corpus, out=folder.corpus, inputs=folder.inputs, hub=config.hub)
     lines = [
         f"{info.passages:,} passages, version {info.version} → {info.folder}",
         *row_count_lines(config.folder.inputs, "corpus.passages"),

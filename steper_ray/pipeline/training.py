@@ -31,7 +31,9 @@ def train_student(
         from steper_ray.evaluation.compare import evaluated_model
         from steper_ray.evaluation.summary import summarize
 
-        questions = load_questions(config, "dev")[: config.eval.limit]
+        questions = load_questions(config.questions, "dev", config.folder.inputs)[
+            : config.eval.limit
+        ]
         rows = answer(
             evaluated_model(config, str(student)),
             questions,

@@ -107,3 +107,8 @@ class RunFolder:
     def log(self, stage: str) -> Path:
         """The log of a stage's engines and workers."""
         return self.logs / f"{stage}.log"
+
+    @property
+    def cluster_file(self) -> Path:
+        """While a server runs: how `steper serve --update` reaches the server's Ray."""
+        return self.root / "serve.cluster.json"

@@ -1,9 +1,12 @@
 """Chain → one training example per step (StepER, section 3.2)."""
 
+from pathlib import Path
+from typing import Any
+
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.prompts import make_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.schema import Chain, StepExample
+from steper_ray.schema import Chain, Passage, StepExample
 from steper_ray.selection.abilities import STEPER, AbilityScheme
 
 
@@ -39,3 +42,24 @@ def step_examples(
             )
         )
     return examples
+
+
+def read_examples(folder: Path | str) -> list[StepExample]:
+    """The examples of a data set, ordered by id.
+
+    folder: with the Parquet files, as `RunFolder.examples`
+    """
+    import pyarrow.dataset as ds
+
+    from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
+
+    files = [str(file) for file in sorted(Path(folder).glob("*.parquet"))]
+    rows = ds.dataset(files, schema=STEP_EXAMPLE_SCHEMA).to_table().to_pylist()
+    return sorted(map(example_from_row, rows), key=lambda example: example.id)
+
+
+def example_from_row(row: dict[str, Any]) -> StepExample:
+    """A row of `STEP_EXAMPLE_SCHEMA` as a StepExample."""
+    lists = {name: tuple(row[name] or ()) for name in ("reasoning", "found")}
+    passages = tuple(Passage(**passage) for passage in row["passages"])
+    return StepExample(**{**row, **lists, "passages": passages})

@@ -1,4 +1,4 @@
-"""How many questions a server works on at a time."""
+"""Limit of questions in progress in one ingress."""
 
 import contextlib
 import time
@@ -9,7 +9,7 @@ from typing import Final
 from steper_ray.serving.refusals import RefusedError
 
 PAST: Final = 0.9
-"""Weight of the past in the running mean of a question's seconds."""
+"""Weight of earlier questions in the running mean of a question's duration."""
 
 
 @dataclass
@@ -17,9 +17,10 @@ class Admission:
     """Limit on the questions in progress, and the running mean of their duration."""
 
     most: int
+    """Number of places, one for each question in progress."""
     taken: int = 0
     mean_seconds: float = 1.0
-    """Running mean of how long a question holds its place."""
+    """Running mean of the seconds that a question holds its place."""
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """Answering a question in the ingress: admission, reasoning, events, deadline. Plain Python, without Ray.
 
-`Backend` is where the work is done: replicas behind Ray Serve, or whatever a test puts there.
+The work is done by a `Backend`: replicas behind Ray Serve, or a scripted one in tests.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ Record = Callable[..., None]
 
 
 KEEP_ALIVE_S: Final = 15.0
-"""Seconds of silence after which a stream says that it goes on."""
+"""Seconds without an event after which a stream sends a sign of life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class AnswerService:
     ) -> None:
         self.backend, self.served, self.config = backend, served, config
         self.model = model
-        """What the served model is called."""
+        """Name of the model in the API."""
         self.places = Admission(places)
         self.record = record
 
@@ -102,8 +102,8 @@ class AnswerService:
     ) -> AnswerOut:
         """Answer a question.
 
-        A replica that dies meanwhile is no reason to fail: another one is asked, until the deadline. Raises
-        RefusedError without a free place, past the deadline, or for a prompt that the engine refuses.
+        The work of a replica that dies is retried on another one, until the deadline. Raises RefusedError
+        without a free place, past the deadline, or for a prompt that the engine refuses.
         """
         with self._place("whole"):
             return await self._reason(question, settings, sampling, self.backend.engine())
@@ -111,10 +111,10 @@ class AnswerService:
     async def stream(
         self, question: str, settings: ReasoningConfig, sampling: Sampling = GREEDY
     ) -> AsyncGenerator[ServiceEvent, None]:
-        """Answer a question, telling what happens; ends with `Answered`.
+        """Answer a question and yield events as they happen; the last one is `AnswerReady`.
 
-        Nothing is yielded before the question has its place. Raises what `answer` raises, and RefusedError
-        when a replica dies: what it wrote has been told already. Closing the iterator cancels the work.
+        Nothing is yielded before the question has a place. Raises what `answer` raises, and RefusedError
+        when a replica dies, as its text has been sent already. Closing the iterator cancels the work.
         """
         with self._place("stream"):
             happened: asyncio.Queue[ServiceEvent | None] = asyncio.Queue()
@@ -139,7 +139,7 @@ class AnswerService:
     async def answer_batch(
         self, questions: Sequence[str], settings: ReasoningConfig
     ) -> list[AnswerOut | RefusedError]:
-        """Answer several questions, in half of the places at the most; a failure is that question's alone.
+        """Answer several questions, in at most half of the places; one failure affects no other.
 
         Raises RefusedError if no place is free.
         """
@@ -154,12 +154,14 @@ class AnswerService:
                 except RefusedError as refused:
                     return refused
 
-        async with asyncio.TaskGroup() as group:  # which cancels the others if one fails unforeseen
+        async with (
+            asyncio.TaskGroup() as group
+        ):  # cancels the other questions on an unexpected error
             tasks = [group.create_task(one(question)) for question in questions]
         return [task.result() for task in tasks]
 
     async def search(self, query: str, k: int) -> tuple[list[PassageOut], float]:
-        """The k best passages, and the seconds it took; raises RefusedError past the deadline."""
+        """The k best passages and the seconds of the search; raises RefusedError past the deadline."""
         started = time.monotonic()
         async with self._bounded():
             (hits,) = await self.backend.searcher.search([query], k)
@@ -174,13 +176,13 @@ class AnswerService:
                 return await self.backend.chat(body)
 
     async def chat_stream(self, body: Mapping[str, Any]) -> AsyncGenerator[str, None]:
-        """That response as server-sent events; raises RefusedError as `stream` does."""
+        """The plain model's response as server-sent events; raises RefusedError as `stream` does."""
         with self._place("chat"):
             parts = self.backend.chat_stream(body)
             ends = asyncio.get_running_loop().time() + self.config.request_timeout_s
             while True:
-                # each part for itself: a timeout around a yield would cancel the task that asked for the
-                # first part, and Starlette asks for the others in another one
+                # a timeout for each part: one around a yield would cancel the task that asked for the first
+                # part, and Starlette asks for the later parts in another task
                 async with self._bounded(ends):
                     part = await anext(parts, None)
                 if part is None:
@@ -236,9 +238,9 @@ class AnswerService:
 
     @contextlib.asynccontextmanager
     async def _bounded(self, ends: float | None = None) -> AsyncIterator[None]:
-        """End what takes too long, and turn what the backend raises into refusals.
+        """Cancel the block at the deadline, and turn the backend's errors into refusals.
 
-        ends: when, by the event loop's clock; by default a request's time from now
+        ends: the deadline, by the event loop's clock; by default `serve.request_timeout_s` from now
         """
         seconds = self.config.request_timeout_s
         if ends is None:

@@ -1,6 +1,6 @@
 """ASGI middleware around the API: checks key, rate and size of a request, adds headers to every reply.
 
-Pure ASGI, so that a body that is too large is never read, and a stream is passed on as it comes.
+Pure ASGI, so that a body over the limit is never read whole, and a stream is passed on as it comes.
 """
 
 import sys
@@ -17,7 +17,7 @@ from steper_ray.serving.keys import KeyRing
 from steper_ray.serving.refusals import HEADERS, RefusedError, send_refusal
 
 LONGEST_NUMBER: Final = 18
-"""Digits of a Content-Length that is read as a number."""
+"""Largest number of digits of a Content-Length that is parsed as a number."""
 
 
 POLICY_VIOLATION: Final = 1008
@@ -25,7 +25,7 @@ POLICY_VIOLATION: Final = 1008
 
 
 Take = Callable[[str, int], Awaitable[float]]
-"""Take one request of an owner's so many a minute, over all ingresses: see `RateLimiter.take`."""
+"""Counter of an owner's requests over all ingresses, as `RateLimiter.take`."""
 
 
 def route_path(scope: Scope) -> str:
@@ -84,7 +84,7 @@ class ApiMiddleware:
             await send(message)
 
         try:
-            if scope["method"] != "OPTIONS":  # a browser asks so, without its key, what it may send
+            if scope["method"] != "OPTIONS":  # a browser's preflight request, which has no key
                 await self._check_key(scope)
             await self._app(scope, self._measured(scope, receive), send_on)
         except RefusedError as refused:
@@ -98,7 +98,7 @@ class ApiMiddleware:
             )
 
     async def _check_key(self, scope: Scope) -> None:
-        """Raises RefusedError for a path that is not open, unless the request has a key and may use it."""
+        """Raises RefusedError on a path that needs a key, without a valid key or over its rate."""
         if not self._keys.required or route_path(scope) in self._open_paths:
             return
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
@@ -114,7 +114,7 @@ class ApiMiddleware:
             )
 
     def _measured(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive` that ends a body over the limit, whether its size was announced or not."""
+        """`receive` that refuses a body over the limit, with or without a Content-Length."""
         too_large = RefusedError(
             413, "too_large", f"the body is over this server's {self._most} bytes"
         )
@@ -129,7 +129,9 @@ class ApiMiddleware:
             message = await receive()
             size += len(message.get("body", b""))
             if size > self._most:
-                raise HTTPException(413, too_large.message)  # FastAPI lets no other error through
+                raise HTTPException(
+                    413, too_large.message
+                )  # FastAPI turns any other error into 400
             return message
 
         return measured

@@ -4,21 +4,23 @@ from typing import TYPE_CHECKING, Final
 
 from steper_ray.serving.deploy import build_ingress, build_llm, build_retriever
 from steper_ray.serving.preflight import check_server
+from steper_ray.serving.session import server_spec
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
+EVERYWHERE: Final = "0.0.0.0"
+"""Address that the keys are checked for."""
+
 
 def build(args: dict[str, str]) -> "Application":
-    """Entry point for a Serve config file: `args: {config: run.yaml}`; everything in one application.
+    """All deployments of a server as one application; `args` in a Serve config file: `{config: run.yaml}`.
 
-    Serve's own `http_options` say where it listens, which may be anywhere: it needs keys, or `serve.open`.
+    The `http_options` of that file say where Serve listens, which may be anywhere: the server needs keys,
+    or `serve.open`.
     """
     from steper_ray.run.loading import load_config
 
-    config = load_config(args["config"], [f"serve.host={EVERYWHERE}"])
-    check_server(config)
-    return build_ingress(config, build_llm(config), build_retriever(config))
-
-
-EVERYWHERE: Final = "0.0.0.0"
+    spec = server_spec(load_config(args["config"], [f"serve.host={EVERYWHERE}"]))
+    check_server(spec)
+    return build_ingress(spec, build_llm(spec), build_retriever(spec))

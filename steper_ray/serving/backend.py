@@ -1,4 +1,4 @@
-"""The backend protocol: where the server's searches, steps and chats are done."""
+"""Protocol of the backend that does the server's searches, steps and chats."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ class Backend(Protocol):
     def engine(self, say: Callable[[str], None] | None = None) -> Engine:
         """The engine that writes the steps of one question.
 
-        say: told of the text as it comes; then a replica that dies ends the question
+        say: called with each piece of the text; with it a replica that dies ends the question
         """
         ...
 
@@ -27,7 +27,7 @@ class Backend(Protocol):
         ...
 
     def chat_stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
-        """That response as server-sent events."""
+        """The plain model's OpenAI response to a chat as server-sent events."""
         ...
 
     async def missing(self) -> list[str]:

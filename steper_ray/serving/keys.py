@@ -1,13 +1,13 @@
-"""API keys: who may ask, and how often.
+"""API keys and their rate limits.
 
-A key is 256 random bits, so its SHA-256 is stored and nothing slower is needed to keep a stolen file from
-giving keys away. The file is YAML, one key a name:
+A key is 256 random bits, so a plain SHA-256 of it is safe to store: a stolen file cannot be turned back
+into keys, and no slower hash is needed. The file is YAML, one key a name:
 
     alice:
       sha256: 9f86d0…
       requests_per_minute: 60     # optional
 
-Keys in an environment variable are plain, `alice=…,bob=…`, and are hashed as they are read.
+Keys in an environment variable are in plain text, `alice=…,bob=…`, and are hashed when they are read.
 """
 
 import hashlib
@@ -33,24 +33,24 @@ from steper_ray.run.yaml_text import load_yaml
 from steper_ray.serving.settings import ServeConfig
 
 LOOK_AGAIN_S: Final = 2.0
-"""Seconds after which a changed keys file is seen."""
+"""Seconds between two looks at the keys file."""
 
 
 SHORTEST: Final = 16
-"""Characters of the shortest key taken from the environment."""
+"""Smallest accepted length of a key in the environment variable, in characters."""
 
 
 class Key(Section):
-    """A key of the file."""
+    """A key as the keys file has it."""
 
     sha256: str
-    """Of the key, in hexadecimal."""
+    """Hash of the key, in hexadecimal."""
     requests_per_minute: PositiveInt | None = None
-    """Most requests a minute; null takes `serve.requests_per_minute`."""
+    """Limit of requests a minute; None takes `serve.requests_per_minute`."""
 
 
 Keys = dict[str, Key]
-"""By the name of who has them."""
+"""Owner → key."""
 
 
 def hash_key(key: str) -> str:
@@ -59,7 +59,7 @@ def hash_key(key: str) -> str:
 
 
 def read_keys(file: Path) -> Keys:
-    """The keys of a file; raises InputError if it is none."""
+    """Keys of a keys file; raises InputError if the file cannot be read as one."""
     try:
         values = load_yaml(file.read_text(encoding="utf-8"), Keys) or {}
         keys = TypeAdapter(Keys).validate_python(values)
@@ -80,7 +80,7 @@ def read_keys(file: Path) -> Keys:
 
 
 def environment_keys(name: str) -> Keys:
-    """The keys of an environment variable; raises InputError if it has none, without showing any."""
+    """Keys of an environment variable; raises InputError, which shows no key, if the variable has none."""
     keys: Keys = {}
     for part in filter(None, (part.strip() for part in os.environ.get(name, "").split(","))):
         who, equals, key = part.partition("=")
@@ -96,9 +96,9 @@ def environment_keys(name: str) -> Keys:
 
 
 def new_key(config: ServeConfig, name: str) -> str:
-    """Make a key for `name` and add its hash to `serve.keys_file`; returns the key, which is nowhere else.
+    """A new key for `name`, whose hash is added to `serve.keys_file`; the key itself is stored nowhere.
 
-    Raises InputError without such a file, or for a name that has a key.
+    Raises InputError if the setting is empty, or for a name that has a key.
     """
     if not config.keys_file:
         raise InputError("serve.keys_file is not set; name the file that keys are kept in")
@@ -122,7 +122,10 @@ class KeyRing:
         from_environment: Keys,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """from_environment: read where the server was started. Raises InputError for an unusable file."""
+        """from_environment: keys of the environment that the server was started in
+
+        Raises InputError for an unusable keys file.
+        """
         self._clock = clock
         self._file = Path(config.keys_file) if config.keys_file else None
         self._from_environment = from_environment
@@ -146,12 +149,12 @@ class KeyRing:
         return found
 
     def rate(self, name: str) -> int | None:
-        """Most requests of an owner a minute; None if there is no limit."""
+        """Limit of an owner's requests a minute; None if there is none."""
         known = self._keys.get(name)
         return (known and known.requests_per_minute) or self._rate
 
     def _current(self) -> Keys:
-        """What the file says now; one that is broken while it is edited leaves the keys as they were."""
+        """Keys of the newest readable version of the file, and those of the environment."""
         now = self._clock()
         if self._file is None or now - self._looked < LOOK_AGAIN_S:
             return self._keys
@@ -168,14 +171,14 @@ class KeyRing:
 
 @dataclass
 class RateLimiter:
-    """A token bucket for each owner: a minute's requests may come at once, then one at a time."""
+    """Token bucket of each owner: the requests of a minute may come all at once."""
 
     clock: Callable[[], float] = time.monotonic
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Requests left, and when that was so."""
+    """Owner → (requests remaining, time of that count)."""
 
     def take(self, name: str, per_minute: int) -> float:
-        """Take one request; returns 0, or the seconds until there is one to take."""
+        """Count one request; returns 0, or the seconds until the next request is allowed."""
         now = self.clock()
         left, then = self._buckets.get(name, (float(per_minute), now))
         left = min(float(per_minute), left + (now - then) * per_minute / 60)

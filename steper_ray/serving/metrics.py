@@ -34,7 +34,7 @@ class Metric:
 
     kind: str
     """`counter`, `gauge` or `histogram` (of seconds)."""
-    what: str
+    description: str
     tags: Any = ()
 
 
@@ -67,11 +67,11 @@ class RayMetrics:
 
         def make(name: str, metric: Metric) -> Any:
             if metric.kind == "counter":
-                return metrics.Counter(name, description=metric.what, tag_keys=metric.tags)
+                return metrics.Counter(name, description=metric.description, tag_keys=metric.tags)
             if metric.kind == "gauge":
-                return metrics.Gauge(name, description=metric.what, tag_keys=metric.tags)
+                return metrics.Gauge(name, description=metric.description, tag_keys=metric.tags)
             return metrics.Histogram(
-                name, description=metric.what, boundaries=list(SECONDS), tag_keys=metric.tags
+                name, description=metric.description, boundaries=list(SECONDS), tag_keys=metric.tags
             )
 
         self._metrics = {name: make(name, metric) for name, metric in METRICS.items()}

@@ -1,29 +1,26 @@
-"""Checks before the server starts: model, keys, address, port, room on the cluster."""
+"""Checks before the server starts: tokenizer, keys, address, port, room on the cluster."""
 
 import ipaddress
 import os
 import socket
 from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from steper_ray.errors import InputError
-from steper_ray.models.folder import check_model
 from steper_ray.models.loading import load_tokenizer
+from steper_ray.ray_runtime.placement import engine_bundles
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.serving.deploy import corpus_app, llm_app
 from steper_ray.serving.keys import KeyRing, environment_keys
-from steper_ray.serving.overrides import served_model, serving_reasoning
-
-if TYPE_CHECKING:
-    from steper_ray.run.config import RunConfig
+from steper_ray.serving.server_spec import ServerSpec
 
 
-def check_server(config: "RunConfig") -> None:
-    """Check model, template and keys; raises InputError for a server that cannot start or would be open."""
-    model = check_model(served_model(config), "serve.model")
-    PromptEncoder(load_tokenizer(model, config.hub), serving_reasoning(config).served.chat)
-    serve = config.serve
+def check_server(spec: ServerSpec) -> None:
+    """Check tokenizer, chat template and keys.
+
+    Raises InputError for a server that cannot start, or that would let anyone in without `serve.open`.
+    """
+    serve = spec.serve
+    PromptEncoder(load_tokenizer(spec.model, spec.hub), spec.reasoning.served.chat)
     keys = environment_keys(serve.keys_env) if serve.keys_env else {}
     if not KeyRing(serve, keys).required and not serve.open and not is_loopback(serve.host):
         raise InputError(
@@ -33,43 +30,37 @@ def check_server(config: "RunConfig") -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether an address can be reached from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def wait_for_room(config: "RunConfig") -> None:
-    """Raises InputError if a Ray of this command alone, which does not grow, has too little room; says what
-    a cluster's autoscaler is waited for.
+def wait_for_room(spec: ServerSpec) -> None:
+    """Check that Ray has room for the server; prints what is missing if a cluster may still grow.
+
+    Raises InputError if Ray was started by this command and so does not grow.
     """
-    if (short := missing_resources(config)) is None:
+    if (short := missing_resources(spec)) is None:
         return
     if not os.environ.get("RAY_ADDRESS"):
         raise InputError(f"serve: {short}")
     print(f"serve: waiting until the cluster has room: {short}", flush=True)
 
 
-def cluster_file(config: "RunConfig") -> Path:
-    """Path of the file that tells `steper serve --update` how to reach a running server's Ray."""
-    return config.folder.root / "serve.cluster.json"
-
-
-def missing_resources(config: "RunConfig", *apps: str) -> str | None:
+def missing_resources(spec: ServerSpec, *apps: str) -> str | None:
     """Resources that Ray lacks for LLMs, retrievers and one ingress, in words; None if there is room.
 
-    apps: the applications that run already
+    apps: the applications that run already, which need no room
     """
     import ray
 
-    from steper_ray.ray_runtime.placement import bundles
-
-    serve, free = config.serve, ray.available_resources()
+    serve, free = spec.serve, ray.available_resources()
     needed = [{"CPU": serve.ingress_cpus}]
-    if llm_app(config) not in apps:
-        needed += bundles(config.engine) * serve.llm_replicas
-    if corpus_app(config) not in apps:
+    if llm_app(spec) not in apps:
+        needed += engine_bundles(spec.engine) * serve.llm_replicas
+    if corpus_app(spec) not in apps:
         needed += [{"CPU": serve.retriever_cpus}] * serve.retriever_replicas
     for kind in ("CPU", "GPU"):
         amount = sum(bundle.get(kind, 0) for bundle in needed)

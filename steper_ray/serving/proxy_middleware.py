@@ -1,13 +1,15 @@
 """ASGI middleware in Ray Serve's HTTP proxies: makes the loss of an ingress a retryable 503, sheds load.
 
-A proxy whose ingress is lost says "Internal Server Error", or just stops in the middle of a stream. Here
-that becomes an answer that a client can act on: nothing was done, asking again is safe. The proxy's own
-refusals get the form of every other error, and a body that no ingress would take is not even forwarded.
+A proxy whose ingress dies replies "Internal Server Error", or stops in the middle of a stream. This
+middleware turns both into an error that a client can act on: nothing was done, asking again is safe. It
+puts the proxy's own errors into the format of every other error, and refuses a body that is too large for
+any ingress without forwarding it.
 
-Past their capacity the ingresses refuse questions, and a flood of those would cost more than the answers.
-So a proxy learns from their refusals how many questions they take from it, and refuses the others itself.
+Ingresses over their capacity refuse questions, and a flood of refusals would cost more than the answers. So
+a proxy learns from the refusals how many questions the ingresses accept from it, and refuses the others
+itself.
 
-Ray imports it where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares`, as
+Ray imports this module where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares`, as
 `steper_ray.ray_runtime.serve_environment` sets it.
 """
 
@@ -24,7 +26,7 @@ from steper_ray.serving.api.events import failed_event
 from steper_ray.serving.refusals import CODE_HEADER, RefusedError, send_refusal
 
 LARGEST_BODY: Final = 32 * 2**20
-"""Bytes of a body that a proxy still takes in; `serve.max_body_bytes` is the ingress's own limit."""
+"""Largest body that a proxy forwards, in bytes; `serve.max_body_bytes` is the ingress's own limit."""
 
 
 LOST: Final = RefusedError(
@@ -48,19 +50,19 @@ ASKING: Final = ("/v1/answer", "/v1/answers", "/v1/chat/completions")
 
 
 PROBE_S: Final = 0.25
-"""Seconds after which one question more than the ingresses took is let through, as a trial."""
+"""Seconds between two questions that are let through over the limit, as a trial."""
 
 
 GROWTH: Final = 1.25
-"""By how much the number of questions grows when they do."""
+"""Factor by which the limit grows when such a trial is answered."""
 
 
 @dataclass
 class Capacity:
     """Learned limit of concurrent questions from this proxy; unlimited until an ingress refuses one.
 
-    Every refusal lowers the limit to those that were not refused. A question over it is let through now and
-    then; one that is answered raises it, so that it follows replicas that come and go.
+    A refusal lowers the limit to the number of questions that were accepted. Now and then a question over
+    the limit is let through; if it is answered, the limit rises. So it follows the number of replicas.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -92,9 +94,9 @@ def middlewares() -> list[Middleware]:
 
 
 def asked_mount(scope: Scope) -> str | None:
-    """Where the application is mounted that a question is for; None for a request that is no question.
+    """Mount point of the application that a question is sent to; None for any other request.
 
-    The proxy has not looked yet which application a path belongs to, so this is what its path says.
+    Read from the path, because the proxy has not yet looked up the application.
     """
     if scope["method"] != "POST":
         return None
@@ -108,7 +110,7 @@ class ProxyMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._capacities: dict[str, Capacity] = {}
-        """By where an application is mounted: each has ingresses of its own."""
+        """Mount point → capacity: each application has ingresses of its own."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -127,7 +129,7 @@ class ProxyMiddleware:
             await self._forward(scope, receive, reply)
         finally:
             capacity.leave(refused=reply.overloaded)
-            # Serve has set root_path by now; made-up mounts must not pile up
+            # Serve has set root_path by now; paths of no application must not fill the dictionary
             if not capacity.taken and scope.get("root_path", "") != mount:
                 del self._capacities[mount]
 
@@ -159,10 +161,10 @@ class _ReplyWatcher:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._start: Message | None = None
-        """Of a reply of the proxy's."""
+        """First message of the reply, once it has been sent."""
         self._ours = self._finished = False
         self.overloaded = False
-        """Whether it says that the ingresses take no more."""
+        """Whether the reply says that the ingresses have no free place."""
 
     async def send(self, message: Message) -> None:
         """Forward what the proxy sends, except its own plain-text errors."""
@@ -174,7 +176,7 @@ class _ReplyWatcher:
             if status >= 400 and not headers.get(b"content-type", b"").startswith(
                 b"application/json"
             ):
-                # 408: the proxy's own deadline; 404: no application; 429, 503: no ingress takes more
+                # 408: the proxy's own deadline; 404: no application; 429, 503: no ingress has a free place
                 status = {408: 504, 500: 503}.get(int(status), int(status))
                 code = {404: "not_found", 504: "deadline"}.get(status, "overloaded")
                 self.overloaded = status in (429, 503)
@@ -189,13 +191,13 @@ class _ReplyWatcher:
         await self._send(message)
 
     async def refuse(self, refused: RefusedError) -> None:
-        """Make an error the whole reply, if none has begun."""
+        """Send an error as the whole reply, unless a reply has begun."""
         if not self._ours and self._start is None:
             self._ours = self._finished = True
             await send_refusal(refused, self._send)
 
     async def end(self) -> None:
-        """Finish a reply that the proxy left open: its ingress is gone."""
+        """Finish a reply that the proxy left open because its ingress died."""
         if self._finished:
             return
         if self._start is None:

@@ -24,7 +24,7 @@ class RefusedError(SteperError):
         self.message = message
         self.status, self.code, self.param = status, code, param
         self.retry_after = retry_after
-        """Seconds after which it makes sense to ask again; 0 where it does not."""
+        """Seconds after which the client may ask again; 0 if asking again does not help."""
 
 
 HEADERS: Final = {
@@ -35,15 +35,15 @@ HEADERS: Final = {
         "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
-"""On every reply."""
+"""Security headers of every reply."""
 
 
 CODE_HEADER: Final = "x-error-code"
-"""The error's code again, for who stands between and reads no bodies."""
+"""Header with the code of the error, for middleware and proxies that do not read bodies."""
 
 
 def error_body(refused: RefusedError) -> dict[str, Any]:
-    """A refusal as the API shows it."""
+    """Body of a refusal, in OpenAI's error format."""
     kind = {401: "authentication_error", 429: "rate_limit_error"}.get(refused.status)
     if kind is None:
         kind = "invalid_request_error" if refused.status < 500 else "server_error"

@@ -1,8 +1,7 @@
 """Engine, retriever and backend of the ingress, whose work is done by replicas behind Ray Serve.
 
-A replica that dies while it works on a request is no reason to lose the request: the same is asked again,
-of another replica or of the one that Serve starts in its place, until the request's own deadline ends it.
-Searching and writing have no side effects, so asking twice is safe.
+A request whose replica dies is sent again, to another replica or to the one that Serve starts instead,
+until the deadline of the request. Searching and writing have no side effects, so sending twice is safe.
 """
 
 import asyncio
@@ -21,18 +20,19 @@ from steper_ray.retrieval.protocol import Hit
 from steper_ray.serving.deployments.llm import ChatRequest, StepRequest
 
 LOST: Final = (RayActorError, ReplicaLostError, DeploymentUnavailableError, BackPressureError)
-"""What says that a replica could not finish, not that the request was wrong."""
+"""Errors that mean a replica could not finish, and not that the request was wrong."""
 
 
 FIRST_PAUSE: Final = 0.05
+"""Seconds before a lost request is sent again for the first time; the pause doubles each time."""
 
 
 LONGEST_PAUSE: Final = 1.0
-"""Seconds before a lost request is asked again."""
+"""Largest number of seconds before a lost request is sent again."""
 
 
 CALLS: Final = 2
-"""Calls to retrievers that an ingress has under way at a time."""
+"""Largest number of concurrent calls from an ingress to the retrievers."""
 
 
 async def _one_answer(response: Any) -> Any:
@@ -53,7 +53,7 @@ def _is_cancelled() -> bool:
 
 
 async def ask_again(ask: Callable[[], Any], lost: Callable[[], None] = lambda: None) -> Any:
-    """What a replica answers, however many it takes; otherwise only being cancelled ends it.
+    """Answer of a replica; a lost request is sent again, without limit, until the task is cancelled.
 
     ask: sends the request and returns Serve's response; lost: told of every replica that was lost
     """
@@ -70,8 +70,7 @@ async def ask_again(ask: Callable[[], Any], lost: Callable[[], None] = lambda: N
 class ReplicaRetriever:
     """A `Retriever` whose corpus is opened in replicas.
 
-    A search costs less than the call that asks for it: what is asked while calls are under way goes
-    together into the next.
+    A search costs less than the call that carries it, so searches that arrive during calls share the next.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class ReplicaRetriever:
             searches = [(query, k) for query, k, _ in asked]
             try:
                 found = await ask_again(lambda: self._handle.search.remote(searches), self._lost)  # noqa: B023
-            except Exception as error:  # noqa: BLE001  it is theirs who asked
+            except Exception as error:  # noqa: BLE001  the searches that shared the call each raise it
                 found = [error] * len(asked)
             for (_, _, answer), hits in zip(asked, found, strict=True):
                 if answer.done():
@@ -126,7 +125,7 @@ class ReplicaEngine:
         say: Callable[[str], None] | None = None,
     ) -> None:
         """by_prefix: whether the router of the replicas compares prompts
-        say: told of the text as it comes; then a lost replica raises ReplicaLostError
+        say: called with each piece of the text; with it a lost replica raises ReplicaLostError
         """
         self._handle, self._encoder, self._lost, self._say = handle, encoder, lost, say
         self._by_prefix = by_prefix
@@ -201,7 +200,7 @@ class ReplicaBackend:
         self.searcher = ReplicaRetriever(retriever, corpus_version, lost("retriever"))
 
     def engine(self, say: Callable[[str], None] | None = None) -> ReplicaEngine:
-        """What writes the steps of one question; see `Backend.engine`."""
+        """Engine that writes the steps of one question; see `Backend.engine`."""
         return ReplicaEngine(
             self._llm, self._encoder, self._llm_lost, by_prefix=self._by_prefix, say=say
         )
@@ -213,7 +212,7 @@ class ReplicaBackend:
         return response
 
     async def chat_stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
-        """The server-sent events of that response; a lost replica raises ReplicaLostError."""
+        """Server-sent events of the plain model's response; a lost replica raises ReplicaLostError."""
         request = ChatRequest(body["messages"], dict(body))
         stream = self._llm.options(stream=True).chat_stream.remote(request)
         try:
@@ -224,7 +223,7 @@ class ReplicaBackend:
             raise ReplicaLostError("the replica that wrote the answer was lost") from None
 
     async def missing(self) -> list[str]:
-        """What does not answer within a second: `model`, `corpus`."""
+        """Names of the parts that do not answer within a second: `model`, `corpus`."""
 
         async def answers(response: Any) -> bool:
             try:

@@ -1,4 +1,4 @@
-"""A running server: from start to Ctrl-C, and how an update finds it."""
+"""A running server from start to Ctrl-C, and its update. Unpacks the run file into a `ServerSpec`."""
 
 import json
 import os
@@ -8,63 +8,94 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steper_ray.chains.teachers import model_reasoning
 from steper_ray.errors import InputError
+from steper_ray.models.folder import check_model
+from steper_ray.models.student_settings import carried_settings
 from steper_ray.ray_runtime.logs import quieten
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
+from steper_ray.retrieval import corpus_version
 from steper_ray.serving.deploy import APP, DRAIN_S, deploy
-from steper_ray.serving.overrides import served_model
+from steper_ray.serving.overrides import serving_reasoning
 from steper_ray.serving.preflight import (
     check_port,
     check_server,
-    cluster_file,
     missing_resources,
     wait_for_room,
 )
+from steper_ray.serving.server_spec import ServerSpec
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
 
 
+def served_model(config: "RunConfig") -> str:
+    """The model to serve: `serve.model`, else the run's student."""
+    return config.serve.model or str(config.folder.student)
+
+
+def server_spec(config: "RunConfig") -> ServerSpec:
+    """Settings and inputs of a server.
+
+    Raises InputError without a model or a corpus, and for reasoning settings that cannot be used.
+    """
+    model = check_model(served_model(config), "serve.model")
+    version = corpus_version(config.folder.corpus)
+    trained, trained_version = carried_settings(model) or (
+        model_reasoning(model, build=config.build, reasoning=config.reasoning),
+        version,
+    )
+    return ServerSpec(
+        config.serve,
+        config.engine,
+        config.hub,
+        model,
+        serving_reasoning(config.serve, trained, trained_version, version),
+        config.folder.corpus.resolve(),
+        config.folder.log("serve"),
+    )
+
+
 @contextmanager
 def running_server(config: "RunConfig") -> Iterator[str]:
-    """Serve the student while the block runs; yields its URL. Needs a running Ray.
+    """Serve the student while the block runs; yields the URL of the server. Needs a running Ray.
 
-    Raises InputError if the port is in use, StageError if the applications do not come up.
+    Raises InputError if the port is in use, StageError if the applications fail to start.
     """
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
     quieten()
-    check_server(config)
-    host, port = config.serve.host, config.serve.port
+    spec = server_spec(config)
+    check_server(spec)
+    host, port = spec.serve.host, spec.serve.port
     check_port(host, port)
     serve.start(
         http_options={
             "host": host,
             "port": port,
-            # past the ingress's own deadline: for one that hangs
-            "request_timeout_s": config.serve.request_timeout_s + DRAIN_S,
+            # later than the ingress's own deadline: ends the requests of an ingress that hangs
+            "request_timeout_s": spec.serve.request_timeout_s + DRAIN_S,
         },
         logging_config=LoggingConfig(log_level="WARNING"),
     )
     try:
-        wait_for_room(config)
-        deploy(config)
-        with reachable(config):
+        wait_for_room(spec)
+        deploy(spec)
+        with reachable(config.folder.cluster_file):
             shown = f"[{host}]" if ":" in host else host
             yield f"http://{shown}:{port}"
     finally:
-        # Ray says on the screen that it killed Serve's controller while that was shutting down.
-        with config.folder.log("serve").open("a") as log, redirect_stdout(log):
+        # Ray prints that it killed Serve's controller, although the controller was shutting down anyway
+        with spec.log.open("a") as log, redirect_stdout(log):
             serve.shutdown()
 
 
 @contextmanager
-def reachable(config: "RunConfig") -> Iterator[None]:
-    """Publish how an update reaches this Ray while the block runs, in a private file (it has a token)."""
+def reachable(file: Path) -> Iterator[None]:
+    """Write how an update reaches this Ray to a file while the block runs; private, as it holds a token."""
     import ray
 
-    file = cluster_file(config)
     values = {
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", ""),
@@ -82,12 +113,12 @@ def reachable(config: "RunConfig") -> Iterator[None]:
 def find_cluster(config: "RunConfig") -> None:
     """Point this process at the Ray of the running server, unless RAY_ADDRESS names one.
 
-    Before Ray is imported. Raises InputError if no server of this run is there.
+    To be called before Ray is imported. Raises InputError if no server of this run is running.
     """
     if os.environ.get("RAY_ADDRESS"):
         return
     try:
-        os.environ.update(json.loads(cluster_file(config).read_text(encoding="utf-8")))
+        os.environ.update(json.loads(config.folder.cluster_file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(
             f"no server of {config.folder.root} is running here; start it with "
@@ -96,28 +127,28 @@ def find_cluster(config: "RunConfig") -> None:
 
 
 def update_server(config: "RunConfig") -> None:
-    """Update the running server to these settings; questions are still answered meanwhile.
+    """Update the running server to these settings without a pause; the address and port stay as they are.
 
-    Where it listens stays as it is. Raises InputError if none is running, StageError if the new one does
-    not come up; the old one is still there then.
+    Raises InputError if no server is running, StageError if the new applications fail to start, in which
+    case the old ones keep running.
     """
     from ray import serve
 
     quieten()
-    check_server(config)
+    spec = server_spec(config)
+    check_server(spec)
     apps = serve.status().applications
     if APP not in apps:
         raise InputError("this Ray serves no student; start one with `steper serve`")
     started = time.monotonic()
-    model = Path(served_model(config)).name
-    doing = f"changing over to {model}"
-    if (short := missing_resources(config, *apps)) is not None:
-        if cluster_file(config).is_file():  # a Ray of one machine, which does not grow
+    doing = f"changing over to {spec.model_name}"
+    if (short := missing_resources(spec, *apps)) is not None:
+        if config.folder.cluster_file.is_file():  # a Ray of one machine, which does not grow
             raise InputError(f"serve: the new one runs beside the old until then: {short}")
         doing += f"; waiting until the cluster has grown: {short}"
     with stage_progress("serve", doing):
-        deploy(config)
-    stage_done("serve", time.monotonic() - started, [f"{model} is served"])
+        deploy(spec)
+    stage_done("serve", time.monotonic() - started, [f"{spec.model_name} is served"])
 
 
 def serve_until_interrupted(config: "RunConfig") -> None:

@@ -17,19 +17,19 @@ class ServeConfig(Section):
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
     llm_replicas: PositiveInt = 1
-    """Replicas of the LLM; from two on, requests go to the one that holds most of their prefix."""
+    """Replicas of the LLM. With several, a request goes to the one that has cached most of its prompt."""
     max_llm_replicas: PositiveInt | None = None
-    """With it the number of LLM replicas follows the load, from `llm_replicas` up to it; likewise below."""
+    """Upper bound for autoscaling the LLM replicas (lower bound: `llm_replicas`); null turns it off."""
     retriever_replicas: PositiveInt = 1
     """Replicas of the retriever."""
     max_retriever_replicas: PositiveInt | None = None
-    """Most replicas of the retriever."""
+    """Upper bound for autoscaling the retriever replicas (lower bound: `retriever_replicas`)."""
     retriever_cpus: NonNegativeFloat = 0.1
     """CPU cores each retriever reserves in Ray."""
     ingress_replicas: PositiveInt = 1
-    """Replicas of the ingress that runs the reasoning loop."""
+    """Replicas of the ingress, which runs the reasoning loop."""
     max_ingress_replicas: PositiveInt | None = None
-    """Most replicas of the ingress."""
+    """Upper bound for autoscaling the ingress replicas (lower bound: `ingress_replicas`)."""
     ingress_cpus: NonNegativeFloat = 0.1
     """CPU cores each ingress reserves in Ray."""
     keys_file: LocalPath = ""
@@ -38,33 +38,33 @@ class ServeConfig(Section):
     keys_env: EnvironmentName | Literal[""] = ""
     """Environment variable with API keys, `name=key,name=key`; read when the server starts."""
     requests_per_minute: PositiveInt | None = None
-    """Most requests of a key a minute, over all ingresses, where the keys file names no other. A batch is
-    one request (see `max_batch`)."""
+    """Requests a minute allowed to each key, over all ingresses, unless the keys file sets another limit
+    for the key. A batch is one request (see `max_batch`)."""
     open: bool = False
-    """Whether anyone who reaches a public address may ask: no keys are demanded to listen on it."""
+    """Whether the server may listen on a public address without API keys, so that anyone may ask."""
     cors_origins: tuple[str, ...] = ()
-    """Other web pages whose scripts may call the API, as `https://example.org`; none by default."""
+    """Origins of other web pages whose scripts may call the API, such as `https://example.org`."""
     max_question_chars: PositiveInt = 2000
-    """Longest question accepted, in characters."""
+    """Largest accepted length of a question, in characters."""
     max_body_bytes: PositiveInt = 1_000_000
-    """Largest request body accepted."""
+    """Largest accepted size of a request body, in bytes."""
     max_batch: PositiveInt = 64
-    """Most questions in one batch."""
+    """Largest number of questions in one batch."""
     max_requested_passages_per_step: PositiveInt = 20
-    """Largest k that a request may ask for."""
+    """Largest number of passages per step (k) that a request may ask for."""
     max_requested_steps: PositiveInt = 10
-    """Largest S that a request may ask for."""
+    """Largest number of steps (S) that a request may ask for."""
     max_concurrent: PositiveInt | None = None
-    """Questions that an ingress works on at a time; one more is told to come back later. By default the
-    ingresses share twice what the engines run at a time."""
+    """Limit of questions in progress in one ingress; further ones are refused with status 503. By default
+    the ingresses share twice what the engines run at the same time."""
     request_timeout_s: PositiveFloat = 300.0
-    """Seconds after which a request is given up; until then it is tried again when a replica dies."""
+    """Deadline of a request in seconds; before it, work that a dead replica lost is retried."""
     passages_per_step: PositiveInt | None = None
-    """Overrides the k that the student was trained with."""
+    """Passages per step (k) instead of those that the student was trained with."""
     max_steps: PositiveInt | None = None
-    """Overrides the S that the student was trained with."""
+    """Largest number of steps (S) instead of the one that the student was trained with."""
 
     @property
     def routes_by_prefix(self) -> bool:
-        """Whether there may be several LLMs to choose from."""
+        """Whether requests are routed by the prefix of their prompt: there may be several LLM replicas."""
         return max(self.llm_replicas, self.max_llm_replicas or 0) > 1

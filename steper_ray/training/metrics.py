@@ -81,7 +81,8 @@ class StepMetrics:
             name: {ability: row[f"{name}_{ability}"] for ability in abilities}
             for name in BY_ABILITY
         }
-        return cls(**{name: columns.get(name, row.get(name)) for name in cls.__slots__})
+        values: dict[str, Any] = {name: columns.get(name, row.get(name)) for name in cls.__slots__}
+        return cls(**values)
 
 
 class MetricsWriter:

@@ -1,4 +1,4 @@
-"""What is asked about a question, with a fake engine and a fake searcher handed in."""
+"""What is asked about a question, with a fake engine and a fake retriever handed in."""
 
 import asyncio
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from steper_ray.schema import Chain, Passage, Question
 from steper_ray.selection.choice import select
 from steper_ray.selection.examples import step_examples
 from steper_ray.selection.settings import SelectConfig
+from steper_ray.tasks import qa
 from tests.samples import CHAIN
 
 QUESTION = Question("q1", "Where is it?", "Rome", ("Roma",))
@@ -57,9 +58,14 @@ class Engine:
         return Generation(text, self.count_tokens(prompt), 4, -2.0)
 
 
-class Searcher:
-    async def search_async(self, query: str, k: int) -> list[Hit]:
-        return [Hit(Passage("p1", "Towns", "It is here. It is there."), 1.0)]
+class Retriever:
+    """Finds one passage, always."""
+
+    version = "c0ffee"
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        hit = Hit(Passage("p1", "Towns", "It is here. It is there."), 1.0)
+        return [[hit] for _ in queries]
 
 
 def asked(
@@ -72,8 +78,7 @@ def asked(
             missing or MissingAttempts(QUESTION),
             reasoner=reasoner,
             engine=engine,
-            searcher=Searcher(),
-            corpus_version="c0ffee",
+            retriever=Retriever(),
         )
     )
     assert not engine.texts, "not all was asked for"
@@ -210,8 +215,8 @@ def test_a_chain_scored_again_by_the_same_rules_is_the_same(name: str) -> None:
             stop_reason="forced" if forced else "answered",
             em=0.5,
         )
-        again = score_again(chain, framework)
+        again = score_again(chain, framework, qa)
         assert again.answer == written.answer
         assert again.em == float(written.answer == "Neill")
     failed = replace(CHAIN, error="refused", em=0.5)
-    assert score_again(failed, framework) is failed
+    assert score_again(failed, framework, qa) is failed

@@ -114,6 +114,7 @@ def test_text_is_taken_as_it_is_written(tmp_path: Path, name: str) -> None:
     assert [config.serve.keys_file, config.questions.train] == [name, name]
     assert config.corpus.passages == ("a", name)
     assert config.eval.models == {name: name}
+    assert isinstance(config.reasoning.demonstrations, tuple)
     (demonstration,) = config.reasoning.demonstrations
     assert demonstration.question == demonstration.steps[0].passages[0].title == name
     # … and on the command line

@@ -11,6 +11,8 @@ import pytest
 
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
+from steper_ray.serving.server_spec import ServerSpec
+from steper_ray.serving.session import server_spec
 from tests.samples import questions_of
 
 PLACES = 8
@@ -30,6 +32,11 @@ class Server:
     url: str
     questions: list[str]
     config: RunConfig
+
+    @property
+    def spec(self) -> ServerSpec:
+        """Settings and inputs of the server, as they are now in the run folder."""
+        return server_spec(self.config)
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Its replicas of a deployment, or `ProxyActor`."""

@@ -9,7 +9,8 @@ from steper_ray.reasoning.frameworks import framework_named, ircot, react, self_
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.loading import load_config
 from steper_ray.serving.api.schema import AnswerRequest
-from steper_ray.serving.overrides import ServingReasoning, places
+from steper_ray.serving.overrides import ServingReasoning, serving_reasoning
+from steper_ray.serving.server_spec import ingress_places
 from steper_ray.serving.settings import ServeConfig
 
 TRAINED = complete_reasoning(
@@ -59,6 +60,13 @@ def test_a_corpus_of_another_version_is_an_override_of_every_answer() -> None:
     assert ServingReasoning(TRAINED, "v1", TRAINED, "v1").overrides(TRAINED) == {}
 
 
+def test_the_serve_section_overrides_k_and_s_and_nothing_else() -> None:
+    section = ServeConfig(max_steps=3)
+    assert serving_reasoning(section, TRAINED, "v1", "v1") == SERVED
+    unchanged = serving_reasoning(ServeConfig(), TRAINED, "v1", "v2")
+    assert unchanged == ServingReasoning(TRAINED, "v1", TRAINED, "v2")
+
+
 def test_a_request_changes_only_what_it_names() -> None:
     asked = AnswerRequest(question=" Who? ", max_steps=2, stream=True)
     assert asked.question == "Who?"
@@ -82,7 +90,8 @@ def test_a_request_changes_only_what_it_names() -> None:
 def test_ingresses_share_twice_what_the_engines_run_at_a_time(
     overrides: list[str], expected: int
 ) -> None:
-    assert places(load_config(TOY_RUN_FILE, overrides)) == expected
+    config = load_config(TOY_RUN_FILE, overrides)
+    assert ingress_places(config.serve, config.engine) == expected
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.errors import StageError
 from steper_ray.retrieval import corpus_version, open_retriever
 from steper_ray.retrieval.corpus import CorpusInfo
-from steper_ray.serving.deploy import APP, build_ingress, corpus_app, llm_app, with_one_ingress
-from steper_ray.serving.session import update_server
+from steper_ray.serving.deploy import APP, build_ingress, corpus_app, llm_app
+from steper_ray.serving.session import server_spec, update_server
 from tests.fakes import hits_of
 from tests.processes import ended
 from tests.samples import index_corpus
@@ -79,7 +79,7 @@ async def unfinished(server: Server) -> int:
 
     from steper_ray.serving.deployments.ingress import LLM
 
-    handle = serve.get_deployment_handle(LLM, llm_app(server.config))
+    handle = serve.get_deployment_handle(LLM, llm_app(server.spec))
     return int(await handle.unfinished.remote())
 
 
@@ -415,11 +415,11 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     from ray import serve
 
     serve_section = server.config.serve.model_copy(update={"keys_file": str(tmp_path / "keys")})
-    monkeypatch.setattr("steper_ray.serving.preflight.check_server", lambda _config: None)
+    monkeypatch.setattr("steper_ray.serving.session.check_server", lambda _spec: None)
     before = [server.processes(name)[0].pid for name in (":llm", ":retriever")]
     with pytest.raises(StageError, match=r"keys_file: .*no such file.*serve\.log"):
         update_server(server.config.model_copy(update={"serve": serve_section}))
-    behind = {llm_app(server.config), corpus_app(server.config)}
+    behind = {llm_app(server.spec), corpus_app(server.spec)}
     assert set(serve.status().applications) == {APP, *behind}
     assert [server.processes(name)[0].pid for name in (":llm", ":retriever")] == before
     answer = post(server, "/v1/answer", {"question": server.questions[0]})
@@ -433,11 +433,11 @@ def test_keys_hold_under_a_route_prefix_too(server: Server, tmp_path: Path) -> N
     from steper_ray.serving.keys import new_key
 
     keys = {"keys_file": str(tmp_path / "keys.yaml")}
-    keyed = with_one_ingress(
+    keyed = server_spec(
         server.config.model_copy(update={"serve": server.config.serve.model_copy(update=keys)})
-    )
+    ).with_one_ingress()
     headers = {"authorization": f"Bearer {new_key(keyed.serve, 'alice')}"}
-    ingress = build_ingress(keyed, llm_app(server.config), corpus_app(server.config))
+    ingress = build_ingress(keyed, llm_app(server.spec), corpus_app(server.spec))
     serve.run(ingress, name="student", route_prefix="/student")
     try:
         ask = {"question": server.questions[0]}
@@ -473,7 +473,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
 
     folder = tmp_path / "student-2"
     shutil.copytree(server.config.serve.model, folder)
-    before = {APP, llm_app(server.config), corpus_app(server.config)}
+    before = {APP, llm_app(server.spec), corpus_app(server.spec)}
     version, info = corpus_version(server.config.folder.corpus), index_renamed(server)
     assert info.version != version
     command = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(TOY_RUN_FILE)]

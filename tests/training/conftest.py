@@ -217,25 +217,44 @@ def plain_training(reference) -> Callable[..., tuple[list[PlainStep], Any]]:
     return work
 
 
-@pytest.fixture(scope="module")
-def only_rank(device):
-    """torch.distributed with a single rank, as Ray Train would have set it up."""
+@pytest.fixture(scope="session")
+def rank_environment() -> dict[str, str]:
+    """The environment variables of the only rank, as Ray Train would have set them."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    return {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+@pytest.fixture(scope="session")
+def process_group(rank_environment, device) -> Iterator[None]:
+    """torch.distributed with a single rank, once a process: DeepSpeed keeps the group that it saw first."""
     import torch
 
-    gpu = device.type == "cuda"
     with pytest.MonkeyPatch.context() as patch:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        values = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        values |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        values |= {"PATH": os.environ["PATH"]} | ({} if gpu else {"DS_ACCELERATOR": "cpu"})
+        for name, value in rank_environment.items():
+            patch.setenv(name, value)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def only_rank(process_group, rank_environment, device) -> Iterator[None]:
+    """The only rank of a training in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        values = rank_environment | {"PATH": os.environ["PATH"]}
+        values |= {} if device.type == "cuda" else {"DS_ACCELERATOR": "cpu"}
         for name, value in values.items():
             patch.setenv(name, value)
         # Liger puts its layers into transformers' modules, and so into what we compare with.
         patch.setitem(sys.modules, "liger_kernel", None)
-        torch.distributed.init_process_group("nccl" if gpu else "gloo")
         yield
-        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Server-sent events; when a reply ends, for whatever reason, the work behind it is cancelled."""
+"""Server-sent events; the end of a reply, for whatever reason, cancels the work behind the reply."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
@@ -13,18 +13,18 @@ T = TypeVar("T")
 
 
 STREAM: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"text/event-stream": {}}}}
-"""What OpenAPI says of a route that streams where it is asked to."""
+"""OpenAPI's description of a route that can stream."""
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events made of what a source yields.
+    """Reply of server-sent events that closes their source when it ends.
 
-    Starlette drops a stream whose client is gone. What is dropped before its first event has no `finally`
-    that would run, and the work would go on until Python's garbage collector finds it.
+    Starlette drops a stream whose client has disconnected. A generator that is dropped before its first
+    event runs no `finally`, and the work would continue until Python's garbage collector finds it.
     """
 
     def __init__(self, events: AsyncIterator[str], source: AsyncGenerator[Any, None]) -> None:
-        """source: closed when the reply has ended"""
+        """source: generator behind the events, closed at the end of the reply"""
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
         self._source = source
@@ -43,9 +43,12 @@ async def stream_events(
     *,
     opening: Iterable[str] = (),
 ) -> EventStream:
-    """The events of a source as it yields; what is refused before the first is raised, for a plain reply.
+    """Stream of the events of a source.
 
-    shown: the text of the events for what it yields; failed: the last event when it is refused later;
+    A refusal before the first event is raised, so that it becomes an ordinary reply with its status.
+
+    shown:   texts of the events for an item of the source
+    failed:  text of the last event if the source raises a refusal later
     opening: events before all others
     """
     first = await anext(source)
@@ -54,8 +57,8 @@ async def stream_events(
         for text in (*opening, *shown(first)):
             yield text
         try:
-            async for one in source:
-                for text in shown(one):
+            async for item in source:
+                for text in shown(item):
                     yield text
         except RefusedError as refused:
             yield failed(refused)
@@ -69,5 +72,5 @@ def event_text(name: str, data: str) -> str:
 
 
 def failed_event(refused: RefusedError) -> str:
-    """The last event of a stream of ours that is refused."""
+    """Last event of a stream that is refused after it has begun."""
     return event_text("error", json.dumps(error_body(refused)))

@@ -3,7 +3,7 @@
 `<model>` is the plain model under its chat template (vLLM's own implementation, in `ray.serve.llm`);
 `<model>-rag` answers the last user message by the whole reasoning loop. It has no memory: earlier messages
 are not read. Its rationales are `reasoning_content`, as reasoning models' are, and every response has the
-steps with their passages in the extension field `steper`, which says too what of the request was ignored.
+steps with their passages in the extension field `steper`, which also names ignored parts of the request.
 """
 
 import json
@@ -24,18 +24,18 @@ from steper_ray.serving.api.schema import TOO_LARGE, AnswerOut, AnyText, Body, E
 from steper_ray.serving.refusals import RefusedError, error_body
 
 RAG: Final = "-rag"
-"""Ends the name of the model that is the whole loop."""
+"""Suffix of the name of the model that is the whole loop."""
 
 
 OWNER: Final = "steper_ray"
 
 
 UNKNOWN: Final[dict[int | str, dict[str, Any]]] = {404: {"model": ErrorOut}}
-"""What OpenAPI says of a route that names a model."""
+"""OpenAPI's description of a route that names a model."""
 
 
 SAMPLED: Final = ("temperature", "top_p", "seed")
-"""What of a chat's settings the loop follows."""
+"""Sampling parameters of a chat that the loop follows."""
 
 
 class TextPart(Body):
@@ -54,20 +54,20 @@ class Message(Body):
 
     @property
     def text(self) -> str:
-        """What it says."""
+        """The text of the message."""
         if isinstance(self.content, str):
             return self.content
         return "".join(part.text for part in self.content)
 
 
 class StreamOptions(Body):
-    """What a stream has beside its text."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
 class ChatBody(Body):
-    """Body of POST /v1/chat/completions: OpenAI's parameters that at least the plain model follows."""
+    """Body of POST /v1/chat/completions: the OpenAI parameters that the plain model follows."""
 
     model: AnyText
     messages: list[Message] = Field(min_length=1, fail_fast=True)
@@ -96,7 +96,7 @@ class ChatBody(Body):
 
     @property
     def sampling(self) -> Sampling:
-        """How the loop draws tokens."""
+        """Sampling parameters for the loop."""
         top_p = 1.0 if self.top_p is None else self.top_p
         return Sampling(self.temperature or 0.0, top_p, self.seed)
 
@@ -192,7 +192,7 @@ def usage(answer: AnswerOut) -> dict[str, Any]:
 
 
 def extension(answer: AnswerOut, body: ChatBody) -> dict[str, Any]:
-    """What an OpenAI response has no field for."""
+    """Extension field `steper`: what an OpenAI response has no field for."""
     return {**answer.model_dump(exclude={"answer"}), "ignored": body.ignored}
 
 

@@ -67,7 +67,7 @@ FILES: Final = {
     "/docs/swagger-ui.css": SWAGGER_UI / "swagger-ui.css",
     "/docs/swagger-ui-bundle.js": SWAGGER_UI / "swagger-ui-bundle.js",
 }
-"""Served as they are. FastAPI's own /docs loads Swagger UI from elsewhere, which `guard.HEADERS` forbid."""
+"""Path → file. FastAPI's own /docs loads Swagger UI from another site, which `refusals.HEADERS` forbid."""
 
 
 OPEN_PATHS: Final = frozenset({*FILES, "/openapi.json", "/healthz", "/readyz"})
@@ -78,11 +78,11 @@ KINDS: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascrip
 
 
 KEY: Final = Security(HTTPBearer(scheme_name="api_key", auto_error=False))
-"""Says in OpenAPI that a route needs a key; `Guard` is what checks it."""
+"""Marks in OpenAPI that a route needs a key; `ApiMiddleware` checks the key."""
 
 
 LONGEST_NAME: Final = 40
-"""Characters of a key of a body that an error shows."""
+"""Largest number of characters of a body's key that an error shows."""
 
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
@@ -134,7 +134,7 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
 
     @api.post("/v1/answers", response_model=BatchOut, dependencies=key)
     async def answers(request: BatchRequest) -> Response:
-        """Answer many questions; one that cannot be answered has its error in its place."""
+        """Answer many questions; the result of one that cannot be answered is its error."""
         service.check_most("questions", len(request.questions), config.max_batch)
         for place, question in enumerate(request.questions):
             service.check_question(question, f"questions.{place}")
@@ -186,7 +186,7 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
 
 
 def sends(file: Path) -> Callable[[], Awaitable[Response]]:
-    """A route's function that sends a file whole: FileResponse refuses odd ranges in its own form."""
+    """Function of a route that sends a file; FileResponse would refuse odd ranges in another format."""
 
     async def send() -> Response:
         return Response(file.read_bytes(), media_type=KINDS[file.suffix])
@@ -195,7 +195,7 @@ def sends(file: Path) -> Callable[[], Awaitable[Response]]:
 
 
 def as_json(body: BaseModel, status: int = 200) -> Response:
-    """A reply made by pydantic itself, several times as fast as FastAPI's way."""
+    """JSON reply serialized by pydantic itself, several times as fast as by FastAPI."""
     return Response(body.model_dump_json(), status, media_type="application/json")
 
 

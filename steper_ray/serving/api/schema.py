@@ -19,11 +19,11 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 AnyText = Annotated[str, StringConstraints(min_length=0)]
-"""Without a constraint pydantic lets pass what is no Unicode: halves of surrogate pairs, as `"\\ud800"`."""
+"""Text that is valid Unicode: without a constraint pydantic accepts lone surrogates, as `"\\ud800"`."""
 
 
 TOO_LARGE: Final = 2**31
-"""Numbers from here on are no numbers of anything here."""
+"""Smallest number that is refused as absurd for any field."""
 
 
 def _known_framework(name: str) -> str:
@@ -54,9 +54,9 @@ class QuestionBody(Body):
     framework: Framework | None = None
     """Another framework, with its own instruction and no demonstrations."""
     passages_per_step: int | None = Field(default=None, ge=1, lt=TOO_LARGE)
-    """Passages a search brings (k)."""
+    """Passages per step (k)."""
     max_steps: int | None = Field(default=None, ge=1, lt=TOO_LARGE)
-    """Steps before the answer is forced (S)."""
+    """Largest number of steps before the answer is forced (S)."""
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -85,11 +85,11 @@ class SearchRequest(Body):
 
     query: Text
     k: int = Field(default=4, ge=1, lt=TOO_LARGE)
-    """Passages to bring."""
+    """Number of passages."""
 
 
 class PassageOut(BaseModel):
-    """A passage that a search brought."""
+    """A passage found by a search."""
 
     id: str
     title: str
@@ -107,7 +107,7 @@ class StepOut(BaseModel):
     """The ability it needed: `init`ialization, `exp`ansion or `agg`regation."""
     query: str
     passages: list[PassageOut]
-    """Those that no step before had found."""
+    """Passages that no earlier step had found."""
     rationale: str
     prompt_tokens: int
     generated_tokens: int
@@ -133,27 +133,27 @@ class AnswerOut(BaseModel):
     model: str
     corpus_version: str
     overrides: dict[str, Any]
-    """Where it was not asked as it was trained to be: {name: {"trained": …, "served": …}}."""
+    """Settings that differ from those of the training: {name: {"trained": …, "served": …}}."""
 
 
 class ErrorInfo(BaseModel):
-    """What went wrong, in OpenAI's form."""
+    """An error in OpenAI's format."""
 
     message: str
     type: str
     code: str
     param: str | None = None
-    """The part of the request that is meant."""
+    """The part of the request that the error is about."""
 
 
 class ErrorOut(BaseModel):
-    """Body of every reply with a status from 400 on, and data of the event `error`."""
+    """Body of every reply with a status of 400 or more, and data of the event `error`."""
 
     error: ErrorInfo
 
 
 class BatchOut(BaseModel):
-    """Reply to POST /v1/answers: as many as there were questions, in their order."""
+    """Reply to POST /v1/answers: one result for each question, in the same order."""
 
     answers: list[AnswerOut | ErrorOut]
 
@@ -172,7 +172,7 @@ class ReadyOut(BaseModel):
 
     status: Literal["ready", "not ready"]
     missing: list[str]
-    """What does not answer yet: `model`, `corpus`."""
+    """Names of the parts that do not answer yet: `model`, `corpus`."""
     model: str
     corpus_version: str
     framework: Framework

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 LLM: Final = "llm"
-"""The name of the LLM's deployment."""
+"""Name of the LLM's deployment."""
 
 
 RETRIEVER: Final = "retriever"
-"""The name of the retriever's."""
+"""Name of the retriever's deployment."""
 
 
 @serve.deployment
@@ -58,8 +58,8 @@ class AnswerServer:
         hub: HubConfig,
         log: Path,
     ) -> None:
-        """llm, retriever: their handles, or the names of the applications that they are in
-        keys: those of the environment that the server was started in
+        """llm, retriever: their handles, or the names of their applications
+        keys: keys of the environment that the server was started in
         """
         redirect_output(log)
         from steper_ray.serving.answering import AnswerService

@@ -1,9 +1,10 @@
 """The LLM behind the server: `ray.serve.llm`'s server with vLLM inside, one replica an engine.
 
-Beside chatting it writes a step of the reasoning loop from tokens: the ingress has encoded the prompt as
-training did, and wants the number of cached tokens, which no OpenAI response has.
+Beside chats it writes steps of the reasoning loop from token ids: the ingress encodes the prompt as
+training did, and needs the number of cached tokens, which an OpenAI response does not have.
 
-vLLM is imported in the replica only. A replica whose engine has died tells Serve, which starts another.
+vLLM is imported in the replica only. A replica whose engine has died fails its health check, and Serve
+replaces it.
 """
 
 from collections.abc import AsyncIterator
@@ -29,16 +30,16 @@ from steper_ray.models.hub import use_hub
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import HubConfig
 from steper_ray.ray_runtime.logs import redirect_output
-from steper_ray.ray_runtime.placement import bundles
+from steper_ray.ray_runtime.placement import engine_bundles
 from steper_ray.reasoning.settings import ReasoningConfig
 
 PLAIN_CHAT: Final = "{{ messages | map(attribute='content') | join('\n') }}"
-"""The chat template of a model without one: the messages as they are, a line between two."""
+"""Chat template for a model without one: the messages, separated by line breaks."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRequest:
-    """A step of the reasoning loop to be written."""
+    """Request to write a step of the reasoning loop."""
 
     prompt: str
     """The text of `ids`, which the prefix-aware router compares; empty where there is one replica."""
@@ -50,10 +51,10 @@ class StepRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A chat with the plain model."""
+    """Request to chat with the plain model."""
 
     messages: list[dict[str, Any]]
-    """What the prefix-aware router compares."""
+    """The messages of `body`, which the prefix-aware router compares."""
     body: dict[str, Any]
     """The whole OpenAI request."""
 
@@ -71,8 +72,8 @@ class StudentLLM:
         hub: HubConfig,
         log: Path,
     ) -> None:
-        """Raises InputError if the model cannot be had, if vLLM refuses an argument, or if the context is
-        too short for the prompts.
+        """Raises InputError if the model cannot be loaded, if vLLM refuses an argument, or if the context
+        is too short for the prompts.
         """
         redirect_output(log)
         use_hub(hub)
@@ -88,7 +89,7 @@ class StudentLLM:
         llm_config = LLMConfig(
             model_loading_config={"model_id": name, "model_source": model},
             accelerator_config={"kind": "gpu" if config.gpus else "cpu"},
-            placement_group_config={"bundles": bundles(config)},
+            placement_group_config={"bundles": engine_bundles(config)},
             engine_kwargs=arguments,
             callback_config={"callback_class": NOTHING_FETCHED} if local else {},
         )
@@ -107,7 +108,7 @@ class StudentLLM:
         return read_output(final)
 
     async def write_stream(self, request: StepRequest) -> AsyncIterator[str | Generation]:
-        """`write`, with the text in pieces as it comes, and the whole at the end."""
+        """`write` as a stream: pieces of the text, and the whole generation at the end."""
         final, said = None, 0
         async for output in self._run(request, streamed=True):
             final, text = output, output.outputs[0].text
@@ -167,5 +168,5 @@ class StudentLLM:
         return int(self._llm.output_processor.get_num_unfinished_requests())
 
     async def check_health(self) -> None:
-        """Serve replaces the replica when this raises."""
+        """Raises if the engine is dead; Serve then replaces the replica."""
         await self._server.check_health()

@@ -1,4 +1,4 @@
-"""How `ray.serve.llm` starts vLLM for a student. Imports vLLM: for the replica only."""
+"""Ray's vLLM engine with two changes for a student. Imports vLLM: for the replica only."""
 
 from typing import Any, Final
 
@@ -7,10 +7,10 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
 
 class StudentEngine(VLLMEngine):
-    """Ray's vLLM engine; on CPU it computes in the engine's own process.
+    """Ray's vLLM engine, which on CPU computes in the engine's own process.
 
-    Ray asks for vLLM's multi-process executor there, whose worker imports everything once more and takes
-    each step over shared memory.
+    Ray would take vLLM's multi-process executor, whose worker imports everything again and gets each step
+    through shared memory.
     """
 
     def _start_async_llm_engine(self, arguments: Any, config: Any, placement_group: Any) -> Any:

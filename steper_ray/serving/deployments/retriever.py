@@ -1,4 +1,4 @@
-"""The retriever behind the server: one opened corpus a replica."""
+"""The retriever deployment: each replica opens the corpus."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from steper_ray.retrieval.protocol import Hit
 
 @serve.deployment
 class CorpusRetriever:
-    """Searches the corpus."""
+    """Retriever of one opened corpus."""
 
     def __init__(self, corpus: Path, log: Path) -> None:
         redirect_output(log)
@@ -21,7 +21,7 @@ class CorpusRetriever:
         self._retriever = open_retriever(corpus)
 
     async def search(self, searches: Sequence[tuple[str, int]]) -> list[list[Hit]]:
-        """The best passages of each search, a query and its k; see `Retriever.search`."""
+        """The best passages for each search, which is a query and its k; see `Retriever.search`."""
         of_k: dict[int, list[str]] = {}
         for query, k in searches:
             of_k.setdefault(k, []).append(query)
@@ -30,5 +30,5 @@ class CorpusRetriever:
         return [next(in_turn[k]) for _, k in searches]
 
     async def corpus_version(self) -> str:
-        """The version of the corpus that is searched."""
+        """Version of the searched corpus."""
         return self._retriever.version

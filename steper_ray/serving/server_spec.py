@@ -1,0 +1,50 @@
+"""Settings and inputs of a server, unpacked from the run file."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from steper_ray.engines.settings import EngineConfig
+from steper_ray.models.settings import HubConfig
+from steper_ray.serving.overrides import ServingReasoning
+from steper_ray.serving.settings import ServeConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """Settings and inputs of a server."""
+
+    serve: ServeConfig
+    engine: EngineConfig
+    hub: HubConfig
+    model: str
+    """Model folder, or the name of a model on the Hub."""
+    reasoning: ServingReasoning
+    corpus: Path
+    """Folder of the corpus itself: the link in the run folder moves when `steper index` runs again."""
+    log: Path
+    """Log of the replicas."""
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model in the API."""
+        return Path(self.model).name
+
+    @property
+    def places(self) -> int:
+        """Limit of questions in progress in one ingress."""
+        return ingress_places(self.serve, self.engine)
+
+    def with_one_ingress(self) -> "ServerSpec":
+        """The same server with a single ingress replica."""
+        fixed = {"ingress_replicas": 1, "max_ingress_replicas": None}
+        return replace(self, serve=self.serve.model_copy(update=fixed))
+
+
+def ingress_places(serve: ServeConfig, engine: EngineConfig) -> int:
+    """Limit of questions in progress in one ingress: `serve.max_concurrent`, else a share of twice what the
+    engines run at the same time.
+    """
+    if serve.max_concurrent is not None:
+        return serve.max_concurrent
+    in_progress = 2 * serve.llm_replicas * engine.max_num_seqs
+    return max(1, in_progress // serve.ingress_replicas)

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -32,6 +31,7 @@ from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import Chain
 from tests.fakes import Teacher
+from tests.processes import ended
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]  # engines start some twenty times
 
@@ -160,11 +160,6 @@ def titled(name: str, processes: Iterable[psutil.Process]) -> list[psutil.Proces
     return found
 
 
-def all_ended(processes: Iterable[psutil.Process]) -> bool:
-    """Whether none of some processes runs."""
-    return not titled("", processes)
-
-
 @contextmanager
 def killing(folder: Path, *names: str) -> Iterator[None]:
     """SIGKILL a process of each of these names, one after another, while a build of this process runs.
@@ -180,7 +175,8 @@ def killing(folder: Path, *names: str) -> Iterator[None]:
             both = [engine, *titled("ChainActor", engine.parents())]
             (process,) = titled(name, both)
             process.kill()
-            await_that(partial(all_ended, both), lambda: not over.is_set())
+            while not all(map(ended, both)):  # the other one ends by itself
+                assert not over.wait(0.02), "it outlived the build"
 
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill)
@@ -337,8 +333,9 @@ def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
     (os.killpg if to_all else os.kill)(build.pid, sent)
     code = build.wait()
     limit = time.monotonic() + GONE_WITHIN_S
-    while (alive := titled("", processes)) and time.monotonic() < limit:
+    while not all(map(ended, processes)) and time.monotonic() < limit:
         time.sleep(0.1)
+    alive = [process for process in processes if not ended(process)]
     for process in alive:
         process.kill()
     assert alive == []

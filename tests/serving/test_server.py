@@ -27,6 +27,7 @@ from steper_ray.retrieval.corpus import CorpusInfo
 from steper_ray.serving.deploy import APP, build_ingress, corpus_app, llm_app
 from steper_ray.serving.session import server_spec, update_server
 from tests.fakes import hits_of
+from tests.processes import ended
 from tests.samples import index_corpus
 from tests.serving.conftest import PLACES, Server
 
@@ -357,7 +358,7 @@ def test_a_killed_replica_loses_no_whole_answer(server: Server, deployment: str)
     assert load.ends[-1] == "answer"
     assert set(load.ends) <= {"answer", "error"}
     if deployment == "llm":
-        until(lambda: not engine.is_running())  # it ends with its replica
+        until(lambda: ended(engine))  # with its replica
 
 
 def test_a_killed_ingress_is_said_and_the_next_request_succeeds(server: Server) -> None:

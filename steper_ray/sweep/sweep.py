@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from steper_ray.errors import ConfigError, find_steper_error
-from steper_ray.files import write_whole
+from steper_ray.files import new_folder, write_whole
 from steper_ray.models.folder import check_model
 from steper_ray.run.dependencies import sweep_identity
 from steper_ray.run.identity import RECORD_FILE, Record, because, digest, find_folder, write_record
@@ -178,12 +178,9 @@ def _prepare(config: "RunConfig", folder: Path) -> dict[tuple[Any, ...], Path]:
 def _export(config: "RunConfig", best: Trial) -> None:
     """Copy the best trial's student and training to `best/`, and write its run file, `best.yaml`."""
     target = config.folder.sweep / "best"
-    partial = target.with_name("best.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for name in ("student", "training"):
-        shutil.copytree(best.folder / name, partial / name)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with new_folder(target) as folder:
+        for name in ("student", "training"):
+            shutil.copytree(best.folder / name, folder / name)
     best_config = trial_config(config, best.point, target)
     values = best_config.model_dump(mode="json", exclude={"sweep"})
     values["train"]["push_to_hub"] = config.train.push_to_hub

@@ -1,11 +1,11 @@
 """Tables of a sweep's trials: `trials.parquet`, `trials.csv`, and values in short for people."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from steper_ray.files import new_file
 from steper_ray.sweep.settings import Metric
 from steper_ray.sweep.trial_files import Status, Trial, ability_names
 
@@ -81,11 +81,6 @@ def write_tables(folder: Path, trials: Sequence[Trial], metric: Metric) -> None:
             for name, values in columns.items()
         }
     )
-    folder.mkdir(parents=True, exist_ok=True)
     for name, write in (("trials.parquet", pq.write_table), ("trials.csv", pyarrow.csv.write_csv)):
-        partial = folder / f".{name}.{os.getpid()}.partial"
-        try:
-            write(table, partial)
-            partial.replace(folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
+        with new_file(folder / name, encoding=None) as file:
+            write(table, file)

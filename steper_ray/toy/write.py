@@ -10,6 +10,7 @@ from typing import Final
 
 from steper_ray.arrow import PASSAGE_SCHEMA, QUESTION_SCHEMA
 from steper_ray.errors import InputError
+from steper_ray.files import new_folder
 from steper_ray.toy.settings import ToyConfig
 
 MODELS: Final = Path(__file__).parent / "models"
@@ -27,20 +28,14 @@ def write_toy(settings: ToyConfig, out: Path) -> None:
 
     if not MODELS.is_dir():
         raise InputError(f"{MODELS}: the bundled models are missing; run `make pretrain`")
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     world = make_world(settings.seed, settings.scale)
-    passages = [asdict(passage) for passage in world.passages()]
-    pq.write_table(
-        pa.Table.from_pylist(passages, schema=PASSAGE_SCHEMA), partial / "passages.parquet"
-    )
     splits = {"train": settings.train, "dev": settings.dev, "test": settings.test}
-    for split, questions in world.questions(splits).items():
-        rows = [asdict(question) for question in questions]
-        pq.write_table(
-            pa.Table.from_pylist(rows, schema=QUESTION_SCHEMA), partial / f"{split}.parquet"
-        )
-    shutil.copytree(MODELS, partial / "models")
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    with new_folder(out) as folder:
+        passages = [asdict(passage) for passage in world.passages()]
+        table = pa.Table.from_pylist(passages, schema=PASSAGE_SCHEMA)
+        pq.write_table(table, folder / "passages.parquet")
+        for split, questions in world.questions(splits).items():
+            rows = [asdict(question) for question in questions]
+            table = pa.Table.from_pylist(rows, schema=QUESTION_SCHEMA)
+            pq.write_table(table, folder / f"{split}.parquet")
+        shutil.copytree(MODELS, folder / "models")

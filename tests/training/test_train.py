@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from steper_ray.errors import InputError
 from steper_ray.models.student_settings import carried_settings
 from steper_ray.pipeline.training import train_student
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.run.config import RunConfig
 from steper_ray.run.identity import differences
 from steper_ray.training.resume import find_checkpoints, task_identity
@@ -194,7 +195,8 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     assert list(summary.ability_losses.values()) == pytest.approx(expected[-1].loss_A, rel=1e-5)
 
     assert not config.folder.student.with_name("student.partial").exists()
-    trained = config.reasoning.model_copy(update={"chat": False})  # its tokenizer has no template
+    complete = complete_reasoning(config.reasoning)
+    trained = complete.model_copy(update={"chat": False})  # its tokenizer has no template
     assert carried_settings(str(config.folder.student)) == (trained, "v1")
     student = AutoModelForCausalLM.from_pretrained(config.folder.student)
     tokenizer = AutoTokenizer.from_pretrained(config.folder.student)

@@ -31,6 +31,7 @@ from steper_ray.pipeline.demo import demo, first_of_each_hops
 from steper_ray.pipeline.select import select_run
 from steper_ray.pipeline.training import train_student
 from steper_ray.ray_runtime.progress import StageProgress
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.retrieval import corpus_version, open_retriever
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
@@ -163,7 +164,8 @@ def test_choosing_again_needs_no_teacher_and_gives_the_same(run: RunConfig) -> N
 
 def test_the_student_carries_how_it_was_trained(run: RunConfig) -> None:
     carried = carried_settings(str(run.folder.student))
-    trained = run.reasoning.model_copy(update={"chat": False})  # its tokenizer has no template
+    complete = complete_reasoning(run.reasoning)
+    trained = complete.model_copy(update={"chat": False})  # its tokenizer has no template
     assert carried == (trained, corpus_version(run.folder.corpus))
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

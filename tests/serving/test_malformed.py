@@ -38,7 +38,7 @@ GIVEN_AWAY: Final = re.compile(
 LONGEST_MESSAGE: Final = 300
 KINDS: Final = {"invalid_request_error", "authentication_error", "rate_limit_error", "server_error"}
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(900)
 
 
 def check_error(body: Any) -> None:

@@ -6,10 +6,10 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
-from threading import Event, Thread
 from typing import Any
 
 from steper_ray.chains.busy_window import busy_window
+from steper_ray.ray_runtime.watch import calling_every
 
 Progress = Callable[[int, int], None]
 """Called with (questions done, questions in all)."""
@@ -133,23 +133,15 @@ def usage_tally(total: int, on_progress: Progress | None) -> Iterator[Any]:
     )
     actor: Any = ray.remote(UsageTally)
     tally = actor.options(num_cpus=0, scheduling_strategy=driver_node).remote()
-    stop = Event()
 
     def report() -> None:
         if on_progress is not None:
             on_progress(min(total, ray.get(tally.report.remote()).asked), total)
 
-    def listen() -> None:
-        while not stop.wait(0.5):
-            report()
-
-    thread = Thread(target=listen, daemon=True)
-    thread.start()
     try:
-        yield tally
+        with calling_every(0.5, report):
+            yield tally
     finally:
-        stop.set()
-        thread.join()
         report()
         # After a failed run Ray Data keeps its actors alive, and the cores that they hold.
         for actor in ray.get(tally.actors.remote()):

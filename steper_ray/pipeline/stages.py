@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.errors import InputError, StageError
@@ -366,28 +365,23 @@ def _check_own_data(config: "RunConfig") -> None:
 @contextmanager
 def following_metrics(metrics: Path, progress: "StageProgress") -> Iterator[None]:
     """Show the newest line of the training metrics while the block runs."""
-    stop = Event()
+    from steper_ray.ray_runtime.watch import calling_every
+
     before = metrics.stat().st_mtime if metrics.exists() else 0.0
 
-    def follow() -> None:
-        while not stop.wait(1.0):
-            if not metrics.exists() or metrics.stat().st_mtime == before:
-                continue
-            lines = metrics.read_text(encoding="utf-8").split("\n")
-            if len(lines) < 2:
-                continue
-            last = json.loads(lines[-2])  # the last line may still be on its way
-            progress.update(
-                last["step"],
-                last["steps"],
-                f"step {last['step']}/{last['steps']}  "
-                f"loss {last['loss']:.3f}  {last['tokens_per_second']:,.0f} tokens/s",
-            )
+    def show() -> None:
+        if not metrics.exists() or metrics.stat().st_mtime == before:
+            return
+        lines = metrics.read_text(encoding="utf-8").split("\n")
+        if len(lines) < 2:
+            return
+        last = json.loads(lines[-2])  # the last line may still be on its way
+        progress.update(
+            last["step"],
+            last["steps"],
+            f"step {last['step']}/{last['steps']}  "
+            f"loss {last['loss']:.3f}  {last['tokens_per_second']:,.0f} tokens/s",
+        )
 
-    thread = Thread(target=follow, daemon=True)
-    thread.start()
-    try:
+    with calling_every(1.0, show):
         yield
-    finally:
-        stop.set()
-        thread.join()

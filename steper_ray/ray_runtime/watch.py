@@ -7,20 +7,16 @@ from threading import Event, Thread
 
 @contextmanager
 def calling_every(seconds: float, function: Callable[[], None]) -> Iterator[None]:
-    """Call `function` every so many seconds while the block runs, and once more when it has ended.
+    """Call `function` every so many seconds while the block runs, from a thread of its own.
 
-    The calls come from a thread of their own, one after the other. An error of the function ends the
-    calls and is raised at the end of the block, unless the block has an error of its own.
+    No call is running any more when the block has ended. An error of the function ends the calls with its
+    traceback on standard error, which is a stage's log; work does not fail for its progress line.
     """
     stop = Event()
-    errors: list[BaseException] = []
 
     def follow() -> None:
-        try:
-            while not stop.wait(seconds):
-                function()
-        except BaseException as error:  # noqa: BLE001 - raised by the block's thread
-            errors.append(error)
+        while not stop.wait(seconds):
+            function()
 
     thread = Thread(target=follow, daemon=True)
     thread.start()
@@ -29,6 +25,3 @@ def calling_every(seconds: float, function: Callable[[], None]) -> Iterator[None
     finally:
         stop.set()
         thread.join()
-    if errors:
-        raise errors[0]
-    function()

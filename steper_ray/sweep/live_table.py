@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
+from steper_ray.ray_runtime.watch import calling_every
 from steper_ray.sweep.settings import SweepConfig
 from steper_ray.sweep.trial_files import Trial, ability_names, best_trial, read_trials
 from steper_ray.sweep.trial_table import short, status_counts
@@ -26,7 +26,6 @@ def showing_trials(
 
     folder: of all trials; total: number of trials that the sweep will have
     """
-    stop = Event()
     metric = section.metric
     ended: dict[int, Trial] = {}
     """Trials that have ended; their files change no more, so they are read once."""
@@ -46,17 +45,10 @@ def showing_trials(
         detail = f"{len(ended)}/{total} trials{f': {counts}' if counts else ''}{leader}"
         progress.update(share, total, detail, at_once=len(ended) > before)
 
-    def follow() -> None:
-        while not stop.wait(2.0):
-            show()
-
-    thread = Thread(target=follow, daemon=True)
-    thread.start()
     try:
-        yield
+        with calling_every(2.0, show):
+            yield
     finally:
-        stop.set()
-        thread.join()
         progress.table([], [])
 
 

@@ -1,5 +1,7 @@
 """Calls while a block runs."""
 
+import sys
+import threading
 from threading import Event
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from steper_ray.ray_runtime.watch import calling_every
 
 
-def test_the_function_is_called_while_the_block_runs_and_once_more_at_its_end() -> None:
+def test_the_function_is_called_while_the_block_runs_and_not_after_it() -> None:
     called = Event()
     calls: list[int] = []
 
@@ -17,28 +19,41 @@ def test_the_function_is_called_while_the_block_runs_and_once_more_at_its_end() 
 
     with calling_every(0.001, look):
         assert called.wait(60)
-        before = len(calls)
-    assert len(calls) > before
     after = len(calls)
     called.clear()
     assert not called.wait(0.05)
-    assert len(calls) == after
+    assert len(calls) == after > 0
 
 
-def test_an_error_of_the_function_is_raised_at_the_end_of_the_block() -> None:
+def test_an_error_of_the_function_is_told_and_leaves_the_block_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[threading.ExceptHookArgs] = []
     failed = Event()
 
-    def fail() -> None:
+    def tell(arguments: threading.ExceptHookArgs) -> None:
+        told.append(arguments)
         failed.set()
-        raise ValueError("no progress")
 
-    with pytest.raises(ValueError, match="no progress"), calling_every(0.001, fail):
-        failed.wait(60)
-
-
-def test_an_error_of_the_block_comes_first() -> None:
     def fail() -> None:
         raise ValueError("no progress")
 
-    with pytest.raises(KeyError, match="block"), calling_every(0.001, fail):
-        raise KeyError("block")
+    monkeypatch.setattr(threading, "excepthook", tell)
+    with calling_every(0.001, fail):
+        assert failed.wait(60)
+    assert [str(arguments.exc_value) for arguments in told] == ["no progress"]
+    assert sys.exc_info() == (None, None, None)
+
+
+def test_no_call_runs_on_after_an_error_of_the_block() -> None:
+    called = Event()
+
+    def fail() -> None:
+        with calling_every(0.001, called.set):
+            assert called.wait(60)
+            raise KeyError("block")
+
+    with pytest.raises(KeyError, match="block"):
+        fail()
+    called.clear()
+    assert not called.wait(0.05)

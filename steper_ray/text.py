@@ -1,6 +1,26 @@
-"""Text for people: one line, counts, sizes, shares."""
+"""Text on one line: for people, prompts and messages."""
+
+
+def squeeze(text: str) -> str:
+    """The text on one line, with single spaces."""
+    return " ".join(text.split())
 
 
 def one_line(text: str) -> str:
     """The text on one line, with single spaces, without what cannot be printed."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    return squeeze("".join(sign if sign.isprintable() else " " for sign in text))
+
+
+def short_message(message: object, *, secret: str | None = None, longest: int = 200) -> str:
+    """A foreign message or error on one line, cut after `longest` characters.
+
+    An error without a message is its type's name.
+
+    secret: a token that must not be shown, wherever it stands in the message
+    """
+    line = squeeze(str(message))
+    if not line and isinstance(message, BaseException):
+        line = type(message).__name__
+    if secret:
+        line = line.replace(secret, "…")
+    return line if len(line) <= longest else f"{line[:longest]}…"

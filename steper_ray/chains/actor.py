@@ -23,6 +23,7 @@ from steper_ray.errors import StageError
 from steper_ray.ray_runtime.logs import redirect_output
 from steper_ray.retrieval import open_retriever, search_in_one_thread
 from steper_ray.schema import Chain
+from steper_ray.text import squeeze
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -127,7 +128,7 @@ class ChainActor:
             except EngineDeadError as error:
                 print(f"the engine died: {error}; this actor ends so that its work is retried")
                 sys.stdout.flush()
-                await self._tally.died.remote(" ".join(str(error).split()))
+                await self._tally.died.remote(squeeze(str(error)))
                 os._exit(1)
         self._failures = self._failures + 1 if chains[-1].error is not None else 0
         if self._failures >= MAX_CONSECUTIVE_FAILURES:

@@ -17,6 +17,7 @@ from steper_ray.retrieval.protocol import Retriever
 from steper_ray.schema import Chain, Question
 from steper_ray.tasks import task_named
 from steper_ray.tasks.protocol import Task
+from steper_ray.text import squeeze
 
 
 def make_chain(
@@ -104,4 +105,4 @@ async def ask(
 async def _critique(chain: Chain, reasoner: Reasoner, engine: Engine, sampling: Sampling) -> str:
     """The model's criticism of its own chain, in one line."""
     written = await criticize(chain, engine=engine, settings=reasoner.reasoning, sampling=sampling)
-    return " ".join(written.text.split())
+    return squeeze(written.text)

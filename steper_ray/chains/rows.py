@@ -12,6 +12,7 @@ from steper_ray.chains.teachers import Reasoner
 from steper_ray.errors import InputError
 from steper_ray.run.identity import read_record
 from steper_ray.schema import Chain, Passage, Question, Step
+from steper_ray.text import squeeze
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,7 +111,7 @@ def chain_files(chains_dir: Path) -> list[Path]:
         try:
             present = set(pq.read_schema(file).names)
         except pa.ArrowInvalid as error:
-            line = " ".join(str(error).split())
+            line = squeeze(str(error))
             raise InputError(
                 f"{file}: not a Parquet file ({line}); take it away and run `steper build`"
             ) from None

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final, cast
 from urllib.parse import urlsplit
 
 from steper_ray.errors import InputError
+from steper_ray.text import short_message
 
 DATA_SUFFIXES: Final = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -124,19 +125,13 @@ def find_sources(
             found = _find(address, what, suffixes)
         except OSError as error:
             raise InputError(
-                f"{what}: {_shown(address)}: cannot be read ({one_line(error)}); check the address and "
-                "the credentials in the environment"
+                f"{what}: {_shown(address)}: cannot be read ({short_message(error)}); check the address "
+                "and the credentials in the environment"
             ) from None
         for source in found.sources:
             sources.setdefault(str(source), source)
         left_out += found.left_out
     return SourceListing(list(sources.values()), left_out)
-
-
-def one_line(error: BaseException, longest: int = 200) -> str:
-    """A foreign error's message as one line."""
-    line = " ".join(str(error).split()) or type(error).__name__
-    return line if len(line) <= longest else f"{line[:longest]}…"
 
 
 def _find(address: str, what: str, suffixes: tuple[str, ...]) -> SourceListing:
@@ -234,7 +229,7 @@ def _filesystem(address: str, what: str = "") -> tuple[Any, str]:
             system = arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(files))
     except (pa.ArrowInvalid, ValueError, ImportError) as error:
         raise InputError(
-            f"{where}: cannot be opened ({one_line(error)}); check the address"
+            f"{where}: cannot be opened ({short_message(error)}); check the address"
         ) from None
     return system, path
 

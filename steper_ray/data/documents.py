@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Final
 
-from steper_ray.data.addresses import Source, one_line
+from steper_ray.data.addresses import Source
 from steper_ray.data.chunking import cut
 from steper_ray.data.published import passage_id
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage
+from steper_ray.text import short_message, squeeze
 
 BETWEEN_TITLES: Final = " › "
 
@@ -75,7 +76,7 @@ def document_passages(source: Source, size: int, overlap: int) -> list[Passage]:
         with source.open() as stream:
             content = stream.read()
     except OSError as error:
-        raise InputError(f"{source}: cannot be read ({one_line(error)})") from None
+        raise InputError(f"{source}: cannot be read ({short_message(error)})") from None
     passages = {}
     for part in read_parts(content, source.suffix, str(source), source.stem):
         for text in cut(part.text, size, overlap):
@@ -93,7 +94,7 @@ def read_parts(content: bytes, suffix: str, where: str, name: str) -> list[Part]
         _decode(content, where, KINDS[suffix] == "HTML").replace("\r\n", "\n").replace("\x00", " ")
     )
     if KINDS[suffix] == "text":
-        lines = [line for block in re.split(r"\n\s*\n", text) if (line := _one_line(block))]
+        lines = [line for block in re.split(r"\n\s*\n", text) if (line := squeeze(block))]
         return [Part(name, "\n".join(lines))] if lines else []
     if KINDS[suffix] == "Markdown":
         title, text = _front_matter(text)
@@ -138,7 +139,7 @@ def _front_matter(text: str) -> tuple[str, str]:
     if not isinstance(values, dict):
         return "", text
     title = values.get("title")
-    return (_one_line(title) if isinstance(title, str) else ""), text[match.end() :]
+    return (squeeze(title) if isinstance(title, str) else ""), text[match.end() :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,7 @@ class _Blocks(HTMLParser):
 
     def end_line(self) -> None:
         """What was collected becomes a block."""
-        if text := _one_line("".join(self._line)):
+        if text := squeeze("".join(self._line)):
             self.blocks.append(_Block(self._level, text))
         self._line = []
 
@@ -250,7 +251,3 @@ def _titled(blocks: list[_Block], name: str) -> list[Part]:
             path[block.level] = block.text
     end_part(0)
     return parts
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -12,9 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from steper_ray.data.addresses import HUB, one_line
+from steper_ray.data.addresses import HUB
 from steper_ray.errors import InputError
 from steper_ray.models.hub import split_revision, why_not
+from steper_ray.text import short_message
 
 VARIABLE: Final = "HF_TOKEN (or what hub.token_env names)"
 
@@ -70,5 +71,5 @@ def _load(address: str, name: str, config: str, revision: str | None) -> Any:
         if not is_local(name) and (reason := why_not(error, name, VARIABLE, "datasets/")):
             raise InputError(f"{HUB}{reason}") from None
         raise InputError(
-            f"{address}: cannot be loaded ({one_line(error)}); check the name, configuration and split"
+            f"{address}: cannot be loaded ({short_message(error)}); check the name, configuration and split"
         ) from None

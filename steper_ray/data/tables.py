@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO, Final
 
-from steper_ray.data.addresses import Source, one_line
+from steper_ray.data.addresses import Source
 from steper_ray.errors import InputError
+from steper_ray.text import short_message
 
 Row = dict[str, Any]
 
@@ -58,7 +59,7 @@ def read_rows(source: Source) -> Iterator[tuple[int, Row | InputError]]:
         else:
             yield from _read_json(source)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{source}: cannot be read ({one_line(error)})") from None
+        raise InputError(f"{source}: cannot be read ({short_message(error)})") from None
 
 
 def first_row(source: Source) -> Row | None:
@@ -204,7 +205,7 @@ def _read_csv(source: Source) -> Iterator[tuple[int, Row | InputError]]:
                     yield number, {name: cell or None for name, cell in pairs}
         except (csv.Error, UnicodeDecodeError) as error:
             raise InputError(
-                f"{source}: after row {number}: not valid UTF-8 CSV ({one_line(error)})"
+                f"{source}: after row {number}: not valid UTF-8 CSV ({short_message(error)})"
             ) from None
 
 
@@ -216,7 +217,7 @@ def _read_parquet(source: Source) -> Iterator[tuple[int, Row]]:
         try:
             table = pq.ParquetFile(file)
         except pa.ArrowInvalid as error:
-            raise InputError(f"{source}: not a Parquet file ({one_line(error)})") from None
+            raise InputError(f"{source}: not a Parquet file ({short_message(error)})") from None
         number = 0
         for batch in table.iter_batches(batch_size=4096):
             try:

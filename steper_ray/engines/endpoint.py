@@ -23,6 +23,7 @@ from steper_ray.errors import InputError, RowError
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.text import short_message
 
 if TYPE_CHECKING:
     from openai.types import Completion
@@ -97,7 +98,8 @@ class EndpointEngine:
                     "check the model's name, base_url and api"
                 ) from None
             except openai.APIError as error:
-                raise RowError(f"{self._config.base_url}: {_short(error)}") from None
+                message = short_message(f"{type(error).__name__}: {error}", longest=300)
+                raise RowError(f"{self._config.base_url}: {message}") from None
 
     async def _ask(self, prompt: str, options: dict[str, Any]) -> Generation:
         import openai
@@ -197,7 +199,3 @@ def _token_counter(tokenizer: str | None, hub: HubConfig) -> Callable[[str], int
         return lambda text: int(len(text) / CHARACTERS_PER_TOKEN) + 1
     loaded = load_tokenizer(tokenizer, hub)
     return lambda text: len(loaded(text)["input_ids"])
-
-
-def _short(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

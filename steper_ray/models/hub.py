@@ -14,6 +14,7 @@ from pathlib import Path
 
 from steper_ray.errors import InputError, behind
 from steper_ray.models.settings import DEFAULTS, TOKEN, HubConfig
+from steper_ray.text import short_message
 
 
 def use_hub(hub: HubConfig) -> None:
@@ -120,7 +121,7 @@ def why_not(error: BaseException, name: str, token_env: str = TOKEN, kind: str =
         )
     refusal = next((one for one in chain if isinstance(one, errors.HfHubHTTPError)), None)
     if refusal is not None:
-        answer = f"{refusal.response.status_code}: {_short(refusal.server_message or refusal)}"
+        answer = f"{refusal.response.status_code}: {hub_message(refusal.server_message or refusal)}"
         return f"{name}: {endpoint} refuses it ({answer})"
     return None
 
@@ -130,7 +131,7 @@ def _own_code(error: BaseException, model: str, hub: HubConfig) -> str | None:
     chain = _chain(error)
     missing = next((one for one in chain if isinstance(one, ImportError)), None)
     if hub.trust_remote_code and missing is not None:
-        return f"{model}: the code it brings cannot be run ({_short(missing)})"
+        return f"{model}: the code it brings cannot be run ({hub_message(missing)})"
     if not hub.trust_remote_code and any("trust_remote_code=True" in str(one) for one in chain):
         return (
             f"{model}: brings code of its own, which is not run unasked; read it, then set "
@@ -153,9 +154,8 @@ def _chain(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _short(error: object) -> str:
-    """One line of a foreign message, without the token."""
-    line = " ".join(str(error).split())
-    if token := os.environ.get(TOKEN):
-        line = line.replace(token, "…")
-    return line if len(line) <= 200 else f"{line[:200]}…"
+def hub_message(message: object) -> str:
+    """A foreign message or error on one line, never with the user's token in it."""
+    from huggingface_hub import get_token
+
+    return short_message(message, secret=get_token())

@@ -3,7 +3,7 @@
 from typing import Any
 
 from steper_ray.errors import InputError
-from steper_ray.models.hub import _short, at_revision, explained, use_hub
+from steper_ray.models.hub import at_revision, explained, hub_message, use_hub
 from steper_ray.models.settings import DEFAULTS, HubConfig
 
 
@@ -20,7 +20,9 @@ def load_tokenizer(model: str, hub: HubConfig = DEFAULTS, revision: str | None =
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{model}: its tokenizer cannot be loaded ({_short(error)})") from None
+        raise InputError(
+            f"{model}: its tokenizer cannot be loaded ({hub_message(error)})"
+        ) from None
 
 
 def load_model_config(model: str, hub: HubConfig = DEFAULTS, revision: str | None = None) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from steper_ray.errors import InputError, StageError
+from steper_ray.models.hub import hub_message
 from steper_ray.run.secrets import is_repo_name
 
 if TYPE_CHECKING:
@@ -76,31 +77,21 @@ def push_folder(folder: Path, repo: str, *, kind: Literal["model", "dataset"]) -
         ) from None
     except (httpx2.TransportError, ConnectionError, TimeoutError) as error:
         raise StageError(
-            f"push: {repo}: cannot reach {api.endpoint} ({_short(error)}); check the network and "
+            f"push: {repo}: cannot reach {api.endpoint} ({hub_message(error)}); check the network and "
             "HF_ENDPOINT, then push again"
         ) from None
     except (OSError, RuntimeError, ValueError) as error:
         # An unreadable file; hf_xet, which carries weights, knows no narrower classes; a model card or
         # an answer that cannot be read.
-        raise StageError(f"push: {repo}: {_short(error)}") from None
+        raise StageError(f"push: {repo}: {hub_message(error)}") from None
     return str(address)
 
 
 def _refusal(repo: str, error: "HfHubHTTPError") -> str:
     """What the Hub answered instead of yes, and what to do about it."""
     status = error.response.status_code
-    answer = f"{status}: {_short(error.server_message or error.response.reason_phrase)}"
+    answer = f"{status}: {hub_message(error.server_message or error.response.reason_phrase)}"
     if status in (401, 403):
         return f"push: {repo}: not allowed to write there ({answer}); {LOGIN}, with write access"
     advice = "; push again later" if status == 429 or status >= 500 else ""
     return f"push: {repo}: the Hub refused ({answer}){advice}"
-
-
-def _short(message: object, longest: int = 200) -> str:
-    """One line of a foreign message, never with the token in it."""
-    from huggingface_hub import get_token
-
-    line = " ".join(str(message).split())
-    if token := get_token():
-        line = line.replace(token, "…")
-    return line if len(line) <= longest else f"{line[:longest]}…"

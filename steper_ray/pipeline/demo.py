@@ -25,6 +25,7 @@ from steper_ray.run.dependencies import (
     stage_identity,
 )
 from steper_ray.run.identity import check_format, differences
+from steper_ray.text import squeeze
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,7 +100,7 @@ def _run(name: str, config: "RunConfig") -> float:
         known = find_steper_error(error)
         if isinstance(known, InputError):
             raise known from None
-        reason = str(known) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = str(known) if known else f"{type(error).__name__}: {squeeze(str(error))}"
         raise StageError(
             f"stage {name} failed: {reason[:500]}; its log is {config.folder.log(name)}; "
             "run the same command again to go on from here"

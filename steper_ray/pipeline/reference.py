@@ -16,6 +16,7 @@ from steper_ray.pipeline.commands import Command, all_commands
 from steper_ray.run import dependencies
 from steper_ray.run.config import RunConfig
 from steper_ray.run.folder import RunFolder
+from steper_ray.text import squeeze
 
 JOB_NAMES: Final = {"select": "select_chains"}
 """Command → its script in jobs/, where a script of the command's name would hide a module of Python."""
@@ -86,7 +87,7 @@ def _section(
     documented: model → heading under which it is described; grows
     """
     documented.setdefault(model, path)
-    description = " ".join(models[model].get("description", "").split())
+    description = squeeze(models[model].get("description", ""))
     within = []
     rows = ["| key | type | default | meaning | invalidates |", "|---|---|---|---|---|"]
     for key, field in models[model]["properties"].items():
@@ -99,7 +100,7 @@ def _section(
             f"`{key}`",
             _type(field, documented),
             _default(field),
-            " ".join(field.get("description", "").split()),
+            squeeze(field.get("description", "")),
             _invalidated(f"{path}.{key}"),
         )
         rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")

@@ -35,6 +35,7 @@ from steper_ray.reasoning.settings import Demonstration, ReasoningConfig
 from steper_ray.run.section import Section, local_path
 from steper_ray.run.yaml_text import load_yaml
 from steper_ray.schema import Passage
+from steper_ray.text import squeeze
 
 BUNDLED: Final = "bundled"
 
@@ -83,7 +84,7 @@ def read_demonstrations(path: str, framework: str, code: Framework) -> tuple[Dem
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"demonstrations: {file}: cannot be read as UTF-8 text: {error}") from None
     except yaml.YAMLError as error:
-        line = " ".join(str(error).split())
+        line = squeeze(str(error))
         raise InputError(f"demonstrations: {file}: not valid YAML: {line}") from None
     where = f"demonstrations: {file}"
     try:

@@ -21,6 +21,7 @@ from steper_ray.run.secrets import holds_secret
 from steper_ray.run.section import HIDDEN, did_you_mean, first_reason
 from steper_ray.run.settings import RunSection, absolute
 from steper_ray.run.yaml_text import inside, load_yaml
+from steper_ray.text import squeeze
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -58,7 +59,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = load_yaml(text, RunConfig)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not valid YAML: {squeeze(str(error))}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

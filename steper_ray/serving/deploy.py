@@ -18,6 +18,7 @@ from steper_ray.run.dependencies import ENGINE_KEYS, pick
 from steper_ray.run.identity import digest
 from steper_ray.serving.keys import environment_keys
 from steper_ray.serving.server_spec import ServerSpec
+from steper_ray.text import short_message
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -247,7 +248,7 @@ def bring_up(log: Path, *apps: Any) -> None:
     try:
         serve.run_many(apps)
     except RuntimeError as error:
-        reason = why_not_up() or " ".join(str(error).split())[:300]
+        reason = why_not_up() or short_message(error, longest=300)
         raise StageError(f"serve: {reason}; see {log}") from error
 
 

@@ -29,9 +29,9 @@ from steper_ray.reasoning.frameworks.protocol import (
     Prompt,
     clean_answer,
     render_passages,
-    squeeze,
 )
 from steper_ray.schema import Passage
+from steper_ray.text import squeeze
 
 ANSWER_FLAG: Final = "So the answer is:"
 

@@ -121,11 +121,6 @@ def render_question(question: str, searches: Sequence[Sequence[Passage]]) -> str
     return "\n\n".join([f"Question: {question}", *render_passages(passages), ""])
 
 
-def squeeze(text: str) -> str:
-    """The text on one line, with single spaces."""
-    return " ".join(text.split())
-
-
 def clean_answer(text: str) -> str:
     """An answer without its full stop."""
     return text.strip().removesuffix(".").rstrip()

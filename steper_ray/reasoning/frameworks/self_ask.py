@@ -35,9 +35,9 @@ from steper_ray.reasoning.frameworks.protocol import (
     clean_answer,
     render_passages,
     render_question,
-    squeeze,
 )
 from steper_ray.schema import Passage
+from steper_ray.text import squeeze
 
 NEEDED: Final = "Are follow up questions needed here:"
 

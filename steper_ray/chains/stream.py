@@ -20,6 +20,7 @@ from steper_ray.chains.attempts import MissingAttempts, next_id
 from steper_ray.chains.rows import attempts_row, attempts_schema
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage, Progress, usage_tally
+from steper_ray.ray_runtime.placement import engine_actor_resources
 from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import answers_identity
 from steper_ray.run.identity import RECORD_FILE, Record, differences, read_record, write_record
@@ -115,6 +116,7 @@ def _run(
     engine, size, blocks = reasoner.engine, block_size(reasoner), open_blocks(reasoner)
     with usage_tally(len(missing), on_progress) as tally, ray.data.DataContext.current(context):
         data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=size)
+        resources = engine_actor_resources(engine, endpoint=reasoner.endpoint is not None)
         chains = data.map_batches(
             ChainActor,
             fn_constructor_args=(reasoner, corpus, log, tally),
@@ -125,8 +127,8 @@ def _run(
                 max_concurrent_calls_per_actor=blocks,
                 max_tasks_in_flight_per_actor=blocks,
             ),
-            num_cpus=engine.cpus,
-            num_gpus=0.0 if reasoner.endpoint else engine.gpus,
+            num_cpus=resources["CPU"],
+            num_gpus=resources["GPU"],
         )
         chains.write_parquet(str(partial / "chains"))
         usage: EngineUsage = ray.get(tally.total.remote())

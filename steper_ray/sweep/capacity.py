@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from steper_ray.errors import InputError
-from steper_ray.ray_runtime.placement import Resources
+from steper_ray.ray_runtime.placement import (
+    Resources,
+    engine_actor_resources,
+    training_worker_resources,
+)
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
@@ -19,10 +23,9 @@ if TYPE_CHECKING:
 def trial_bundles(config: "RunConfig") -> list[list[Resources]]:
     """Resources of each process of a trial, phase after phase (training, then answering)."""
     train, engine = config.train, config.engine
-    worker = {"CPU": float(train.cpus_per_worker), "GPU": float(train.use_gpu)}
-    phases: list[list[Resources]] = [[worker] * train.workers]
+    phases: list[list[Resources]] = [[training_worker_resources(train)] * train.workers]
     if config.sweep.metric != "loss":
-        engines = [{"CPU": float(engine.cpus), "GPU": float(engine.gpus)}] * engine.replicas
+        engines = [engine_actor_resources(engine)] * engine.replicas
         phases.append([*engines, {"CPU": 1.0, "GPU": 0.0}])
     return phases
 

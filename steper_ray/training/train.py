@@ -19,6 +19,7 @@ from steper_ray.files import new_folder
 from steper_ray.models.folder import check_model, model_size
 from steper_ray.models.push import check_repo_name, push_folder
 from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.ray_runtime.placement import training_worker_resources
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
 from steper_ray.run.identity import write_record
@@ -216,8 +217,9 @@ def _run_workers(task: WorkerTask, checkpoints: Path, callbacks: Sequence[Any]) 
             num_workers=settings.workers,
             use_gpu=settings.use_gpu,
             resources_per_worker={
-                "CPU": settings.cpus_per_worker,
-                **({"GPU": 1} if settings.use_gpu else {}),
+                name: amount
+                for name, amount in training_worker_resources(settings).items()
+                if amount
             },
         ),
         run_config=ray.train.RunConfig(

@@ -27,19 +27,19 @@ from steper_ray.evaluation.comparison import (
     judge,
     write_comparison,
 )
-from steper_ray.evaluation.summary import BASE, TEACHER, summarize
+from steper_ray.evaluation.summary import BASE, TEACHER, Scores, summarize
 from steper_ray.models.folder import check_model, pinned
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import SCORING_RULES, answers_identity
 from steper_ray.run.identity import RECORD_FILE, differences, read_record, write_record
+from steper_ray.schema import Question
 from steper_ray.tasks import task_named
 from steper_ray.training.objective import objective_named
 
 if TYPE_CHECKING:
     from steper_ray.ray_runtime.progress import StageProgress
     from steper_ray.run.config import RunConfig
-    from steper_ray.schema import Question
     from steper_ray.training.summary import TrainSummary
 
 
@@ -68,7 +68,7 @@ def compare(
     variants = check_variants(config)
     base = check_model(config.train.model, "train.model", config.train.revision)
     teacher = check_model(config.build.teacher, "build.teacher", config.build.revision)
-    dev = load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit]
+    dev = dev_questions(config)
     test = load_questions(config.questions, "test", config.folder.inputs)
     if {question.id for question in dev} & {question.id for question in test}:
         raise InputError(
@@ -110,7 +110,7 @@ def _best_of_each(
     train: "Callable[[RunConfig], TrainSummary]",
     config: "RunConfig",
     rates: Sequence[float],
-    dev: Sequence["Question"],
+    dev: Sequence[Question],
     work: _Work,
 ) -> tuple[dict[str, list[TrainedStudent]], list[Tuning]]:
     """The student of each variant with the best learning rate, and the dev scores that decided.
@@ -143,6 +143,18 @@ def evaluated_model(config: "RunConfig", model: str, revision: str | None = None
         revision=pinned(model, revision, config.hub),
         task=config.questions.task,
     )
+
+
+def dev_questions(config: "RunConfig") -> list[Question]:
+    """The dev questions that a run evaluates on: `questions.dev`, at most `eval.limit` of them."""
+    return load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit]
+
+
+def dev_scores(config: "RunConfig", student: Path, out: Path) -> Scores:
+    """Scores of a student on the dev questions; its chains are written to `out`."""
+    reasoner, corpus = evaluated_model(config, str(student)), config.folder.corpus
+    log = config.folder.log("eval")
+    return summarize(answer(reasoner, dev_questions(config), out, corpus=corpus, log=log)).overall
 
 
 def check_variants(config: "RunConfig") -> dict[str, dict[str, Any]]:
@@ -208,7 +220,7 @@ def _answers_of_student(
     config: "RunConfig",
     student: TrainedStudent,
     split: str,
-    questions: Sequence["Question"],
+    questions: Sequence[Question],
     work: _Work,
 ) -> list[dict[str, Any]]:
     work.begin(f"{student.variant}, lr {student.lr:g}, seed {student.seed}: {split} questions")
@@ -219,7 +231,7 @@ def _answers_of_model(
     config: "RunConfig",
     name: str,
     model: str,
-    questions: Sequence["Question"],
+    questions: Sequence[Question],
     work: _Work,
     revision: str | None = None,
 ) -> list[dict[str, Any]]:
@@ -232,7 +244,7 @@ def _answers(
     config: "RunConfig",
     model: str,
     out: Path,
-    questions: Sequence["Question"],
+    questions: Sequence[Question],
     revision: str | None = None,
 ) -> list[dict[str, Any]]:
     """One row a question, ordered by id; the model is asked only where none of its answers exist.

@@ -12,6 +12,7 @@ from steper_ray.chains.teachers import Reasoner, find_teachers
 from steper_ray.chains.usage import EngineUsage, Progress
 from steper_ray.data.questions import load_questions
 from steper_ray.pipeline.select import check_push, select_run
+from steper_ray.schema import Question
 from steper_ray.selection.abilities import ability_scheme
 
 if TYPE_CHECKING:
@@ -56,9 +57,7 @@ def build_run(config: "RunConfig", on_progress: Progress | None = None) -> Build
     usage = build_chains(
         config.build,
         teachers=run_teachers(config),
-        questions=load_questions(config.questions, "train", config.folder.inputs)[
-            : config.build.limit
-        ],
+        questions=training_questions(config),
         corpus=config.folder.corpus,
         out=config.folder.chains,
         log=config.folder.log("build"),
@@ -78,6 +77,11 @@ def build_run(config: "RunConfig", on_progress: Progress | None = None) -> Build
         seconds=time.monotonic() - started,
         pushed=selected.pushed,
     )
+
+
+def training_questions(config: "RunConfig") -> list[Question]:
+    """The questions that the teachers of a run are asked: at most `build.limit` of `questions.train`."""
+    return load_questions(config.questions, "train", config.folder.inputs)[: config.build.limit]
 
 
 def run_teachers(config: "RunConfig") -> list[Reasoner]:

@@ -1,12 +1,18 @@
 """Closing words of a stage: the lines it shows when it has finished, and the same counts as JSON."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from steper_ray.chains.usage import EngineUsage
+    from steper_ray.pipeline.build import BuildSummary
+    from steper_ray.selection.select import SelectionSummary
+    from steper_ray.sweep.sweep import SweepSummary
+    from steper_ray.sweep.trial_files import Trial
+    from steper_ray.training.summary import TrainSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,82 @@ def write_summary(file: Path, name: str, seconds: float, counts: object) -> None
     values = {"stage": name, "seconds": round(seconds, 3), "counts": to_jsonable_python(counts)}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+
+
+def build_lines(summary: "BuildSummary") -> list[str]:
+    """Questions, chains and examples of a build, and the usage of its engines."""
+    more = "" if summary.chains == summary.questions else f"{summary.chains:,} chains of "
+    verdicts = _verdicts(summary.chains, summary.kept, summary.rejected)
+    dropped = f"{summary.totals['dropped_passages']:,} dropped passages"
+    return [
+        f"{more}{summary.questions:,} questions = {verdicts}",
+        f"examples: {_examples(summary.examples)}; {summary.totals['forced']:,} forced, {dropped}",
+        *usage_lines(summary.usage, summary.chains),
+        *pushed_lines(summary.pushed),
+    ]
+
+
+def select_lines(summary: "SelectionSummary", dataset: Path) -> list[str]:
+    """Chains, changed verdicts and examples of a selection."""
+    counts = summary.counts
+    changes = ", ".join(
+        f"{count:,} {before or 'kept'} → {now or 'kept'}"
+        for (before, now), count in summary.changes.most_common()
+    )
+    return [
+        f"{counts.chains:,} chains = {_verdicts(counts.chains, counts.kept, counts.rejected)}",
+        f"changed: {changes or 'nothing'}",
+        f"examples: {_examples(summary.examples)} → {dataset}",
+        *pushed_lines(summary.pushed),
+    ]
+
+
+def train_lines(summary: "TrainSummary", student: Path) -> list[str]:
+    """Steps, losses and σ of a training."""
+    sigma = " · ".join(f"{ability} {value:.3f}" for ability, value in summary.sigma.items())
+    losses = " · ".join(
+        f"{ability} {value:.4f}"
+        for ability, value in summary.ability_losses.items()
+        if value is not None
+    )
+    layout = "chains packed by their common prefixes"
+    if summary.separate_because is not None:
+        layout = f"separate examples, not packed: {summary.separate_because}"
+    of = f" of {summary.planned_steps:,}" if summary.steps < summary.planned_steps else ""
+    validation = ""
+    if summary.validation_loss is not None:
+        validation = f", validation loss {summary.validation_loss:.4f}"
+    return [
+        f"{summary.steps:,}{of} steps{validation} → {student}",
+        f"last losses: {losses or f'{summary.loss:.4f}'}; σ: {sigma}; {layout}",
+    ]
+
+
+def sweep_lines(summary: "SweepSummary", best: "Trial", metric: str, folder: Path) -> list[str]:
+    """Trials of a sweep, and the best one."""
+    from steper_ray.sweep.trial_table import short, status_counts
+
+    trials = summary.trials
+    point = ", ".join(f"{key} {short(value)}" for key, value in best.point.items())
+    failed = next((trial for trial in trials if trial.status == "failed"), None)
+    return [
+        f"page → {folder / 'sweep.html'}",
+        f"{len(trials):,} trials: {status_counts(trials)}; {summary.at_a_time:,} at a time",
+        *([f"trial {failed.number} failed: {failed.error}"] if failed else []),
+        f"best: trial {best.number}, {metric} {best.metric:.4f}: {point}",
+        f"as a run file → {folder / 'best.yaml'}; its student → {folder / 'best' / 'student'}",
+    ]
+
+
+def _verdicts(chains: int, kept: int, rejected: Mapping[str, int]) -> str:
+    """Kept and rejected chains, with the reasons."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejected.items())
+    return f"{kept:,} kept + {chains - kept:,} rejected ({reasons or 'none'})"
+
+
+def _examples(examples: Mapping[str, int]) -> str:
+    """Examples of each ability."""
+    return " · ".join(f"{ability} {count:,}" for ability, count in examples.items())
 
 
 def usage_lines(ran: "EngineUsage", chains: int) -> list[str]:
@@ -58,10 +140,3 @@ def percent_of(part: int, whole: int) -> str:
 def pushed_lines(address: str | None) -> list[str]:
     """Address of an uploaded repository; no line for None."""
     return [] if address is None else [f"pushed → {address}"]
-
-
-def row_count_lines(inputs: Path, *settings: str) -> list[str]:
-    """Rows read, used and skipped for each of the settings that name the user's files."""
-    from steper_ray.data import row_counts
-
-    return row_counts.row_count_lines(inputs, *settings)

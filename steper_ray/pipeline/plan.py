@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from steper_ray.data.questions import load_questions
-from steper_ray.pipeline.build import run_teachers
+from steper_ray.pipeline.build import run_teachers, training_questions
 from steper_ray.planning.forecast import Plan
 from steper_ray.planning.plan import check_plan, plan_build
 
@@ -20,9 +19,7 @@ def plan_run(config: "RunConfig", on_progress: "Progress | None" = None) -> Plan
         select=config.select,
         reasoning=config.reasoning,
         teachers=run_teachers(config),
-        questions=load_questions(config.questions, "train", config.folder.inputs)[
-            : config.build.limit
-        ],
+        questions=training_questions(config),
         corpus=config.folder.corpus,
         chains=config.folder.chains,
         out=config.folder.plan,

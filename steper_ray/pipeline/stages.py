@@ -4,14 +4,17 @@ A new stage is a function `run_<stage>` and an entry in `STAGES`; `make docs` th
 row in docs/architecture.md. Imports stand inside the functions, so that `steper --help` answers at once.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.errors import InputError, StageError
-from steper_ray.pipeline.messages import StageResult, pushed_lines, row_count_lines, usage_lines
+from steper_ray.pipeline.messages import (
+    StageResult,
+    build_lines,
+    select_lines,
+    sweep_lines,
+    train_lines,
+)
 from steper_ray.pipeline.stage import Option, Stage
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ def run_index(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     info = build_corpus(config.corpus, out=folder.corpus, inputs=folder.inputs, hub=config.hub)
     lines = [
         f"{info.passages:,} passages, version {info.version} → {info.folder}",
-        *row_count_lines(config.folder.inputs, "corpus.passages"),
+        *_row_lines(config, "corpus.passages"),
     ]
     return StageResult(lines, info)
 
@@ -64,101 +67,35 @@ def run_build(config: "RunConfig", progress: "StageProgress") -> StageResult:
 
     _check_own_data(config)
     summary = build_run(config, progress.count)
-    rejected = ", ".join(f"{count:,} {reason}" for reason, count in summary.rejected.items())
-    examples = " · ".join(f"{ability} {count:,}" for ability, count in summary.examples.items())
-    left_out, totals = sum(summary.rejected.values()), summary.totals
-    more = "" if summary.chains == summary.questions else f"{summary.chains:,} chains of "
-    parts = f"{summary.kept:,} kept + {left_out:,} rejected ({rejected or 'none'})"
-    dropped = f"{totals['dropped_passages']:,} dropped passages"
-    lines = [
-        f"{more}{summary.questions:,} questions = {parts}",
-        f"examples: {examples}; {totals['forced']:,} forced, {dropped}",
-        *usage_lines(summary.usage, summary.chains),
-        *row_count_lines(config.folder.inputs, "questions.train"),
-        *pushed_lines(summary.pushed),
-    ]
-    return StageResult(lines, summary)
+    return StageResult([*build_lines(summary), *_row_lines(config, "questions.train")], summary)
 
 
 def run_select(config: "RunConfig", _progress: "StageProgress") -> StageResult:
-    """Choose again among the chains there are."""
+    """Select again among the existing chains."""
     from steper_ray.pipeline.select import select_run
 
     _check_own_data(config)
-    selected = select_run(config)
-    counts = selected.counts
-    rejected = ", ".join(f"{count:,} {reason}" for reason, count in counts.rejected.items())
-    left_out = counts.chains - counts.kept
-    examples = " · ".join(f"{ability} {count:,}" for ability, count in selected.examples.items())
-    changes = ", ".join(
-        f"{count:,} {before or 'kept'} → {now or 'kept'}"
-        for (before, now), count in selected.changes.most_common()
-    )
-    lines = [
-        f"{counts.chains:,} chains = {counts.kept:,} kept + {left_out:,} rejected ({rejected or 'none'})",
-        f"changed: {changes or 'nothing'}",
-        f"examples: {examples} → {config.folder.dataset}",
-        *pushed_lines(selected.pushed),
-    ]
-    return StageResult(lines, selected)
+    summary = select_run(config)
+    return StageResult(select_lines(summary, config.folder.dataset), summary)
 
 
 def run_train(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Train the student."""
-    from steper_ray.pipeline.training import train_student
+    from steper_ray.pipeline.training import following_metrics, train_student
 
     with following_metrics(config.folder.metrics, progress):
         summary = train_student(config)
-    sigma = " · ".join(f"{ability} {value:.3f}" for ability, value in summary.sigma.items())
-    losses = " · ".join(
-        f"{ability} {value:.4f}"
-        for ability, value in summary.ability_losses.items()
-        if value is not None
-    )
-    layout = "chains packed by their common prefixes"
-    if summary.separate_because is not None:
-        layout = f"separate examples, not packed: {summary.separate_because}"
-    of = f" of {summary.planned_steps:,}" if summary.steps < summary.planned_steps else ""
-    validation = ""
-    if summary.validation_loss is not None:
-        validation = f", validation loss {summary.validation_loss:.4f}"
-    lines = [
-        f"{summary.steps:,}{of} steps{validation} → {config.folder.student}",
-        f"last losses: {losses or f'{summary.loss:.4f}'}; σ: {sigma}; {layout}",
-    ]
-    return StageResult(lines, summary)
+    return StageResult(train_lines(summary, config.folder.student), summary)
 
 
 def run_eval(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Compare models on the held-out questions."""
-    from steper_ray.data.questions import load_questions
-    from steper_ray.evaluation.compare import evaluated_model
-    from steper_ray.evaluation.evaluate import evaluate, score_lines
-    from steper_ray.evaluation.summary import STUDENT
-    from steper_ray.models.folder import check_model
-    from steper_ray.models.hub import split_revision
-    from steper_ray.pipeline.pages import write_evaluation
+    from steper_ray.evaluation.evaluate import score_lines
+    from steper_ray.pipeline.evaluation import evaluate_run
 
-    models = {}
-    for name, address in (config.eval.models or {STUDENT: str(config.folder.student)}).items():
-        model, revision = split_revision(address)
-        model = check_model(model, f"eval.models.{name}", revision)
-        models[name] = evaluated_model(config, model, revision)
-    evaluation = evaluate(
-        models,
-        load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit],
-        corpus=config.folder.corpus,
-        out=config.folder.evaluation,
-        log=config.folder.log("eval"),
-        on_progress=progress.update,
-    )
-    page = write_evaluation(config, evaluation, {name: m.model for name, m in models.items()})
-    lines = [
-        f"report → {page}",
-        *score_lines(evaluation.summaries),
-        *row_count_lines(config.folder.inputs, "questions.dev"),
-    ]
-    return StageResult(lines, evaluation.summaries)
+    page, summaries = evaluate_run(config, progress.update)
+    rows = _row_lines(config, "questions.dev")
+    return StageResult([f"report → {page}", *score_lines(summaries), *rows], summaries)
 
 
 def run_compare(config: "RunConfig", progress: "StageProgress") -> StageResult:
@@ -169,12 +106,9 @@ def run_compare(config: "RunConfig", progress: "StageProgress") -> StageResult:
 
     comparison, students = compare(config, progress, train_student)
     write_comparison_page(config.folder.compare, comparison, students)
-    lines = [
-        f"page → {config.folder.compare / 'comparison.html'}",
-        *text_lines(comparison),
-        *row_count_lines(config.folder.inputs, "questions.dev", "questions.test"),
-    ]
-    return StageResult(lines, comparison)
+    page = config.folder.compare / "comparison.html"
+    rows = _row_lines(config, "questions.dev", "questions.test")
+    return StageResult([f"page → {page}", *text_lines(comparison), *rows], comparison)
 
 
 def run_sweep(config: "RunConfig", progress: "StageProgress") -> StageResult:
@@ -182,38 +116,32 @@ def run_sweep(config: "RunConfig", progress: "StageProgress") -> StageResult:
     from steper_ray.pipeline.training import train_student
     from steper_ray.reports.sweep_page import write_sweep_page
     from steper_ray.sweep.sweep import sweep
-    from steper_ray.sweep.trial_table import short, status_counts
 
-    summary = sweep(config, progress, train_student)
-    trials, best, folder = summary.trials, summary.best, config.folder.sweep
+    summary, folder, section = (
+        sweep(config, progress, train_student),
+        config.folder.sweep,
+        config.sweep,
+    )
     write_sweep_page(
         folder / "sweep.html",
         title=f"steper_ray: {config.folder.root.name}, a sweep",
-        section=config.sweep,
-        trials=trials,
-        best=best,
+        section=section,
+        trials=summary.trials,
+        best=summary.best,
     )
+    best = summary.best
     if best is None:
-        first = next((f"; the first error: {t.error}" for t in trials if t.error), "")
+        first = next((f"; the first error: {t.error}" for t in summary.trials if t.error), "")
         raise StageError(
-            f"sweep: none of {len(trials):,} trials finished{first}; all are in "
+            f"sweep: none of {len(summary.trials):,} trials finished{first}; all are in "
             f"{folder / 'trials.csv'}"
         )
-    point = ", ".join(f"{key} {short(value)}" for key, value in best.point.items())
-    failed = next((trial for trial in trials if trial.status == "failed"), None)
-    lines = [
-        f"page → {folder / 'sweep.html'}",
-        f"{len(trials):,} trials: {status_counts(trials)}; {summary.at_a_time:,} at a time",
-        *([f"trial {failed.number} failed: {failed.error}"] if failed else []),
-        f"best: trial {best.number}, {config.sweep.metric} {best.metric:.4f}: {point}",
-        f"as a run file → {folder / 'best.yaml'}; its student → {folder / 'best' / 'student'}",
-    ]
     counts = {
-        "trials": len(trials),
+        "trials": len(summary.trials),
         "at_a_time": summary.at_a_time,
-        "best": {"trial": best.number, "point": best.point, config.sweep.metric: best.metric},
+        "best": {"trial": best.number, "point": best.point, section.metric: best.metric},
     }
-    return StageResult(lines, counts)
+    return StageResult(sweep_lines(summary, best, section.metric, folder), counts)
 
 
 def check_sweep(config: "RunConfig") -> None:
@@ -362,26 +290,8 @@ def _check_own_data(config: "RunConfig") -> None:
         )
 
 
-@contextmanager
-def following_metrics(metrics: Path, progress: "StageProgress") -> Iterator[None]:
-    """Show the newest line of the training metrics while the block runs."""
-    from steper_ray.ray_runtime.watch import calling_every
+def _row_lines(config: "RunConfig", *settings: str) -> list[str]:
+    """Rows read, used and skipped for each of the settings that name the user's files."""
+    from steper_ray.data.row_counts import row_count_lines
 
-    before = metrics.stat().st_mtime if metrics.exists() else 0.0
-
-    def show() -> None:
-        if not metrics.exists() or metrics.stat().st_mtime == before:
-            return
-        lines = metrics.read_text(encoding="utf-8").split("\n")
-        if len(lines) < 2:
-            return
-        last = json.loads(lines[-2])  # the last line may still be on its way
-        progress.update(
-            last["step"],
-            last["steps"],
-            f"step {last['step']}/{last['steps']}  "
-            f"loss {last['loss']:.3f}  {last['tokens_per_second']:,.0f} tokens/s",
-        )
-
-    with calling_every(1.0, show):
-        yield
+    return row_count_lines(config.folder.inputs, *settings)

@@ -1,11 +1,14 @@
 """Training of a run file: `train` with the settings of its sections, a score, a card and pictures."""
 
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from steper_ray.ray_runtime.watch import calling_every
 from steper_ray.reports.student_card import Card, write_card
 from steper_ray.reports.training_curves import write_training_pictures
 from steper_ray.training.summary import TrainSummary
@@ -13,6 +16,7 @@ from steper_ray.training.train import train
 from steper_ray.training.worker_spec import read_corpus_version, read_scheme
 
 if TYPE_CHECKING:
+    from steper_ray.ray_runtime.progress import StageProgress
     from steper_ray.run.config import RunConfig
 
 
@@ -26,22 +30,9 @@ def train_student(
     corpus_version = read_corpus_version(config.folder.chains)
 
     def score(student: Path) -> float:
-        from steper_ray.data.questions import load_questions
-        from steper_ray.evaluation.answer import answer
-        from steper_ray.evaluation.compare import evaluated_model
-        from steper_ray.evaluation.summary import summarize
+        from steper_ray.evaluation.compare import dev_scores
 
-        questions = load_questions(config.questions, "dev", config.folder.inputs)[
-            : config.eval.limit
-        ]
-        rows = answer(
-            evaluated_model(config, str(student)),
-            questions,
-            student.with_name(f"{student.name}-answers"),
-            corpus=config.folder.corpus,
-            log=config.folder.log("eval"),
-        )
-        return summarize(rows).overall.em
+        return dev_scores(config, student, student.with_name(f"{student.name}-answers")).em
 
     def add_card(student: Path, summary: TrainSummary) -> None:
         for picture in write_training_pictures(config.folder.metrics, config.folder.training):
@@ -94,3 +85,26 @@ def student_card(config: "RunConfig", summary: TrainSummary, corpus_version: str
         seconds=summary.seconds,
         versions={name: version(name) for name in CARD_PACKAGES},
     )
+
+
+@contextmanager
+def following_metrics(metrics: Path, progress: "StageProgress") -> Iterator[None]:
+    """Show the newest line of the training metrics while the block runs."""
+    before = metrics.stat().st_mtime if metrics.exists() else 0.0
+
+    def show() -> None:
+        if not metrics.exists() or metrics.stat().st_mtime == before:
+            return
+        lines = metrics.read_text(encoding="utf-8").split("\n")
+        if len(lines) < 2:
+            return
+        last = json.loads(lines[-2])  # the last line may still be on its way
+        progress.update(
+            last["step"],
+            last["steps"],
+            f"step {last['step']}/{last['steps']}  "
+            f"loss {last['loss']:.3f}  {last['tokens_per_second']:,.0f} tokens/s",
+        )
+
+    with calling_every(1.0, show):
+        yield

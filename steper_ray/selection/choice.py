@@ -68,9 +68,7 @@ def judge(
         reason=rejection(chain, config, framework, task),
         before=chain.rejected,
         order=(chain.rationalized, chain.attempt, order, chain.sample),
-        answer=(RIGHT if task.is_right(chain.scores) else normalize(chain.answer))
-        if votes
-        else None,
+        answer=_vote(chain, task) if votes else None,
         confidence=-float("inf") if confidence is None else confidence,
         text_digest=hashlib.sha256(texts.encode()).digest(),
     )

@@ -115,18 +115,7 @@ def final_report(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _score(config: "RunConfig") -> float:
     """EM or F1 of the trial's student on the dev questions."""
-    from steper_ray.data.questions import load_questions
-    from steper_ray.evaluation.answer import answer
-    from steper_ray.evaluation.compare import evaluated_model
-    from steper_ray.evaluation.summary import summarize
+    from steper_ray.evaluation.compare import dev_scores
 
-    questions = load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit]
-    rows = answer(
-        evaluated_model(config, str(config.folder.student)),
-        questions,
-        config.folder.root / "dev",
-        corpus=config.folder.corpus,
-        log=config.folder.log("eval"),
-    )
-    overall = summarize(rows).overall
-    return overall.em if config.sweep.metric == "em" else overall.f1
+    scores = dev_scores(config, config.folder.student, config.folder.root / "dev")
+    return scores.em if config.sweep.metric == "em" else scores.f1

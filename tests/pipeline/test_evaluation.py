@@ -5,7 +5,7 @@ from typing import Any
 
 from steper_ray.evaluation.evaluate import Evaluation
 from steper_ray.evaluation.summary import summarize
-from steper_ray.pipeline.pages import write_evaluation
+from steper_ray.pipeline.evaluation import write_evaluation
 from steper_ray.run.config import RunConfig
 
 

@@ -1,12 +1,43 @@
-"""Pages and cards that the pipeline writes from the results of stages."""
+"""`steper eval` for a run: models on the dev questions, the page, and scores in the student's card."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from steper_ray.evaluation.evaluate import Evaluation
+    from steper_ray.evaluation.summary import Summary
     from steper_ray.run.config import RunConfig
+
+
+def evaluate_run(
+    config: "RunConfig", on_progress: "Callable[[int, int, str], None]"
+) -> tuple[Path, dict[str, "Summary"]]:
+    """Evaluate the models of a run; returns the page that shows it, and the scores by model.
+
+    Needs a running Ray and an indexed corpus. Raises InputError for a model that cannot be used.
+    """
+    from steper_ray.evaluation.compare import dev_questions, evaluated_model
+    from steper_ray.evaluation.evaluate import evaluate
+    from steper_ray.evaluation.summary import STUDENT
+    from steper_ray.models.folder import check_model
+    from steper_ray.models.hub import split_revision
+
+    models = {}
+    for name, address in (config.eval.models or {STUDENT: str(config.folder.student)}).items():
+        model, revision = split_revision(address)
+        model = check_model(model, f"eval.models.{name}", revision)
+        models[name] = evaluated_model(config, model, revision)
+    evaluation = evaluate(
+        models,
+        dev_questions(config),
+        corpus=config.folder.corpus,
+        out=config.folder.evaluation,
+        log=config.folder.log("eval"),
+        on_progress=on_progress,
+    )
+    page = write_evaluation(config, evaluation, {name: m.model for name, m in models.items()})
+    return page, evaluation.summaries
 
 
 def write_evaluation(

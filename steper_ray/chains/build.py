@@ -62,7 +62,7 @@ def prepare_chains(
     The caller holds the store's lock. Raises InputError with what differs, and if there is no corpus.
     """
     asked = {teacher.name: teacher.identity for teacher in teachers}
-    now = chains_identity(corpus_identity(corpus), asked)
+    now = chains_identity(corpus_identity(corpus), asked, teachers[0].task)
     prepare_store(out, now, fresh=settings.fresh, mix=settings.mix)
 
 

@@ -32,7 +32,7 @@ def score_again(chain: Chain, framework: Framework, task: Task) -> Chain:
 
 
 def score_chains(chains: Path, framework: str, task: str = "qa") -> None:
-    """Score the chains of a store again if a rule of parsing or comparing answers was raised since.
+    """Score the chains of a store again if another task scored them, or by other rules.
 
     framework: name of the framework by which the chains were written
     task:      name of the task that scores them
@@ -40,7 +40,7 @@ def score_chains(chains: Path, framework: str, task: str = "qa") -> None:
     """
     if new_dir(chains).is_dir():  # left by a command that was killed between the two renamings
         merge_new(chains)
-    if is_scored(chains):
+    if is_scored(chains, task):
         return
     scored = empty_folder(scored_dir(chains))
     written_by, scored_by = framework_named(framework), task_named(task)

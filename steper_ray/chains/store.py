@@ -9,7 +9,8 @@
 An existing chain is not asked for again, unless it carries an error: then the new chain replaces it.
 Settings that differ from those of existing chains are refused with the differences, unless the user says to
 start afresh; only the ensemble may grow. A raised rule by which chains are made is refused too, unless the
-user says to mix; the record then keeps every number of the rule.
+user says to mix; the record then keeps every number of the rule. Another task, or a raised rule by which
+chains are scored, scores them again.
 """
 
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from steper_ray.arrow import CHAIN_SCHEMA
 from steper_ray.errors import InputError
 from steper_ray.run.dependencies import SCORING_RULES
-from steper_ray.run.identity import RULES, Record, differences, read_record, write_record
+from steper_ray.run.identity import RULES, Record, differences, migrated, read_record, write_record
 from steper_ray.schema import SCORES
 
 
@@ -64,7 +65,7 @@ def prepare_store(out: Path, now: Record, *, fresh: bool = False, mix: bool = Fa
     if fresh:
         for folder in (out, *unmerged):
             shutil.rmtree(folder, ignore_errors=True)
-    numbers = {name: [number] for name, number in now["rules"].items()}
+    task, numbers = now["task"], {name: [number] for name, number in now["rules"].items()}
     if any(folder.is_dir() for folder in (out, *unmerged)):
         before = read_record(file)
         if before is None:
@@ -74,14 +75,15 @@ def prepare_store(out: Path, now: Record, *, fresh: bool = False, mix: bool = Fa
             )
         joined = now["ensemble"].keys() - before["ensemble"].keys()
         same = {name: how for name, how in now["ensemble"].items() if name not in joined}
-        found = differences(before, {**now, "ensemble": same}, ignore=("rules",))
+        found = differences(before, {**now, "ensemble": same}, ignore=("rules", "task"))
         if found:
             raise InputError(
                 f"{out}: made with other settings: {'; '.join(found)}. Go back to them, take another "
                 "run.dir, or start over with `steper build --fresh`"
             )
         numbers = _rule_numbers(out, before, now, mix=mix)
-    write_record(file, {**now, "rules": numbers})
+        task = migrated(before)["task"]  # until the chains are scored again
+    write_record(file, {**now, "task": task, "rules": numbers})
     if new_dir(out).is_dir():
         merge_new(out)
 
@@ -108,23 +110,29 @@ def _rule_numbers(out: Path, before: Record, now: Record, *, mix: bool) -> dict[
     return numbers
 
 
-def is_scored(out: Path) -> bool:
-    """Whether the chains are scored by the current rules; assumed of a store without a record.
+def is_scored(out: Path, task: str) -> bool:
+    """Whether the chains are scored by a task, by the current rules; assumed of a store without a record.
 
     Raises InputError if a newer version has written the chains.
     """
     before = read_record(record_file(out))
     if before is None:
         return True
-    return all(before["rules"].get(name, [1]) == [RULES[name]] for name in SCORING_RULES)
+    by_rules = all(before["rules"].get(name, [1]) == [RULES[name]] for name in SCORING_RULES)
+    return by_rules and migrated(before)["task"] == task
 
 
-def record_scored(out: Path) -> None:
-    """Record that the chains are scored by the current rules, unless unfinished chains of a build exist."""
+def record_scored(out: Path, task: str) -> None:
+    """Record that the chains are scored by a task, by the current rules.
+
+    Unless unfinished chains of a build exist, which are not.
+    """
     before = read_record(record_file(out))
     if before is not None and not partial_dir(out).is_dir():
         scored = {name: [RULES[name]] for name in SCORING_RULES}
-        write_record(record_file(out), {**before, "rules": {**before["rules"], **scored}})
+        write_record(
+            record_file(out), {**before, "task": task, "rules": {**before["rules"], **scored}}
+        )
 
 
 def existing_chains(out: Path) -> dict[str, dict[str, float] | None]:

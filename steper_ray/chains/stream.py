@@ -58,15 +58,15 @@ def write_chains(
     model, corpus or prompt starts over. `out` appears when all questions are answered.
 
     log:            file for what the engines print
-    by_other_rules: whether to resume also chains that were made by other RULES
+    by_other_rules: whether to resume also chains that were made by other RULES, or scored by another task
     Raises StageError if engines keep dying, or questions keep failing.
     """
     import ray
 
     corpus = corpus.resolve()  # the link may be set to a newer corpus while this one is searched
     partial = out.with_name(out.name + ".partial")
-    now = answers_identity(corpus_identity(corpus), reasoner.name, reasoner.identity)
-    _prepare_partial(partial, now, ignore=("rules",) if by_other_rules else ())
+    now = answers_identity(corpus_identity(corpus), reasoner.name, reasoner.identity, reasoner.task)
+    _prepare_partial(partial, now, ignore=("rules", "task") if by_other_rules else ())
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     written = _resume(partial, context)

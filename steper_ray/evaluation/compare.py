@@ -31,7 +31,7 @@ from steper_ray.evaluation.summary import BASE, TEACHER, Scores, summarize
 from steper_ray.models.folder import check_model, pinned
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.retrieval import corpus_identity
-from steper_ray.run.dependencies import SCORING_RULES, answers_identity
+from steper_ray.run.dependencies import SCORED_BY, answers_identity
 from steper_ray.run.identity import RECORD_FILE, differences, read_record, write_record
 from steper_ray.schema import Question
 from steper_ray.tasks import task_named
@@ -249,20 +249,19 @@ def _answers(
 ) -> list[dict[str, Any]]:
     """One row a question, ordered by id; the model is asked only where none of its answers exist.
 
-    A raised rule of reading or scoring answers is applied to existing ones.
+    Another task, or a raised rule of reading or scoring answers, is applied to existing ones.
     """
     from steper_ray.chains.rows import read_chains
     from steper_ray.chains.scoring import score_again
 
     corpus, reasoner = config.folder.corpus, evaluated_model(config, model, revision)
-    now = answers_identity(corpus_identity(corpus), "", reasoner.identity)
+    now = answers_identity(corpus_identity(corpus), "", reasoner.identity, reasoner.task)
     file = out.with_name(f"{out.name}.{RECORD_FILE}")
     before = read_record(file)
     ids = sorted(question.id for question in questions)
-    scoring = [f"rules.{name}" for name in SCORING_RULES]
     if (
         before is None
-        or differences(before, now, ignore=scoring)
+        or differences(before, now, ignore=SCORED_BY)
         or not out.is_dir()
         or [chain.id for chain in read_chains(out)] != ids
     ):

@@ -12,7 +12,9 @@ from steper_ray.errors import InputError, StageError, find_steper_error
 from steper_ray.files import write_whole
 from steper_ray.pipeline.execute import run_stage
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
-from steper_ray.run.dependencies import (
+from steper_ray.run.dependencies import pick, stage_identity
+from steper_ray.run.identity import check_format, differences
+from steper_ray.run.keys import (
     BUILD_KEYS,
     CORPUS_KEYS,
     EVAL_KEYS,
@@ -21,10 +23,7 @@ from steper_ray.run.dependencies import (
     SELECT_KEYS,
     TOY_KEYS,
     TRAIN_KEYS,
-    pick,
-    stage_identity,
 )
-from steper_ray.run.identity import check_format, differences
 from steper_ray.text import squeeze
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from steper_ray.pipeline.commands import Command, all_commands
-from steper_ray.run import dependencies
+from steper_ray.run import keys
 from steper_ray.run.config import RunConfig
 from steper_ray.run.folder import RunFolder
 from steper_ray.text import squeeze
@@ -40,31 +40,32 @@ result is invalid with it: chains depend on the corpus, and the student depends 
 
 INVALIDATED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ("student", "run", ("seed",)),
-    ("toy world", "toy", dependencies.TOY_KEYS),
-    ("corpus", "corpus", dependencies.CORPUS_KEYS),
-    ("chains, student, answers", "reasoning", dependencies.REASONING_KEYS),
-    ("plan", "engine", dependencies.ENGINE_KEYS),
+    ("toy world", "toy", keys.TOY_KEYS),
+    ("corpus", "corpus", keys.CORPUS_KEYS),
+    ("scores of chains and answers", "questions", ("task",)),
+    ("chains, student, answers", "reasoning", keys.REASONING_KEYS),
+    ("plan", "engine", keys.ENGINE_KEYS),
     (
         "chains",
         "build",
         (
             *("teacher", "revision", "instruction", "demonstrations"),
-            *(f"endpoint.{key}" for key in dependencies.ENDPOINT_KEYS),
-            *dependencies.TEACHER_KEYS,
+            *(f"endpoint.{key}" for key in keys.ENDPOINT_KEYS),
+            *keys.TEACHER_KEYS,
         ),
     ),
     (
         "plan",
         "build",
         (
-            *(f"endpoint.{key}" for key in dependencies.ENDPOINT_PACE_KEYS),
-            *dependencies.ATTEMPT_KEYS,
+            *(f"endpoint.{key}" for key in keys.ENDPOINT_PACE_KEYS),
+            *keys.ATTEMPT_KEYS,
         ),
     ),
-    ("examples", "select", dependencies.SELECT_KEYS),
-    ("student", "train", ("model", "revision", "precision", *dependencies.LEARNING_KEYS)),
-    ("checkpoints", "train", dependencies.CHECKPOINT_KEYS),
-    ("sweep", "sweep", dependencies.SWEEP_KEYS),
+    ("examples", "select", keys.SELECT_KEYS),
+    ("student", "train", ("model", "revision", "precision", *keys.LEARNING_KEYS)),
+    ("checkpoints", "train", keys.CHECKPOINT_KEYS),
+    ("sweep", "sweep", keys.SWEEP_KEYS),
 )
 """(result, section, keys that its record holds)."""
 

@@ -18,8 +18,9 @@ from steper_ray.files import write_whole
 from steper_ray.planning.estimate import Estimate
 from steper_ray.planning.forecast import Plan
 from steper_ray.retrieval import corpus_version
-from steper_ray.run.dependencies import ATTEMPT_KEYS, measurement_identity
+from steper_ray.run.dependencies import measurement_identity
 from steper_ray.run.identity import FORMAT, Record, check_format, differences
+from steper_ray.run.keys import ATTEMPT_KEYS
 from steper_ray.schema import Question
 
 MIN_SAMPLE: Final = 64

@@ -5,11 +5,11 @@ plan, answers, checkpoints, a student, a sweep, the demo's stages):
 
     {"format": 1, "steper_ray": "0.1.0", "result": "training", "train": {"lr": 5e-6, …}, "rules": {…}}
 
-Only keys that are listed here go into it, never a whole dump of settings. A new setting therefore changes
+Only keys that are listed go into it, never a whole dump of settings. A new setting therefore changes
 no record until somebody decides that a result depends on it; tests/run/test_identity.py asks.
 
-How to add a key that a result depends on: list it below, and give in ADDED the value with which the code
-before did what it did. FORMAT is raised when an older version could no longer read what is written.
+How to add a key that a result depends on: list it in `run/keys.py`, and give in ADDED the value with which
+the code before did what it did. FORMAT is raised when an older version could not read what is written.
 """
 
 import hashlib
@@ -53,7 +53,9 @@ mix unasked (`steper build --mix`). A finished student stays as it is; its `step
 
 ADDED: Final[dict[str, Any]] = {
     "chains.retriever": "bm25",
+    "chains.task": "qa",
     "answers.retriever": "bm25",
+    "answers.task": "qa",
 }
 """Key path → value that reproduces what was done before the key existed, for keys added after format 1.
 

@@ -80,7 +80,7 @@ def select_examples(
     reasoning = complete_reasoning(reasoning)
     with locked(chains):
         score_chains(chains, reasoning.framework, task)
-        record_scored(chains)
+        record_scored(chains, task)
         judged = _judge_files(chain_files(chains), settings, reasoning, teachers, task)
         verdicts = final_verdicts(judged, settings)
         rows = [row for part in judged.values() for row in part]

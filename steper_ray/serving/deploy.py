@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 from steper_ray.errors import StageError, find_steper_error
 from steper_ray.models.folder import model_identity
 from steper_ray.ray_runtime.placement import engine_replica_options
-from steper_ray.run.dependencies import ENGINE_KEYS, pick
+from steper_ray.run.dependencies import pick
 from steper_ray.run.identity import digest
+from steper_ray.run.keys import ENGINE_KEYS
 from steper_ray.serving.keys import environment_keys
 from steper_ray.serving.server_spec import ServerSpec
 from steper_ray.text import short_message

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from steper_ray.errors import ConfigError
-from steper_ray.run.dependencies import CHECKPOINT_KEYS, EXCLUDED
+from steper_ray.run.keys import CHECKPOINT_KEYS, EXCLUDED
 from steper_ray.run.section import did_you_mean, first_reason
 from steper_ray.selection.abilities import STEPER
 from steper_ray.training.objective import objective_named

@@ -33,7 +33,12 @@ with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
-SETTINGS = {"retriever": "bm25", "teacher": "a", "reasoning": {"max_steps": 5, "k": 4}}
+SETTINGS = {
+    "retriever": "bm25",
+    "task": "qa",
+    "teacher": "a",
+    "reasoning": {"max_steps": 5, "k": 4},
+}
 
 
 def scores_of(out: Path) -> dict[str, float | None]:
@@ -141,20 +146,36 @@ def test_chains_of_another_rule_are_mixed_only_if_that_is_said(tmp_path, monkeyp
 
 def test_a_raised_rule_of_scoring_asks_for_scores_only(tmp_path, monkeypatch):
     out = tmp_path / "chains"
-    assert is_scored(out)
+    assert is_scored(out, "qa")
     prepare_store(out, chains_record())
     write(out, {1: None})
-    assert is_scored(out)
+    assert is_scored(out, "qa")
     monkeypatch.setitem(RULES, "match", 2)
     prepare_store(out, chains_record())
-    assert not is_scored(out)
+    assert not is_scored(out, "qa")
     partial_dir(out).mkdir()  # of a build that was interrupted: its chains are not scored yet
-    record_scored(out)
-    assert not is_scored(out)
+    record_scored(out, "qa")
+    assert not is_scored(out, "qa")
     partial_dir(out).rmdir()
-    record_scored(out)
-    assert is_scored(out)
+    record_scored(out, "qa")
+    assert is_scored(out, "qa")
     assert stored_record(out)["rules"]["search"] == [1]
+
+
+def test_another_task_asks_for_scores_only(tmp_path):
+    out = tmp_path / "chains"
+    prepare_store(out, chains_record())
+    write(out, {1: None})
+    prepare_store(out, chains_record(task="numbers"))
+    assert is_scored(out, "qa")
+    assert not is_scored(out, "numbers")
+    record_scored(out, "numbers")
+    assert is_scored(out, "numbers")
+    assert not is_scored(out, "qa")
+    older = {name: value for name, value in stored_record(out).items() if name != "task"}
+    write_record(record_file(out), older)  # before there were tasks, all chains were scored by qa
+    assert is_scored(out, "qa")
+    assert not is_scored(out, "numbers")
 
 
 def test_chains_of_a_newer_version_are_refused(tmp_path):
@@ -162,7 +183,11 @@ def test_chains_of_a_newer_version_are_refused(tmp_path):
     prepare_store(out, chains_record())
     write(out, {1: None})
     write_record(record_file(out), {**stored_record(out), "format": 2, "steper_ray": "7.0"})
-    for use in (chain_files, is_scored, lambda folder: prepare_store(folder, chains_record())):
+    for use in (
+        chain_files,
+        lambda folder: is_scored(folder, "qa"),
+        lambda folder: prepare_store(folder, chains_record()),
+    ):
         with pytest.raises(InputError, match=r"written by steper_ray 7\.0 in format 2"):
             use(out)
 

@@ -120,7 +120,7 @@ def test_without_retrieval_no_passages_are_needed(tmp_path: Path) -> None:
 
 def test_chains_of_another_retriever_differ_and_older_ones_are_of_bm25(tmp_path: Path) -> None:
     def record_now() -> dict[str, Any]:
-        return chains_identity(corpus_identity(tmp_path), {"": {"teacher": "m"}})
+        return chains_identity(corpus_identity(tmp_path), {"": {"teacher": "m"}}, "qa")
 
     record_of(tmp_path, type="bm25")
     bm25 = record_now()

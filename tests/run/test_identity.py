@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from steper_ray.errors import InputError
 from steper_ray.run import identity
 from steper_ray.run.config import RunConfig
-from steper_ray.run.dependencies import DEPENDED_ON, EXCLUDED, pick
+from steper_ray.run.dependencies import pick
 from steper_ray.run.identity import (
     FORMAT,
     RECORD_FILE,
@@ -20,6 +20,7 @@ from steper_ray.run.identity import (
     record,
     write_record,
 )
+from steper_ray.run.keys import DEPENDED_ON, EXCLUDED
 
 BODY = {"train": {"lr": 0.1, "lora": None}, "ensemble": {"a": {"k": 4}, "b": {"k": 5}}}
 
@@ -51,11 +52,11 @@ def test_it_is_decided_of_every_key_whether_a_result_depends_on_it() -> None:
     keys = set(keys_of(RunConfig))
     new = sorted(keys - known)
     assert not new, (
-        f"{', '.join(new)}: decide in steper_ray/run/identity.py whether a result depends on it. If none "
+        f"{', '.join(new)}: decide in steper_ray/run/keys.py whether a result depends on it. If none "
         "does, add it to EXCLUDED; else add it to the keys of that result, and to ADDED the value with "
         "which the code before did what it did"
     )
-    assert not sorted(known - keys), "listed in steper_ray/run/identity.py, and no key any more"
+    assert not sorted(known - keys), "listed in steper_ray/run/keys.py, and no key any more"
     both = [
         f"{section}.{key}"
         for section, keys in DEPENDED_ON.items()

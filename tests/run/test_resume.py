@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -28,10 +29,12 @@ from steper_ray.pipeline.select import select_run
 from steper_ray.pipeline.training import train_student
 from steper_ray.retrieval.corpus_record import CorpusRecord, write_corpus_record
 from steper_ray.run.config import RunConfig
-from steper_ray.run.dependencies import EXCLUDED, answers_identity, stage_identity
+from steper_ray.run.dependencies import answers_identity, stage_identity
 from steper_ray.run.identity import RULES, differences, read_record, write_record
-from steper_ray.schema import Question
+from steper_ray.run.keys import EXCLUDED
+from steper_ray.schema import SCORES, Question
 from steper_ray.sweep.sweep import sweep_folder
+from steper_ray.tasks import TASKS
 from steper_ray.toy.write import MODELS
 from steper_ray.training.resume import DONE_FILE, find_checkpoints, task_identity
 from steper_ray.training.summary import TrainSummary
@@ -192,7 +195,7 @@ def test_a_half_done_build_is_resumed(config: RunConfig, corpus: None, later: La
     def prepare(config: RunConfig) -> bool:
         """Whether what was there is there still."""
         teacher = run_teachers(config)[0]
-        _prepare_partial(partial, answers_identity(CORPUS, "", teacher.identity), ignore=())
+        _prepare_partial(partial, answers_identity(CORPUS, "", teacher.identity, "qa"), ignore=())
         found = (partial / "done.parquet").exists()
         (partial / "done.parquet").touch()
         return found
@@ -321,7 +324,7 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     pq.write_table(
         pa.Table.from_pylist([asdict(chain) for chain in chains], CHAIN_SCHEMA), out / "a.parquet"
     )
-    record = answers_identity(CORPUS, "", evaluated_model(config, model).identity)
+    record = answers_identity(CORPUS, "", evaluated_model(config, model).identity, "qa")
     write_record(out.with_name("test.identity.json"), record)
     asked = [Question(chain.id, chain.question, "Neill") for chain in chains]
 
@@ -331,6 +334,11 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     monkeypatch.setattr("steper_ray.evaluation.compare.answer", ask)
     assert [row["em"] for row in _answers(config, model, out, asked)] == [0.0] * 3
     assert [row["em"] for row in _answers(with_added_keys(config), model, out, asked)] == [0.0] * 3
+    wrong = SimpleNamespace(score=lambda *_: dict.fromkeys(SCORES, 0.5), is_right=lambda _: False)
+    monkeypatch.setitem(TASKS, "wrong", wrong)
+    questions = config.questions.model_copy(update={"task": "wrong"})
+    other = config.model_copy(update={"questions": questions})
+    assert [row["em"] for row in _answers(other, model, out, asked)] == [0.5] * 3
     monkeypatch.setitem(RULES, "match", 2)
     assert [row["em"] for row in _answers(config, model, out, asked)] == [1.0] * 3
     monkeypatch.setitem(RULES, "search", 2)

@@ -1,0 +1,258 @@
+"""The keys of a run file that results depend on, as paths within their section, and those that none does.
+
+Only what is listed here goes into a result's record. A new key goes into one of the lists, or a test asks
+for it (tests/run/test_identity.py).
+"""
+
+from typing import Final
+
+REASONING_KEYS: Final = (
+    "framework",
+    "passages_per_step",
+    "max_steps",
+    "max_empty_searches",
+    "instruction",
+    "demonstrations.question",
+    "demonstrations.steps.passages.title",
+    "demonstrations.steps.passages.text",
+    "demonstrations.steps.text",
+    "chat",
+    "max_prompt_tokens",
+    "max_step_tokens",
+)
+
+
+ENDPOINT_KEYS: Final = ("base_url", "api", "tokenizer")
+
+
+ENDPOINT_PACE_KEYS: Final = ("concurrency", "requests_per_minute")
+
+
+ENGINE_KEYS: Final = (
+    "cpus",
+    "gpus",
+    "max_num_seqs",
+    "dtype",
+    "cpu_kv_cache_gib",
+    "args",
+)
+"""What the speed of an engine depends on; chains do not (the same model, computed elsewhere)."""
+
+
+LEARNING_KEYS: Final = (
+    "objective",
+    "abilities",
+    "fixed_weights",
+    "sigma_init",
+    "sigma_optimizer",
+    "sigma_lr",
+    "sigma_min",
+    "sigma_max",
+    "lr",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "epochs",
+    "chains_per_batch",
+    "lora.rank",
+    "lora.alpha",
+    "lora.dropout",
+    "lora.target_modules",
+    "deepspeed",
+    "validation_chains",
+    "validate_every_steps",
+    "patience",
+    "best_by",
+)
+
+
+CHECKPOINT_KEYS: Final = ("zero_stage", "offload_optimizer", "offload_weights", "use_gpu")
+"""What a checkpoint can be resumed with; a finished student does not depend on it."""
+
+
+SWEEP_KEYS: Final = (
+    "parameters.choice",
+    "parameters.range",
+    "parameters.log",
+    "search",
+    "trials",
+    "metric",
+    "scheduler",
+    "asha_grace",
+    "asha_factor",
+)
+
+
+TEACHER_KEYS: Final = ("temperature", "top_p")
+
+
+ATTEMPT_KEYS: Final = ("samples", "self_correction", "rationalization")
+"""Chains of other attempts may lie side by side; a measurement of the pace depends on them."""
+
+
+TOY_KEYS: Final = ("seed", "scale", "train", "dev", "test")
+
+
+CORPUS_KEYS: Final = (
+    "passages",
+    "columns.id",
+    "columns.title",
+    "columns.text",
+    "passage_size",
+    "passage_overlap",
+    "bad_rows",
+    "retriever.type",
+    "retriever.stem",
+    "retriever.remove_stop_words",
+    "retriever.title_boost",
+)
+
+
+QUESTIONS_KEYS: Final = (
+    "train",
+    "dev",
+    "test",
+    "columns.id",
+    "columns.question",
+    "columns.answer",
+    "columns.answer_aliases",
+    "columns.supporting_ids",
+    "columns.hops",
+    "task",
+    "aliases",
+    "bad_rows",
+)
+
+
+SELECT_KEYS: Final = (
+    "match",
+    "min_f1",
+    "keep_forced",
+    "keep_rationalized",
+    "grounded",
+    "repeated_steps",
+    "min_support",
+    "min_logprob",
+    "min_steps",
+    "max_steps",
+    "min_words",
+    "max_words",
+    "choose",
+    "abilities",
+    "per_hops",
+)
+
+
+EVAL_KEYS: Final = ("models", "limit")
+
+
+TRAIN_KEYS: Final = ("model", "revision", "precision", *LEARNING_KEYS, *CHECKPOINT_KEYS)
+
+
+_TEACHER: Final = (
+    "teacher",
+    "revision",
+    "instruction",
+    "demonstrations",
+    *(f"endpoint.{key}" for key in (*ENDPOINT_KEYS, *ENDPOINT_PACE_KEYS)),
+    *TEACHER_KEYS,
+    *ATTEMPT_KEYS,
+)
+
+
+_NOT_OF_A_TEACHER: Final = (
+    "endpoint.api_key_env",
+    "endpoint.max_retries",
+    "endpoint.timeout_seconds",
+)
+
+
+BUILD_KEYS: Final = (
+    *_TEACHER,
+    "limit",
+    "ensemble.name",
+    *(f"ensemble.{key}" for key in _TEACHER),
+    *(f"ensemble.engine.{key}" for key in ENGINE_KEYS),
+)
+
+
+DEPENDED_ON: Final[dict[str, tuple[str, ...]]] = {
+    "run": ("seed",),
+    "toy": TOY_KEYS,
+    "corpus": CORPUS_KEYS,
+    "questions": QUESTIONS_KEYS,
+    "reasoning": REASONING_KEYS,
+    "engine": ENGINE_KEYS,
+    "build": BUILD_KEYS,
+    "select": SELECT_KEYS,
+    "train": TRAIN_KEYS,
+    "eval": EVAL_KEYS,
+    "sweep": SWEEP_KEYS,
+}
+"""Section → keys that some result's record holds, as they are or by what follows from them."""
+
+
+EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
+    # where things lie
+    "run": ("dir", "data"),
+    # how models are reached
+    "hub": ("trust_remote_code", "offline", "token_env"),
+    # how many engines there are, and how they are kept alive
+    "engine": ("replicas", "max_restarts"),
+    "build": (
+        *_NOT_OF_A_TEACHER,
+        *(f"ensemble.{key}" for key in _NOT_OF_A_TEACHER),
+        *(f"ensemble.engine.{key}" for key in ("replicas", "max_restarts")),
+        "fresh",
+        "mix",
+        "plan_sample",
+        "push_to_hub",
+    ),
+    # how a training is cut up, watched and published
+    "train": (
+        "micro_batch_tokens",
+        "offload_dir",
+        "packing",
+        "gradient_checkpointing",
+        "workers",
+        "cpus_per_worker",
+        "checkpoint_every_steps",
+        "checkpoint_every_minutes",
+        "num_to_keep",
+        "max_restarts",
+        "trackers",
+        "push_to_hub",
+    ),
+    # what is compared; each student and each model's answers have records of their own
+    "compare": ("variants", "baseline", "learning_rates", "seeds", "repeated"),
+    "sweep": ("concurrent", "max_restarts", "retry_failed"),
+    # a server makes nothing that stays
+    "serve": (
+        "model",
+        "host",
+        "port",
+        "llm_replicas",
+        "max_llm_replicas",
+        "retriever_replicas",
+        "max_retriever_replicas",
+        "retriever_cpus",
+        "ingress_replicas",
+        "max_ingress_replicas",
+        "ingress_cpus",
+        "keys_file",
+        "keys_env",
+        "requests_per_minute",
+        "open",
+        "cors_origins",
+        "max_question_chars",
+        "max_body_bytes",
+        "max_batch",
+        "max_requested_passages_per_step",
+        "max_requested_steps",
+        "max_concurrent",
+        "request_timeout_s",
+        "passages_per_step",
+        "max_steps",
+    ),
+}
+"""Section → keys that no result depends on."""

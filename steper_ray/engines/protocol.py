@@ -20,6 +20,13 @@ class Generation:
     cached_tokens: int | None = None
     """Prompt tokens found in the prefix cache; null where the engine does not say."""
 
+    @property
+    def mean_logprob(self) -> float | None:
+        """Mean log-probability of the generated tokens in nats; null where the engine gives none."""
+        if self.logprob_sum is None:
+            return None
+        return self.logprob_sum / max(1, self.generated_tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

@@ -5,7 +5,7 @@ they hand in. What a step looks like is the framework's. Nothing here knows Ray 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from steper_ray.engines.protocol import GREEDY, Engine, Sampling
@@ -98,29 +98,20 @@ async def reason(
     steps: list[Step] = []
     query, empty_searches = question, 0
     while True:
-        stop_reason: StopReason = "answered"
-        if len(steps) + 1 == config.max_steps:
-            stop_reason = "forced"
-        elif not query:
-            stop_reason = "no_query"
-        elif empty_searches == config.max_empty_searches:
-            stop_reason, query = "nothing_new", ""
+        number = len(steps) + 1
+        stop_reason, query = _stop_or_search(number, query, empty_searches, config)
         forced = stop_reason != "answered"
-        started = time.monotonic()
+        started = searched = time.monotonic()
+        new: tuple[Hit, ...] = ()
         if query:
-            tell(SearchStarted(len(steps) + 1, query))
-        hits: list[Hit] = []
-        if query:
-            (hits,) = await retriever.search([query], config.passages_per_step)
-        searched = time.monotonic()
-        seen = {passage.id for passage in passages}
-        new = [hit for hit in hits if hit.passage.id not in seen]
+            tell(SearchStarted(number, query))
+            new = await _search(retriever, query, config.passages_per_step, passages)
+            searched = time.monotonic()
+            tell(PassagesFound(number, new, searched - started))
         empty_searches = 0 if new else empty_searches + 1
         searches.append([hit.passage for hit in new])
         passages += searches[-1]
         scores += [hit.score for hit in new]
-        if query:
-            tell(PassagesFound(len(steps) + 1, tuple(new), searched - started))
         fitted = fit_prompt(
             config,
             question,
@@ -130,21 +121,19 @@ async def reason(
             hint=hint,
             count_tokens=engine.count_tokens,
         )
-        stops = (STEP_TERMINATOR,) if forced else framework.STOPS
         generation = await generate_step(
             engine,
             fitted.prompt,
-            stop=stops,
+            stop=(STEP_TERMINATOR,) if forced else framework.STOPS,
             max_tokens=config.max_step_tokens,
             sampling=sampling.at(len(steps)),
         )
         written = framework.parse(generation.text, forced=forced)
-        logprob = generation.logprob_sum
         step = Step(
             query=query,
             passage_ids=tuple(hit.passage.id for hit in new),
             rationale=written.rationale,
-            mean_logprob=None if logprob is None else logprob / max(1, generation.generated_tokens),
+            mean_logprob=generation.mean_logprob,
             prompt_tokens=generation.prompt_tokens,
             generated_tokens=generation.generated_tokens,
             cached_tokens=generation.cached_tokens,
@@ -153,9 +142,31 @@ async def reason(
             generate_seconds=time.monotonic() - searched,
         )
         steps.append(step)
-        tell(StepFinished(len(steps), step, tuple(new), written.answer is not None))
+        tell(StepFinished(number, step, new, written.answer is not None))
         if written.answer is not None:
             return Trajectory(
                 tuple(passages), tuple(scores), tuple(steps), written.answer, stop_reason
             )
         query = written.query
+
+
+def _stop_or_search(
+    number: int, query: str, empty_searches: int, config: ReasoningConfig
+) -> tuple[StopReason, str]:
+    """Why a step must answer, "answered" if it is free not to; and what it searches with, if at all."""
+    if number == config.max_steps:
+        return "forced", query
+    if not query:
+        return "no_query", ""
+    if empty_searches == config.max_empty_searches:
+        return "nothing_new", ""
+    return "answered", query
+
+
+async def _search(
+    retriever: Retriever, query: str, k: int, passages: Sequence[Passage]
+) -> tuple[Hit, ...]:
+    """Those of the top k for a query that are not among the passages seen."""
+    (hits,) = await retriever.search([query], k)
+    seen = {passage.id for passage in passages}
+    return tuple(hit for hit in hits if hit.passage.id not in seen)

@@ -1,4 +1,7 @@
-"""Settings of engines and workers as Ray resources, for every stage and the server."""
+"""Settings of engines and workers as Ray resources, for every stage and the server.
+
+Also gives back the placement groups of actors that died.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -43,3 +46,34 @@ def engine_replica_options(config: EngineConfig) -> dict[str, Any]:
         "placement_group_bundles": engine_bundles(config),
         "ray_actor_options": {"num_cpus": config.cpus},
     }
+
+
+def remove_orphaned_placement_groups() -> bool:
+    """Free what dead actors of this job hold through placement groups; whether living ones hold others.
+
+    Ray frees a placement group by itself only when the whole job ends. Ray Train has a cleaner for the
+    groups of a controller that died, but it asks Ray's dashboard, and a cluster started for one command has
+    none; nor does it know a group whose workers had not started. Here Ray's own table says who is dead.
+    """
+    import ray
+    from ray._private.state import state
+    from ray._raylet import ActorID, PlacementGroupID
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+    from ray.util import remove_placement_group
+    from ray.util.placement_group import PlacementGroup
+
+    job = ray.get_runtime_context().get_job_id()
+    held = False
+    for row in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(row)
+        removed = group.state == PlacementGroupTableData.REMOVED
+        by_actor = not ActorID(
+            group.creator_actor_id
+        ).is_nil()  # the driver's own count as a dead actor's
+        if removed or not by_actor or group.creator_job_id.hex() != job:
+            continue
+        if group.creator_actor_dead:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+        else:
+            held = True
+    return held

@@ -63,7 +63,7 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
     from ray import tune
 
     from steper_ray.models.hub import use_hub
-    from steper_ray.sweep.tune_callbacks import ReportValidations, release
+    from steper_ray.sweep.tune_callbacks import ReportValidations
 
     if Path(task.start).is_dir():
         os.chdir(task.start)
@@ -77,7 +77,6 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
         return
     if failure.is_file():
         raise StageError(json.loads(failure.read_text(encoding="utf-8"))["error"])
-    release(folder)  # a process that died before still holds the resources of its workers
     (folder / STOPPED_FILE).unlink(missing_ok=True)
     write_json(folder / POINT_FILE, {"number": number, "point": point})
     use_hub(task.config.hub)

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from steper_ray.ray_runtime.placement import remove_orphaned_placement_groups
 from steper_ray.sweep.space import Point, chosen, optuna_space, resolved
 from steper_ray.sweep.trial import TrialTask, run_trial
 from steper_ray.sweep.trial_files import ERROR_FILE
@@ -13,6 +15,9 @@ from steper_ray.sweep.trial_files import ERROR_FILE
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
 
+
+LAST_DEATHS_S: Final = 10.0
+"""The trials that were stopped last get so long to die before the stage ends."""
 
 LAST_RUNG: Final = 10**6
 """ASHA ends trials at its last rung, so that rung lies beyond all validations."""
@@ -56,6 +61,9 @@ def run_trials(
         shutil.rmtree(state, ignore_errors=True)
         tuner = _new_tuner(task, trainable, state, all_points, at_a_time)
     tuner.fit()
+    given_up = time.monotonic() + LAST_DEATHS_S
+    while remove_orphaned_placement_groups() and time.monotonic() < given_up:
+        time.sleep(0.2)
 
 
 def _new_tuner(
@@ -67,7 +75,7 @@ def _new_tuner(
 ) -> Any:
     from ray import tune
 
-    from steper_ray.sweep.tune_callbacks import WriteEnds
+    from steper_ray.sweep.tune_callbacks import EndTrials
 
     config, section = task.config, task.config.sweep
     mode = "min" if section.metric == "loss" else "max"
@@ -90,7 +98,7 @@ def _new_tuner(
             name=state.name,
             storage_path=str(state.parent.absolute()),
             failure_config=tune.FailureConfig(max_failures=section.max_restarts),
-            callbacks=[WriteEnds(task.folder)],
+            callbacks=[EndTrials(task.folder)],
             verbose=0,
         ),
     )

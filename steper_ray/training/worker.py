@@ -12,12 +12,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steper_ray.files import write_whole
 from steper_ray.models.hub import use_hub
 from steper_ray.ray_runtime.logs import redirect_output
 from steper_ray.training.metrics import MetricsWriter, StepMetrics
 from steper_ray.training.objective import count_abilities
-from steper_ray.training.worker_spec import CANDIDATES, PLACEMENT_FILE, WorkerOutcome, WorkerTask
+from steper_ray.training.worker_spec import CANDIDATES, WorkerOutcome, WorkerTask
 
 if TYPE_CHECKING:
     from steper_ray.training.rank import RankTraining
@@ -48,7 +47,6 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
     prepare_process(task)
     import ray.train
     import ray.train.torch
-    import ray.util
 
     from steper_ray.training.rank import RankTraining
 
@@ -59,10 +57,6 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
         training = RankTraining(
             task, rank, ranks, ray.train.torch.get_device(), Path(folder) if folder else None
         )
-    if rank == 0 and task.report_validations:
-        placement = ray.util.get_current_placement_group()
-        if placement is not None:
-            write_whole(Path(task.training_dir) / PLACEMENT_FILE, placement.id.hex())
     writer = None
     if rank == 0:
         if training.step == 0:

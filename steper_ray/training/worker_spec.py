@@ -20,10 +20,6 @@ from steper_ray.training.settings import TrainConfig
 CANDIDATES: Final = "candidates"
 
 
-PLACEMENT_FILE: Final = "placement_group"
-"""In a sweep: file with the id of the workers' placement group, by which the sweep ends a trial."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerTask:
     """Everything a worker needs to know."""

@@ -202,7 +202,8 @@ def test_nothing_that_is_written_has_a_token(
     tiny_model = save_tiny_model(tmp_path / "tiny", hidden_size=64)
     assert os.environ["HF_TOKEN"] == TOKEN
     write(run.folder.chains, [CHAIN])
-    prepare_store(run.folder.chains, record("chains", run.model_dump(mode="json")), fresh=True)
+    made_with = {**run.model_dump(mode="json"), "task": run.questions.task}
+    prepare_store(run.folder.chains, record("chains", made_with), fresh=True)
     write(run.folder.chains, [CHAIN])
     select_run(run, {"seconds": 1.0, "tokens_per_second": 1.0, "versions": {}})
     student = load_student(

@@ -1,4 +1,4 @@
-"""The training work that each contender of `train.py` is given, and how its speed and memory are measured."""
+"""The work of every contender of `train.py`: data and model; and its speed and memory, measured."""
 
 import resource
 import statistics

@@ -88,8 +88,10 @@ def worker_task(
     corpus_version: str,
     hub: HubConfig = DEFAULTS,
     scheme: AbilityScheme = STEPER,
+    prepared: Path | None = None,
+    report_validations: bool = False,
 ) -> WorkerTask:
-    """The task of the workers of a run.
+    """The task of the workers of a run; see the fields of `WorkerTask`.
 
     files: from `stepwise_files`
     out:   the run folder
@@ -113,6 +115,8 @@ def worker_task(
         log=str(folder.log("train")),
         scheme=scheme,
         hub=hub,
+        prepared=None if prepared is None else str(prepared),
+        report_validations=report_validations,
     )
 
 

@@ -178,14 +178,23 @@ def test_what_is_no_secret_is_not_taken_for_one(tmp_path: Path, value: str) -> N
     assert load_config(file).questions.train == value
 
 
-def test_nothing_that_is_written_has_a_token(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cards, statistics, the settings of chains, `steper.json`, metrics and what trackers keep."""
+def export_untrained_student(run: RunConfig, base: Path) -> None:
+    """Write the base model as a run's student, the way training does."""
     import torch
 
     from steper_ray.training.student import export_student, gather_weights, load_student
 
+    student = load_student(
+        str(base), dtype=torch.float32, gradient_checkpointing=False, packed=False, hub=run.hub
+    ).model
+    weights = gather_weights(student, keep=True)
+    export_student(weights, student.generation_config, str(base), run.folder.student, {}, run.hub)
+
+
+def test_nothing_that_is_written_has_a_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cards, statistics, the settings of chains, `steper.json`, metrics and what trackers keep."""
     for name in ("MY_TOKEN", "HF_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, TOKEN)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -199,24 +208,13 @@ def test_nothing_that_is_written_has_a_token(
         }
     )
     use_hub(run.hub)
-    tiny_model = save_tiny_model(tmp_path / "tiny", hidden_size=64)
     assert os.environ["HF_TOKEN"] == TOKEN
     write(run.folder.chains, [CHAIN])
     made_with = {**run.model_dump(mode="json"), "task": run.questions.task}
     prepare_store(run.folder.chains, record("chains", made_with), fresh=True)
     write(run.folder.chains, [CHAIN])
     select_run(run, {"seconds": 1.0, "tokens_per_second": 1.0, "versions": {}})
-    student = load_student(
-        str(tiny_model),
-        dtype=torch.float32,
-        gradient_checkpointing=False,
-        packed=False,
-        hub=run.hub,
-    ).model
-    weights = gather_weights(student, keep=True)
-    export_student(
-        weights, student.generation_config, str(tiny_model), run.folder.student, {}, run.hub
-    )
+    export_untrained_student(run, save_tiny_model(tmp_path / "tiny", hidden_size=64))
     write_card(run.folder.student, replace(CARD, settings=run.model_dump(mode="json")))
     MetricsWriter(
         tmp_path / "run" / "training",

@@ -100,7 +100,7 @@ def test_2wikimultihopqa_with_the_aliases_of_its_answers(tmp_path: Path) -> None
         )
     ]
     assert found.accounts[0].format == "2WikiMultihopQA"
-    assert found.left_out == ["id_aliases.json (see questions.aliases)"]
+    assert found.skipped_files == ["id_aliases.json (see questions.aliases)"]
     assert read_questions(str(tmp_path / "dev.json"), "questions.dev")[0].answer_aliases == ()
 
 

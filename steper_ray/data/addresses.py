@@ -162,7 +162,7 @@ def _find(address: str, setting: str, suffixes: tuple[str, ...]) -> SourceListin
     if not listing.sources:
         raise InputError(
             f"{setting}: {_shown(address)}: no {_listed(suffixes)} file in this folder "
-            f"({len(listing.left_out)} others)"
+            f"({len(listing.skipped_files)} others)"
         )
     return listing
 

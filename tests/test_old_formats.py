@@ -45,14 +45,12 @@ from tests.frozen_run import changes, records_before, records_now, task_of
 from tests.later_settings import Later, with_added_keys, with_excluded_keys
 
 DATA: Final = ROOT / "tests" / "data"
-TRAINED_STEPS, CHECKPOINT_STEP = 8, 3
+TRAINED_STEPS, CHECKPOINT_STEP = 8, 6
 
 
-def unchanged(config: RunConfig) -> RunConfig:
-    return config
-
-
-LATER: Final = pytest.mark.parametrize("later", [unchanged, with_added_keys, with_excluded_keys])
+LATER: Final = pytest.mark.parametrize(
+    "later", [pytest.param(lambda run: run, id="today"), with_added_keys, with_excluded_keys]
+)
 
 
 @pytest.fixture(params=sorted(DATA.glob("format_*")), ids=lambda folder: folder.name)
@@ -150,57 +148,65 @@ def with_value(config: RunConfig, key: str, value: Any) -> RunConfig:
 
 
 STEPS: Final = "reasoning.max_steps: 5 → 4"
-LR: Final = "train.lr: 0.002 → 0.001"
+TRAININGS: Final = ("student", "checkpoints", "sweep")
 
 
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("toy.seed", 8, {"toy stage": ["toy.seed: 7 → 8"]}),
-        ("corpus.passage_size", 601, {"index stage": ["corpus.passage_size: 600 → 601"]}),
+        ("toy.seed", 8, {"toy stage": "toy.seed: 7 → 8"}),
+        ("corpus.passage_size", 601, {"index stage": "corpus.passage_size: 600 → 601"}),
         (
             "reasoning.max_steps",
             4,
             {
-                "chains": [STEPS, f"ensemble.far.{STEPS}"],
-                "half-done answers": [STEPS],
-                "student": [STEPS],
-                "checkpoints": [STEPS],
-                "sweep": [STEPS],
-                "build stage": [STEPS],
-                "pace of ''": [STEPS],
-                "pace of 'far'": [STEPS],
+                "chains": f"{STEPS}, ensemble.far.{STEPS}",
+                "half-done answers": STEPS,
+                **dict.fromkeys((*TRAININGS, "build stage", "pace of ''", "pace of 'far'"), STEPS),
             },
         ),
-        ("engine.max_num_seqs", 9, {"pace of ''": ["engine.max_num_seqs: 8 → 9"]}),
-        ("engine.dtype", "bfloat16", ["sweep", "pace of ''"]),
-        ("build.top_p", 0.9, ["chains", "build stage", "pace of ''"]),
-        ("select.min_words", 3, {"build stage": ["select.min_words: 1 → 3"]}),
+        ("engine.max_num_seqs", 9, {"pace of ''": "engine.max_num_seqs: 8 → 9"}),
+        (
+            "engine.dtype",
+            "half",
+            {
+                "sweep": "judged.dtype: 'float32' → 'half'",
+                "pace of ''": "engine.dtype: 'float32' → 'half'",
+            },
+        ),
+        (
+            "build.top_p",
+            0.9,
+            {
+                **dict.fromkeys(("chains", "pace of ''"), "top_p: 1.0 → 0.9"),
+                "build stage": "build.top_p: 1.0 → 0.9",
+            },
+        ),
+        ("select.min_words", 3, {"build stage": "select.min_words: 1 → 3"}),
         (
             "train.lr",
             1e-3,
-            {"student": [LR], "checkpoints": [LR], "sweep": [LR], "train stage": [LR]},
+            dict.fromkeys((*TRAININGS, "train stage"), "train.lr: 0.002 → 0.001"),
         ),
-        ("train.zero_stage", 1, ["student", "checkpoints", "sweep", "train stage"]),
-        ("run.seed", 8, ["student", "checkpoints", "sweep", "train stage"]),
-        ("eval.limit", 1, {"eval stage": ["eval.limit: None → 1"]}),
-        ("sweep.trials", 9, {"sweep": ["sweep.trials: 8 → 9"]}),
         (
-            "questions.task",
-            "other",
+            "train.zero_stage",
+            1,
             {
-                "chains": ["task: 'qa' → 'other'"],
+                **dict.fromkeys(TRAININGS, "checkpoint.zero_stage: 3 → 1"),
+                "train stage": "train.zero_stage: 3 → 1",
             },
         ),
+        ("run.seed", 8, dict.fromkeys((*TRAININGS, "train stage"), "run.seed: 7 → 8")),
+        ("eval.limit", 1, {"eval stage": "eval.limit: None → 1"}),
+        ("sweep.trials", 9, {"sweep": "sweep.trials: 8 → 9"}),
     ],
 )
 def test_a_changed_setting_is_found_by_its_key(
-    run: RunConfig, key: str, value: Any, expected: dict[str, list[str]] | list[str]
+    run: RunConfig, key: str, value: Any, expected: dict[str, str]
 ) -> None:
     assert changes(run) == {}
     found = changes(with_value(run, key, value))
-    print(found)
-    assert (found if isinstance(expected, dict) else list(found)) == expected
+    assert {name: ", ".join(differ) for name, differ in found.items()} == expected
 
 
 def test_a_key_that_results_depend_on_is_added_with_what_was_done_before(
@@ -220,9 +226,8 @@ def test_a_key_that_results_depend_on_is_added_with_what_was_done_before(
             path = f"{records_before(run)[name]['result']}.{key}"
             monkeypatch.setitem(identity.ADDED, path, 7)
     assert changes(config) == {}
-    assert changes(with_value(config, "train.added_later", 8))["student"] == [
-        "train.added_later: 7 → 8"
-    ]
+    other = changes(with_value(config, "select.added_later", 8))
+    assert other == {"build stage": ["select.added_later: 7 → 8"]}
 
 
 # What a newer version wrote ----------------------------------------------------------------------------
@@ -276,8 +281,16 @@ def test_what_a_newer_version_wrote_is_refused_in_one_line(
 # What the files hold -----------------------------------------------------------------------------------
 
 PASSAGES: Final = (
-    Passage("p00051", "Mun Jotul", "MUN"),
-    Passage("p00037", "Nik Fatam", "NIK"),
+    Passage(
+        "p00051",
+        "Mun Jotul",
+        "Mun Jotul reaches Nik Fatam. Mun Jotul remembers Vorn Zubor. It feeds a quiet lake.",
+    ),
+    Passage(
+        "p00037",
+        "Nik Fatam",
+        "It keeps a narrow library. Nik Fatam spans Fulm Brirur. Nik Fatam elected Vorn Zubor.",
+    ),
 )
 MAYOR: Final = "Who is the mayor of the estuary of Mun Jotul?"
 SAID: Final = (
@@ -307,8 +320,8 @@ def test_chains_are_read(run: RunConfig) -> None:
         hops=2,
         passages=PASSAGES,
         steps=(
-            Step(MAYOR, ("p00051",), SAID[0], -0.5, 62, 4),
-            Step(SAID[0], ("p00037",), SAID[1], -0.5, 85, 4),
+            Step(MAYOR, ("p00051",), SAID[0], -0.5, 68, 4),
+            Step(SAID[0], ("p00037",), SAID[1], -0.5, 94, 4),
         ),
         answer="Vorn Zubor",
         stop_reason="answered",
@@ -329,22 +342,16 @@ def test_chains_are_read(run: RunConfig) -> None:
 def test_examples_are_read(run: RunConfig) -> None:
     files = stepwise_files(run.folder.examples)
     rows = {row["id"]: row for file in files for row in pq.read_table(file).to_pylist()}
-    assert [(name, row["ability"]) for name, row in rows.items()] == [
-        ("train-00000/1", "init"),
-        ("train-00000/2", "agg"),
-        ("train-00001@far/1", "init"),
-        ("train-00001@far/2", "exp"),
-        ("train-00001@far/3", "agg"),
-        ("train-00002/1", "init"),
-        ("train-00002/2", "exp"),
-        ("train-00002/3", "exp"),
-        ("train-00002/4", "agg"),
-    ]
+    abilities = [f"{row['chain_id']} {row['step']} {row['ability']}" for row in rows.values()]
+    two, three, four = abilities[:2], abilities[2:5], abilities[5:]
+    assert two == ["train-00000 1 init", "train-00000 2 agg"]
+    assert three == [f"train-00001@far {step}" for step in ("1 init", "2 exp", "3 agg")]
+    assert four == [f"train-00002 {step}" for step in ("1 init", "2 exp", "3 exp", "4 agg")]
     last = rows["train-00000/2"]
     assert last["prompt"].startswith("Answer the question step by step.\n")
     assert (last["question"], last["reasoning"], last["found"]) == (MAYOR, [SAID[0]], [1, 1])
     assert [Passage(**passage) for passage in last["passages"]] == list(PASSAGES)
-    assert (last["target"], last["forced"]) == (f" {SAID[1]}", False)
+    assert (last["target"], last["forced"]) == (f" {SAID[1]}\n", False)
 
     assert read_scheme(run.folder.stats) == STEPER
     tokenizer = load_tokenizer(run.train.model)
@@ -360,7 +367,7 @@ def test_a_student_is_opened_and_asked_as_it_was_trained(
     run: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = str(run.folder.student)
-    other = with_value(run, "reasoning", {"max_steps": 2})
+    other = with_value(run, "reasoning.max_steps", 2)
     reasoning = evaluated_model(other, student).reasoning
     assert reasoning == run.reasoning.model_copy(update={"chat": False})
     assert carried_settings(student) == (reasoning, VERSION)
@@ -370,8 +377,9 @@ def test_a_student_is_opened_and_asked_as_it_was_trained(
         == load_tokenizer(run.train.model)("Rome")["input_ids"]
     )
 
-    made, base = model_identity(student), model_identity(run.train.model)
-    assert [part for part in made if made[part] != base[part]] == ["weights"]
+    base = model_identity(run.train.model)
+    assert model_identity(student)["config"] == base["config"]
+    assert model_identity(student)["weights"] != base["weights"]
     values = json.loads((run.folder.student / "steper.json").read_text())
     assert values["base_model"] == base
 
@@ -403,7 +411,8 @@ def test_a_training_goes_on_from_its_checkpoint(run: RunConfig, device: Any) -> 
     assert len(rows) == TRAINED_STEPS
     for number in range(CHECKPOINT_STEP + 1, TRAINED_STEPS + 1):
         done = learned(training.train_step())
-        validated = {name for name in done if name.startswith("validation")}
-        expected = {name: rows[number][name] for name in done.keys() - validated}
-        assert {name: done[name] for name in expected} == pytest.approx(expected, rel=1e-3)
+        expected = {name: rows[number][name] for name in done if not name.startswith("validation")}
+        numbers = {name: value for name, value in expected.items() if value is not None}
+        assert {name for name in expected if done[name] is not None} == numbers.keys()
+        assert {name: done[name] for name in numbers} == pytest.approx(numbers, rel=1e-3)
     assert training.finished

@@ -1,17 +1,22 @@
 """Frozen runs of earlier formats: the records in one, and those that its results would have now."""
 
 import json
+from pathlib import Path
 
 from steper_ray.chains.store import record_file
-from steper_ray.evaluation.compare import evaluated_model
+from steper_ray.evaluation.compare import compare, evaluated_model
+from steper_ray.evaluation.comparison import Comparison, TrainedStudent
 from steper_ray.pipeline.build import run_teachers
 from steper_ray.pipeline.demo import DEMO_STAGES, stage_inputs
+from steper_ray.pipeline.training import train_student
 from steper_ray.planning import sample
+from steper_ray.ray_runtime.progress import stage_progress
 from steper_ray.retrieval import corpus_identity
 from steper_ray.run.config import RunConfig
 from steper_ray.run.dependencies import answers_identity, chains_identity, stage_identity
 from steper_ray.run.identity import RECORD_FILE, Record, differences, read_record
 from steper_ray.sweep.sweep import _worker_task, identity_of
+from steper_ray.training.checkpoints import STATE_FILE
 from steper_ray.training.resume import DONE_FILE, task_identity
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.worker_spec import WorkerTask
@@ -80,3 +85,15 @@ def changes(config: RunConfig) -> dict[str, list[str]]:
         name: differences(before[name], now[name], ignore=ignored.get(name, ())) for name in now
     }
     return {name: differ for name, differ in found.items() if differ}
+
+
+def checkpoint_of(run: RunConfig) -> Path:
+    """The checkpoint of the unfinished training."""
+    (state,) = run.folder.checkpoints.glob(f"*/*/{STATE_FILE}")
+    return state.parent
+
+
+def compared(config: RunConfig) -> tuple[Comparison, dict[str, list[TrainedStudent]]]:
+    """The result of `steper compare`."""
+    with stage_progress("compare", "comparing") as progress:
+        return compare(config, progress, train_student)

@@ -1,4 +1,4 @@
-"""The same settings in a later version: keys were added, or those changed that no result depends on."""
+"""Settings of a later version, in which keys were added, and settings with other values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,6 +42,13 @@ def with_excluded_keys(config: RunConfig) -> RunConfig:
         changed[section] = values.model_copy(update=update)
     assert {"engine", "train", "build", "sweep"} <= changed.keys()
     return config.model_copy(update=changed)
+
+
+def with_value(config: RunConfig, key: str, value: Any) -> RunConfig:
+    """The settings with another value under a key."""
+    section, name = key.split(".")
+    changed = getattr(config, section).model_copy(update={name: value})
+    return config.model_copy(update={section: changed})
 
 
 LATER = pytest.mark.parametrize("later", [with_added_keys, with_excluded_keys])

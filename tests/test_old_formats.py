@@ -19,7 +19,7 @@ from steper_ray.chains.rows import chain_files, read_chains
 from steper_ray.chains.store import record_file
 from steper_ray.chains.stream import _prepare_partial
 from steper_ray.errors import InputError
-from steper_ray.evaluation.compare import compare, evaluated_model
+from steper_ray.evaluation.compare import evaluated_model
 from steper_ray.models.folder import model_identity
 from steper_ray.models.loading import load_model_config, load_tokenizer
 from steper_ray.models.student_settings import carried_settings
@@ -28,7 +28,6 @@ from steper_ray.pipeline.build import build_run
 from steper_ray.pipeline.demo import DEMO_STAGES, demo
 from steper_ray.pipeline.plan import plan_run
 from steper_ray.pipeline.training import train_student
-from steper_ray.ray_runtime.progress import stage_progress
 from steper_ray.run import dependencies, identity
 from steper_ray.run.config import RunConfig
 from steper_ray.run.identity import FORMAT, RECORD_FILE
@@ -41,8 +40,8 @@ from steper_ray.training.tokenization import stepwise_files, tokenize_examples
 from steper_ray.training.worker_spec import read_scheme
 from tests.conftest import ROOT
 from tests.data.write_format import HALF_DONE, VERSION, settings
-from tests.frozen_run import changes, records_before, records_now, task_of
-from tests.later_settings import Later, with_added_keys, with_excluded_keys
+from tests.frozen_run import changes, checkpoint_of, compared, records_before, records_now, task_of
+from tests.later_settings import Later, with_added_keys, with_excluded_keys, with_value
 
 DATA: Final = ROOT / "tests" / "data"
 TRAINED_STEPS, CHECKPOINT_STEP = 8, 6
@@ -101,8 +100,7 @@ def test_the_plan_is_paid_and_every_question_is_answered(run: RunConfig, later: 
 def test_students_and_their_answers_are_used(run: RunConfig, later: Later) -> None:
     summary = train_student(later(run))
     assert (summary.planned_steps, summary.chains) == (TRAINED_STEPS, 2)
-    with stage_progress("compare", "comparing") as progress:
-        comparison, students = compare(later(run), progress, train_student)
+    comparison, students = compared(later(run))
     assert students["uniform"][0].steps == 2
     em = {contender.name: contender.summary.overall.em for contender in comparison.contenders}
     assert em == {"base": 0.5, "uniform": 0.5, "teacher": 0.5}  # of the other question, an error
@@ -138,13 +136,6 @@ def test_the_stages_of_the_demo_are_done(
 
 
 # What a record says, by key ---------------------------------------------------------------------------
-
-
-def with_value(config: RunConfig, key: str, value: Any) -> RunConfig:
-    """The settings with another value under a key."""
-    section, name = key.split(".")
-    changed = getattr(config, section).model_copy(update={name: value})
-    return config.model_copy(update={section: changed})
 
 
 STEPS: Final = "reasoning.max_steps: 5 → 4"
@@ -235,11 +226,6 @@ def test_a_key_that_results_depend_on_is_added_with_what_was_done_before(
 Open = Callable[[RunConfig], Any]
 
 
-def compared(config: RunConfig) -> None:
-    with stage_progress("compare", "comparing") as progress:
-        compare(config, progress, train_student)
-
-
 @pytest.mark.parametrize(
     ("file", "opened"),
     [
@@ -248,7 +234,6 @@ def compared(config: RunConfig) -> None:
         ("plan.json", plan_run),
         (f"training/{DONE_FILE}", train_student),
         ("student/steper.json", lambda run: carried_settings(str(run.folder.student))),
-        ("student/steper.json", lambda run: evaluated_model(run, str(run.folder.student))),
         (f"checkpoints/*/*/{STATE_FILE}", lambda run: load_state(checkpoint_of(run))),
         (
             f"checkpoints/*/{RECORD_FILE}",
@@ -388,12 +373,6 @@ def test_a_student_is_opened_and_asked_as_it_was_trained(
     carried = carried_settings(student)
     assert carried is not None
     assert carried[0].model_dump() == {**reasoning.model_dump(), "added_later": 7}
-
-
-def checkpoint_of(run: RunConfig) -> Path:
-    """The checkpoint of the unfinished training."""
-    (state,) = run.folder.checkpoints.glob(f"*/*/{STATE_FILE}")
-    return state.parent
 
 
 @pytest.mark.usefixtures("only_rank")

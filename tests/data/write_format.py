@@ -268,7 +268,7 @@ def make_run(folder: Path) -> None:
 
 
 def keep(run: Path, out: Path) -> None:
-    """Copy what later commands read, and the first checkpoint, to a new folder."""
+    """Copy what later commands read, and the oldest checkpoint that is left, to a new folder."""
     states = sorted(run.glob(f"checkpoints/*/*/{STATE_FILE}"))
     first = min(states, key=lambda file: json.loads(file.read_text())["last"]["step"]).parent
     files = [file for pattern in KEPT for file in run.glob(pattern) if file.is_file()]

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -20,6 +21,9 @@ from steper_ray.run.loading import load_config
 from steper_ray.toy.write import MODELS
 from tests.fakes import Teacher
 from tests.hub_server import Hub
+
+if TYPE_CHECKING:
+    import torch
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -108,6 +112,54 @@ def ray_cluster() -> Iterator[None]:
         yield
     assert not ray.is_initialized()
     del os.environ["RAY_TMPDIR"]
+
+
+@pytest.fixture(scope="session")
+def device() -> "torch.device":
+    """What the tests train on: the first GPU where torch sees one, else the CPU."""
+    import torch
+
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session")
+def rank_environment() -> dict[str, str]:
+    """The environment variables of the only rank, as Ray Train would have set them."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    return {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+@pytest.fixture(scope="session")
+def process_group(rank_environment, device) -> Iterator[None]:
+    """torch.distributed with a single rank, once a process: DeepSpeed keeps the group that it saw first."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in rank_environment.items():
+            patch.setenv(name, value)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def only_rank(process_group, rank_environment, device) -> Iterator[None]:
+    """The only rank of a training in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        values = rank_environment | {"PATH": os.environ["PATH"]}
+        values |= {} if device.type == "cuda" else {"DS_ACCELERATOR": "cpu"}
+        for name, value in values.items():
+            patch.setenv(name, value)
+        # Liger puts its layers into transformers' modules, and so into what we compare with.
+        patch.setitem(sys.modules, "liger_kernel", None)
+        yield
 
 
 @pytest.fixture(scope="session")

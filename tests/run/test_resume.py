@@ -5,7 +5,6 @@ No engine runs here: what is asked is whether each result is recognised as what 
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import BaseModel, create_model
 
 from steper_ray.arrow import CHAIN_SCHEMA
 from steper_ray.chains.build import prepare_chains
@@ -31,7 +29,6 @@ from steper_ray.retrieval.corpus_record import CorpusRecord, write_corpus_record
 from steper_ray.run.config import RunConfig
 from steper_ray.run.dependencies import answers_identity, stage_identity
 from steper_ray.run.identity import RULES, differences, read_record, write_record
-from steper_ray.run.keys import EXCLUDED
 from steper_ray.schema import SCORES, Question
 from steper_ray.sweep.sweep import sweep_folder
 from steper_ray.tasks import TASKS
@@ -40,6 +37,7 @@ from steper_ray.training.resume import DONE_FILE, find_checkpoints, task_identit
 from steper_ray.training.summary import TrainSummary
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.worker_spec import WorkerTask, read_corpus_version, worker_task
+from tests.later_settings import LATER, Later, with_added_keys
 from tests.samples import CHAIN, numbered
 
 SUMMARY = TrainSummary(
@@ -68,44 +66,6 @@ def task_of(config: RunConfig, files: list[Path]) -> WorkerTask:
         reasoning=config.reasoning,
         corpus_version=read_corpus_version(config.folder.chains),
     )
-
-
-def with_added_keys(value: Any) -> Any:
-    """The same settings of a later version, in which every section, and every one within, has a new key."""
-    if isinstance(value, BaseModel):
-        fields = {k: with_added_keys(getattr(value, k)) for k in type(value).model_fields}
-        within = {k: (type(v), v) for k, v in fields.items() if isinstance(v, BaseModel)}
-        added: dict[str, Any] = {"added_later": (int, 7), **within}
-        return create_model("Later", __base__=type(value), **added).model_construct(**fields)
-    if isinstance(value, tuple):
-        return tuple(with_added_keys(item) for item in value)
-    if isinstance(value, dict):
-        return {name: with_added_keys(item) for name, item in value.items()}
-    return value
-
-
-def with_excluded_keys(config: RunConfig) -> RunConfig:
-    """Other values under keys that no result depends on."""
-    changed: dict[str, Any] = {}
-    others = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 1.0}
-    for section, keys in EXCLUDED.items():
-        if section in ("run", "hub"):
-            continue
-        values = getattr(config, section)
-        update = {
-            key: others[type(getattr(values, key))](getattr(values, key))
-            for key in keys
-            if "." not in key
-            and key not in ("fresh", "mix")
-            and type(getattr(values, key)) in others
-        }
-        changed[section] = values.model_copy(update=update)
-    assert {"engine", "train", "build", "sweep"} <= changed.keys()
-    return config.model_copy(update=changed)
-
-
-LATER = pytest.mark.parametrize("later", [with_added_keys, with_excluded_keys])
-Later = Callable[[RunConfig], RunConfig]
 
 
 @pytest.fixture

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import random
-import socket
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,14 +74,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def device() -> torch.device:
-    """What the tests train on: the first GPU where torch sees one, else the CPU."""
-    import torch
-
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture(scope="session")
@@ -206,46 +195,6 @@ def plain_training(reference) -> Callable[..., tuple[list[PlainStep], Any]]:
         return done, model
 
     return work
-
-
-@pytest.fixture(scope="session")
-def rank_environment() -> dict[str, str]:
-    """The environment variables of the only rank, as Ray Train would have set them."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    return {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-
-
-@pytest.fixture(scope="session")
-def process_group(rank_environment, device) -> Iterator[None]:
-    """torch.distributed with a single rank, once a process: DeepSpeed keeps the group that it saw first."""
-    import torch
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in rank_environment.items():
-            patch.setenv(name, value)
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    yield
-    torch.distributed.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def only_rank(process_group, rank_environment, device) -> Iterator[None]:
-    """The only rank of a training in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        values = rank_environment | {"PATH": os.environ["PATH"]}
-        values |= {} if device.type == "cuda" else {"DS_ACCELERATOR": "cpu"}
-        for name, value in values.items():
-            patch.setenv(name, value)
-        # Liger puts its layers into transformers' modules, and so into what we compare with.
-        patch.setitem(sys.modules, "liger_kernel", None)
-        yield
 
 
 @pytest.fixture

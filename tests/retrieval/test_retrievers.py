@@ -92,13 +92,23 @@ def test_settings_by_type(tmp_path: Path) -> None:
     assert run_file(tmp_path, {"retriever": {"type": "none"}}).corpus.retriever == (
         NoRetrievalConfig()
     )
-    with pytest.raises(ConfigError, match=r"corpus\.retriever: expected .* type: bm25 or none"):
-        run_file(tmp_path, {"retriever": {"type": "dense"}})
+    assert run_file(tmp_path, {"retriever": "none"}).corpus.retriever == NoRetrievalConfig()
+    assert run_file(tmp_path, {"retriever": "bm25"}).corpus.retriever == BM25Config()
+    for typed in ("bm52", {"type": "bm52"}):
+        with pytest.raises(
+            ConfigError, match=r"retriever: no retriever has type 'bm52'; did you mean bm25\?"
+        ):
+            run_file(tmp_path, {"retriever": typed})
+    with pytest.raises(ConfigError, match=r"has type 'xyz'.*; choose one of bm25, none"):
+        run_file(tmp_path, {"retriever": "xyz"})
+    for wrong in (None, 5, ["bm25"]):
+        with pytest.raises(ConfigError, match=r"retriever: expected .* type: bm25 or none, got "):
+            run_file(tmp_path, {"retriever": wrong})
     with pytest.raises(
         ConfigError, match=r"corpus\.retriever\.stemm: unknown key; did you mean stem\?"
     ):
         run_file(tmp_path, {"retriever": {"stemm": False}})
-    with pytest.raises(ConfigError, match=r"corpus\.retriever\.title_boost: .*greater than 0"):
+    with pytest.raises(ConfigError, match=r"corpus\.retriever\.title_boost: must be greater than 0"):
         run_file(tmp_path, {"retriever": {"title_boost": 0}})
 
 

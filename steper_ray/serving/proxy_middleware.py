@@ -49,6 +49,11 @@ ASKING: Final = ("/v1/answer", "/v1/answers", "/v1/chat/completions")
 """Paths whose requests take places in an ingress, behind the `route_prefix` of its application."""
 
 
+SERVE_ERRORS: Final = (404, 408, 429, 500, 503)
+"""Statuses of the errors that Serve's proxy words itself, in plain text: no application, its own deadline,
+no ingress with a free place (429, 503), an ingress that failed."""
+
+
 PROBE_S: Final = 0.25
 """Seconds between two questions that are let through over the limit, as a trial."""
 
@@ -167,16 +172,14 @@ class _ReplyWatcher:
         """Whether the reply says that the ingresses have no free place."""
 
     async def send(self, message: Message) -> None:
-        """Forward what the proxy sends, except its own plain-text errors."""
+        """Forward every reply of an application; reword the proxy's own plain-text errors."""
         if self._ours:
             return
         if message["type"] == "http.response.start":
             status, headers = message["status"], dict(message["headers"])
             self.overloaded = headers.get(CODE_HEADER.encode()) == b"overloaded"
-            if status >= 400 and not headers.get(b"content-type", b"").startswith(
-                b"application/json"
-            ):
-                # 408: the proxy's own deadline; 404: no application; 429, 503: no ingress has a free place
+            plain = headers.get(b"content-type", b"").startswith(b"text/plain")
+            if status in SERVE_ERRORS and plain:
                 status = {408: 504, 500: 503}.get(int(status), int(status))
                 code = {404: "not_found", 504: "deadline"}.get(status, "overloaded")
                 self.overloaded = status in (429, 503)

@@ -40,7 +40,7 @@ from steper_ray.training.schedule import learning_rate
 from steper_ray.training.sigma import Sigma
 from steper_ray.training.tokenization import TokenExample
 from steper_ray.training.training_data import Unit, prepare_data
-from steper_ray.training.validation import Validations, validation_loss
+from steper_ray.training.validation import Validations, validation_loss, validations_at
 from steper_ray.training.worker_spec import WorkerTask
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ class RankTraining:
     @property
     def validations_done(self) -> int:
         """Number of validations so far, those before a resumed checkpoint included."""
-        return -(-self.step // self._validate_every)
+        if not self.held_out:
+            return 0
+        return validations_at(self.step, self.steps, self._validate_every)
 
     @property
     def _validate_every(self) -> int:

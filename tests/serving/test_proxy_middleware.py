@@ -23,6 +23,7 @@ pytestmark = pytest.mark.anyio
 JSON: Final = [(b"content-type", b"application/json")]
 EVENTS: Final = [(b"content-type", b"text/event-stream; charset=utf-8")]
 TEXT: Final = [(b"content-type", b"text/plain; charset=utf-8")]
+HTML: Final = [(b"content-type", b"text/html")]
 MIB: Final = 2**20
 
 
@@ -163,6 +164,11 @@ async def test_what_serve_says_in_plain_text_is_said_as_every_other_error(
         [start(500, JSON), body(b'{"error": {}}')],
         [start(503, [*JSON, (b"retry-after", b"3")]), body(b"{}")],
         [start(307, []), body(b"")],
+        [start(400, TEXT), body(b"Disallowed CORS origin")],
+        [start(403, HTML), body(b"<p>Forbidden")],
+        [start(404, HTML), body(b"<p>Not found")],
+        [start(405, TEXT), body(b"Method Not Allowed")],
+        [start(503, HTML), body(b"<p>Closed for today")],
         [start(200, EVENTS), body(b"event: answer\ndata: {}\n\n", more=True), body(b"")],
     ],
 )

@@ -76,10 +76,10 @@ async def test_a_framework_of_a_request_reaches_the_loop_and_is_named(
 
 async def test_what_the_server_itself_changes_is_named_too() -> None:
     trained = ReasoningConfig(passages_per_step=2, max_steps=4)
-    served = ServingReasoning(
+    reasoning = ServingReasoning(
         trained, "v0", trained.model_copy(update={"passages_per_step": 1}), "v1"
     )
-    reply = await ask(service_over(ScriptedBackend(), served=served))
+    reply = await ask(service_over(ScriptedBackend(), reasoning=reasoning))
     assert reply.json()["overrides"] == {
         "passages_per_step": {"trained": 2, "served": 1},
         "corpus_version": {"trained": "v0", "served": "v1"},
@@ -107,7 +107,7 @@ async def test_a_batch_leaves_half_of_the_places_to_others() -> None:
     batch = asyncio.create_task(ask(service, {"questions": ["A?"] * 6}, "/v1/answers"))
     await until(lambda: len(backend.prompts) == 2)
     await asyncio.sleep(0.02)
-    assert service.places.taken == 2
+    assert service.admission.taken == 2
     go_on.set()
     assert [one["answer"] for one in (await batch).json()["answers"]] == ["X"] * 6
 
@@ -351,7 +351,7 @@ async def test_a_question_without_a_place_is_told_when_to_come_back() -> None:
     go_on = asyncio.Event()
     backend = ScriptedBackend([[go_on, f" {ANSWER_FLAG} X."]])
     service = service_over(backend, places=2)
-    service.places.mean_seconds = 6.5
+    service.admission.mean_seconds = 6.5
     async with client_of(api_over(service)) as client:
         first = [asyncio.create_task(client.post("/v1/answer", json=ASKED)) for _ in range(2)]
         await until(lambda: len(backend.prompts) == 2)
@@ -370,8 +370,8 @@ async def test_a_question_without_a_place_is_told_when_to_come_back() -> None:
         assert (await client.post("/v1/search", json={"query": "ada"})).status_code == 200
         go_on.set()
         assert [(await reply).status_code for reply in first] == [200, 200]
-        assert service.places.taken == 0
-        assert 5.2 < service.places.mean_seconds < 6  # 6.5·0.9², and hardly any time since
+        assert service.admission.taken == 0
+        assert 5.2 < service.admission.mean_seconds < 6  # 6.5·0.9², and hardly any time since
         assert (await client.post("/v1/answer", json=ASKED)).status_code == 200
 
 

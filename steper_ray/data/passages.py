@@ -150,9 +150,9 @@ def _passage(where: str, row: Row, config: CorpusConfig) -> Passage:
     if isinstance(row.get(columns.text), list):  # of sentences, as in HotpotQA's Wikipedia
         row = {**row, columns.text: join_sentences(texts_of(where, row, columns.text))}
     return Passage(
-        id=text_of(where, row, columns.id, integers=True),
-        title=text_of(where, row, columns.title),
-        text=text_of(where, row, columns.text),
+        id=text_of(where, row, columns.id, integers=True, setting="corpus.columns.id"),
+        title=text_of(where, row, columns.title, setting="corpus.columns.title"),
+        text=text_of(where, row, columns.text, setting="corpus.columns.text"),
     )
 
 

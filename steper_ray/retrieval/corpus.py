@@ -92,7 +92,10 @@ def _write_passages(
     accounts: list[RowCounts] = []
     if not any(True for unit in units for _ in islice(read_unit(unit, settings, accounts), 1)):
         write_row_counts(inputs, WHAT, accounts, sources.left_out)
-        raise InputError(f"{WHAT}: {settings.passages}: no passage in it")
+        raise InputError(
+            f"{WHAT}: {settings.passages}: no passage in it; give a table with columns id, title and "
+            "text, or documents with text"
+        )
     shutil.rmtree(counted, ignore_errors=True)
     counted.mkdir(parents=True)
     rows = ray.data.from_items(

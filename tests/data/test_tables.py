@@ -62,7 +62,7 @@ def test_every_kind_of_file_gives_the_same_passages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b'{"id": "2", "title": "T"}', "row 2: no column 'text'; the row has id, title"),
+        (b'{"id": "2", "title": "T"}', "row 2: no column 'text'; the row has id, title; name it"),
         (b'{"id": "2", "title": "T", "text": "  "}', "row 2: column 'text' must be text"),
         (b'{"id": "2", "title": null, "text": "x"}', "row 2: column 'title' must be text"),
         (b'{"id": true, "title": "T", "text": "x"}', "row 2: column 'id'"),

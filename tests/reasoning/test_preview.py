@@ -106,6 +106,20 @@ def test_the_command_searches_the_real_index(
     teacher = capsys.readouterr().out
     assert "teacher, as plain text; react, k = 2, S = 5, 2 demonstrations" in teacher
     assert "Go.\n\nQuestion: In which valley" in teacher
+    run.write_text(
+        run.read_text().replace(
+            f"teacher: {MODELS / 'teacher'}",
+            "teacher: hosted, endpoint: {base_url: 'http://h/v1', tokenizer: TOKENIZER}",
+        )
+    )
+    name = str(MODELS / "teacher")
+    assert main([*asked, "--teacher", "--set", f"build.endpoint.tokenizer={name}"]) == 0
+    assert capsys.readouterr().out == teacher.replace("teacher, as", "hosted, as")
+    assert main([*asked, "--teacher", "--set", "build.endpoint.tokenizer=null"]) == 2
+    assert capsys.readouterr().err == (
+        "steper prompt: --teacher: the teacher is an endpoint, whose tokenizer is not known; name one "
+        "in build.endpoint.tokenizer\n"
+    )
     assert main([*asked, "--model", str(tmp_path / "nowhere")]) == 2
     assert "--model" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -237,6 +237,20 @@ def test_an_address_is_no_path(tmp_path: Path, setting: str, address: str) -> No
     load_config(write(tmp_path, LOCAL[setting].format("a/b" if ":" not in setting else "bundled")))
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    ["localhost:8000", "http:/localhost/v1", "http://", "http://h:port/v1", "ftp://h/v1", ""],
+)
+def test_an_endpoint_s_address_is_checked_before_any_question(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, f"build: {{endpoint: {{base_url: '{wrong}'}}}}"))
+    assert str(caught.value).endswith(
+        f"build.endpoint.base_url: expected an address, got {wrong!r}; write it as "
+        "http://localhost:8000/v1"
+    )
+    load_config(write(tmp_path, "build: {endpoint: {base_url: 'http://[::1]:8000/v1'}}"))
+
+
 def test_addresses_stay_where_rows_and_endpoints_are_named(tmp_path: Path) -> None:
     config = load_config(
         write(tmp_path, "build: {endpoint: {base_url: 'https://host/v1'}}"),

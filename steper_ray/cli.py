@@ -105,11 +105,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _unknown_command(arguments: list[str]) -> str | None:
     """A line about a first argument that is no command, with the nearest one; None if it is one."""
-    from steper_ray.run.section import did_you_mean
-
     commands = all_commands()
     if not arguments or arguments[0].startswith("-") or arguments[0] in commands:
         return None
+    from steper_ray.run.section import did_you_mean
+
     hint = did_you_mean(arguments[0], commands) or "steper --help lists the commands"
     return f"no command {arguments[0]!r}; {hint}"
 

@@ -61,7 +61,7 @@ def show_prompts(
     examples = len(settings.demonstrations)
     yield (
         f"{Path(name).name}, {shown}; {settings.framework}, k = {settings.passages_per_step}, "
-        f"S = {settings.max_steps}, {examples} demonstration{'' if examples == 1 else 's'}; "
+        f"at most {settings.max_steps} steps, {examples} demonstration{'' if examples == 1 else 's'}; "
         f"corpus {retriever.version}"
     )
     yield from preview(question, rationales, encoder, retriever, settings)

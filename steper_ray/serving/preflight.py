@@ -78,13 +78,11 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
+            where = f"cannot listen on {host}:{port} ({error.strerror})"
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                setting, remedy = "port", "choose another with --set serve.port=…"
-            else:
-                setting, remedy = (
-                    "host",
-                    "give an address of this machine, or 0.0.0.0 for all of them",
-                )
+                raise InputError(
+                    f"serve.port: {where}; choose another with --set serve.port=…"
+                ) from None
             raise InputError(
-                f"serve.{setting}: cannot listen on {host}:{port} ({error.strerror}); {remedy}"
+                f"serve.host: {where}; give an address of this machine, or 0.0.0.0 for all of them"
             ) from None

@@ -175,7 +175,8 @@ class HeldRetriever(ScriptedRetriever):
 
     def __init__(self, *results: list[Passage]) -> None:
         super().__init__(*results)
-        self.go_on, self.failure = asyncio.Event(), None
+        self.go_on = asyncio.Event()
+        self.failure: Exception | None = None
 
     async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         found = await super().search(queries, k)

@@ -8,7 +8,7 @@ from steper_ray.evaluation.summary import TEACHER
 from steper_ray.files import write_whole
 from steper_ray.reports.charts import Mark, interval_chart
 from steper_ray.reports.html import render_page
-from steper_ray.reports.training_curves import sigma_chart_of
+from steper_ray.reports.training_charts import sigma_chart_of
 from steper_ray.training.metrics import METRICS_FILE
 
 if TYPE_CHECKING:

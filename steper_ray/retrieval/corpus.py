@@ -68,7 +68,7 @@ def build_corpus(
         content = passages = 0
     else:
         _write_passages(settings, folder, out.with_suffix(".partial.accounts"), inputs, hub)
-        content, passages = _content_hash(folder)
+        content, passages = _hash_and_count(folder)
         RETRIEVERS[retriever.type].index(folder, retriever)
     record = CorpusRecord(version_of(content, retriever), passages, retriever.model_dump())
     write_corpus_record(folder, record)
@@ -113,7 +113,7 @@ def _write_passages(
     shutil.rmtree(counted)
 
 
-def _content_hash(folder: Path) -> tuple[int, int]:
+def _hash_and_count(folder: Path) -> tuple[int, int]:
     """Sum of the hashes of all passages, whatever their order, and how many there are.
 
     How the passages came about (where they lay, how documents were cut) is no part of it.

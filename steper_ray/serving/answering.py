@@ -163,7 +163,7 @@ class AnswerService:
         """The k best passages and the seconds of the search; raises RefusedError past the deadline."""
         started = time.monotonic()
         async with self._bounded():
-            (hits,) = await self.backend.searcher.search([query], k)
+            (hits,) = await self.backend.retriever.search([query], k)
         seconds = time.monotonic() - started
         self.record("steper_search_seconds", seconds)
         return [passage_out(hit) for hit in hits], seconds
@@ -201,7 +201,7 @@ class AnswerService:
             reasoned = await reason(
                 question,
                 engine=engine,
-                retriever=self.backend.searcher,
+                retriever=self.backend.retriever,
                 config=settings,
                 sampling=sampling,
                 watch=watch,

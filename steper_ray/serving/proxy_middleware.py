@@ -29,7 +29,7 @@ LARGEST_BODY: Final = 32 * 2**20
 """Largest body that a proxy forwards, in bytes; `serve.max_body_bytes` is the ingress's own limit."""
 
 
-LOST: Final = RefusedError(
+LOST_REPLY: Final = RefusedError(
     503,
     "replica_lost",
     "the server lost the process that worked on this; nothing was done, asking again is safe",
@@ -204,10 +204,10 @@ class _ReplyWatcher:
         if self._finished:
             return
         if self._start is None:
-            await self.refuse(LOST)
+            await self.refuse(LOST_REPLY)
             return
         self._finished = True
         headers = dict(self._start["headers"])
         if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-            event = failed_event(LOST).encode()
+            event = failed_event(LOST_REPLY).encode()
             await self._send({"type": "http.response.body", "body": event})

@@ -94,7 +94,7 @@ class ScriptedBackend:
         """Pieces of work that were cancelled."""
 
     @property
-    def searcher(self) -> "ScriptedBackend":
+    def retriever(self) -> "ScriptedBackend":
         return self
 
     def engine(self, say: Callable[[str], None] | None = None) -> ScriptedEngine:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steper_ray.serving.proxy_middleware import (
     LARGEST_BODY,
-    LOST,
+    LOST_REPLY,
     Capacity,
     ProxyMiddleware,
     middlewares,
@@ -97,7 +97,7 @@ async def test_an_ingress_that_dies_before_its_reply(died: Exception | None) -> 
     sent, raised = await talk(saying(then=died))
     status, headers, said = whole(sent)
     assert (status, headers[b"retry-after"]) == (503, b"1")
-    error = {"message": LOST.message, "type": "server_error", "code": "replica_lost"}
+    error = {"message": LOST_REPLY.message, "type": "server_error", "code": "replica_lost"}
     assert said == {"error": {**error, "param": None}}
     assert raised is died
 

@@ -19,6 +19,7 @@ from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.toy.write import MODELS
 from tests.fakes import Teacher
+from tests.hub_server import Hub
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -157,3 +158,11 @@ def teacher() -> Iterator[Teacher]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    with Hub(tmp_path / "weights") as server:
+        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server
+        server.shutdown()

@@ -1,4 +1,4 @@
-"""One chain worked out by hand, folders of chains made of it, and a run's corpus and questions."""
+"""One chain worked out by hand, folders of chains made of it, a run's corpus and questions, a card."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 
 from steper_ray.arrow import CHAIN_SCHEMA
 from steper_ray.data.questions import Split, load_questions
+from steper_ray.reports.student_card import Card
 from steper_ray.retrieval.corpus import CorpusInfo, build_corpus
 from steper_ray.run.config import RunConfig
 from steper_ray.schema import Chain, Passage, Question, Step
+from steper_ray.training.settings import TrainConfig
 
 PASSAGES: Final = (
     Passage("p1", "Zalk Stumum", "Zalk Stumum presents Kek Bibro. It ran for a long season."),
@@ -53,6 +55,40 @@ CHAIN: Final = Chain(
     corpus_version="c0ffee",
     supporting_ids=("p1", "p2", "p3"),
 )
+
+CARD: Final = Card(
+    base_model="Some-Org/Base_1.5B",
+    teacher="Some-Org/Teacher-70B",
+    objective="difficulty",
+    abilities=("init", "exp", "agg"),
+    settings=TrainConfig(model="Some-Org/Base_1.5B", lr=1.25e-5).model_dump(),
+    framework="ircot",
+    passages_per_step=3,
+    max_steps=6,
+    max_prompt_tokens=4321,
+    corpus_version="c0ffee42",
+    chains=1111,
+    examples={"init": 1112, "exp": 2223, "agg": 1114},
+    dropped_passages=77,
+    steps=345,
+    epochs=9,
+    input_tokens=12345678,
+    supervised_tokens=987654,
+    losses={"init": 0.51234, "exp": None, "agg": 0.31},
+    validation_loss=0.41237,
+    validation_step=321,
+    sigma={"init": 0.71, "exp": 0.62, "agg": 0.53},
+    workers=8,
+    seconds=3605.4,
+    versions={"torch": "2.13.0", "ray": "2.60.0"},
+)
+"""The card of a student."""
+
+SCORES: Final = {
+    "base": {"em": 0.1, "f1": 0.2, "acc": 0.15},
+    "student": {"em": 0.45678, "f1": 0.5, "acc": 1.0},
+}
+"""Scores of two models, to be added to the card."""
 
 
 def numbered(numbers: Iterable[int], **values: Any) -> list[Chain]:

@@ -39,8 +39,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from train_contenders import CONTENDERS, STEPS
+from train_contenders import CONTENDERS
 from train_settings import CPU, GPU, Setting
+from train_workload import STEPS
 
 from steper_ray.files import write_whole
 

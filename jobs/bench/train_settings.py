@@ -1,4 +1,4 @@
-"""In what `bench_train.py` measures on a CPU and on a GPU."""
+"""In what `train.py` measures on a CPU and on a GPU."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Where rows and documents come from: files on disk, in S3 or Google Cloud Storage, Hub datasets.
+"""Addresses of rows and documents: files on disk, in S3 or Google Cloud Storage, Hub datasets.
 
 An *address* is what a person writes in the run file: a file, a folder, a pattern (`data/*.jsonl`, `**` for
 any depth), the same behind `s3://` or `gs://` (Arrow's own file systems) or behind any scheme that fsspec
@@ -24,7 +24,7 @@ DOCUMENT_SUFFIXES: Final = (".txt", ".md", ".markdown", ".html", ".htm")
 
 
 COMPRESSED_SUFFIXES: Final = (".gz", ".bz2", ".zst")
-"""Taken off before the suffix is looked at; the file is decompressed as it is read."""
+"""Suffixes that stand after the suffix of the format; such files are decompressed as they are read."""
 
 
 HUB: Final = "hf:"
@@ -35,14 +35,14 @@ ARROW_SCHEMES: Final = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "vie
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file, or one split of a Hub dataset. Plain text, so that it travels to Ray's workers."""
+    """One file, or one split of a Hub dataset; plain text, so that it travels to Ray's workers."""
 
     root: str
-    """The address it was found by, which says what file system it is on."""
+    """The address that led to the source, which names its file system."""
     path: str
-    """Its path in that file system; empty for a Hub dataset."""
+    """Path in that file system; empty for a Hub dataset."""
     name: str
-    """Its path below the folder or pattern that found it: the same on every machine."""
+    """Path below the folder or pattern of the address: the same on every machine."""
 
     def __str__(self) -> str:
         """The address to show: without the query, which configures the connection."""
@@ -53,17 +53,17 @@ class Source:
 
     @property
     def found_by(self) -> str:
-        """The address that found it, to show."""
+        """The address that led to the source, to show."""
         return _shown(self.root)
 
     @property
     def is_hub(self) -> bool:
-        """Whether it is a Hub dataset, not a file."""
+        """Whether the source is a Hub dataset, not a file."""
         return _is_hub(self.root)
 
     @property
     def suffix(self) -> str:
-        """As `.jsonl`, also for `rows.jsonl.gz`."""
+        """Suffix of the format: `.jsonl`, also for `rows.jsonl.gz`."""
         return self._uncompressed.suffix.lower()
 
     @property
@@ -78,96 +78,96 @@ class Source:
 
     @property
     def is_document(self) -> bool:
-        """Whether it is a text to cut into passages, not a table of rows."""
+        """Whether the source is a text to cut into passages, not a table of rows."""
         return not self.is_hub and self.suffix in DOCUMENT_SUFFIXES
 
     def open(self) -> BinaryIO:
-        """Its bytes from the start, decompressed. Raises OSError where it cannot be read."""
+        """The bytes of the file from its start, decompressed. Raises OSError where it cannot be read."""
         system, _ = _filesystem(self.root)
         return cast(BinaryIO, io.BufferedReader(system.open_input_stream(self.path), 1 << 20))
 
     def open_for_seeking(self) -> Any:
-        """Its bytes as they are, as an Arrow file. Raises OSError where it cannot be read."""
+        """The bytes of the file as they are, as an Arrow file. Raises OSError where it cannot be read."""
         system, _ = _filesystem(self.root)
         return system.open_input_file(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceListing:
-    """What is behind the addresses of one setting."""
+    """The sources behind the addresses of one setting."""
 
     sources: list[Source]
-    left_out: list[str]
-    """Files of a folder that are of no kind that can be read, or hidden."""
+    skipped_files: list[str]
+    """Files of a folder that are hidden, or of a kind that cannot be read."""
 
 
 def find_sources(
-    addresses: str | Sequence[str], what: str, suffixes: tuple[str, ...] = DATA_SUFFIXES
+    addresses: str | Sequence[str], setting: str, suffixes: tuple[str, ...] = DATA_SUFFIXES
 ) -> SourceListing:
     """The sources behind one or several addresses, each once, sorted within an address.
 
     A folder gives its files with one of `suffixes`, at any depth; a file or a pattern that is named is
     taken as it is.
 
-    what: names the setting in errors, as `corpus.passages`
+    setting: its name for errors, as `corpus.passages`
     Raises InputError for an address with nothing readable behind it.
     """
     named = [addresses] if isinstance(addresses, str) else list(addresses)
     if not any(named):
         raise InputError(
-            f"{what} is not set; name a file, a folder, a pattern, an s3:// or gs:// address, "
+            f"{setting} is not set; name a file, a folder, a pattern, an s3:// or gs:// address, "
             "or hf:owner/name:config:split"
         )
     sources: dict[str, Source] = {}
-    left_out: list[str] = []
+    skipped_files: list[str] = []
     for address in named:
         try:
-            found = _find(address, what, suffixes)
+            listing = _find(address, setting, suffixes)
         except OSError as error:
             raise InputError(
-                f"{what}: {_shown(address)}: cannot be read ({short_message(error)}); check the address "
+                f"{setting}: {_shown(address)}: cannot be read ({short_message(error)}); check the address "
                 "and the credentials in the environment"
             ) from None
-        for source in found.sources:
+        for source in listing.sources:
             sources.setdefault(str(source), source)
-        left_out += found.left_out
-    return SourceListing(list(sources.values()), left_out)
+        skipped_files += listing.skipped_files
+    return SourceListing(list(sources.values()), skipped_files)
 
 
-def _find(address: str, what: str, suffixes: tuple[str, ...]) -> SourceListing:
+def _find(address: str, setting: str, suffixes: tuple[str, ...]) -> SourceListing:
     import pyarrow.fs as arrow_fs
 
     if not address:
-        raise InputError(f"{what}: an empty address is among those given; take it out")
+        raise InputError(f"{setting}: an empty address is among those given; take it out")
     if _is_hub(address):
         return SourceListing([Source(address, "", address)], [])
     remote = "://" in address
     head, signs = (address.partition("?")[0], "*[") if remote else (address, "*[?")
     if any(sign in head for sign in signs) and (remote or not Path(address).expanduser().exists()):
-        return _match(address, what)
-    system, path = _filesystem(address, what)
+        return _match(address, setting)
+    system, path = _filesystem(address, setting)
     info = system.get_file_info(path)
     if info.type == arrow_fs.FileType.File:
         return SourceListing([Source(_rooted(address), path, PurePosixPath(path).name)], [])
     if info.type != arrow_fs.FileType.Directory:
-        raise InputError(f"{what}: {_shown(address)}: no such file; check the path")
-    found = SourceListing([], [])
+        raise InputError(f"{setting}: {_shown(address)}: no such file; check the path")
+    listing = SourceListing([], [])
     for below, file in _files(system, path, recursive=True):
         source = Source(_rooted(address), file, below)
         hidden = any(part.startswith(".") for part in below.split("/"))
         if source.suffix in suffixes and not hidden:
-            found.sources.append(source)
+            listing.sources.append(source)
         else:
-            found.left_out.append(below)
-    if not found.sources:
+            listing.skipped_files.append(below)
+    if not listing.sources:
         raise InputError(
-            f"{what}: {_shown(address)}: no {_listed(suffixes)} file in this folder "
-            f"({len(found.left_out)} others)"
+            f"{setting}: {_shown(address)}: no {_listed(suffixes)} file in this folder "
+            f"({len(listing.skipped_files)} others)"
         )
-    return found
+    return listing
 
 
-def _match(address: str, what: str) -> SourceListing:
+def _match(address: str, setting: str) -> SourceListing:
     """The files that a pattern names."""
     plain, question, query = address.partition("?") if "://" in address else (address, "", "")
     if "://" not in plain:
@@ -175,14 +175,14 @@ def _match(address: str, what: str) -> SourceListing:
     first = min(at for at in map(plain.find, "*[?") if at >= 0)
     base, _, pattern = plain[:first].rpartition("/")
     parts = (pattern + plain[first:]).split("/")
-    system, path = _filesystem((base or "/") + question + query, what)
+    system, path = _filesystem((base or "/") + question + query, setting)
     sources = [
         Source(_rooted((base or "/") + question + query), file, below)
         for below, file in _files(system, path, recursive=len(parts) > 1 or "**" in parts)
         if _matches(below.split("/"), parts)
     ]
     if not sources:
-        raise InputError(f"{what}: {_shown(address)}: no such file; nothing matches the pattern")
+        raise InputError(f"{setting}: {_shown(address)}: no such file; nothing matches the pattern")
     return SourceListing(sources, [])
 
 
@@ -206,14 +206,14 @@ def _files(system: Any, folder: str, *, recursive: bool) -> list[tuple[str, str]
     )
 
 
-def _filesystem(address: str, what: str = "") -> tuple[Any, str]:
+def _filesystem(address: str, setting: str = "") -> tuple[Any, str]:
     """The file system of an address, and the path in it."""
     import pyarrow as pa
     import pyarrow.fs as arrow_fs
 
     if "://" not in address:
         return arrow_fs.LocalFileSystem(), str(Path(address).expanduser().absolute())
-    where = f"{what}: {_shown(address)}" if what else _shown(address)
+    where = f"{setting}: {_shown(address)}" if setting else _shown(address)
     if urlsplit(address).password is not None:
         raise InputError(
             f"{where}: an address holds no keys; give them in the environment "
@@ -239,7 +239,7 @@ def _is_hub(address: str) -> bool:
 
 
 def _rooted(address: str) -> str:
-    """The address so that it means the same in every process."""
+    """An address made to mean the same in every process."""
     return address if "://" in address else str(Path(address).expanduser().absolute())
 
 

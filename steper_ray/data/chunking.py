@@ -1,4 +1,4 @@
-"""Texts → passages by sentences, with a size and an overlap.
+"""Chunking: texts → passages of whole sentences, with a size and an overlap.
 
 A passage is a slice of the text: sentences that follow one another, as many as fit. The next one begins
 with the last sentences of the one before, as many as fit into the overlap, and brings at least one new
@@ -41,7 +41,7 @@ _BEFORE_NUMBERS: Final = re.compile(r"nos?|op|p|ch|art|sec", re.IGNORECASE)
 
 
 def sentences(text: str) -> list[Span]:
-    """Where the sentences of a text are, without the space between them.
+    """Spans of the sentences of a text, without the space between them.
 
     A sign followed by a lower-case letter, an abbreviation or an initial ends none. What is missed only
     makes a sentence longer.
@@ -56,7 +56,7 @@ def sentences(text: str) -> list[Span]:
 
 
 def passage_spans(text: str, size: int, overlap: int) -> list[Span]:
-    """Where the passages of a text are.
+    """Spans of the passages of a text.
 
     size: characters of a passage at most; overlap: characters that it repeats at most, under `size`
     """
@@ -95,15 +95,15 @@ def _ends(text: str, match: re.Match[str]) -> bool:
         return False
     if not match.group().startswith(".") or match.group().startswith(".."):
         return True
-    found = _WORD_BEFORE.search(text, max(0, match.start() - 20), match.start())
-    word = found.group().lstrip("'’-&") if found else ""
+    before = _WORD_BEFORE.search(text, max(0, match.start() - 20), match.start())
+    word = before.group().lstrip("'’-&") if before else ""
     if following.isdigit() and _BEFORE_NUMBERS.fullmatch(word):
         return False
     return _ABBREVIATION.fullmatch(word) is None
 
 
 def _pieces(text: str, span: Span, size: int) -> Iterator[Span]:
-    """A sentence, or what it is cut into where it is longer than `size`."""
+    """The span of a sentence, or the spans it is cut into where it is longer than `size`."""
     start, end = span
     while end - start > size:
         space = max(

@@ -1,9 +1,9 @@
-"""Documents that are not yet passages (text, Markdown, HTML) → titled parts → passages.
+"""Documents (text, Markdown, HTML) → titled parts → passages.
 
-A part is what stands under one heading; its title is the path of headings above it, beginning with the
+A part is the text under one heading; its title is the path of headings above it, beginning with the
 document's own title: `Handbook › Travel › Trains`. Passages never reach across headings. Markdown is
 rendered to HTML (markdown-it-py, CommonMark with tables), so that both are read by one parser, Python's.
-Left out: scripts, styles, templates and `<nav>`, which repeats on every page of a site.
+Skipped: scripts, styles, templates and `<nav>`, which repeats on every page of a site.
 """
 
 import re
@@ -59,7 +59,7 @@ _CHARSET: Final = re.compile(rb"<meta[^>]*charset\s*=\s*[\"']?([\w-]+)", re.IGNO
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What stands under one heading."""
+    """The text under one heading."""
 
     title: str
     text: str
@@ -169,7 +169,7 @@ class _Blocks(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.blocks: list[_Block] = []
         self.inside: list[str] = []
-        """Open elements that are left out."""
+        """Open elements whose text is skipped."""
         self._left_out = left_out
         self._line: list[str] = []
         self._level = 0
@@ -218,7 +218,7 @@ class _Blocks(HTMLParser):
             self._line.append(line)
 
     def end_line(self) -> None:
-        """What was collected becomes a block."""
+        """Make a block of the text collected since the last one."""
         if text := squeeze("".join(self._line)):
             self.blocks.append(_Block(self._level, text))
         self._line = []
@@ -232,7 +232,7 @@ def _titled(blocks: list[_Block], name: str) -> list[Part]:
     lines: list[str] = []
 
     def end_part(following: int) -> None:
-        """following: level of the heading that comes next, 0 at the end."""
+        """Finish a part; following: level of the heading that comes next, 0 at the end."""
         own = [path[level] for level in sorted(path)]
         text = "\n".join(lines)
         if not text and own and following <= max(path):

@@ -54,7 +54,7 @@ def is_local(name: str) -> bool:
 
 @lru_cache(maxsize=4)
 def _load(address: str, name: str, config: str, revision: str | None) -> Any:
-    """The splits by name; kept, since a dataset is looked at before it is read."""
+    """The splits by name; cached, since the format of a dataset is recognised before it is read."""
     import datasets
 
     folder = Path(name).expanduser()

@@ -1,4 +1,4 @@
-"""What a corpus is made of: tables of passages, the contexts inside question files, documents.
+"""Passages of a corpus: from tables, from the contexts inside question files, from documents.
 
 | source | its passages | their ids |
 |---|---|---|
@@ -6,8 +6,8 @@
 | HotpotQA, 2WikiMultihopQA, MuSiQue | every context of every row, each once | hash of title and text |
 | text, Markdown, HTML | cut by sentences (`steper_ray.data.documents`) | the file's name and such a hash |
 
-Contexts are made a corpus as IRCoT (Trivedi et al. 2023) did for 2WikiMultihopQA and MuSiQue. They count
-whether or not their question can be used: an unanswerable one's are passages like others.
+A corpus of contexts is what IRCoT (Trivedi et al. 2023) made for 2WikiMultihopQA and MuSiQue. The contexts
+of questions that cannot be used, such as unanswerable ones, are passages like others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,13 +22,13 @@ from steper_ray.data.addresses import (
     find_sources,
 )
 from steper_ray.data.published import Format, join_sentences, recognise
-from steper_ray.data.row_counts import RowCounts
+from steper_ray.data.row_counts import RowCounts, parse_rows
 from steper_ray.data.settings import CorpusConfig, PassageColumns
-from steper_ray.data.tables import Row, first_row, read_rows, text_of, texts_of
+from steper_ray.data.tables import Row, first_row, text_of, texts_of
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage
 
-WHAT: Final = "corpus.passages"
+SETTING: Final = "corpus.passages"
 
 
 DOCUMENTS_PER_UNIT: Final = 200
@@ -50,21 +50,21 @@ class Unit:
 
 def find_passages(config: CorpusConfig) -> SourceListing:
     """The sources of the corpus. Raises InputError for none, and for two documents of one name."""
-    found = find_sources(config.passages, WHAT, (*DATA_SUFFIXES, *DOCUMENT_SUFFIXES))
+    listing = find_sources(config.passages, SETTING, (*DATA_SUFFIXES, *DOCUMENT_SUFFIXES))
     names: dict[str, Source] = {}
-    for source in filter(lambda source: source.is_document, found.sources):
+    for source in filter(lambda source: source.is_document, listing.sources):
         other = names.setdefault(source.name, source)
         if other is not source:
             raise InputError(
-                f"{WHAT}: {other} and {source}: two documents called {source.name}, which their passages' "
-                "ids begin with; name the folder that has both, or rename one"
+                f"{SETTING}: {other} and {source}: two documents called {source.name}, which their "
+                "passages' ids begin with; name the folder that has both, or rename one"
             )
-    return found
+    return listing
 
 
 def plan_units(sources: Sequence[Source], config: CorpusConfig) -> list[Unit]:
-    """What the tasks read: a table each; all question files in one, since contexts are made unique there
-    (38 MB of JSON a second, measured on one core); documents by the hundred."""
+    """Units of reading: each table; all question files together, since contexts are made unique within a
+    unit (38 MB of JSON a second, measured on one core); documents by the hundred."""
     kinds: dict[Kind, list[Source]] = {"table": [], "contexts": [], "documents": []}
     for source in sources:
         kinds[_kind(source, config)].append(source)
@@ -80,7 +80,7 @@ def plan_units(sources: Sequence[Source], config: CorpusConfig) -> list[Unit]:
 
 
 def read_unit(unit: Unit, config: CorpusConfig, accounts: list[RowCounts]) -> Iterator[Passage]:
-    """The passages of a unit; accounts: one for each file, or kind of document, is added at the end.
+    """The passages of a unit; accounts: each file's, or kind of document's, is added at the end.
 
     Raises InputError with file, row and column for the first row that is broken.
     """
@@ -111,16 +111,10 @@ def read_unit(unit: Unit, config: CorpusConfig, accounts: list[RowCounts]) -> It
 def _read_rows(
     source: Source, format: Format | None, config: CorpusConfig, account: RowCounts
 ) -> Iterator[Passage]:
-    for number, row in read_rows(source):
-        account.read += 1
-        where = f"{source}: row {number}"
-        try:
-            if isinstance(row, InputError):
-                raise row
-            passages = format.passages(where, row) if format else [_passage(where, row, config)]
-        except InputError as error:
-            account.refuse(source, number, error, row, config.bad_rows, "corpus")
-            continue
+    def parse(where: str, row: Row) -> list[Passage]:
+        return format.passages(where, row) if format else [_passage(where, row, config)]
+
+    for _, _, passages in parse_rows(source, parse, account, config.bad_rows, "corpus"):
         account.used += 1
         for passage in passages:
             if passage.title and passage.text:

@@ -186,10 +186,10 @@ _KINDS: Final = {str: "text", int: "an integer"}
 
 def _pairs(columns: Row, first: str, second: str) -> list[list[Any]] | None:
     """The Hub's {first: […], second: […]} as the raw files' [[first, second], …]."""
-    left, right = columns.get(first), columns.get(second)
-    if not isinstance(left, list) or not isinstance(right, list) or len(left) != len(right):
+    firsts, seconds = columns.get(first), columns.get(second)
+    if not isinstance(firsts, list) or not isinstance(seconds, list) or len(firsts) != len(seconds):
         return None
-    return [[title, value] for title, value in zip(left, right, strict=True)]
+    return [[title, value] for title, value in zip(firsts, seconds, strict=True)]
 
 
 def _is_paragraph(item: object) -> bool:

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from steper_ray.data.addresses import Source, find_sources
 from steper_ray.data.published import Format, UnusableRow, recognise
-from steper_ray.data.row_counts import RowCounts, write_row_counts
+from steper_ray.data.row_counts import RowCounts, parse_rows, write_row_counts
 from steper_ray.data.settings import QuestionColumns, QuestionsConfig
 from steper_ray.data.tables import Row, first_row, read_rows, text_of, texts_of
 from steper_ray.errors import InputError
@@ -37,12 +37,12 @@ DEFAULTS: Final = QuestionsConfig()
 
 @dataclass(frozen=True, slots=True)
 class QuestionSet:
-    """What was read for one setting."""
+    """Questions of one setting, with their row accounting."""
 
     questions: list[Question]
     accounts: list[RowCounts]
-    """A file each."""
-    left_out: list[str]
+    """One for each file."""
+    skipped_files: list[str]
     """Files that hold no questions."""
 
 
@@ -52,31 +52,35 @@ def load_questions(settings: QuestionsConfig, split: Split, inputs: Path) -> lis
     Raises InputError as `gather_questions` does.
     """
     setting, address = f"questions.{split}", getattr(settings, split)
-    found = gather_questions(address, setting, settings)
-    write_row_counts(inputs, setting, found.accounts, found.left_out)
-    return _some(found, address, setting)
+    gathered = gather_questions(address, setting, settings)
+    write_row_counts(inputs, setting, gathered.accounts, gathered.skipped_files)
+    return _required(gathered, address, setting)
 
 
-def read_questions(address: str, what: str, settings: QuestionsConfig = DEFAULTS) -> list[Question]:
+def read_questions(
+    address: str, setting: str, settings: QuestionsConfig = DEFAULTS
+) -> list[Question]:
     """All questions behind an address, without their row accounting."""
-    return _some(gather_questions(address, what, settings), address, what)
+    return _required(gather_questions(address, setting, settings), address, setting)
 
 
-def gather_questions(address: str, what: str, settings: QuestionsConfig = DEFAULTS) -> QuestionSet:
-    """All questions behind an address, in file order, and the account of every row.
+def gather_questions(
+    address: str, setting: str, settings: QuestionsConfig = DEFAULTS
+) -> QuestionSet:
+    """All questions behind an address, in file order, with their row accounting.
 
-    what: names the setting in errors, as `questions.train`
+    setting: its name for errors, as `questions.train`
     Raises InputError with file, row and column for the first row that is broken (see
     `steper_ray.data.row_counts`) and for two questions of one id.
     """
-    found = find_sources(address, what)
+    listing = find_sources(address, setting)
     aliases = _read_aliases(settings.aliases) if settings.aliases else {}
-    result = QuestionSet([], [], found.left_out)
+    result = QuestionSet([], [], listing.skipped_files)
     first_seen: dict[str, str] = {}
-    for source in found.sources:
+    for source in listing.sources:
         first = first_row(source)
         if first is not None and {"Q_id", "aliases"} <= first.keys():
-            result.left_out.append(f"{source.name} (see questions.aliases)")
+            result.skipped_files.append(f"{source.name} (see questions.aliases)")
             continue
         named = settings.columns != DEFAULTS.columns
         format = None if named or first is None else recognise(first)
@@ -95,30 +99,27 @@ def _usable(
     first_seen: dict[str, str],
     account: RowCounts,
 ) -> Iterator[Question]:
-    """The questions of a source; all other rows go into the account.
+    """The usable questions of a source; all other rows go into the account.
 
     first_seen: id → file and row of every question so far
     """
     id_column = None if format else settings.columns.id
-    for number, row in read_rows(source):
-        account.read += 1
-        where = f"{source}: row {number}"
-        try:
-            if isinstance(row, InputError):
-                raise row
-            question = _question(where, row, format, settings.columns)
-            if not isinstance(question, str) and question.id in first_seen:
+
+    def parse(where: str, row: Row) -> Question | UnusableRow:
+        question = _question(where, row, format, settings.columns)
+        if not isinstance(question, str):
+            if question.id in first_seen:
                 raise InputError(
                     f"{where}: column {id_column or 'id'!r}: {question.id!r} is already the id of "
                     f"{first_seen[question.id]}; make ids unique"
                 )
-        except InputError as error:
-            account.refuse(source, number, error, row, settings.bad_rows, "questions")
-            continue
+            first_seen[question.id] = where
+        return question
+
+    for number, row, question in parse_rows(source, parse, account, settings.bad_rows, "questions"):
         if isinstance(question, str):
             account.skip(source, number, question, row)
             continue
-        first_seen[question.id] = where
         if format and question.hops and not question.supporting_ids:
             account.note(UNSUPPORTED)
         account.used += 1
@@ -163,7 +164,7 @@ def _hops(where: str, value: object, column: str) -> int | None:
 def _with_aliases(question: Question, names: tuple[str, ...]) -> Question:
     """The question with further names of its answer, each once and none of them blank.
 
-    Against a name of which the scores see nothing ("", "the", "..."), an empty answer would be right.
+    A name that scoring normalizes to nothing ("", "the", "...") would make an empty answer right.
     """
     known = dict.fromkeys(filter(normalize, [*question.answer_aliases, *names]))
     known.pop(question.answer, None)
@@ -185,9 +186,12 @@ def _read_aliases(address: str) -> dict[str, tuple[str, ...]]:
     return names
 
 
-def _some(found: QuestionSet, address: str, what: str) -> list[Question]:
-    if not found.questions:
-        skipped = Counter(row.reason for account in found.accounts for row in account.skipped)
+def _required(gathered: QuestionSet, address: str, setting: str) -> list[Question]:
+    """The questions of a set; raises InputError if there are none."""
+    if not gathered.questions:
+        skipped = Counter(row.reason for account in gathered.accounts for row in account.skipped)
         why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
-        raise InputError(f"{what}: {address}: no question in it{f' to use ({why})' if why else ''}")
-    return found.questions
+        raise InputError(
+            f"{setting}: {address}: no question in it{f' to use ({why})' if why else ''}"
+        )
+    return gathered.questions

@@ -12,14 +12,19 @@ column mapping breaks every row, and finding that out after the teacher has work
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from steper_ray.data.addresses import Source
 from steper_ray.data.settings import BadRows
+from steper_ray.data.tables import Row, read_rows
 from steper_ray.errors import InputError
 from steper_ray.files import write_whole
+
+Parsed = TypeVar("Parsed")
+
 
 BAD_ROW: Final = "bad_row"
 
@@ -37,7 +42,7 @@ class SkippedRow:
     reason: str
     """A code: `unanswerable`, `no_answer`, `no_text`, `bad_row`."""
     error: str = ""
-    """What is wrong with a `bad_row`."""
+    """The fault of a `bad_row`."""
     id: str = ""
     question: str = ""
 
@@ -48,19 +53,19 @@ class RowCounts:
 
     source: str
     format: str
-    """What the file was recognised as."""
+    """Name of the format that the file was recognised as."""
     read: int = 0
     used: int = 0
     skipped: list[SkippedRow] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
-    """Other counts, by what they count."""
+    """Other counts, by name."""
 
-    def note(self, what: str, count: int = 1) -> None:
-        """Count something else."""
-        self.notes[what] = self.notes.get(what, 0) + count
+    def note(self, name: str, count: int = 1) -> None:
+        """Add to a count of something other than rows."""
+        self.notes[name] = self.notes.get(name, 0) + count
 
     def skip(self, file: object, row: int, reason: str, content: object, error: str = "") -> None:
-        """Note a row that is not used; content: the row, where it could be read."""
+        """Record a row that is not used; content: the row, where it could be read."""
         fields = content if isinstance(content, Mapping) else {}
         id, question = fields.get("_id", fields.get("id", "")), fields.get("question", "")
         self.skipped.append(SkippedRow(str(file), row, reason, error, str(id), str(question)))
@@ -74,14 +79,39 @@ class RowCounts:
         bad_rows: BadRows,
         section: str,
     ) -> None:
-        """Note a broken row, or raise the error that it is, as `<section>.bad_rows` says."""
+        """Record a broken row, or raise its error, as `<section>.bad_rows` says."""
         if bad_rows == "error":
             raise InputError(f"{error}; or set {section}.bad_rows: skip") from None
         self.skip(file, row, BAD_ROW, content, str(error))
 
     def check(self) -> None:
-        """Every row that was read is used or skipped."""
+        """Assert that every row read is used or skipped."""
         assert self.read == self.used + len(self.skipped), self
+
+
+def parse_rows(
+    source: Source,
+    parse: Callable[[str, Row], Parsed],
+    account: RowCounts,
+    bad_rows: BadRows,
+    section: str,
+) -> Iterator[tuple[int, Row, Parsed]]:
+    """(row number, row, parsed row) for each row of a source; broken rows go into the account.
+
+    parse:   called with file and row, as in `train.jsonl: row 7`, and the row; raises InputError for a
+             broken one
+    section: name of the section that `bad_rows` is set in
+    """
+    for number, row in read_rows(source):
+        account.read += 1
+        try:
+            if isinstance(row, InputError):
+                raise row
+            parsed = parse(f"{source}: row {number}", row)
+        except InputError as error:
+            account.refuse(source, number, error, row, bad_rows, section)
+            continue
+        yield number, row, parsed
 
 
 def write_row_counts(
@@ -172,6 +202,6 @@ def _sum(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
 
 
 def _row(row: SkippedRow) -> dict[str, Any]:
-    """The row's fields, those that are empty left out."""
+    """A skipped row as JSON, without its empty fields."""
     values = {name: getattr(row, name) for name in row.__slots__}
     return {name: value for name, value in values.items() if value != ""}

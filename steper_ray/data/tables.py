@@ -1,4 +1,4 @@
-"""Reads rows from JSON, JSON Lines, CSV and Parquet files and Hub datasets; says where one is wrong.
+"""Rows of JSON, JSON Lines, CSV and Parquet files and of Hub datasets, broken rows named by number.
 
 Used for what users bring (passages and questions). JSON of one list is told from JSON of one object a line
 by its first character, and is read piece by piece: HotpotQA's 560 MB take a few MB of memory. Rows are
@@ -42,8 +42,8 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 def read_rows(source: Source) -> Iterator[tuple[int, Row | InputError]]:
     """(row number, row) for each row; a row that cannot be read comes as the error that says why.
 
-    Raises InputError where nothing after a place can be read: not the format it says, invalid UTF-8
-    in a JSON list, no access.
+    Raises InputError where the rest of a source cannot be read: another format than its suffix says,
+    invalid UTF-8 in a JSON list, no access.
     """
     import pyarrow as pa
 
@@ -63,7 +63,7 @@ def read_rows(source: Source) -> Iterator[tuple[int, Row | InputError]]:
 
 
 def first_row(source: Source) -> Row | None:
-    """The first row that can be read, which tells what format a source is in; None if there is none."""
+    """The first row that can be read, which shows the format of a source; None without rows."""
     return next((row for _, row in read_rows(source) if not isinstance(row, InputError)), None)
 
 
@@ -131,9 +131,9 @@ def _read_list(
                 break
             if number:
                 if sign != ",":
-                    found = repr(sign) if sign else "the end of the file"
+                    shown = repr(sign) if sign else "the end of the file"
                     raise InputError(
-                        f"{source}: after row {number}: expected ',' or ']', got {found}"
+                        f"{source}: after row {number}: expected ',' or ']', got {shown}"
                     )
                 buffer, at = _at_character(characters, buffer, at + 1, chunk)
             number += 1
@@ -142,7 +142,7 @@ def _read_list(
                     item, at = decode(buffer, at)
                     break
                 except json.JSONDecodeError as error:
-                    # Either wrong, or not all of it is here yet.
+                    # either broken, or not read to its end yet
                     more = characters.read(max(chunk, len(buffer) - at))
                     if not more or len(buffer) - at > LONGEST_ROW:
                         raise InputError(
@@ -232,7 +232,7 @@ def _read_parquet(source: Source) -> Iterator[tuple[int, Row]]:
 def text_of(
     where: str, row: Mapping[str, Any], column: str, *, integers: bool = False, setting: str = ""
 ) -> str:
-    """The text in a column; missing, empty or not text is an error that says where.
+    """The text in a column; raises InputError for one that is missing, empty or not text.
 
     where: file and row, as `train.jsonl: row 7`; integers: take a whole number as text, as ids may be
     setting: what names the column in the run file; empty for the columns of a published format
@@ -253,7 +253,7 @@ def text_of(
 
 
 def texts_of(where: str, row: Mapping[str, Any], column: str) -> tuple[str, ...]:
-    """The list of texts in an optional column; absent or null is empty, a list in JSON is read."""
+    """The list of texts in an optional column, or such a list in JSON; () where absent or null."""
     value = row.get(column)
     if value is None:
         return ()

@@ -1,1 +1,1 @@
-"""What writes a step: vLLM in this process, or an OpenAI-compatible endpoint."""
+"""Engines, which write the steps: vLLM in this process, or an OpenAI-compatible endpoint."""

@@ -5,9 +5,9 @@ model. Endpoints that only chat cannot be relied on to continue an assistant's t
 whole prompt as a user's message and asked for what comes next. That is the one place where a prompt
 reads differently; a chain has no confidence where the endpoint gives no log-probabilities.
 
-Retries, backoff and `Retry-After` are the official client's. An answer that is no answer (broken JSON, no
-choices) is asked for again as often. What still fails then is the question's own failure: its chain
-carries the error, and a later build asks it again.
+Retries, backoff and `Retry-After` are the official client's. A reply that is no answer (broken JSON, no
+choices) is retried as often. Then the question has failed: its chain carries the error, and a later build
+asks it again.
 """
 
 import asyncio
@@ -63,10 +63,10 @@ class EndpointEngine:
             timeout=config.timeout_seconds,
         )
         self._count = _token_counter(config.tokenizer, hub)
-        self._places = asyncio.Semaphore(config.concurrency)
+        self._open_requests = asyncio.Semaphore(config.concurrency)
         self._next_start = 0.0
         self._logprobs = True
-        """Until the endpoint refuses to give them."""
+        """Whether to ask for log-probabilities; no longer once the endpoint refuses."""
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt, by the named tokenizer or by its length."""
@@ -82,10 +82,14 @@ class EndpointEngine:
         """
         import openai
 
-        async with self._places:
+        async with self._open_requests:
             await self._wait_for_turn()
             try:
-                options = {"stop": list(stop), "max_tokens": max_tokens, **_drawn(sampling)}
+                options = {
+                    "stop": list(stop),
+                    "max_tokens": max_tokens,
+                    **_sampling_options(sampling),
+                }
                 return await self._ask(prompt.text, options)
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise InputError(
@@ -117,11 +121,11 @@ class EndpointEngine:
 
         ask = self._complete if self._config.api == "completions" else self._chat
         for attempt in range(self._config.max_retries + 1):
-            wanted = self._logprobs
+            with_logprobs = self._logprobs
             try:
                 return await ask(prompt, options)
             except openai.BadRequestError as error:
-                if not wanted or "logprobs" not in str(error):
+                if not with_logprobs or "logprobs" not in str(error):
                     raise
                 self._logprobs = False
             except (json.JSONDecodeError, openai.APIResponseValidationError, _NoAnswerError):
@@ -135,8 +139,8 @@ class EndpointEngine:
             model=self._model, prompt=prompt, **options
         )
         choice = _only_choice(answer)
-        given = choice.logprobs.token_logprobs if choice.logprobs else None
-        return self._generation(prompt, choice.text, answer.usage, given)
+        logprobs = choice.logprobs.token_logprobs if choice.logprobs else None
+        return self._generation(prompt, choice.text, answer.usage, logprobs)
 
     async def _chat(self, prompt: str, options: dict[str, Any]) -> Generation:
         if self._logprobs:
@@ -150,8 +154,8 @@ class EndpointEngine:
         written = (choice.message.content or "").lstrip("\n")
         begun = prompt.rsplit("\n", 1)[-1]  # the line that was to be continued, which chats repeat
         content = choice.logprobs.content if choice.logprobs else None
-        given = [token.logprob for token in content] if content else None
-        return self._generation(prompt, written.removeprefix(begun), answer.usage, given)
+        logprobs = [token.logprob for token in content] if content else None
+        return self._generation(prompt, written.removeprefix(begun), answer.usage, logprobs)
 
     def _generation(
         self, prompt: str, text: str, usage: Any, logprobs: list[float] | None
@@ -161,7 +165,7 @@ class EndpointEngine:
             prompt_tokens=usage.prompt_tokens if usage else self._count(prompt),
             generated_tokens=usage.completion_tokens if usage else self._count(text),
             logprob_sum=sum(logprobs) if logprobs else None,
-            cached_tokens=_cached(usage),
+            cached_tokens=_cached_tokens(usage),
         )
 
     async def _wait_for_turn(self) -> None:
@@ -181,18 +185,18 @@ class _NoAnswerError(Exception):
     """A reply of status 200 without what was asked for."""
 
 
-def _drawn(sampling: Sampling) -> dict[str, Any]:
-    """What a request says of sampling; of the likeliest token's no more than that."""
+def _sampling_options(sampling: Sampling) -> dict[str, Any]:
+    """Sampling options of a request; greedy sampling sends only its temperature."""
     if not sampling.temperature:
         return {"temperature": 0.0}
-    given = {"top_p": sampling.top_p, "seed": sampling.seed}
+    options = {"top_p": sampling.top_p, "seed": sampling.seed}
     return {
         "temperature": sampling.temperature,
-        **{k: v for k, v in given.items() if v is not None},
+        **{k: v for k, v in options.items() if v is not None},
     }
 
 
-def _cached(usage: Any) -> int | None:
+def _cached_tokens(usage: Any) -> int | None:
     """Prompt tokens from the endpoint's prefix cache, where it tells."""
     details = getattr(usage, "prompt_tokens_details", None)
     return getattr(details, "cached_tokens", None)

@@ -1,7 +1,7 @@
-"""vLLM's engine process, which ends with the process that started it. Imports vLLM.
+"""vLLM's engine process, bound to end with the process that started it. Imports vLLM.
 
-vLLM computes in a process of its own and ends it by a signal from the process that started it. One that
-is killed sends none (Ray ends its actors by SIGKILL), and the engine would compute on for ever.
+vLLM computes in a process of its own and ends it by a signal from the process that started it. A starter
+that is killed sends none (Ray ends its actors by SIGKILL), and the engine would compute on for ever.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ class BoundEngineProcess(EngineCoreProc):
 
     @staticmethod
     def run_engine_core(*args: Any, **kwargs: Any) -> None:
-        """The life of the process, as vLLM has it."""
+        """Run vLLM's engine process under the watch."""
         Thread(target=_end_with_parent, daemon=True).start()
         EngineCoreProc.run_engine_core(*args, **kwargs)
 

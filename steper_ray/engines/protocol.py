@@ -1,4 +1,4 @@
-"""The engine protocol: what writes a step, how its tokens are drawn, and what it returns."""
+"""The engine protocol: prompts in, steps out, and how tokens are drawn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,20 +9,20 @@ from steper_ray.reasoning.frameworks.protocol import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What an engine wrote after a prompt, up to and without the stop text."""
+    """The text that an engine wrote after a prompt, up to and without the stop text."""
 
     text: str
     prompt_tokens: int
     generated_tokens: int
     """The stop or end-of-text token included."""
     logprob_sum: float | None = None
-    """Sum of the generated tokens' log-probabilities in nats; null where the engine gives none."""
+    """Sum of the generated tokens' log-probabilities in nats; None where the engine gives none."""
     cached_tokens: int | None = None
-    """Prompt tokens found in the prefix cache; null where the engine does not say."""
+    """Prompt tokens found in the prefix cache; None where the engine does not say."""
 
     @property
     def mean_logprob(self) -> float | None:
-        """Mean log-probability of the generated tokens in nats; null where the engine gives none."""
+        """Mean log-probability of the generated tokens in nats; None where the engine gives none."""
         if self.logprob_sum is None:
             return None
         return self.logprob_sum / max(1, self.generated_tokens)
@@ -33,14 +33,14 @@ class Sampling:
     """How the next token is drawn."""
 
     temperature: float = 0.0
-    """0 takes the likeliest."""
+    """0 takes the likeliest token."""
     top_p: float = 1.0
     """Least probability of the likeliest tokens that are drawn from."""
     seed: int | None = None
     """Draws the same text from the same prompt, where the engine can; None draws any."""
 
     def at(self, step: int) -> "Sampling":
-        """The same with a seed of its own for a step."""
+        """This sampling with a seed of its own for a step."""
         return self if self.seed is None else replace(self, seed=self.seed + step)
 
 
@@ -48,7 +48,7 @@ GREEDY: Final = Sampling()
 
 
 class Engine(Protocol):
-    """What writes a step."""
+    """An engine: writes the steps of chains."""
 
     def count_tokens(self, prompt: Prompt) -> int: ...
 

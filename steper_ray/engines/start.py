@@ -1,4 +1,4 @@
-"""From settings to a running engine."""
+"""Starting the engine of a model from its settings."""
 
 from steper_ray.engines.endpoint import EndpointEngine
 from steper_ray.engines.protocol import Engine

@@ -142,14 +142,14 @@ def engine_arguments(config: EngineConfig, hub: HubConfig) -> dict[str, Any]:
 
 @contextmanager
 def engine_starts(model: str, hub: HubConfig) -> Iterator[None]:
-    """Turns what `explained` knows, and what vLLM has against an argument, into one InputError."""
+    """Turn the errors that `explained` knows, and vLLM's about an argument, into one InputError."""
     with explained(model, hub):
         try:
             yield
         except Exception as error:
-            for found in behind(error):
-                if isinstance(found, ValidationError):
-                    reason = first_reason(found)
+            for cause in behind(error):
+                if isinstance(cause, ValidationError):
+                    reason = first_reason(cause)
                     raise InputError(f"engine: vLLM refuses its arguments: {reason}") from None
             raise
 
@@ -204,7 +204,7 @@ async def run_request(
         max_tokens=max_tokens,
         stop=list(stop),
         logprobs=0 if logprobs else None,
-        # nobody is woken for a token who does not want it
+        # without `streamed` nobody is woken for every token
         output_kind=RequestOutputKind.CUMULATIVE if streamed else RequestOutputKind.FINAL_ONLY,
     )
     prompt = {"prompt_token_ids": list(ids)}
@@ -216,7 +216,7 @@ async def run_request(
 
 
 def read_output(output: Any) -> Generation:
-    """What the engine wrote, from a finished request's last `RequestOutput`."""
+    """The generation in a finished request's last `RequestOutput`."""
     completion = output.outputs[0]
     return Generation(
         text=completion.text,

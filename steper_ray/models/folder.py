@@ -12,28 +12,28 @@ from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.run.identity import digest
 
 
-def check_model(model: str, what: str, revision: str | None = None) -> str:
+def check_model(model: str, setting: str, revision: str | None = None) -> str:
     """The model unchanged if it is a Hugging Face folder, or the name of one on the Hub.
 
-    what:     names the setting in errors, as `train.model`
+    setting:  its name for errors, as `train.model`
     revision: only a model on the Hub may have one
     """
     if not model:
-        raise InputError(f"{what} is not set; name a Hugging Face model folder or a Hub model")
+        raise InputError(f"{setting} is not set; name a Hugging Face model folder or a Hub model")
     folder = Path(model).expanduser()
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") != 1
     if folder.is_dir():
         if revision is not None:
             raise InputError(
-                f"{what}: {model} is a folder, which has no revision ({revision}); a revision names a "
+                f"{setting}: {model} is a folder, which has no revision ({revision}); a revision names a "
                 "commit, branch or tag of a model on the Hub"
             )
         if not (folder / "config.json").is_file():
-            raise InputError(f"{what}: {model}: not a model folder (no config.json in it)")
+            raise InputError(f"{setting}: {model}: not a model folder (no config.json in it)")
         if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
-            raise InputError(f"{what}: {model}: not a model folder (no weights in it)")
+            raise InputError(f"{setting}: {model}: not a model folder (no weights in it)")
     elif folder.exists() or looks_like_path:
-        raise InputError(f"{what}: {model}: no such model folder; check the path")
+        raise InputError(f"{setting}: {model}: no such model folder; check the path")
     return model
 
 
@@ -59,11 +59,11 @@ def model_size(model: str) -> tuple[int | None, int | None]:
 def model_identity(
     model: str, revision: str | None = None, hub: HubConfig = DEFAULTS
 ) -> dict[str, str]:
-    """What a model is, by its content: the same for a copied folder, another for other weights.
+    """Identity of a model by its content: the same for a copied folder, another for other weights.
 
-    Of a folder a digest of each part: `weights` (every tensor's name, type, shape and a sample of its
+    For a folder, a digest of each part: `weights` (every tensor's name, type, shape and a sample of its
     bytes; no file is read whole), `config`, `generation_config`, `tokenizer`, `chat_template`, and `code`
-    of its own. How a student is asked (`steper.json`) is no part of it. Of a Hub name the commit.
+    of its own. How a student is asked (`steper.json`) is no part of it. For a Hub name, the commit.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
@@ -85,7 +85,7 @@ def model_identity(
 
 
 def pinned(model: str, revision: str | None, hub: HubConfig = DEFAULTS) -> str | None:
-    """The revision with which every process loads the same: the commit, as far as it can be told.
+    """The revision with which every process loads the same weights: the commit, where it is known.
 
     None for a folder.
     """
@@ -111,8 +111,8 @@ TOKENIZER_FILES: Final = (
 )
 
 
-OF_NO_CONSEQUENCE: Final = ("_name_or_path", "name_or_path", "transformers_version")
-"""Keys in configurations that say where a model came from, and not what it is."""
+ORIGIN_KEYS: Final = ("_name_or_path", "name_or_path", "transformers_version")
+"""Keys of configurations that name the origin of a model, which is no part of its identity."""
 
 
 SAMPLE_BYTES: Final = 64
@@ -120,7 +120,7 @@ SAMPLE_BYTES: Final = 64
 
 
 def _json_of(file: Path) -> dict[str, Any]:
-    """A configuration's values but for OF_NO_CONSEQUENCE; none where there is no such file."""
+    """Values of a configuration without the ORIGIN_KEYS; {} where the file is missing."""
     if not file.is_file():
         return {}
     try:
@@ -129,23 +129,23 @@ def _json_of(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: not JSON; fetch the model again") from None
     if not isinstance(values, dict):
         return {"": values}
-    return {name: value for name, value in values.items() if name not in OF_NO_CONSEQUENCE}
+    return {name: value for name, value in values.items() if name not in ORIGIN_KEYS}
 
 
 def _tokenizer_digest(folder: Path) -> str:
     config = _json_of(folder / "tokenizer_config.json")
     config.pop("chat_template", None)
-    found = hashlib.sha256(digest(config).encode())
+    hasher = hashlib.sha256(digest(config).encode())
     for name in (*TOKENIZER_FILES, *sorted(file.name for file in folder.glob("*.tiktoken"))):
         if (folder / name).is_file():
-            found.update(name.encode())
+            hasher.update(name.encode())
             with (folder / name).open("rb") as content:
-                found.update(hashlib.file_digest(content, "sha256").digest())
-    return found.hexdigest()[:16]
+                hasher.update(hashlib.file_digest(content, "sha256").digest())
+    return hasher.hexdigest()[:16]
 
 
 def _weights_digest(folder: Path) -> str:
-    """Of the safetensors where there are any, which is what is loaded then; else of the .bin files."""
+    """Digest of the safetensors files, which are loaded where they exist; else of the .bin files."""
     files = sorted(folder.glob("*.safetensors"))
     tensors = [tensor for file in files for tensor in _sampled_tensors(file)]
     if not files:
@@ -177,12 +177,12 @@ def _sampled_tensors(file: Path) -> Iterator[tuple[str, str, list[int], str]]:
 
 def _sample(content: BinaryIO, start: int, end: int) -> bytes:
     """Bytes from the start, the middle and the end of a part of a file; all of them where they are few."""
-    places, count = [start], end - start
+    offsets, count = [start], end - start
     if count > 3 * SAMPLE_BYTES:
-        places = [start, (start + end - SAMPLE_BYTES) // 2, end - SAMPLE_BYTES]
+        offsets = [start, (start + end - SAMPLE_BYTES) // 2, end - SAMPLE_BYTES]
         count = SAMPLE_BYTES
     sample = b""
-    for place in places:
-        content.seek(place)
+    for offset in offsets:
+        content.seek(offset)
         sample += content.read(count)
     return sample

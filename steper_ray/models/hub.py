@@ -1,8 +1,8 @@
-"""What stands between a name in the run file and a loaded model: token, offline mode, code of its own.
+"""Access to the Hugging Face Hub: token, offline mode, revisions, and one line for whatever fails.
 
 A token is never passed on, so no argument, log or record has it: it stays in the environment of each
-process that loads, under the one name that every library reads. Who cannot load what gets one line that
-names the model, the variable and the way out, whatever library failed.
+process that loads, under the one name that every library reads. A model that cannot be loaded gives one
+line that names the model, the variable and the remedy, whatever library failed.
 """
 
 import os
@@ -18,7 +18,7 @@ from steper_ray.text import short_message
 
 
 def use_hub(hub: HubConfig) -> None:
-    """Have this process, and those it starts, reach the Hub as the section says."""
+    """Have this process, and those it starts, reach the Hub as the `hub` section says."""
     if token := os.environ.get(hub.token_env):
         os.environ[TOKEN] = token
     if hub.offline:
@@ -38,7 +38,7 @@ def split_revision(model: str) -> tuple[str, str | None]:
 
 
 def hub_commit(name: str, revision: str | None = None, hub: HubConfig = DEFAULTS) -> str | None:
-    """The commit that a revision of a model on the Hub is; None where nothing can tell.
+    """The commit behind a revision of a model on the Hub; None where it cannot be told.
 
     revision: commit, branch or tag; None is the branch `main`
     What was fetched to this machine before counts first, then the Hub is asked.
@@ -64,16 +64,16 @@ def hub_commit(name: str, revision: str | None = None, hub: HubConfig = DEFAULTS
 
 
 def at_revision(revision: str | None) -> dict[str, str]:
-    """What `from_pretrained` is told so that it loads a revision; None is what it loads by itself."""
+    """Arguments with which `from_pretrained` loads a revision; None is its own default."""
     return {} if revision is None else {"revision": revision}
 
 
 @contextmanager
 def explained(model: str, hub: HubConfig) -> Iterator[None]:
-    """Turns what transformers, vLLM and huggingface_hub raise inside into one InputError.
+    """Turn errors of transformers, vLLM and huggingface_hub about a model into one InputError.
 
-    It does so for a model that cannot be reached, and for one whose own code is in the way; any other
-    error passes through.
+    Those are a model that cannot be reached, and one whose own code is not run or fails; any other error
+    passes through.
     """
     try:
         yield
@@ -88,20 +88,20 @@ def explained(model: str, hub: HubConfig) -> Iterator[None]:
 def why_not(error: BaseException, name: str, token_env: str = TOKEN, kind: str = "") -> str | None:
     """Why a repository could not be read, and what to do; None if the Hub has no part in the error.
 
-    kind: what stands before its name in addresses: nothing, or `datasets/`
+    kind: prefix of the name in addresses: empty for models, or `datasets/`
     """
     from huggingface_hub import constants, errors, get_token
 
     def raised(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(one, kinds) for one in chain)
+        return any(isinstance(cause, kinds) for cause in chain)
 
     chain = _chain(error)
-    said = " ".join(map(str, chain))  # `datasets` drops the causes of its errors
+    messages = " ".join(map(str, chain))  # `datasets` drops the causes of its errors
     endpoint = constants.ENDPOINT
-    given = f"a token that may read it into {token_env} on every machine that loads it"
-    if raised(errors.GatedRepoError) or "is a gated dataset" in said:
+    token = f"a token that may read it into {token_env} on every machine that loads it"
+    if raised(errors.GatedRepoError) or "is a gated dataset" in messages:
         sent = "the token sent has no access" if get_token() else "no token was sent"
-        return f"{name}: gated, and {sent}; accept its terms at {endpoint}/{kind}{name} and put {given}"
+        return f"{name}: gated, and {sent}; accept its terms at {endpoint}/{kind}{name} and put {token}"
     if constants.is_offline_mode() and raised(FileNotFoundError, ConnectionError):
         of = " --repo-type dataset" if kind else ""
         return (
@@ -112,14 +112,14 @@ def why_not(error: BaseException, name: str, token_env: str = TOKEN, kind: str =
         return (
             f"{name}: has no such revision at {endpoint}; name one of its branches, tags or commits"
         )
-    if raised(errors.RepositoryNotFoundError) or "doesn't exist on the Hub" in said:
-        return f"{name}: no such repository at {endpoint}, or a private one; check the name, or put {given}"
+    if raised(errors.RepositoryNotFoundError) or "doesn't exist on the Hub" in messages:
+        return f"{name}: no such repository at {endpoint}, or a private one; check the name, or put {token}"
     if raised(errors.LocalEntryNotFoundError, ConnectionError):
         return (
             f"{name}: not on this machine, and {endpoint} cannot be reached; check the network and "
             "HF_ENDPOINT, or fetch it elsewhere"
         )
-    refusal = next((one for one in chain if isinstance(one, errors.HfHubHTTPError)), None)
+    refusal = next((cause for cause in chain if isinstance(cause, errors.HfHubHTTPError)), None)
     if refusal is not None:
         answer = f"{refusal.response.status_code}: {hub_message(refusal.server_message or refusal)}"
         return f"{name}: {endpoint} refuses it ({answer})"
@@ -127,12 +127,12 @@ def why_not(error: BaseException, name: str, token_env: str = TOKEN, kind: str =
 
 
 def _own_code(error: BaseException, model: str, hub: HubConfig) -> str | None:
-    """What to do about a model's own code, if that is what an error is about."""
+    """The remedy for an error about a model's own code; None for any other error."""
     chain = _chain(error)
-    missing = next((one for one in chain if isinstance(one, ImportError)), None)
+    missing = next((cause for cause in chain if isinstance(cause, ImportError)), None)
     if hub.trust_remote_code and missing is not None:
         return f"{model}: the code it brings cannot be run ({hub_message(missing)})"
-    if not hub.trust_remote_code and any("trust_remote_code=True" in str(one) for one in chain):
+    if not hub.trust_remote_code and any("trust_remote_code=True" in str(cause) for cause in chain):
         return (
             f"{model}: brings code of its own, which is not run unasked; read it, then set "
             "hub.trust_remote_code: true"
@@ -141,17 +141,17 @@ def _own_code(error: BaseException, model: str, hub: HubConfig) -> str | None:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and all that led to it, also what pydantic wraps."""
+    """An error and its causes, those that pydantic wraps included."""
     from pydantic import ValidationError
 
-    found: list[BaseException] = []
-    for one in behind(error):
-        found.append(one)
-        wrapped = one.errors() if isinstance(one, ValidationError) else ()
-        for finding in wrapped:
-            if isinstance(cause := finding.get("ctx", {}).get("error"), BaseException):
-                found += behind(cause)
-    return found
+    chain: list[BaseException] = []
+    for cause in behind(error):
+        chain.append(cause)
+        findings = cause.errors() if isinstance(cause, ValidationError) else ()
+        for finding in findings:
+            if isinstance(wrapped := finding.get("ctx", {}).get("error"), BaseException):
+                chain += behind(wrapped)
+    return chain
 
 
 def hub_message(message: object) -> str:

@@ -22,14 +22,14 @@ SHARDED: Final = (".parquet", ".safetensors")
 LOGIN: Final = "log in with `hf auth login` or set HF_TOKEN"
 
 
-def check_repo_name(repo: str, what: str) -> str:
+def check_repo_name(repo: str, setting: str) -> str:
     """The name unchanged if it is `owner/name`; raises InputError otherwise, without any network.
 
-    what: names the setting in errors, as `train.push`
+    setting: its name for errors, as `train.push`
     """
     if not is_repo_name(repo):
         raise InputError(
-            f"{what}: {repo!r} is no name of a Hub repository; write owner/name "
+            f"{setting}: {repo!r} is no name of a Hub repository; write owner/name "
             "(letters, digits, '-', '_', '.')"
         )
     return repo
@@ -38,9 +38,9 @@ def check_repo_name(repo: str, what: str) -> str:
 def push_folder(folder: Path, repo: str, *, kind: Literal["model", "dataset"]) -> str:
     """Upload every file of a folder and return the repository's address.
 
-    A repository that is not there is created *private*: what is pushed may be a team's data, and making
-    it public is a decision for a person. One that is there keeps the visibility it has, so a push to a
-    public repository is public. Files of the same name are replaced. Weights and tables (SHARDED) of
+    A missing repository is created *private*: what is pushed may be a team's data, and making it public
+    is a decision for a person. An existing one keeps its visibility, so a push to a public repository is
+    public. Files of the same name are replaced. Weights and tables (SHARDED) of
     which the folder has others now are removed in the same commit, else old shards would be read along
     with the new; the repository's history still has them. All other files stay.
 
@@ -88,7 +88,7 @@ def push_folder(folder: Path, repo: str, *, kind: Literal["model", "dataset"]) -
 
 
 def _refusal(repo: str, error: "HfHubHTTPError") -> str:
-    """What the Hub answered instead of yes, and what to do about it."""
+    """The refusal of the Hub, and its remedy."""
     status = error.response.status_code
     answer = f"{status}: {hub_message(error.server_message or error.response.reason_phrase)}"
     if status in (401, 403):

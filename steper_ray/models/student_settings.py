@@ -59,7 +59,7 @@ def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
         version = str(values.pop("corpus_version"))
         for name in ("format", "steper_ray", "base_model", "rules"):
             values.pop(name)
-        values.pop("abilities", None)  # students of before have none
+        values.pop("abilities", None)  # a student of an earlier version has none
         return ReasoningConfig.model_validate(values), version
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValidationError) as error:
         raise InputError(

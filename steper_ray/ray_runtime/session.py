@@ -31,6 +31,8 @@ def ray_session() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or None
     if address is None:
         os.environ.pop("RAY_ADDRESS", None)  # Ray would take an empty one for an address
+        # One more process in every training; it asks Ray for nodes that are about to be taken away.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         # A cluster for this command alone: its token lives and dies with the process. Ray reads the
         # variables when it is imported.

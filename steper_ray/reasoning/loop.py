@@ -92,9 +92,7 @@ async def reason(
     """
     tell = watch or (lambda _event: None)
     framework = framework_named(config.framework)
-    searches: list[list[Passage]] = []
-    passages: list[Passage] = []
-    scores: list[float] = []
+    searches: list[tuple[Hit, ...]] = []
     steps: list[Step] = []
     query, empty_searches = question, 0
     while True:
@@ -105,17 +103,15 @@ async def reason(
         new: tuple[Hit, ...] = ()
         if query:
             tell(SearchStarted(number, query))
-            new = await _search(retriever, query, config.passages_per_step, passages)
+            new = await _search(retriever, query, config.passages_per_step, searches)
             searched = time.monotonic()
             tell(PassagesFound(number, new, searched - started))
         empty_searches = 0 if new else empty_searches + 1
-        searches.append([hit.passage for hit in new])
-        passages += searches[-1]
-        scores += [hit.score for hit in new]
+        searches.append(new)
         fitted = fit_prompt(
             config,
             question,
-            searches,
+            [[hit.passage for hit in hits] for hits in searches],
             [step.rationale for step in steps],
             forced=forced,
             hint=hint,
@@ -144,9 +140,7 @@ async def reason(
         steps.append(step)
         tell(StepFinished(number, step, new, written.answer is not None))
         if written.answer is not None:
-            return Trajectory(
-                tuple(passages), tuple(scores), tuple(steps), written.answer, stop_reason
-            )
+            return _trajectory(searches, steps, written.answer, stop_reason)
         query = written.query
 
 
@@ -164,9 +158,23 @@ def _stop_or_search(
 
 
 async def _search(
-    retriever: Retriever, query: str, k: int, passages: Sequence[Passage]
+    retriever: Retriever, query: str, k: int, searches: Sequence[Sequence[Hit]]
 ) -> tuple[Hit, ...]:
-    """Those of the top k for a query that are not among the passages seen."""
+    """The hits among the top k for a query that no earlier search brought."""
     (hits,) = await retriever.search([query], k)
-    seen = {passage.id for passage in passages}
+    seen = {hit.passage.id for earlier in searches for hit in earlier}
     return tuple(hit for hit in hits if hit.passage.id not in seen)
+
+
+def _trajectory(
+    searches: Sequence[Sequence[Hit]], steps: Sequence[Step], answer: str, stop_reason: StopReason
+) -> Trajectory:
+    """The trajectory of a finished chain; searches: the new hits of each step."""
+    hits = [hit for new in searches for hit in new]
+    return Trajectory(
+        passages=tuple(hit.passage for hit in hits),
+        scores=tuple(hit.score for hit in hits),
+        steps=tuple(steps),
+        answer=answer,
+        stop_reason=stop_reason,
+    )

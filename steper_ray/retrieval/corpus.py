@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.arrow import PASSAGE_SCHEMA
-from steper_ray.data.passages import WHAT, Unit, find_passages, plan_units, read_unit
+from steper_ray.data.passages import SETTING, Unit, find_passages, plan_units, read_unit
 from steper_ray.data.row_counts import RowCounts, SkippedRow, write_row_counts
 from steper_ray.data.settings import CorpusConfig
 from steper_ray.data.tables import read_rows
@@ -91,9 +91,9 @@ def _write_passages(
     units = plan_units(sources.sources, settings)
     accounts: list[RowCounts] = []
     if not any(True for unit in units for _ in islice(read_unit(unit, settings, accounts), 1)):
-        write_row_counts(inputs, WHAT, accounts, sources.left_out)
+        write_row_counts(inputs, SETTING, accounts, sources.skipped_files)
         raise InputError(
-            f"{WHAT}: {settings.passages}: no passage in it; give a table with columns id, title and "
+            f"{SETTING}: {settings.passages}: no passage in it; give a table with columns id, title and "
             "text, or documents with text"
         )
     shutil.rmtree(counted, ignore_errors=True)
@@ -109,7 +109,7 @@ def _write_passages(
         shutil.rmtree(folder)
         shutil.rmtree(counted)
         raise _duplicate_error(units, settings)
-    write_row_counts(inputs, WHAT, _read_accounts(counted, len(units)), sources.left_out)
+    write_row_counts(inputs, SETTING, _read_accounts(counted, len(units)), sources.skipped_files)
     shutil.rmtree(counted)
 
 
@@ -177,4 +177,6 @@ def _duplicate_error(units: list[Unit], config: CorpusConfig) -> InputError:
                         "make ids unique"
                     )
                 first_seen[id] = where
-    return InputError(f"{WHAT}: a table has ids that contexts or documents have too; rename them")
+    return InputError(
+        f"{SETTING}: a table has ids that contexts or documents have too; rename them"
+    )

@@ -26,7 +26,7 @@ from steper_ray.ray_runtime.parallel import parallel_map
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.lock import locked
-from steper_ray.selection.abilities import ability_scheme
+from steper_ray.selection.abilities import AbilityScheme, ability_scheme
 from steper_ray.selection.choice import Judgement
 from steper_ray.selection.dataset import Decorate, replace_folder, write_dataset
 from steper_ray.selection.settings import SelectConfig
@@ -86,11 +86,7 @@ def select_examples(
         rows = [row for part in judged.values() for row in part]
         changes = Counter((r.before, verdicts[r.id]) for r in rows if r.before != verdicts[r.id])
 
-        rewritten = empty_folder(chains.with_name(f"{chains.name}.selected.partial"))
-        jobs = [
-            (file, rewritten, {r.id: verdicts[r.id] for r in part}) for file, part in judged.items()
-        ]
-        counts = merge(parallel_map(partial(rewrite_file, scheme=scheme), jobs))
+        rewritten, counts = _rewrite_chains(chains, judged, verdicts, scheme)
         described = {
             "questions": _count_questions(rows, verdicts),
             **describe(counts, scheme),
@@ -121,6 +117,21 @@ def _judge_files(
     """Judgements of the chains by themselves, by file."""
     judge = partial(judge_file, select=settings, reasoning=reasoning, teachers=teachers, task=task)
     return dict(zip(files, parallel_map(judge, files), strict=True))
+
+
+def _rewrite_chains(
+    chains: Path,
+    judged: Mapping[Path, Sequence[Judgement]],
+    verdicts: Mapping[str, str | None],
+    scheme: AbilityScheme,
+) -> tuple[Path, Counts]:
+    """A folder beside the store with its chains under their new verdicts, and the counts of them all."""
+    rewritten = empty_folder(chains.with_name(f"{chains.name}.selected.partial"))
+    jobs = [
+        (file, rewritten, {row.id: verdicts[row.id] for row in rows})
+        for file, rows in judged.items()
+    ]
+    return rewritten, merge(parallel_map(partial(rewrite_file, scheme=scheme), jobs))
 
 
 def _count_questions(

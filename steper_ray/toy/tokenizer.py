@@ -5,7 +5,6 @@ A byte-level BPE without merges: a word (with its leading space) that is in the 
 round trip.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG, INSTRUCTION
@@ -38,8 +37,3 @@ def make_tokenizer() -> "PreTrainedTokenizerFast":
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=PAD, model_max_length=1024
     )
-
-
-def save_tokenizer(folder: Path) -> None:
-    """Write the tokenizer beside a model."""
-    make_tokenizer().save_pretrained(folder)

@@ -66,7 +66,7 @@ class ShardedLoading:
         set_hf_deepspeed_config(self)
 
     def is_zero3(self) -> bool:
-        """Whether weights are sharded."""
+        """Whether weights are sharded; transformers asks."""
         return True
 
 

@@ -144,38 +144,32 @@ def tokenize_examples(
     import numpy as np
 
     encoder = PromptEncoder(tokenizer, reasoning.chat)
-    framework = framework_named(reasoning.framework)
     examples: list[TokenExample] = []
     dropped = 0
-    names = tuple(abilities or scheme.names)
-    for row in _path_ends(files, scheme) if whole_path else _read(files, scheme.names):
-        if not whole_path and row["ability"] not in names:
+    names = scheme.names[-1:] if whole_path else tuple(abilities or scheme.names)
+    rows = _whole_paths(files, scheme, reasoning) if whole_path else _read(files, scheme.names)
+    for row in rows:
+        if row["ability"] not in names:
             continue
-        found, rationales = row["found"] or (), row["reasoning"]
-        target, forced = row["target"], row["forced"]
-        if whole_path:
-            last = framework.parse(target, forced=forced).rationale
-            target = framework.render_path([*rationales, last])
-            found, rationales, forced = (), [], False
         fitted = fit_prompt(
             reasoning,
             row["question"],
-            split_searches([Passage(**passage) for passage in row["passages"]], found),
-            rationales,
-            forced=forced,
+            split_searches([Passage(**passage) for passage in row["passages"]], row["found"] or ()),
+            row["reasoning"],
+            forced=row["forced"],
             count_tokens=encoder.count_tokens,
         )
         dropped += fitted.dropped_passages
-        target_ids = encoder.encode_target(target)
+        target_ids = encoder.encode_target(row["target"])
         ids = np.array([*encoder.encode(fitted.prompt), *target_ids], dtype=np.int32)
-        ability = scheme.names.index(scheme.names[-1] if whole_path else row["ability"])
+        ability = scheme.names.index(row["ability"])
         examples.append(
             TokenExample(
                 row["chain_id"], row["step"], ability, ids, len(target_ids), row["question"]
             )
         )
     present = {scheme.names[example.ability] for example in examples}
-    for name in scheme.names[-1:] if whole_path else names:
+    for name in names:
         if name not in present:
             raise InputError(
                 f"{files[0].parent}: no example of ability {name!r} among the step-wise examples; leave it "
@@ -186,6 +180,18 @@ def tokenize_examples(
     for index, example in enumerate(examples):
         chains.setdefault(example.chain_id, []).append(index)
     return TokenizedData(examples, list(chains.values()), dropped, scheme.names)
+
+
+def _whole_paths(
+    files: Sequence[Path], scheme: AbilityScheme, reasoning: ReasoningConfig
+) -> Iterator[dict[str, Any]]:
+    """Rows that ask for a chain's whole path at once, in place of its steps."""
+    framework = framework_named(reasoning.framework)
+    for row in _path_ends(files, scheme):
+        last = framework.parse(row["target"], forced=row["forced"]).rationale
+        target = framework.render_path([*row["reasoning"], last])
+        whole = {"found": (), "reasoning": [], "forced": False, "target": target}
+        yield {**row, **whole, "ability": scheme.names[-1]}
 
 
 def _path_ends(files: Sequence[Path], scheme: AbilityScheme) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,18 +84,16 @@ def train(
     StageError if training fails.
     """
     _check_settings(settings, score)
-    task = replace(
-        worker_task(
-            settings,
-            stepwise_files(examples),
-            out=out,
-            seed=seed,
-            reasoning=reasoning or ReasoningConfig(),
-            corpus_version=corpus_version,
-            hub=hub,
-            scheme=scheme,
-        ),
-        prepared=None if prepared is None else str(prepared),
+    task = worker_task(
+        settings,
+        stepwise_files(examples),
+        out=out,
+        seed=seed,
+        reasoning=reasoning or ReasoningConfig(),
+        corpus_version=corpus_version,
+        hub=hub,
+        scheme=scheme,
+        prepared=prepared,
         report_validations=bool(callbacks),
     )
     folder = RunFolder(out, out)

@@ -29,10 +29,16 @@ def prepare_process(task: WorkerTask) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"
     # Subprocesses of libraries that compile at first use look for ninja beside python.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # DeepSpeed's autotuner, which nothing here uses, would spend seconds on importing MLflow.
+    without_mlflow = "mlflow" not in sys.modules
+    if without_mlflow:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
     import deepspeed.ops
     import torch
     from transformers.utils import logging
 
+    if without_mlflow:
+        del sys.modules["mlflow"]
     logging.disable_progress_bar()
     torch.set_num_threads(task.train.cpus_per_worker)
     if not task.train.use_gpu:

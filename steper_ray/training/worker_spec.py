@@ -16,6 +16,7 @@ from steper_ray.selection.abilities import STEPER, AbilityScheme, recorded_schem
 from steper_ray.training.metrics import StepMetrics
 from steper_ray.training.objective import objective_named
 from steper_ray.training.settings import TrainConfig
+from steper_ray.training.summary import TrainingDataCounts
 
 CANDIDATES: Final = "candidates"
 
@@ -52,8 +53,8 @@ class WorkerTask:
         return precision == "bf16" or (precision == "auto" and self.train.use_gpu)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerOutcome:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOutcome(TrainingDataCounts):
     """The result of a training, from rank 0."""
 
     last: StepMetrics
@@ -61,16 +62,6 @@ class WorkerOutcome:
     """(validation loss, step) of the students in `candidates/`, best first; without validation the last
     step alone, and its training loss."""
     validated: bool
-    chains: int
-    """Chains trained on."""
-    examples: dict[str, int]
-    """Training examples of each ability."""
-    input_tokens: int
-    """Prompt and target tokens of all examples, every epoch counted."""
-    supervised_tokens: int
-    dropped_passages: int
-    separate_because: str | None
-    """Why the examples of a chain did not share their prefixes; None if they did."""
 
 
 def candidate_dir(training_dir: Path, step: int) -> Path:
@@ -88,8 +79,10 @@ def worker_task(
     corpus_version: str,
     hub: HubConfig = DEFAULTS,
     scheme: AbilityScheme = STEPER,
+    prepared: Path | None = None,
+    report_validations: bool = False,
 ) -> WorkerTask:
-    """The task of the workers of a run.
+    """The task of the workers of a run; see the fields of `WorkerTask`.
 
     files: from `stepwise_files`
     out:   the run folder
@@ -113,6 +106,8 @@ def worker_task(
         log=str(folder.log("train")),
         scheme=scheme,
         hub=hub,
+        prepared=None if prepared is None else str(prepared),
+        report_validations=report_validations,
     )
 
 

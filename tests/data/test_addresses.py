@@ -48,9 +48,9 @@ def test_a_folder_gives_what_can_be_read_and_says_what_it_left_out(tree: Path) -
     ]
     assert [source.suffix for source in found.sources] == [".parquet", ".jsonl", ".json", ".csv"]
     assert [str(source) for source in found.sources] == [str(tree / s.name) for s in found.sources]
-    assert sorted(found.left_out) == [".hidden/e.jsonl", "notes.md", "x.bin"]
+    assert sorted(found.skipped_files) == [".hidden/e.jsonl", "notes.md", "x.bin"]
     with_documents = find_sources(str(tree), "c", (*DATA_SUFFIXES, *DOCUMENT_SUFFIXES))
-    assert sorted(with_documents.left_out) == [".hidden/e.jsonl", "x.bin"]
+    assert sorted(with_documents.skipped_files) == [".hidden/e.jsonl", "x.bin"]
 
 
 @pytest.mark.parametrize(

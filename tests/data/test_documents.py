@@ -12,7 +12,7 @@ from steper_ray.data.chunking import cut, passage_spans, sentences
 from steper_ray.data.documents import Part, document_passages, read_parts
 from steper_ray.data.published import passage_id
 from steper_ray.errors import InputError
-from tests.data.test_questions import hotpotqa_rows
+from tests.data.published_rows import hotpotqa_rows
 
 
 def parts(text: str, suffix: str) -> list[tuple[str, str]]:

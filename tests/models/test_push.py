@@ -1,34 +1,24 @@
-"""A push arrives at a server that plays the Hub, and what goes wrong is one line; so with what is loaded.
+"""A push arrives at a server that plays the Hub, and each failure is one line.
 
 huggingface_hub itself runs, in a process of its own each time: it reads its settings when imported.
-Weights go through hf_xet into its own store, here a folder instead of a server.
 """
 
-import base64
 import hashlib
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any, Final
 
 import pytest
-from huggingface_hub.constants import ENDPOINT
-from huggingface_hub.errors import LocalEntryNotFoundError
 
-from steper_ray.data.hub_tables import read_hub
 from steper_ray.errors import InputError
-from steper_ray.models.hub import explained
 from steper_ray.models.push import check_repo_name, push_folder
-from steper_ray.models.settings import HubConfig
+from tests.conftest import ROOT
+from tests.hub_server import TOKEN, Hub
 
-ROOT: Final = Path(__file__).parents[2]
-TOKEN: Final = "hf_notarealtoken"
 LOGIN: Final = "log in with `hf auth login` or set HF_TOKEN, with write access"
+
 PUSH: Final = """
 import sys
 from pathlib import Path
@@ -40,128 +30,6 @@ try:
 except SteperError as error:
     sys.exit(f"{type(error).__name__} {error}")
 """
-
-LOAD: Final = """
-import sys
-from steper_ray.errors import SteperError
-from steper_ray.data.hub_tables import read_hub
-from steper_ray.models.loading import load_model_config, load_tokenizer
-from steper_ray.models.settings import HubConfig
-
-hub = HubConfig(token_env=sys.argv[1], offline=sys.argv[2] == "offline")
-for name in sys.argv[3:]:
-    for load in (load_tokenizer, load_model_config, lambda name, hub: next(read_hub(f"hf:{name}"))):
-        try:
-            print(load(name, hub))
-        except SteperError as error:
-            print(error)
-"""
-"""Tokenizer, configuration and data set of each repository that is named."""
-
-
-class Hub(ThreadingHTTPServer):
-    """The endpoints that a push calls, over repositories that are dictionaries of bytes."""
-
-    def __init__(self, weights: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Endpoints)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.weights = weights
-        """Where hf_xet is told to put large files."""
-        self.files: dict[str, bytes] = {}
-        """What the repository holds; of large files the sha256 that the commit names."""
-        self.exists = False
-        self.created: list[dict[str, Any]] = []
-        self.authorizations: set[str | None] = set()
-        self.paths: set[str] = set()
-        self.refuse: dict[str, tuple[int, dict[str, Any]]] = {}
-        """Part of a path → status and body of the answer to it; its `code` says why, as the Hub's does."""
-
-
-class Endpoints(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_GET(self) -> None:
-        self._answer(b"")
-
-    do_HEAD = do_GET
-
-    def do_POST(self) -> None:
-        self._answer(self.rfile.read(int(self.headers["Content-Length"])))
-
-    def _answer(self, body: bytes) -> None:
-        hub, path = self.server, self.path.partition("?")[0]
-        hub.paths.add(path)
-        hub.authorizations.add(self.headers["Authorization"])
-        for part, (status, answer) in hub.refuse.items():
-            if part in path:
-                return self._send(status, answer)
-        if path == "/api/repos/create":
-            created = json.loads(body)
-            hub.created.append(created)
-            prefix = "datasets/" if created["type"] == "dataset" else ""
-            address = {"url": f"{hub.url}/{prefix}{created['organization']}/{created['name']}"}
-            return self._send(409 if hub.exists else 200, address)
-        if path == "/api/validate-yaml":
-            return self._send(200, {"warnings": [], "errors": []})
-        kind, endpoint = path.removeprefix("/api/").split("/owner/name")
-        assert kind in ("models", "datasets")
-        if endpoint == "":
-            return self._send(200, {"id": "owner/name"}) if hub.exists else self._send(404, {})
-        if endpoint == "/tree/main":
-            return self._send(
-                200,
-                [
-                    {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
-                    for name, data in hub.files.items()
-                ],
-            )
-        if endpoint == "/preupload/main":
-            modes = [
-                {
-                    "path": file["path"],
-                    "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
-                    "shouldIgnore": False,
-                }
-                for file in json.loads(body)["files"]
-            ]
-            return self._send(200, {"files": modes})
-        if endpoint == "/xet-write-token/main":
-            return self._send(
-                200, {"casUrl": f"local://{hub.weights}", "accessToken": "x", "exp": 4102444800}
-            )
-        assert endpoint == "/commit/main", path
-        for line in body.splitlines():
-            entry = json.loads(line)
-            value = entry["value"]
-            if entry["key"] == "file":
-                hub.files[value["path"]] = base64.b64decode(value["content"])
-            elif entry["key"] == "lfsFile":
-                hub.files[value["path"]] = value["oid"].encode()
-            elif entry["key"] == "deletedFile":
-                del hub.files[value["path"]]
-        return self._send(200, {"commitUrl": f"{hub.url}/owner/name/commit/1", "commitOid": "1"})
-
-    def _send(self, status: int, answer: Any) -> None:
-        data = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        if isinstance(answer, dict) and "code" in answer:
-            self.send_header("X-Error-Code", answer["code"])
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    with Hub(tmp_path / "weights") as server:
-        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 @pytest.fixture
@@ -371,121 +239,3 @@ def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(InputError, match=f"push: {folder}: no files to push"):
             push_folder(folder, "owner/name", kind="model")
-
-
-def load(
-    home: Path, url: str, token_env: str, mode: str, *names: str, **environment: str
-) -> list[str]:
-    """What is said of each repository's tokenizer, configuration and data set."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, token_env, mode, *names],
-        cwd=ROOT,
-        env={
-            "PATH": os.environ["PATH"],
-            "HF_HOME": str(home),
-            "HF_ENDPOINT": url,
-            "MY_TOKEN": TOKEN,
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert TOKEN not in done.stdout + done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 3 * len(names)
-    return lines
-
-
-def said_of(name: str, reason: str) -> list[str]:
-    """The same of all three; a data set is named as in the run file."""
-    shown = [reason.replace("{kind}", kind) for kind in ("", "", "datasets/")]
-    return [f"{what}: {r}" for what, r in zip((name, name, f"hf:{name}"), shown, strict=True)]
-
-
-def test_what_may_not_be_loaded_is_said_in_a_line(hub: Hub, tmp_path: Path) -> None:
-    hub.refuse["owner/gated"] = 403, {"code": "GatedRepo"}
-    hub.refuse["owner/absent"] = 401, {"code": "RepoNotFound"}
-    put = "a token that may read it into {variable} on every machine that loads it"
-    gated = "gated, and {why}; accept its terms at {url}/{{kind}}owner/gated and put {put}"
-    absent = "no such repository at {url}, or a private one; check the name, or put {put}"
-    for variable, why, sent in (
-        ("MY_TOKEN", "the token sent has no access", f"Bearer {TOKEN}"),
-        ("UNSET", "no token was sent", None),
-    ):
-        hub.authorizations.clear()
-        lines = load(tmp_path, hub.url, variable, "online", "owner/gated", "owner/absent")
-        expected: list[str] = []
-        for name, reason in (("owner/gated", gated), ("owner/absent", absent)):
-            expected += said_of(name, reason.format(url=hub.url, why=why, put=put))
-        names = 2 * [variable, variable, "HF_TOKEN (or what hub.token_env names)"]
-        assert lines == [
-            line.replace("{variable}", name) for line, name in zip(expected, names, strict=True)
-        ]
-        assert hub.authorizations == {sent}
-
-
-def test_offline_nothing_is_asked_for(hub: Hub, tmp_path: Path) -> None:
-    lines = load(tmp_path, hub.url, "MY_TOKEN", "offline", "owner/name")
-    fetch = (
-        "not on this machine, and offline mode is on; fetch it with `hf download owner/name{}`, "
-    )
-    way_out = "or set hub.offline: false and unset HF_HUB_OFFLINE"
-    assert lines == [
-        *2 * [f"owner/name: {fetch.format('')}{way_out}"],
-        f"hf:owner/name: {fetch.format(' --repo-type dataset')}{way_out}",
-    ]
-    assert not hub.paths
-
-
-def test_what_cannot_be_reached() -> None:
-    """As huggingface_hub says it after a minute of retries."""
-    error = OSError("We couldn't connect to the Hub")
-    error.__cause__ = LocalEntryNotFoundError("An error happened while trying to locate the file")
-    with pytest.raises(InputError) as caught, explained("owner/name", HubConfig()):
-        raise error
-    assert str(caught.value) == (
-        f"owner/name: not on this machine, and {ENDPOINT} cannot be reached; check the network and "
-        "HF_ENDPOINT, or fetch it elsewhere"
-    )
-
-
-PIN: Final = """
-import sys
-from steper_ray.errors import InputError
-from steper_ray.data.hub_tables import read_hub
-from steper_ray.models.folder import model_identity, pinned
-
-print(pinned("owner/name", "v1"), model_identity("owner/name", "v1")["commit"])
-try:
-    next(read_hub("hf:owner/data@v2:config:train"))
-except InputError as error:
-    print(error)
-"""
-
-
-def test_a_revision_is_asked_for_of_models_and_data_sets(hub: Hub, tmp_path: Path) -> None:
-    commit = "d" * 40
-    hub.refuse["/api/models/owner/name/revision/v1"] = 200, {"id": "owner/name", "sha": commit}
-    hub.refuse["owner/data"] = 404, {"code": "RevisionNotFound"}
-    done = subprocess.run(
-        [sys.executable, "-c", PIN],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    pins, refusal = done.stdout.splitlines()
-    assert pins == f"{commit} {commit}"
-    assert refusal.startswith("hf:owner/data")
-    assert any("/owner/data" in path and "/v2" in path for path in hub.paths)
-
-
-def test_a_data_set_folder_has_no_revision(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is a folder, which has no revision \(v2\)"):
-        next(read_hub(f"hf:{tmp_path}@v2"))

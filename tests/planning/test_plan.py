@@ -12,14 +12,16 @@ from steper_ray.chains.teachers import Reasoner
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.engines.settings import EngineConfig
 from steper_ray.errors import InputError
-from steper_ray.pipeline.build import build_run
+from steper_ray.pipeline.build import BuildSummary, build_run
 from steper_ray.pipeline.plan import plan_run
 from steper_ray.planning.costs import ALL
 from steper_ray.planning.estimate import Estimate
+from steper_ray.planning.forecast import Plan
 from steper_ray.planning.sample import draw, sample_size
 from steper_ray.planning.table import plan_lines
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.config import RunConfig
+from steper_ray.run.folder import RunFolder
 from steper_ray.run.loading import load_config
 from steper_ray.schema import Question
 from steper_ray.selection.abilities import STEPER
@@ -70,6 +72,23 @@ def test_a_plan_without_questions_or_one_to_be_thrown_away_is_refused(tmp_path: 
         plan_run(endpoint_run(tmp_path, fresh=True))
 
 
+def check_forecast(plan: Plan, built: BuildSummary, folder: RunFolder) -> None:
+    """The examples and sizes of a plan are near those of its build."""
+    for ability in (*STEPER.names, ALL):
+        examples = plan.data.examples[ability]
+        assert examples is not None
+        counted = built.examples[ability] if ability != ALL else sum(built.examples.values())
+        assert examples.value == pytest.approx(counted, rel=0.25)
+    chains_bytes, stepwise_bytes = (
+        sum(file.stat().st_size for file in files.glob("*.parquet"))
+        for files in (folder.chains, folder.examples)
+    )
+    assert plan.chains_bytes is not None
+    assert plan.chains_bytes.value == pytest.approx(chains_bytes, rel=0.15)
+    assert plan.data.stepwise_bytes is not None
+    assert plan.data.stepwise_bytes.value == pytest.approx(stepwise_bytes, rel=0.25)
+
+
 @pytest.mark.engine
 def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
     toy_corpus: RunConfig, tmp_path: Path
@@ -105,19 +124,7 @@ def test_a_plan_is_paid_once_and_its_build_keeps_to_it(
     summary = build_run(config)
     assert (summary.usage.asked, summary.questions) == (20, 60)
     made = read_chains(config.folder.chains)
-    for ability in (*STEPER.names, ALL):
-        examples = first.data.examples[ability]
-        assert examples is not None
-        counted = summary.examples[ability] if ability != ALL else sum(summary.examples.values())
-        assert examples.value == pytest.approx(counted, rel=0.25)
-    sizes = [
-        sum(file.stat().st_size for file in folder.glob("*.parquet"))
-        for folder in (config.folder.chains, config.folder.examples)
-    ]
-    assert first.chains_bytes is not None
-    assert first.chains_bytes.value == pytest.approx(sizes[0], rel=0.15)
-    assert first.data.stepwise_bytes is not None
-    assert first.data.stepwise_bytes.value == pytest.approx(sizes[1], rel=0.25)
+    check_forecast(first, summary, config.folder)
 
     last = plan_run(config)
     assert (last.asked, last.remaining, last.chains) == (0, 0, Estimate(60.0, 0.0))

@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
-from markdown_it import MarkdownIt
 
 from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
 from steper_ray.cli import TOY_RUN_FILE
@@ -21,10 +20,9 @@ from steper_ray.selection.abilities import STEPER
 from steper_ray.selection.rejection import REJECTIONS
 from steper_ray.selection.statistics import Counts, describe, histogram
 from tests.conftest import ROOT
-from tests.models.test_push import TOKEN, Hub, hub  # noqa: F401
+from tests.hub_server import TOKEN, Hub
+from tests.markdown import MARKDOWN, tables
 from tests.samples import CHAIN, config, numbered, write
-
-MARKDOWN: Final = MarkdownIt("commonmark").enable("table")
 
 
 def stats_of(counts: Counts, **changes: Any) -> dict[str, Any]:
@@ -39,19 +37,6 @@ def some_counts() -> Counts:
         counts.add(chain, None if chain.id != "q007" else "ungrounded", STEPER)
     counts.add(CHAIN, "wrong_answer", STEPER)
     return counts
-
-
-def tables(markdown: str) -> list[list[list[str]]]:
-    """The tables, each as rows of the text of their cells."""
-    found: list[list[list[str]]] = []
-    for token in MARKDOWN.parse(markdown):
-        if token.type == "table_open":
-            found.append([])
-        elif token.type == "tr_open":
-            found[-1].append([])
-        elif token.type == "inline" and token.level >= 4:
-            found[-1][-1].append("".join(child.content for child in token.children or []))
-    return found
 
 
 def test_metadata_is_what_the_hub_files_it_by() -> None:
@@ -150,7 +135,7 @@ def test_pictures_show_the_bars(tmp_path: Path) -> None:
     assert written[0].read_bytes() == first
 
 
-def test_the_data_set_goes_to_the_hub(hub: Hub, tmp_path: Path) -> None:  # noqa: F811
+def test_the_data_set_goes_to_the_hub(hub: Hub, tmp_path: Path) -> None:
     run = config(tmp_path / "run")
     write(run.folder.chains, [CHAIN])
     file = tmp_path / "run.yaml"

@@ -1,6 +1,5 @@
-"""The card says every fact, as a Markdown and a YAML reader of others' make see it, and nothing secret."""
+"""The card says every fact, as a Markdown and a YAML reader of others' make see it."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -8,12 +7,7 @@ from typing import Any, Final
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from hypothesis import example, given
-from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 
-from steper_ray.errors import InputError
-from steper_ray.reports.markdown import as_text
 from steper_ray.reports.student_card import (
     BEGIN,
     END,
@@ -23,40 +17,11 @@ from steper_ray.reports.student_card import (
     render_card,
     write_card,
 )
-from steper_ray.run.secrets import is_secret, public_name, public_settings
+from steper_ray.run.secrets import public_name
 from steper_ray.training.settings import TrainConfig
+from tests.markdown import MARKDOWN, shown, tables
+from tests.samples import CARD, SCORES
 
-MARKDOWN: Final = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-CARD: Final = Card(
-    base_model="Some-Org/Base_1.5B",
-    teacher="Some-Org/Teacher-70B",
-    objective="difficulty",
-    abilities=("init", "exp", "agg"),
-    settings=TrainConfig(model="Some-Org/Base_1.5B", lr=1.25e-5).model_dump(),
-    framework="ircot",
-    passages_per_step=3,
-    max_steps=6,
-    max_prompt_tokens=4321,
-    corpus_version="c0ffee42",
-    chains=1111,
-    examples={"init": 1112, "exp": 2223, "agg": 1114},
-    dropped_passages=77,
-    steps=345,
-    epochs=9,
-    input_tokens=12345678,
-    supervised_tokens=987654,
-    losses={"init": 0.51234, "exp": None, "agg": 0.31},
-    validation_loss=0.41237,
-    validation_step=321,
-    sigma={"init": 0.71, "exp": 0.62, "agg": 0.53},
-    workers=8,
-    seconds=3605.4,
-    versions={"torch": "2.13.0", "ray": "2.60.0"},
-)
-SCORES: Final = {
-    "base": {"em": 0.1, "f1": 0.2, "acc": 0.15},
-    "student": {"em": 0.45678, "f1": 0.5, "acc": 1.0},
-}
 NASTY: Final = (
     "a | b",
     'say "hi": it\'s',
@@ -73,33 +38,6 @@ NASTY: Final = (
     "null",
     "@someone $x$",
 )
-
-
-def shown(markdown: str) -> str:
-    """What a reader sees: the text of paragraphs, headings, cells and code."""
-    lines = []
-    for token in MARKDOWN.parse(markdown):
-        if token.type == "inline":
-            children = token.children or []
-            texts = (" " if child.type == "softbreak" else child.content for child in children)
-            lines.append("".join(texts))
-        elif token.type in ("fence", "html_block"):
-            lines.append(token.content)
-    return "\n".join(lines)
-
-
-def tables(markdown: str) -> list[list[list[str]]]:
-    """The tables, each as rows of the text of their cells."""
-    found: list[list[list[str]]] = []
-    for token in MARKDOWN.parse(markdown):
-        if token.type == "table_open":
-            found.append([])
-        elif token.type == "tr_open":
-            found[-1].append([])
-        elif token.type == "inline" and token.level >= 4:
-            assert {child.type for child in token.children or []} <= {"text"}
-            found[-1][-1].append("".join(child.content for child in token.children or []))
-    return found
 
 
 def shown_settings(card: Card) -> Any:
@@ -227,67 +165,6 @@ def test_no_local_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert hidden not in text
 
 
-@pytest.mark.parametrize(
-    ("name", "public"),
-    [
-        ("Some-Org/name", "Some-Org/name"),
-        ("gpt2", "gpt2"),
-        ("/", "local folder"),
-        ("a\\b\\c", "c"),
-        ("/a/b@c", "b@c"),
-        ("https://user:pass@host", "host"),
-        ("bf16", "bf16"),
-    ],
-)
-def test_public_names(name: str, public: str) -> None:
-    assert public_name(name) == public
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("max_prompt_tokens", 4096), ("micro_batch_tokens", 16384), ("tokens_per_second", 1.5)),
-        *(("tokens", None), ("bucket_tokens", [512, 1024]), ("tokenizer", "toy")),
-        *(("passages_per_step", 4), ("num_to_keep", 2), ("lr", 1e-5), ("model", "a/b")),
-    ],
-)
-def test_honest_settings_stay(name: str, value: Any) -> None:
-    assert not is_secret(name, value)
-    assert public_settings({"outer": {name: value}}) == {"outer": {name: value}}
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(
-            ("token", "x"),
-            ("hf_token", None),
-            ("HF_TOKEN", "x"),
-            ("hubToken", "x"),
-            ("token", 1234),
-        ),
-        *(("api_key", "x"), ("apikey", "x"), ("keys", ["x"]), ("password", 1234), ("passwd", "x")),
-        *(("client_secret", "x"), ("secrets", {"a": 1}), ("credentials", "x")),
-        *(("hub_tokens", "x"), ("hub_tokens", ["x", 1]), ("tokens_key", 1), ("tokenizer_key", "x")),
-    ],
-)
-def test_secrets_go(name: str, value: Any) -> None:
-    assert is_secret(name, value)
-    settings = {"lr": 1.0, name: value, "inner": [{name: value, "kept": 1}]}
-    assert public_settings(settings) == {"lr": 1.0, "inner": [{"kept": 1}]}
-
-
-@given(st.text())
-@example("a\\|b")
-@example("__a__ _b_ c_d")
-@example("\ud800 \x00 \u202e")
-@example("http://a.b/c_d_ :x: ^y^")
-def test_any_text_is_read_as_it_is_written(text: str) -> None:
-    wanted = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-    ((_, row),) = tables(f"| a | b |\n|---|---|\n| {as_text(text)} | x |\n")
-    assert row == [wanted or "–", "x"]
-
-
 @pytest.mark.parametrize("name", NASTY)
 def test_names_cannot_break_the_card(name: str, tmp_path: Path) -> None:
     one_line = " ".join(name.split())
@@ -356,106 +233,3 @@ def test_a_card_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         write_card(tmp_path, CARD)
     assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
-
-
-def results(file: Path) -> list[dict[str, Any]]:
-    """The model index as the Hub reads it."""
-    _, metadata, _ = file.read_text().split("---\n", 2)
-    (index,) = yaml.safe_load(metadata)["model-index"]
-    found: list[dict[str, Any]] = index["results"]
-    return found
-
-
-def held_out(questions: int, em: float, f1: float, acc: float) -> Mapping[str, Any]:
-    return {
-        "task": {"type": "question-answering"},
-        "dataset": {
-            "name": "held-out questions",
-            "type": "held-out questions",
-            "args": {"questions": questions},
-        },
-        "metrics": [
-            {"type": "exact_match", "name": "Exact match", "value": em},
-            {"type": "f1", "name": "F1", "value": f1},
-            {"type": "accuracy", "name": "Accuracy", "value": acc},
-        ],
-    }
-
-
-def test_scores(tmp_path: Path) -> None:
-    write_card(tmp_path, CARD)
-    file = tmp_path / "README.md"
-    before = ModelCard(file.read_text())
-    add_scores(tmp_path, "student", SCORES, 1200)
-    first = file.read_bytes()
-    after = ModelCard(file.read_text())
-    assert tables(after.text)[:-1] == tables(before.text)
-    assert tables(after.text)[-1] == [
-        ["Model", "Exact match", "F1", "Accuracy"],
-        ["base", "10.0", "20.0", "15.0"],
-        ["student (this model)", "45.7", "50.0", "100.0"],
-    ]
-    assert "On 1,200 held-out questions, in percent:" in shown(after.text)
-    assert "Not evaluated yet" not in after.text
-    assert results(file) == [held_out(1200, 0.4568, 0.5, 1.0)]
-    assert after.data.to_dict().items() >= before.data.to_dict().items()
-
-    add_scores(tmp_path, "student", SCORES, 1200)
-    assert file.read_bytes() == first
-    add_scores(tmp_path, "mine", {"mine": {"em": 0.25, "f1": 0.3, "acc": 0.35}}, 1)
-    assert tables(ModelCard(file.read_text()).text)[-1][1:] == [
-        ["mine (this model)", "25.0", "30.0", "35.0"]
-    ]
-    assert "On 1 held-out question, in percent:" in file.read_text()
-    assert results(file) == [held_out(1, 0.25, 0.3, 0.35)]
-    add_scores(tmp_path, "student", SCORES, 1200)
-    assert file.read_bytes() == first
-    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
-
-
-def test_scores_leave_what_a_person_wrote(tmp_path: Path) -> None:
-    file = tmp_path / "README.md"
-    write_card(tmp_path, CARD)
-    other = {
-        "task": {"type": "question-answering"},
-        "dataset": {"name": "HotpotQA", "type": "hotpot_qa"},
-        "metrics": [{"type": "f1", "value": 0.7}],
-    }
-    index = yaml.safe_dump({"model-index": [{"name": "x", "results": [other]}], "license": "mit"})
-    written = file.read_text().replace("---\n", f"---\n{index}", 1) + "\nA word of mine.\r\n"
-    file.write_bytes(b"\xef\xbb\xbf" + written.encode())
-    add_scores(tmp_path, "student", SCORES, 10)
-    once = file.read_bytes()
-    card = ModelCard(file.read_text())
-    assert results(file) == [other, held_out(10, 0.4568, 0.5, 1.0)]
-    assert card.data.get("license") == "mit"
-    assert card.text.endswith("\nA word of mine.\n")
-    add_scores(tmp_path, "student", SCORES, 10)
-    assert file.read_bytes() == once
-
-
-def test_scores_of_a_card_without_marks_are_appended(tmp_path: Path) -> None:
-    file = tmp_path / "README.md"
-    file.write_text("# My own card\n\nText.\n")
-    add_scores(tmp_path, "student", SCORES, 10)
-    once = file.read_text()
-    assert "# My own card\n\nText.\n\n## Evaluation\n\n" in once
-    assert tables(ModelCard(once).text)[0][2][0] == "student (this model)"
-    add_scores(tmp_path, "student", SCORES, 10)
-    assert file.read_text() == once
-
-
-def test_scores_without_a_card(tmp_path: Path) -> None:
-    add_scores(tmp_path, "student", SCORES, 10)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("metadata", ["a: [", "- x", "1: x", "model-index: [{}]"])
-def test_a_card_that_cannot_be_read(tmp_path: Path, metadata: str) -> None:
-    file = tmp_path / "README.md"
-    text = f"---\n{metadata}\n---\n\nText.\n"
-    file.write_text(text)
-    with pytest.raises(InputError, match=r"README\.md: the metadata .* cannot be read") as raised:
-        add_scores(tmp_path, "student", SCORES, 10)
-    assert "\n" not in str(raised.value)
-    assert file.read_text() == text

@@ -16,7 +16,7 @@ from steper_ray.retrieval import open_retriever
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import Passage
-from tests.data.test_questions import HOTPOTQA_FILE, MUSIQUE_FILE, as_on_the_hub, hotpotqa_rows
+from tests.data.published_rows import HOTPOTQA_FILE, MUSIQUE_FILE, as_on_the_hub, hotpotqa_rows
 from tests.data.test_tables import jsonl
 from tests.fakes import hits_of
 from tests.samples import index_corpus

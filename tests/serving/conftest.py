@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
@@ -23,6 +24,12 @@ PLACES = 8
 def anyio_backend() -> str:
     """What coroutine tests run on."""
     return "asyncio"
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    """File of the keys, to be written."""
+    return tmp_path / "keys.yaml"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,6 @@ import yaml
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.pipeline.training import train_student
 from steper_ray.ray_runtime.progress import StageProgress
-from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.sweep.sweep import sweep, sweep_folder
 
@@ -60,29 +58,53 @@ def progress() -> StageProgress:
     return StageProgress("sweep", None, None)
 
 
-def with_sweep(options: list[str], section: dict[str, Any]) -> RunConfig:
-    text = [f"sweep.{key}={json.dumps(value)}" for key, value in section.items()]
-    return load_config(TOY_RUN_FILE, [*options, *text])
+def overrides(section: dict[str, Any]) -> list[str]:
+    """Settings of `sweep` as overrides of a run file."""
+    return [f"sweep.{key}={json.dumps(value)}" for key, value in section.items()]
 
 
-def kill_trials_after_a_checkpoint(first: Path, over: Event) -> str:
-    """SIGKILL the processes of all trials once the first has two checkpoints; its first line of metrics.
+def kill_the_trial_after_a_checkpoint(folder: Path, over: Event) -> None:
+    """SIGKILL the process of the trial that runs, once Ray Train has taken note of a checkpoint.
 
     over: set when the sweep has ended
     """
     notes = "checkpoints/*/checkpoint_manager_snapshot.json"
-    while not any("checkpoint_2" in note.read_text() for note in first.glob(notes)):
+    while not any("checkpoint_2" in note.read_text() for note in folder.glob(notes)):
         assert not over.wait(0.05), "the sweep was over before"
-    assert not (first / "outcome.json").exists()
-    line = (first / "training" / "metrics.jsonl").read_text().split("\n")[0]
+    assert not (folder / "outcome.json").exists()
     killed = 0
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if "ImplicitFunc" in " ".join(process.cmdline()):
                 process.kill()
                 killed += 1
-    assert killed
-    return line
+    assert killed == 1
+
+
+def start_and_kill(options: list[str], section: dict[str, Any], trials: Path) -> None:
+    """Run `steper sweep`; SIGKILL it with all its processes when its third trial has begun."""
+    arguments = ["sweep", "--config", str(TOY_RUN_FILE)]
+    for text in [*options, *overrides(section)]:
+        arguments += ["--set", text]
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as ray:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "steper_ray.cli", *arguments],
+            env={**os.environ, "RAY_TMPDIR": ray},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not (trials / "0003" / "point.json").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        family = [
+            psutil.Process(process.pid),
+            *psutil.Process(process.pid).children(recursive=True),
+        ]
+        for left in family:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+        process.wait()
+        psutil.wait_procs(family, timeout=30)
 
 
 def stamps_in(folder: Path) -> dict[Path, int]:
@@ -90,32 +112,40 @@ def stamps_in(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
 
 
-def test_a_sweep_end_to_end_and_its_best_run_file_gives_the_same(
+def test_a_sweep_that_is_killed_twice_repeats_nothing_and_its_best_run_file_gives_the_same(
     ray_cluster: None, options: list[str], tmp_path: Path
 ) -> None:
-    """Its first trials are killed on the way, and go on from their checkpoints."""
-    parameters = {"lr": {"choice": [1e-4, 1e-2]}, "sigma_init": {"choice": [0.5, 2.0]}}
-    config = with_sweep(options, {"parameters": parameters, "search": "grid", "scheduler": "none"})
-    first = sweep_folder(config) / "trials" / "0001"
+    """First with its whole command; then its last trial's process, which resumes from a checkpoint."""
+    section = {
+        "parameters": {"lr": {"log": [1e-4, 1e-2]}, "sigma_init": {"choice": [0.5, 2.0]}},
+        "scheduler": "none",
+        "trials": 3,
+    }
+    config = load_config(TOY_RUN_FILE, [*options, *overrides(section)])
+    trials = sweep_folder(config) / "trials"
+    start_and_kill(options, section, trials)
+    before = {file: file.stat().st_mtime_ns for file in trials.glob("*/outcome.json")}
+    assert before
+    assert not (trials / "0003" / "outcome.json").exists()
+
     over = Event()
     with ThreadPoolExecutor() as pool:
-        killed = pool.submit(kill_trials_after_a_checkpoint, first, over)
+        unfinished = [path for path in trials.iterdir() if path / "outcome.json" not in before]
+        killed = pool.submit(kill_the_trial_after_a_checkpoint, trials / "0003", over)
         try:
             swept = sweep(config, progress(), train_student)
         finally:
             over.set()
-        line = killed.result()
-    lines = (first / "training" / "metrics.jsonl").read_text().splitlines()
-    assert lines[0] == line  # with its seconds: the step was not done again
-    assert [json.loads(one)["step"] for one in lines] == list(range(1, len(lines) + 1))
-    assert [trial.status for trial in swept.trials] == ["finished"] * 4
+        killed.result()
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    for folder in unfinished:
+        lines = (folder / "training" / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(one)["step"] for one in lines] == list(range(1, len(lines) + 1))
+    assert [trial.status for trial in swept.trials] == ["finished"] * 3
+    assert len({trial.point["lr"] for trial in swept.trials}) == 3
     assert swept.best is not None
-    assert [trial.point for trial in swept.trials] == [
-        {"lr": lr, "sigma_init": sigma} for lr in (1e-4, 1e-2) for sigma in (0.5, 2.0)
-    ]
     table = pd.read_parquet(config.folder.sweep / "trials.parquet")
     assert table["loss"].idxmin() + 1 == swept.best.number
-    assert swept.best.point["lr"] == 1e-2
     means = table[["L_init", "L_exp", "L_agg"]].mean(axis=1)
     assert list(means) == pytest.approx(list(table["loss"]))
     # σ moves towards √L, which lies above both: from its own start, at most sigma_lr in log a step
@@ -125,6 +155,9 @@ def test_a_sweep_end_to_end_and_its_best_run_file_gives_the_same(
     assert [path.parent.name for path in students] == [f"{swept.best.number:04d}"]
     assert len(list((config.folder.sweep / "runs").glob("*/data/*.parquet"))) == 1
     assert not list(config.folder.sweep.rglob("*.partial*"))
+    stamps = stamps_in(trials)
+    assert sweep(config, progress(), train_student).best == swept.best
+    assert stamps_in(trials) == stamps
 
     file = config.folder.sweep / "best.yaml"
     assert "sweep" not in yaml.safe_load(file.read_text())
@@ -137,61 +170,19 @@ def test_a_sweep_end_to_end_and_its_best_run_file_gives_the_same(
     assert found.validation_loss == swept.best.metric
 
 
-def test_a_killed_sweep_goes_on_and_repeats_nothing(ray_cluster: None, options: list[str]) -> None:
-    section = {
-        "parameters": {"lr": {"log": [1e-3, 1e-2]}},
-        "scheduler": "none",
-        "trials": 2,
-        "concurrent": 1,
-    }
-    config = with_sweep(options, section)
-    arguments = ["sweep", "--config", str(TOY_RUN_FILE)]
-    for text in options:
-        arguments += ["--set", text]
-    for key, value in section.items():
-        arguments += ["--set", f"sweep.{key}={json.dumps(value)}"]
-    folder = sweep_folder(config) / "trials"
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as ray:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "steper_ray.cli", *arguments],
-            env={**os.environ, "RAY_TMPDIR": ray},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while not (folder / "0002" / "point.json").exists():
-            assert process.poll() is None
-            time.sleep(0.2)
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        _, alive = psutil.wait_procs(children, timeout=30)
-        for left in alive:
-            left.kill()
-    stamp = (folder / "0001" / "outcome.json").stat().st_mtime_ns
-    swept = sweep(config, progress(), train_student)
-    assert [trial.status for trial in swept.trials] == ["finished"] * 2
-    assert (folder / "0001" / "outcome.json").stat().st_mtime_ns == stamp
-    assert len({trial.point["lr"] for trial in swept.trials}) == 2
-    stamps = stamps_in(folder)
-    assert sweep(config, progress(), train_student).best == swept.best
-    assert stamps_in(folder) == stamps
-
-
 def test_asha_stops_a_bad_learning_rate_and_a_failed_trial_is_marked(
     ray_cluster: None, options: list[str]
 ) -> None:
     """A worker takes the whole cluster, so that a place not given back would end the sweep."""
-    config = with_sweep(
-        [*options, "train.cpus_per_worker=2"],
-        {
-            "parameters": {"lr": {"choice": [4e-3, 1.0, 1e38]}},
-            "search": "grid",
-            "scheduler": "asha",
-            "asha_factor": 2,
-            "max_restarts": 0,
-            "concurrent": 1,
-        },
-    )
+    section = {
+        "parameters": {"lr": {"choice": [4e-3, 1.0, 1e38]}},
+        "search": "grid",
+        "scheduler": "asha",
+        "asha_factor": 2,
+        "max_restarts": 0,
+        "concurrent": 1,
+    }
+    config = load_config(TOY_RUN_FILE, [*options, "train.cpus_per_worker=2", *overrides(section)])
     swept = sweep(config, progress(), train_student)
     good, bad, broken = swept.trials
     assert good.status == "finished"

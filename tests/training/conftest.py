@@ -33,6 +33,7 @@ from steper_ray.training.settings import TrainConfig
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.worker import prepare_process
 from steper_ray.training.worker_spec import WorkerTask
+from tests.tiny_model import save_tiny_model
 from tests.training.one_rank import LR, SIGMA_LR
 
 if TYPE_CHECKING:
@@ -118,18 +119,7 @@ def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Its tied embedding is above the 100,000 numbers below which ZeRO-3 keeps a weight whole.
     """
-    import torch
-
-    from steper_ray.toy.pretrain import Recipe, make_model
-
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = make_tokenizer()
-    torch.manual_seed(0)
-    recipe = Recipe(hidden_size=96, layers=2, steps=0, tokens=0, max_hops=0, lr=0.0)
-    model = make_model(recipe, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"), hidden_size=96)
 
 
 @dataclass(frozen=True)

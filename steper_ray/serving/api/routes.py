@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import fastapi_offline
-from fastapi import FastAPI, Request, Security
+from fastapi import APIRouter, FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import HTTPBearer
@@ -122,8 +122,16 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
     api.include_router(chat_routes(service), dependencies=key)
     for path, file in FILES.items():
         api.add_api_route(path, sends(file), include_in_schema=False)
+    api.include_router(answer_routes(service), dependencies=key)
+    api.include_router(state_routes(service, keys))
+    return api
 
-    @api.post("/v1/answer", response_model=AnswerOut, responses=STREAM, dependencies=key)
+
+def answer_routes(service: AnswerService) -> APIRouter:
+    """The routes that answer questions and search."""
+    routes, config = APIRouter(), service.config
+
+    @routes.post("/v1/answer", response_model=AnswerOut, responses=STREAM)
     async def answer(request: AnswerRequest) -> Response:
         """Answer a question step by step."""
         service.check_question(request.question)
@@ -134,25 +142,25 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
         texts = functools.partial(event_texts, scheme=service.reasoning.scheme)
         return await stream_events(happenings, texts, failed_event)
 
-    @api.post("/v1/answers", response_model=BatchOut, dependencies=key)
+    @routes.post("/v1/answers", response_model=BatchOut)
     async def answers(request: BatchRequest) -> Response:
         """Answer many questions; the result of one that cannot be answered is its error."""
         service.check_most("questions", len(request.questions), config.max_batch)
-        for place, question in enumerate(request.questions):
-            service.check_question(question, f"questions.{place}")
-        found = await service.answer_batch(request.questions, service.settings(request.changes))
+        for number, question in enumerate(request.questions):
+            service.check_question(question, f"questions.{number}")
+        results = await service.answer_batch(request.questions, service.settings(request.changes))
         return as_json(
             BatchOut(
                 answers=[
-                    ErrorOut.model_validate(error_body(one))
-                    if isinstance(one, RefusedError)
-                    else one
-                    for one in found
+                    ErrorOut.model_validate(error_body(result))
+                    if isinstance(result, RefusedError)
+                    else result
+                    for result in results
                 ]
             )
         )
 
-    @api.post("/v1/search", dependencies=key)
+    @routes.post("/v1/search")
     async def search(request: SearchRequest) -> SearchOut:
         """The best passages for a text."""
         service.check_question(request.query, "query")
@@ -161,12 +169,19 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
         version = service.reasoning.corpus_version
         return SearchOut(passages=passages, corpus_version=version, seconds=seconds)
 
-    @api.get("/healthz")
+    return routes
+
+
+def state_routes(service: AnswerService, keys: KeyRing) -> APIRouter:
+    """The routes that say whether the server is alive and ready."""
+    routes = APIRouter()
+
+    @routes.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Whether the server is alive."""
         return {"status": "ok"}
 
-    @api.get("/readyz", responses={503: {"model": ReadyOut}})
+    @routes.get("/readyz", responses={503: {"model": ReadyOut}})
     async def readyz() -> Response:
         """Whether model and corpus answer, and what they are."""
         missing = await service.backend.missing()
@@ -179,12 +194,12 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
             framework=asked.framework,
             passages_per_step=asked.passages_per_step,
             max_steps=asked.max_steps,
-            max_question_chars=config.max_question_chars,
+            max_question_chars=service.config.max_question_chars,
             keys_required=keys.required,
         )
         return as_json(ready, 503 if missing else 200)
 
-    return api
+    return routes
 
 
 def sends(file: Path) -> Callable[[], Awaitable[Response]]:

@@ -16,7 +16,6 @@ from steper_ray.evaluation.summary import BASE, STUDENT, TEACHER, Row, Scores
 from steper_ray.files import write_whole
 from steper_ray.reports.charts import Bar, exact_match_chart
 from steper_ray.reports.evaluation_tables import (
-    UNKNOWN,
     ModelReport,
     Role,
     all_hops,
@@ -36,6 +35,7 @@ from steper_ray.reports.training_curves import (
     read_training,
 )
 from steper_ray.schema import is_forced
+from steper_ray.text import UNKNOWN
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.arrow import PASSAGE_SCHEMA
-from steper_ray.data.passages import SETTING, Unit, find_passages, plan_units, read_unit
+from steper_ray.data.passages import SETTING, ReadUnit, find_passages, plan_units, read_unit
 from steper_ray.data.row_counts import RowCounts, SkippedRow, write_row_counts
 from steper_ray.data.settings import CorpusConfig
 from steper_ray.data.tables import read_rows
@@ -130,7 +130,7 @@ def _hash_and_count(folder: Path) -> tuple[int, int]:
 
 
 def _read_tables(
-    batch: "pa.Table", units: list[Unit], config: CorpusConfig, counted: Path, hub: HubConfig
+    batch: "pa.Table", units: list[ReadUnit], config: CorpusConfig, counted: Path, hub: HubConfig
 ) -> Iterator["pa.Table"]:
     """The passages of a batch of units, and their accounts as files, which a repeated task overwrites."""
     import pyarrow as pa
@@ -160,7 +160,7 @@ def _read_accounts(counted: Path, units: int) -> list[RowCounts]:
     return list(joined.values())
 
 
-def _duplicate_error(units: list[Unit], config: CorpusConfig) -> InputError:
+def _duplicate_error(units: list[ReadUnit], config: CorpusConfig) -> InputError:
     """Where the first duplicate id stands; reads the tables once more, on the error path only."""
     column = config.columns.id
     first_seen: dict[str, str] = {}

@@ -71,7 +71,11 @@ def _settings_of(option: Option) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
-    given = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if (unknown := _unknown_command(words)) is not None:
+        print(f"steper: {unknown}", file=sys.stderr)
+        return 2
+    given = parser().parse_args(words)
     signal.signal(signal.SIGTERM, _interrupt)
     from steper_ray.errors import InputError, find_steper_error
     from steper_ray.run.loading import load_config
@@ -97,6 +101,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"steper {given.command}: {known}", file=sys.stderr)
         return 2 if isinstance(known, InputError) else 1
     return 0
+
+
+def _unknown_command(arguments: list[str]) -> str | None:
+    """A line about a first argument that is no command, with the nearest one; None if it is one."""
+    commands = all_commands()
+    if not arguments or arguments[0].startswith("-") or arguments[0] in commands:
+        return None
+    from steper_ray.run.section import did_you_mean
+
+    hint = did_you_mean(arguments[0], commands) or "steper --help lists the commands"
+    return f"no command {arguments[0]!r}; {hint}"
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -26,6 +26,11 @@ StopReason = Literal["answered", "forced", "no_query", "nothing_new"]
 nothing to search for, or searches brought nothing new."""
 
 
+def is_forced(reason: str) -> bool:
+    """Whether a chain that ended for this `StopReason` was asked for its answer."""
+    return reason != "answered"
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A searchable piece of the corpus."""
@@ -117,9 +122,9 @@ class Chain:
     """Reason code why selection leaves the chain out of training; null when it is kept."""
 
     @property
-    def forced(self) -> bool:
+    def answer_forced(self) -> bool:
         """Whether the last prompt itself began the answer, as the model had not given one."""
-        return self.stop_reason != "answered"
+        return is_forced(self.stop_reason)
 
     @property
     def scores(self) -> dict[str, float]:

@@ -1,4 +1,14 @@
-"""Text on one line: for people, prompts and messages."""
+"""Text on one line, and numbers as text: for people, prompts and messages."""
+
+from typing import Final
+
+UNKNOWN: Final = "–"
+"""A value that is not known, in a table."""
+
+
+def percent_number(share: float, digits: int = 1) -> str:
+    """A share in percent, without the sign: 43.2."""
+    return f"{100 * share:.{digits}f}"
 
 
 def squeeze(text: str) -> str:

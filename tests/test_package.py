@@ -108,7 +108,7 @@ def test_locks_are_what_is_installed(lock: dict[str, str], tests_lock: dict[str,
 
 def test_make_lock_would_write_the_same() -> None:
     texts = runpy.run_path(str(ROOT / ".ci" / "lock.py"))["lock_texts"]()
-    abilities, tests = "requirements.lock", "requirements-test.lock"
-    assert texts[abilities] == (ROOT / abilities).read_text(encoding="utf-8")
+    stages, tests = "requirements.lock", "requirements-test.lock"
+    assert texts[stages] == (ROOT / stages).read_text(encoding="utf-8")
     written = (ROOT / tests).read_text(encoding="utf-8").splitlines()
     assert set(texts[tests].splitlines()) >= set(written)  # more may be installed by hand

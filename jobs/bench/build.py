@@ -117,7 +117,7 @@ def run_bare(folder: Path, _count: int) -> dict[str, Any]:
                 chain.question,
                 searches[:number],
                 rationales[: number - 1],
-                forced=chain.forced and number == len(chain.steps),
+                forced=chain.answer_forced and number == len(chain.steps),
                 count_tokens=encoder.count_tokens,
             )
             for number in range(1, len(chain.steps) + 1)

@@ -21,7 +21,7 @@ from steper_ray.engines.protocol import Engine
 from steper_ray.engines.start import start_engine
 from steper_ray.errors import StageError
 from steper_ray.ray_runtime.logs import redirect_output
-from steper_ray.retrieval import open_retriever, search_in_one_thread
+from steper_ray.retrieval import limit_lance_threads, open_retriever
 from steper_ray.schema import Chain
 from steper_ray.text import squeeze
 
@@ -45,7 +45,7 @@ class ChainActor:
 
         redirect_output(log)
         # Searches of many questions fill one core anyway; more threads would only disturb the engine.
-        search_in_one_thread()
+        limit_lance_threads()
         self._reasoner, self._log, self._tally = reasoner, log, tally
         self._retriever = open_retriever(corpus)
         self._engine: Engine | None = None

@@ -113,7 +113,7 @@ def chain_files(chains_dir: Path) -> list[Path]:
         except pa.ArrowInvalid as error:
             line = squeeze(str(error))
             raise InputError(
-                f"{file}: not a Parquet file ({line}); take it away and run `steper build`"
+                f"{file}: not a Parquet file ({line}); delete it and run `steper build`"
             ) from None
         for column in REQUIRED_COLUMNS:
             if column not in present:

@@ -20,8 +20,8 @@ def score_again(chain: Chain, framework: Framework, task: Task) -> Chain:
     """The chain with its answer parsed again from its last step, and scored by the current rules."""
     if chain.error is not None or not chain.steps:
         return chain
-    last = framework.render_target(chain.steps[-1].rationale, forced=chain.forced)
-    answer = framework.parse(last, forced=chain.forced).answer
+    last = framework.render_target(chain.steps[-1].rationale, forced=chain.answer_forced)
+    answer = framework.parse(last, forced=chain.answer_forced).answer
     answer = chain.answer if answer is None else answer
     gold, *aliases = chain.gold_answers
     question = Question(

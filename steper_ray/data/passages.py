@@ -41,7 +41,7 @@ Kind = Literal["table", "contexts", "documents"]
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class ReadUnit:
     """Sources that one task reads."""
 
     kind: Kind
@@ -62,7 +62,7 @@ def find_passages(config: CorpusConfig) -> SourceListing:
     return listing
 
 
-def plan_units(sources: Sequence[Source], config: CorpusConfig) -> list[Unit]:
+def plan_units(sources: Sequence[Source], config: CorpusConfig) -> list[ReadUnit]:
     """Units of reading: each table; all question files together, since contexts are made unique within a
     unit (38 MB of JSON a second, measured on one core); documents by the hundred."""
     kinds: dict[Kind, list[Source]] = {"table": [], "contexts": [], "documents": []}
@@ -70,16 +70,16 @@ def plan_units(sources: Sequence[Source], config: CorpusConfig) -> list[Unit]:
         kinds[_kind(source, config)].append(source)
     documents = kinds["documents"]
     return [
-        *(Unit("table", (source,)) for source in kinds["table"]),
-        *([Unit("contexts", tuple(kinds["contexts"]))] if kinds["contexts"] else []),
+        *(ReadUnit("table", (source,)) for source in kinds["table"]),
+        *([ReadUnit("contexts", tuple(kinds["contexts"]))] if kinds["contexts"] else []),
         *(
-            Unit("documents", tuple(documents[at : at + DOCUMENTS_PER_UNIT]))
+            ReadUnit("documents", tuple(documents[at : at + DOCUMENTS_PER_UNIT]))
             for at in range(0, len(documents), DOCUMENTS_PER_UNIT)
         ),
     ]
 
 
-def read_unit(unit: Unit, config: CorpusConfig, accounts: list[RowCounts]) -> Iterator[Passage]:
+def read_unit(unit: ReadUnit, config: CorpusConfig, accounts: list[RowCounts]) -> Iterator[Passage]:
     """The passages of a unit; accounts: each file's, or kind of document's, is added at the end.
 
     Raises InputError with file, row and column for the first row that is broken.
@@ -144,9 +144,9 @@ def _passage(where: str, row: Row, config: CorpusConfig) -> Passage:
     if isinstance(row.get(columns.text), list):  # of sentences, as in HotpotQA's Wikipedia
         row = {**row, columns.text: join_sentences(texts_of(where, row, columns.text))}
     return Passage(
-        id=text_of(where, row, columns.id, integers=True),
-        title=text_of(where, row, columns.title),
-        text=text_of(where, row, columns.text),
+        id=text_of(where, row, columns.id, integers=True, setting="corpus.columns.id"),
+        title=text_of(where, row, columns.title, setting="corpus.columns.title"),
+        text=text_of(where, row, columns.text, setting="corpus.columns.text"),
     )
 
 

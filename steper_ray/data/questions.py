@@ -131,16 +131,16 @@ def _question(
 ) -> Question | UnusableRow:
     if format is not None:
         return format.question(where, row)
-    question = text_of(where, row, columns.question)
+    question = text_of(where, row, columns.question, setting="questions.columns.question")
     answers: tuple[str, ...] = ()
     if isinstance(row.get(columns.answer), list):
         answers = texts_of(where, row, columns.answer)
         row = {**row, columns.answer: answers[0] if answers else ""}
-    answer = text_of(where, row, columns.answer)
+    answer = text_of(where, row, columns.answer, setting="questions.columns.answer")
     if columns.id is None:
         id = hashlib.sha256(json.dumps([question, answer]).encode()).hexdigest()[:16]
     else:
-        id = text_of(where, row, columns.id, integers=True)
+        id = text_of(where, row, columns.id, integers=True, setting="questions.columns.id")
     return Question(
         id=id,
         question=question,

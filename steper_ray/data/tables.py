@@ -229,13 +229,19 @@ def _read_parquet(source: Source) -> Iterator[tuple[int, Row]]:
                 yield number, row
 
 
-def text_of(where: str, row: Mapping[str, Any], column: str, *, integers: bool = False) -> str:
+def text_of(
+    where: str, row: Mapping[str, Any], column: str, *, integers: bool = False, setting: str = ""
+) -> str:
     """The text in a column; raises InputError for one that is missing, empty or not text.
 
     where: file and row, as `train.jsonl: row 7`; integers: take a whole number as text, as ids may be
+    setting: what names the column in the run file; empty for the columns of a published format
     """
     if column not in row:
-        raise InputError(f"{where}: no column {column!r}; the row has {', '.join(sorted(row))}")
+        remedy = f"; name it in {setting}" if setting else ""
+        raise InputError(
+            f"{where}: no column {column!r}; the row has {', '.join(sorted(row))}{remedy}"
+        )
     value = row[column]
     if integers and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)

@@ -101,6 +101,17 @@ class EndpointEngine:
                     f"{self._config.base_url}: does not know {self._model!r} or has no {self._config.api}; "
                     "check the model's name, base_url and api"
                 ) from None
+            except openai.APITimeoutError:
+                raise RowError(
+                    f"{self._config.base_url}: no answer within {self._config.timeout_seconds:g} s; "
+                    "raise timeout_seconds, or lower concurrency"
+                ) from None
+            except openai.APIConnectionError as error:
+                reason = short_message(error.__cause__ or error, longest=300)
+                raise RowError(
+                    f"{self._config.base_url}: cannot be reached ({reason}); check base_url, and that the "
+                    "endpoint runs"
+                ) from None
             except openai.APIError as error:
                 message = short_message(f"{type(error).__name__}: {error}", longest=300)
                 raise RowError(f"{self._config.base_url}: {message}") from None

@@ -1,8 +1,10 @@
 """The `engine` section (vLLM) and the settings of an OpenAI-compatible endpoint."""
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -59,10 +61,22 @@ class EngineConfig(Section):
         return args
 
 
+def _address(url: str) -> str:
+    """The URL unchanged; raises ValueError for one that no request could be sent to."""
+    try:
+        parts = urlsplit(url)
+        complete = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, or too large
+        complete = False
+    if not complete:
+        raise ValueError("expected an address; write it as http://localhost:8000/v1")
+    return url
+
+
 class EndpointConfig(Section):
     """An OpenAI-compatible endpoint."""
 
-    base_url: str
+    base_url: Annotated[str, AfterValidator(_address)]
     """Its address, up to and with `/v1`."""
     api: Literal["completions", "chat"] = "completions"
     """`completions` continues a prompt exactly; `chat` is for endpoints that have nothing else."""

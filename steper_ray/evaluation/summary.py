@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from steper_ray.errors import InputError
-from steper_ray.schema import UNKNOWN_HOPS
+from steper_ray.schema import UNKNOWN_HOPS, is_forced
 
 Row = Mapping[str, Any]
 """A row with the columns of `schema.CHAIN_SCHEMA`."""
@@ -111,7 +111,7 @@ def _scores(chains: Sequence[Row]) -> Scores:
         em=_mean((chain["em"] for chain in produced), asked),
         f1=_mean((chain["f1"] for chain in produced), asked),
         acc=_mean((chain["acc"] for chain in produced), asked),
-        forced=_mean((chain["stop_reason"] != "answered" for chain in produced), asked),
+        forced=_mean((is_forced(chain["stop_reason"]) for chain in produced), asked),
         steps=_mean((1 for _ in steps), len(produced)),
         seconds=_mean(
             (step["search_seconds"] + step["generate_seconds"] for step in steps), len(produced)

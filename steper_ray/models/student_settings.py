@@ -49,7 +49,7 @@ def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
 
     Raises InputError for settings that cannot be read, or that a newer version has written.
     """
-    file = Path(model).expanduser() / SETTINGS_FILE
+    file = settings_file(model)
     if not file.is_file():
         return None
     try:
@@ -65,6 +65,23 @@ def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
         raise InputError(
             f"{file}: not the settings of a student ({type(error).__name__}); export it again"
         ) from None
+
+
+def carried_abilities(model: str) -> Mapping[str, object]:
+    """Record of the ability scheme that a student was trained by; empty if its folder has none.
+
+    To be read after `carried_settings`, which checks the file.
+    """
+    file = settings_file(model)
+    if not file.is_file():
+        return {}
+    abilities: Mapping[str, object] = json.loads(file.read_text(encoding="utf-8")).get("abilities")
+    return abilities or {}
+
+
+def settings_file(model: str) -> Path:
+    """The file with a student's settings; missing in the folder of any other model."""
+    return Path(model).expanduser() / SETTINGS_FILE
 
 
 def _check_rules(rules: Mapping[str, int], version: str, file: Path) -> None:

@@ -115,7 +115,7 @@ def _examples(examples: Mapping[str, int]) -> str:
 def usage_lines(ran: "EngineUsage", chains: int) -> list[str]:
     """Speed of the engines, and the share of their work that caches spared."""
     if not ran.asked:
-        return [f"all {chains:,} chains were there"]
+        return [f"nothing to ask: all {chains:,} chains exist"]
     actors = f", {ran.starts:,} actors started" if ran.starts > 1 else ""
     seconds = max(ran.engine_seconds, 1e-9)
     speed = (
@@ -128,7 +128,7 @@ def usage_lines(ran: "EngineUsage", chains: int) -> list[str]:
     before = f"{max(0, chains - ran.chains):,} of {chains:,} chains"
     return [
         f"asked {ran.asked:,}: {speed} without the engines' start{actors}",
-        f"from caches: {prompts}, {searches}; from before: {before}",
+        f"from caches: {prompts}, {searches}; reused from earlier builds: {before}",
     ]
 
 

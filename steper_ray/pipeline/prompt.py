@@ -35,21 +35,33 @@ def show_prompts(
     if not question:
         raise InputError("--question is blank; give one to answer")
     setting = "build.teacher" if teacher else "train.model"
+    endpoint = config.build.endpoint if teacher and not model else None
     if model:
         name, revision = split_revision(model)
     elif teacher:
         name, revision = config.build.teacher, config.build.revision
     else:
         name, revision = config.train.model, config.train.revision
-    name = check_model(name, "--model" if model else setting, revision)
+    tokenizer = name
+    if endpoint is not None:
+        if endpoint.tokenizer is None:
+            raise InputError(
+                "--teacher: the teacher is an endpoint, whose tokenizer is not known; name one in "
+                "build.endpoint.tokenizer"
+            )
+        tokenizer, setting = endpoint.tokenizer, "build.endpoint.tokenizer"
+    tokenizer = check_model(tokenizer, "--model" if model else setting, revision)
     settings = model_reasoning(name, build=config.build, reasoning=config.reasoning)
     retriever = open_retriever(config.folder.corpus)
-    encoder = PromptEncoder(load_tokenizer(name, config.hub, revision), settings.chat)
+    encoder = PromptEncoder(
+        load_tokenizer(tokenizer, config.hub, revision),
+        False if endpoint else settings.chat,  # an endpoint is sent the prompt's plain text
+    )
     shown = "in its chat template" if encoder.chat else "as plain text"
     examples = len(settings.demonstrations)
     yield (
         f"{Path(name).name}, {shown}; {settings.framework}, k = {settings.passages_per_step}, "
-        f"S = {settings.max_steps}, {examples} demonstration{'' if examples == 1 else 's'}; "
+        f"at most {settings.max_steps} steps, {examples} demonstration{'' if examples == 1 else 's'}; "
         f"corpus {retriever.version}"
     )
     yield from preview(question, rationales, encoder, retriever, settings)

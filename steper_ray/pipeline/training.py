@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from steper_ray.pipeline.versions import TRAINING_PACKAGES, installed_versions
 from steper_ray.ray_runtime.watch import calling_every
 from steper_ray.reports.student_card import Card, write_card
-from steper_ray.reports.training_curves import write_training_pictures
+from steper_ray.reports.training_charts import write_training_pictures
 from steper_ray.training.summary import TrainSummary
 from steper_ray.training.train import train
 from steper_ray.training.worker_spec import read_corpus_version, read_scheme

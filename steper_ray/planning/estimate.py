@@ -100,8 +100,13 @@ def cap(groups: Mapping[Group, Estimate], per_group: int | str | None) -> Estima
 def _capped(counts: Sequence[float], per_group: int | str | None) -> float:
     if per_group is None or not counts:
         return math.fsum(counts)
-    share = min(counts) if isinstance(per_group, str) else per_group
+    share = group_share(counts, per_group)
     return math.fsum(min(count, share) for count in counts)
+
+
+def group_share(counts: Sequence[float], per_group: int | str) -> float:
+    """Upper bound for each group: the number, or the smallest group for `equal`."""
+    return min(counts, default=0.0) if isinstance(per_group, str) else per_group
 
 
 def variation(value_Q: Sequence[float]) -> float:

@@ -20,7 +20,7 @@ from steper_ray.planning.costs import (
     question_sums,
     unbalanced_verdicts,
 )
-from steper_ray.planning.estimate import Estimate, cap, predict
+from steper_ray.planning.estimate import Estimate, cap, group_share, predict
 from steper_ray.planning.throughput import Throughput, estimate_throughput
 from steper_ray.selection.abilities import STEPER, AbilityScheme, ability_scheme
 from steper_ray.selection.settings import SelectConfig
@@ -209,8 +209,7 @@ def forecast_data(
         counted = {hops: count(chains) for hops, chains in of_hops.items()}
         groups = {hops: estimate for hops, estimate in counted.items() if estimate is not None}
         number = cap(groups, select.per_hops)
-        rarest = min((estimate.value for estimate in groups.values()), default=0.0)
-        share = rarest if isinstance(select.per_hops, str) else select.per_hops
+        share = group_share([estimate.value for estimate in groups.values()], select.per_hops)
         shares = {hops: min(1.0, share / max(e.value, 1e-9)) for hops, e in groups.items()}
     data = [example_costs(chain, shares[chain.judged.hops], abilities) for chain in kept]
     size = total(data, kept, ("spelled", ALL))

@@ -199,7 +199,7 @@ def _note(teacher: TeacherPlan) -> str | None:
     whose = f"{teacher.name}: " if teacher.name else ""
     if teacher.pace is None:
         return f"{whose}every chain exists, and nothing says how fast they were made; no hours"
-    if teacher.pace.too_slow:
+    if teacher.pace.includes_idle:
         return (
             f"{whose}the throughput is that of a whole short run with its warming up and draining; "
             "a long run is faster; measure it with a larger --sample"

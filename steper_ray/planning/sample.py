@@ -147,7 +147,7 @@ def _read(file: Path) -> dict[str, Measurement]:
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{file}: not what `steper plan` writes; take it away") from None
+        raise InputError(f"{file}: not what `steper plan` writes; delete it") from None
 
 
 def write_plan(file: Path, measured: Mapping[str, Measurement], plan: Plan | None = None) -> None:

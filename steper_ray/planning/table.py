@@ -7,9 +7,7 @@ from steper_ray.planning.costs import ALL, KINDS
 from steper_ray.planning.estimate import Estimate
 from steper_ray.planning.forecast import Plan, TeacherPlan
 from steper_ray.run.secrets import public_name
-
-UNKNOWN: Final = "–"
-
+from steper_ray.text import UNKNOWN
 
 TOKENS: Final = ("prompt tokens", "of which cached", "generated")
 """Titles of KINDS in a table."""

@@ -40,14 +40,14 @@ class Throughput:
     spread: float
     """Coefficient of variation between the parts of the run that it was estimated from."""
     seen: int
-    """Number of these parts: slices of the busy window, or questions if `too_slow`."""
+    """Number of these parts: slices of the busy window, or questions if `includes_idle`."""
     part: float
     """Work in such a part, in samples of questions."""
     start_seconds: float
     """Seconds of each run until the first engine is ready."""
     idle_seconds: float
     """Seconds that warming up and draining the engines cost each run."""
-    too_slow: bool = False
+    includes_idle: bool = False
     """Whether it includes warming up and draining, because the short run had no sufficient busy window."""
 
     def every(self, seconds: float) -> Estimate:
@@ -112,5 +112,5 @@ def estimate_throughput(
         part=usage.waiting_work / seen if enough else 1.0,
         start_seconds=usage.start_seconds / runs,
         idle_seconds=idle,
-        too_slow=not enough,
+        includes_idle=not enough,
     )

@@ -15,7 +15,7 @@ from steper_ray.reasoning.prompts import fit_prompt
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.reasoning.thinking import generate_step
 from steper_ray.retrieval.protocol import Hit, Retriever
-from steper_ray.schema import Passage, Step, StopReason
+from steper_ray.schema import Passage, Step, StopReason, is_forced
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ async def reason(
     while True:
         number = len(steps) + 1
         stop_reason, query = _stop_or_search(number, query, empty_searches, config)
-        forced = stop_reason != "answered"
+        forced = is_forced(stop_reason)
         started = searched = time.monotonic()
         new: tuple[Hit, ...] = ()
         if query:

@@ -14,7 +14,7 @@ from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval.protocol import Retriever
-from steper_ray.schema import Step
+from steper_ray.schema import Step, is_forced
 
 WIDTH: Final = 100
 
@@ -91,7 +91,7 @@ def _end(reasoned: Trajectory, shown: int, unused: int) -> Iterator[str]:
     """How the chain ends, or how to see more of it."""
     if shown < len(reasoned.steps):
         yield f"to see step {shown + 1}, say what step {shown} writes: --rationale '…' once more"
-    elif reasoned.stop_reason == "answered":
+    elif not is_forced(reasoned.stop_reason):
         yield f"step {shown} answers {reasoned.answer!r}, so there is no further one"
     else:
         yield f"step {shown} is the last: its answer is forced ({reasoned.stop_reason})"

@@ -26,8 +26,8 @@ def exact_match_chart(groups: Mapping[str, Sequence[Bar]]) -> "Markup":
 
     groups: a bar a model, by the label of the group; without questions its space stays empty
     """
-    paint = STAND_INS
-    figure, axes = bare_axes(paint, height=290)
+    colors = STAND_INS
+    figure, axes = bare_axes(colors, height=290)
     models = max(len(bars) for bars in groups.values())
     width = 0.82 / models
     roomy = len(groups) * models <= 18
@@ -37,9 +37,9 @@ def exact_match_chart(groups: Mapping[str, Sequence[Bar]]) -> "Markup":
                 continue
             x = position + (index - (models - 1) / 2) * width
             low, high = (100 * end for end in wilson_interval(bar.share, bar.questions))
-            axes.bar(x, 100 * bar.share, width * 0.88, color=paint[bar.paint])
-            axes.vlines(x, low, 100 * bar.share, color=paint["paper"], linewidth=1, alpha=0.7)
-            axes.vlines(x, 100 * bar.share, high, color=paint["muted"], linewidth=1)
+            axes.bar(x, 100 * bar.share, width * 0.88, color=colors[bar.paint])
+            axes.vlines(x, low, 100 * bar.share, color=colors["paper"], linewidth=1, alpha=0.7)
+            axes.vlines(x, 100 * bar.share, high, color=colors["muted"], linewidth=1)
             if roomy:
                 axes.annotate(
                     f"{100 * bar.share:.0f}",
@@ -48,7 +48,7 @@ def exact_match_chart(groups: Mapping[str, Sequence[Bar]]) -> "Markup":
                     textcoords="offset points",
                     ha="center",
                     fontsize=11,
-                    color=paint["ink"],
+                    color=colors["ink"],
                 )
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.set_ylim(0, 108)

@@ -8,7 +8,8 @@ from steper_ray.evaluation.summary import TEACHER
 from steper_ray.files import write_whole
 from steper_ray.reports.charts import Mark, interval_chart
 from steper_ray.reports.html import render_page
-from steper_ray.reports.training_curves import sigma_chart_of
+from steper_ray.reports.training_charts import sigma_chart_of
+from steper_ray.text import UNKNOWN, percent_number
 from steper_ray.training.metrics import METRICS_FILE
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ def headline(comparison: "Comparison") -> str:
     baseline, teacher = by_name[comparison.baseline], by_name[TEACHER]
     learned = [c for c in comparison.contenders if c.lr is not None and c is not baseline]
     if not learned:
-        return f"{baseline.name} answers {_percent(baseline.summary.overall.em)}% exactly."
+        return f"{baseline.name} answers {percent_number(baseline.summary.overall.em)}% exactly."
     best = max(learned, key=lambda c: (c.name == METHOD, c.summary.overall.em))
     em, points = best.summary.overall.em, 100 * best.difference["em"]
     surely = "" if best.p is not None and best.p < 0.05 else ", which may be chance"
-    sentence = f"{best.name} answers {_percent(em)}% exactly, {points:+.1f} points against "
+    sentence = f"{best.name} answers {percent_number(em)}% exactly, {points:+.1f} points against "
     sentence += f"{baseline.name}{surely}"
     if teacher.summary.overall.em:
         share = em / teacher.summary.overall.em
@@ -55,7 +56,7 @@ def _page(
     head, rows = table(comparison)
     tuning: dict[str, list[str]] = {}
     for trial in comparison.tuning:
-        tuning.setdefault(trial.variant, []).append(f"{trial.lr:g}: {_percent(trial.em)}")
+        tuning.setdefault(trial.variant, []).append(f"{trial.lr:g}: {percent_number(trial.em)}")
     sigma_charts = {
         name: sigma_chart_of(trained[0].folder / "training" / METRICS_FILE)
         for name, trained in students.items()
@@ -74,7 +75,7 @@ def _page(
         sigma_chart=sigma_charts.get(sigma_of),
         sigma_of=sigma_of,
         seeds=[
-            (c.name, ", ".join(_percent(em) for em in c.em_of_seed))
+            (c.name, ", ".join(percent_number(em) for em in c.em_of_seed))
             for c in comparison.contenders
             if len(c.em_of_seed) > 1
         ],
@@ -106,20 +107,20 @@ def _row(contender: "Contender", hops: Sequence[str]) -> list[str]:
     name = contender.name
     if len(contender.em_of_seed) > 1:
         name += f" ({len(contender.em_of_seed)} seeds)"
-    row = [name, _percent(scores.em), f"{_percent(low)}–{_percent(high)}"]
-    row += [_percent(scores.f1), _percent(scores.acc)]
+    row = [name, percent_number(scores.em), f"{percent_number(low)}–{percent_number(high)}"]
+    row += [percent_number(scores.f1), percent_number(scores.acc)]
     row += [
-        _percent(contender.summary.hops[hop].em) if hop in contender.summary.hops else "–"
+        percent_number(contender.summary.hops[hop].em) if hop in contender.summary.hops else UNKNOWN
         for hop in hops
     ]
     if contender.p is None:
-        row += ["–", "–"]
+        row += [UNKNOWN, UNKNOWN]
     else:
         low, high = contender.difference_interval
         change = f"{100 * contender.difference['em']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
         row += [change, "<0.001" if contender.p < 0.001 else f"{contender.p:.3f}"]
     if contender.lr is None:
-        return [*row, "–", "–", "–"]
+        return [*row, UNKNOWN, UNKNOWN, UNKNOWN]
     return [
         *row,
         f"{contender.lr:g}",
@@ -147,7 +148,3 @@ def text_lines(comparison: "Comparison") -> list[str]:
         )
         for line in cells
     ]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 
 WIDTH: Final = 460
+
+
+EDGE: Final = 16
+"""Points from the left edge of a picture that stands alone to its title."""
 
 
 ABILITY_PAINTS: Final = ("init", "exp", "agg")
@@ -51,7 +55,7 @@ def ability_paints(abilities: Iterable[str]) -> dict[str, str]:
 
 
 def bare_axes(
-    paint: Mapping[str, str],
+    colors: Mapping[str, str],
     *,
     height: int,
     left: int = 44,
@@ -72,19 +76,44 @@ def bare_axes(
     axes = figure.add_axes(box)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.tick_params(which="both", length=0, pad=6, labelsize=12, labelcolor=paint["muted"])
-    axes.grid(axis="y", color=paint["rule"], linewidth=1)
+    axes.tick_params(which="both", length=0, pad=6, labelsize=12, labelcolor=colors["muted"])
+    axes.grid(axis="y", color=colors["rule"], linewidth=1)
     axes.set_axisbelow(True)
     return figure, axes
 
 
-def write_picture(figure: "Figure", paint: Mapping[str, str], file: Path) -> Path:
+def titled_axes(
+    colors: Mapping[str, str],
+    texts: tuple[str, str],
+    labels: tuple[str, str],
+    *,
+    height: int,
+    right: int,
+    top: int,
+) -> "tuple[Figure, Axes]":
+    """Bare axes of a picture that stands alone: with a title, and names of both axes.
+
+    texts:  title, and the note below it
+    labels: what x and y count
+    """
+    figure, axes = bare_axes(colors, height=height, left=72, right=right, bottom=50, top=top)
+    axes.patch.set_visible(False)
+    small: dict[str, Any] = {"fontsize": 12, "color": colors["muted"]}
+    title = {**small, "fontsize": 15, "fontweight": "bold", "color": colors["ink"]}
+    for text, style, below in zip(texts, (title, small), (23, 42), strict=True):
+        figure.text(EDGE / WIDTH, 1 - below / height, text, **style)
+    axes.set_xlabel(labels[0], labelpad=6, **small)
+    axes.set_ylabel(labels[1], labelpad=8, **small)
+    return figure, axes
+
+
+def write_picture(figure: "Figure", colors: Mapping[str, str], file: Path) -> Path:
     """Write the drawing as a PNG with two pixels a point; returns the file."""
-    figure.savefig(file, dpi=144, facecolor=paint["paper"], metadata={"Software": None})
+    figure.savefig(file, dpi=144, facecolor=colors["paper"], metadata={"Software": None})
     return file
 
 
-def light_paint() -> dict[str, str]:
+def light_colors() -> dict[str, str]:
     """The page's colours where it is light: the first block of its style sheet."""
     style = (
         resources.files(__package__)

@@ -16,7 +16,6 @@ from steper_ray.evaluation.summary import BASE, STUDENT, TEACHER, Row, Scores
 from steper_ray.files import write_whole
 from steper_ray.reports.charts import Bar, exact_match_chart
 from steper_ray.reports.evaluation_tables import (
-    UNKNOWN,
     ModelReport,
     Role,
     all_hops,
@@ -35,6 +34,8 @@ from steper_ray.reports.training_curves import (
     is_number,
     read_training,
 )
+from steper_ray.schema import is_forced
+from steper_ray.text import UNKNOWN
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -180,8 +181,8 @@ def _examples(chains: Sequence[Row]) -> list[dict[str, Any]]:
     right = next((chain for chain in produced if chain["em"] == 1), None)
     wrong = next((chain for chain in produced if chain["em"] != 1), None)
     examples = [chain for chain in (right, wrong) if chain is not None]
-    if not any(chain["stop_reason"] != "answered" for chain in examples):
-        forced = (chain for chain in produced if chain["stop_reason"] != "answered")
+    if not any(is_forced(chain["stop_reason"]) for chain in examples):
+        forced = (chain for chain in produced if is_forced(chain["stop_reason"]))
         examples += itertools.islice(forced, 1)
     return [_example(chain) for chain in examples]
 
@@ -196,7 +197,12 @@ def _example(chain: Row) -> dict[str, Any]:
         retrieved = [passages[id_] for id_ in step["passage_ids"]]
         steps.append({**step, "origin": origins.get(step["query"]), "passages": retrieved})
         written_before = step["rationale"]
-    return {**chain, "steps": steps, "stopped": STOP_REASONS[chain["stop_reason"]]}
+    return {
+        **chain,
+        "steps": steps,
+        "stopped": STOP_REASONS[chain["stop_reason"]],
+        "answer_forced": is_forced(chain["stop_reason"]),
+    }
 
 
 def _of_role(models: Mapping[str, ModelReport], role: Role) -> ModelReport | None:

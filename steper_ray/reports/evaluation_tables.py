@@ -2,15 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from steper_ray.evaluation.summary import Summary
 from steper_ray.schema import UNKNOWN_HOPS
+from steper_ray.text import UNKNOWN, percent_number
 
 Role = Literal["student", "base", "teacher", "other"]
-
-
-UNKNOWN: Final = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ def hops_label(hops: str) -> str:
 
 def percent_text(share: float, digits: int = 1) -> str:
     """A share in percent: 43.2%."""
-    return f"{100 * share:.{digits}f}%"
+    return f"{percent_number(share, digits)}%"
 
 
 def seconds_text(seconds: float) -> str:

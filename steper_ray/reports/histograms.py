@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.reports.drawing import (
+    EDGE,
     WIDTH,
     ability_paints,
-    bare_axes,
-    light_paint,
+    light_colors,
+    titled_axes,
     write_picture,
 )
 
@@ -39,11 +40,13 @@ def _write(histogram: Mapping[str, Any], file: Path, title: str, note: str) -> P
     """Bars of examples over tokens, the abilities stacked in their order, with a legend in words."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    paint = light_paint()
-    paint_of = {name: paint[css] for name, css in ability_paints(histogram["abilities"]).items()}
-    figure, axes = bare_axes(paint, height=HEIGHT, left=72, right=30, bottom=50, top=82)
-    axes.patch.set_visible(False)
+    colors = light_colors()
+    paint_of = {name: colors[css] for name, css in ability_paints(histogram["abilities"]).items()}
     start, width = histogram["start"], histogram["width"]
+    tokens = f"tokens, in bins of {width:,}" if width > 1 else "tokens"
+    figure, axes = titled_axes(
+        colors, (title, note), (tokens, "examples"), height=HEIGHT, right=30, top=82
+    )
     bottoms = [0] * len(next(iter(histogram["abilities"].values()))["counts"])
     first = start - 0.5 if width == 1 else start  # the bar of a single number is centred on it
     edges = [first + width * number for number in range(len(bottoms))]
@@ -63,15 +66,8 @@ def _write(histogram: Mapping[str, Any], file: Path, title: str, note: str) -> P
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    small: dict[str, Any] = {"fontsize": 12, "color": paint["muted"]}
-    figure.text(
-        16 / WIDTH, 1 - 23 / HEIGHT, title, fontsize=15, fontweight="bold", color=paint["ink"]
-    )
-    figure.text(16 / WIDTH, 1 - 42 / HEIGHT, note, **small)
-    axes.set_xlabel(f"tokens, in bins of {width:,}" if width > 1 else "tokens", labelpad=6, **small)
-    axes.set_ylabel("examples", labelpad=8, **small)
     _legend(figure, paint_of, histogram["abilities"])
-    return write_picture(figure, paint, file)
+    return write_picture(figure, colors, file)
 
 
 def _legend(
@@ -94,7 +90,7 @@ def _legend(
             pad=0,
             borderpad=0,
             frameon=False,
-            bbox_to_anchor=(16 / WIDTH, 1 - 54 / HEIGHT),
+            bbox_to_anchor=(EDGE / WIDTH, 1 - 54 / HEIGHT),
             bbox_transform=figure.transFigure,
         )
     )

@@ -16,7 +16,7 @@ from steper_ray.errors import InputError
 from steper_ray.files import write_whole
 from steper_ray.reports.markdown import CARD_FILE, as_text, render_template
 from steper_ray.run.secrets import is_on_hub, public_name, settings_text
-from steper_ray.text import one_line
+from steper_ray.text import one_line, percent_number
 from steper_ray.training.objective import objective_named
 
 PICTURES: Final = {
@@ -194,6 +194,6 @@ def _score_table(name: str, scores: Mapping[str, Mapping[str, float]], questions
     ]
     for model, shares in scores.items():
         shown = f"{as_text(model)}{' (this model)' if model == name else ''}"
-        cells = " | ".join(f"{100 * shares[score]:.1f}" for score in METRICS)
+        cells = " | ".join(percent_number(shares[score]) for score in METRICS)
         lines.append(f"| {shown} | {cells} |")
     return "\n".join(lines)

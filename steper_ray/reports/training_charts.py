@@ -1,71 +1,29 @@
-"""Charts of a training, losses and σ over the steps: as SVG for pages, as PNG for cards.
+"""Drawings of a training's losses and σ over the steps: SVG charts for pages, PNG pictures for cards.
 
 The PNGs have a title and named axes, since they stand alone.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from steper_ray.reports.drawing import (
+    EDGE,
     STAND_INS,
     WIDTH,
     bare_axes,
-    light_paint,
+    light_colors,
     markup,
+    titled_axes,
     write_picture,
 )
+from steper_ray.reports.training_curves import Curve, ability_curves, read_training
 
 if TYPE_CHECKING:
-    import numpy as np
     from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
-
-
-MAX_CURVE_POINTS: Final = 300
-"""Points that a curve is drawn with; longer ones are averaged down to them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """A quantity over the optimizer steps, one point a step at most."""
-
-    name: str
-    paint: str
-    steps: "NDArray[np.float64]"
-    values: "NDArray[np.float64]"
-
-    def shortened(self) -> "Curve":
-        """At most MAX_CURVE_POINTS points, each the mean of its stretch of steps."""
-        import numpy as np
-
-        pieces = min(len(self.steps), MAX_CURVE_POINTS)
-        steps, values = (
-            np.array([piece.mean() for piece in np.array_split(array, pieces)])
-            for array in (self.steps, self.values)
-        )
-        return Curve(self.name, self.paint, steps, values)
-
-    def smoothed(self) -> "Curve":
-        """The running mean over a twentieth of the points, half of them on either side."""
-        import numpy as np
-
-        reach = len(self.values) // 40
-        sums = np.cumsum([0.0, *self.values])
-        points = np.arange(len(self.values))
-        starts = np.maximum(points - reach, 0)
-        ends = np.minimum(points + reach + 1, len(self.values))
-        means = (sums[ends] - sums[starts]) / (ends - starts)
-        return Curve(self.name, self.paint, self.steps, means)
-
-    @property
-    def last(self) -> float:
-        """The value at the end."""
-        return float(self.values[-1])
 
 
 def loss_chart(losses: Sequence[Curve]) -> "Markup":
@@ -86,7 +44,22 @@ def sigma_chart(sigmas: Sequence[Curve], rests: Sequence[Curve]) -> "Markup":
     )
 
 
-def write_training_plots(
+def write_training_pictures(metrics_file: Path, folder: Path) -> list[Path]:
+    """Write the PNGs of a training's losses and σ to `folder`; returns the files, none without losses."""
+    curves = ability_curves(read_training(metrics_file))
+    if not curves.losses:
+        return []
+    return write_curve_pictures(curves.losses, curves.sigmas, list(curves.rests.values()), folder)
+
+
+def sigma_chart_of(metrics_file: Path) -> "Markup | None":
+    """Chart of a training's σ and where each comes to rest; None if no σ was learned."""
+    curves = ability_curves(read_training(metrics_file))
+    moved = any(len(set(sigma.values)) > 1 for sigma in curves.sigmas)
+    return sigma_chart(curves.sigmas, list(curves.rests.values())) if moved else None
+
+
+def write_curve_pictures(
     losses: Sequence[Curve], sigmas: Sequence[Curve], rests: Sequence[Curve], folder: Path
 ) -> list[Path]:
     """Write `losses.png` and `sigma.png` to `folder`; returns the files written.
@@ -95,74 +68,73 @@ def write_training_plots(
     Without losses, or without sigmas, there is no such picture.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paint = light_paint()
+    colors = light_colors()
     written = []
     if losses:
         note = "Cross-entropy of the target tokens, running mean"
-        figure, axes = _titled_axes(paint, losses, "Training loss", note, "nats")
-        _draw_losses(axes, paint, losses)
-        written.append(write_picture(figure, paint, folder / "losses.png"))
+        figure, axes = _curve_axes(colors, losses, "Training loss", note, "nats")
+        _draw_losses(axes, colors, losses)
+        written.append(write_picture(figure, colors, folder / "losses.png"))
     if sigmas:
         note = "Dashed: the square root of its loss, where it comes to rest"
-        figure, axes = _titled_axes(paint, sigmas, "σ of each ability", note, "σ")
-        _draw_sigmas(axes, paint, sigmas, rests)
-        written.append(write_picture(figure, paint, folder / "sigma.png"))
+        figure, axes = _curve_axes(colors, sigmas, "σ of each ability", note, "σ")
+        _draw_sigmas(axes, colors, sigmas, rests)
+        written.append(write_picture(figure, colors, folder / "sigma.png"))
     return written
 
 
-def _draw_losses(axes: "Axes", paint: Mapping[str, str], losses: Sequence[Curve]) -> list[Curve]:
+def _draw_losses(axes: "Axes", colors: Mapping[str, str], losses: Sequence[Curve]) -> list[Curve]:
     """Draw the losses faintly, and their running means; returns the running means."""
     short = [loss.shortened() for loss in losses]
     for curve in short:
         if len(curve.values) >= 40:
-            _draw(axes, paint, curve, linewidth=1, alpha=0.28)
+            _draw(axes, colors, curve, linewidth=1, alpha=0.28)
     smooth = [curve.smoothed() for curve in short]
     for curve in smooth:
-        _draw(axes, paint, curve)
+        _draw(axes, colors, curve)
     _scale(axes, [value for curve in short for value in curve.values])
-    _name_ends(axes, paint, smooth)
+    _name_ends(axes, colors, smooth)
     return smooth
 
 
 def _draw_sigmas(
-    axes: "Axes", paint: Mapping[str, str], sigmas: Sequence[Curve], rests: Sequence[Curve]
+    axes: "Axes", colors: Mapping[str, str], sigmas: Sequence[Curve], rests: Sequence[Curve]
 ) -> tuple[list[Curve], list[Curve]]:
     """Draw σ solid and √L dashed; returns the curves as drawn, solid and dashed."""
     solid, dashed = [c.shortened() for c in sigmas], [c.shortened() for c in rests]
     for curve in dashed:
-        _draw(axes, paint, curve, linewidth=1.4, dashed=True)
+        _draw(axes, colors, curve, linewidth=1.4, dashed=True)
     for curve in solid:
-        _draw(axes, paint, curve)
+        _draw(axes, colors, curve)
     _scale(axes, [value for curve in (*solid, *dashed) for value in curve.values])
-    _name_ends(axes, paint, solid)
+    _name_ends(axes, colors, solid)
     return solid, dashed
 
 
-def _titled_axes(
-    paint: Mapping[str, str], curves: Sequence[Curve], title: str, note: str, unit: str
+def _curve_axes(
+    colors: Mapping[str, str], curves: Sequence[Curve], title: str, note: str, unit: str
 ) -> "tuple[Figure, Axes]":
     """A chart that stands alone, with room at the right for the names of its curves."""
     from matplotlib.transforms import blended_transform_factory
 
-    height, edge = 340, 16
     names = 14 + 9 * max(len(curve.name) for curve in curves)
-    figure, axes = bare_axes(paint, height=height, left=72, right=max(46, names), bottom=50, top=58)
-    axes.patch.set_visible(False)
-    big: dict[str, Any] = {"fontsize": 15, "fontweight": "bold", "color": paint["ink"]}
-    small: dict[str, Any] = {"fontsize": 12, "color": paint["muted"]}
-    figure.text(edge / WIDTH, 1 - 23 / height, title, **big)
-    figure.text(edge / WIDTH, 1 - 42 / height, note, **small)
-    axes.set_xlabel("optimizer step", labelpad=6, **small)
-    axes.set_ylabel(unit, **small)
+    figure, axes = titled_axes(
+        colors,
+        (title, note),
+        ("optimizer step", unit),
+        height=340,
+        right=max(46, names),
+        top=58,
+    )
     # At the edge, however wide the numbers are.
     at_edge = blended_transform_factory(figure.transFigure, axes.transAxes)
-    axes.yaxis.set_label_coords((edge + 10) / WIDTH, 0.5, transform=at_edge)
+    axes.yaxis.set_label_coords((EDGE + 10) / WIDTH, 0.5, transform=at_edge)
     return figure, axes
 
 
 def _draw(
     axes: "Axes",
-    paint: Mapping[str, str],
+    colors: Mapping[str, str],
     curve: Curve,
     *,
     linewidth: float = 2,
@@ -172,7 +144,7 @@ def _draw(
     axes.plot(
         curve.steps,
         curve.values,
-        color=paint[curve.paint],
+        color=colors[curve.paint],
         linewidth=linewidth,
         alpha=alpha,
         linestyle=(0, (4, 3)) if dashed else "-",
@@ -199,7 +171,7 @@ def _scale(axes: "Axes", values: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
-def _name_ends(axes: "Axes", paint: Mapping[str, str], curves: Sequence[Curve]) -> None:
+def _name_ends(axes: "Axes", colors: Mapping[str, str], curves: Sequence[Curve]) -> None:
     """Names at the right ends of the curves, 16 points apart at least."""
     floor = -math.inf
     for curve in sorted(curves, key=lambda curve: curve.last):
@@ -214,7 +186,7 @@ def _name_ends(axes: "Axes", paint: Mapping[str, str], curves: Sequence[Curve]) 
             va="center",
             fontsize=12,
             fontweight="bold",
-            color=paint[curve.paint],
+            color=colors[curve.paint],
         )
 
 

@@ -5,13 +5,55 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.reports.drawing import ability_paints
-from steper_ray.reports.training_charts import Curve, sigma_chart, write_training_plots
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+MAX_CURVE_POINTS: Final = 300
+"""Points that a curve is drawn with; longer ones are averaged down to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A quantity over the optimizer steps, one point a step at most."""
+
+    name: str
+    paint: str
+    steps: "NDArray[np.float64]"
+    values: "NDArray[np.float64]"
+
+    def shortened(self) -> "Curve":
+        """At most MAX_CURVE_POINTS points, each the mean of its stretch of steps."""
+        import numpy as np
+
+        pieces = min(len(self.steps), MAX_CURVE_POINTS)
+        steps, values = (
+            np.array([piece.mean() for piece in np.array_split(array, pieces)])
+            for array in (self.steps, self.values)
+        )
+        return Curve(self.name, self.paint, steps, values)
+
+    def smoothed(self) -> "Curve":
+        """The running mean over a twentieth of the points, half of them on either side."""
+        import numpy as np
+
+        reach = len(self.values) // 40
+        sums = np.cumsum([0.0, *self.values])
+        points = np.arange(len(self.values))
+        starts = np.maximum(points - reach, 0)
+        ends = np.minimum(points + reach + 1, len(self.values))
+        means = (sums[ends] - sums[starts]) / (ends - starts)
+        return Curve(self.name, self.paint, self.steps, means)
+
+    @property
+    def last(self) -> float:
+        """The value at the end."""
+        return float(self.values[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +137,6 @@ def ability_curves(training: TrainingCurves) -> AbilityCurves:
         sigmas=[sigma for sigma in sigmas if sigma.name in rests],
         rests=rests,
     )
-
-
-def write_training_pictures(metrics_file: Path, folder: Path) -> list[Path]:
-    """Write the PNGs of a training's losses and σ to `folder`; returns the files, none without losses."""
-    curves = ability_curves(read_training(metrics_file))
-    if not curves.losses:
-        return []
-    return write_training_plots(curves.losses, curves.sigmas, list(curves.rests.values()), folder)
-
-
-def sigma_chart_of(metrics_file: Path) -> "Markup | None":
-    """Chart of a training's σ and where each comes to rest; None if no σ was learned."""
-    curves = ability_curves(read_training(metrics_file))
-    moved = any(len(set(sigma.values)) > 1 for sigma in curves.sigmas)
-    return sigma_chart(curves.sigmas, list(curves.rests.values())) if moved else None
 
 
 def is_number(value: Any) -> bool:

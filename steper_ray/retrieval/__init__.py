@@ -49,7 +49,7 @@ def corpus_identity(folder: Path | str) -> dict[str, str]:
     return {"corpus_version": record.version, "retriever": str(record.retriever["type"])}
 
 
-def search_in_one_thread() -> None:
+def limit_lance_threads() -> None:
     """Keep Lance to one thread in this process; call it before Lance is imported.
 
     Otherwise Lance takes every core, which disturbs an engine in the same process or on the same machine.

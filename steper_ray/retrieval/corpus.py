@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.arrow import PASSAGE_SCHEMA
-from steper_ray.data.passages import SETTING, Unit, find_passages, plan_units, read_unit
+from steper_ray.data.passages import SETTING, ReadUnit, find_passages, plan_units, read_unit
 from steper_ray.data.row_counts import RowCounts, SkippedRow, write_row_counts
 from steper_ray.data.settings import CorpusConfig
 from steper_ray.data.tables import read_rows
@@ -68,7 +68,7 @@ def build_corpus(
         content = passages = 0
     else:
         _write_passages(settings, folder, out.with_suffix(".partial.accounts"), inputs, hub)
-        content, passages = _content_hash(folder)
+        content, passages = _hash_and_count(folder)
         RETRIEVERS[retriever.type].index(folder, retriever)
     record = CorpusRecord(version_of(content, retriever), passages, retriever.model_dump())
     write_corpus_record(folder, record)
@@ -92,7 +92,10 @@ def _write_passages(
     accounts: list[RowCounts] = []
     if not any(True for unit in units for _ in islice(read_unit(unit, settings, accounts), 1)):
         write_row_counts(inputs, SETTING, accounts, sources.skipped_files)
-        raise InputError(f"{SETTING}: {settings.passages}: no passage in it")
+        raise InputError(
+            f"{SETTING}: {settings.passages}: no passage in it; give a table with columns id, title and "
+            "text, or documents with text"
+        )
     shutil.rmtree(counted, ignore_errors=True)
     counted.mkdir(parents=True)
     rows = ray.data.from_items(
@@ -110,7 +113,7 @@ def _write_passages(
     shutil.rmtree(counted)
 
 
-def _content_hash(folder: Path) -> tuple[int, int]:
+def _hash_and_count(folder: Path) -> tuple[int, int]:
     """Sum of the hashes of all passages, whatever their order, and how many there are.
 
     How the passages came about (where they lay, how documents were cut) is no part of it.
@@ -127,7 +130,7 @@ def _content_hash(folder: Path) -> tuple[int, int]:
 
 
 def _read_tables(
-    batch: "pa.Table", units: list[Unit], config: CorpusConfig, counted: Path, hub: HubConfig
+    batch: "pa.Table", units: list[ReadUnit], config: CorpusConfig, counted: Path, hub: HubConfig
 ) -> Iterator["pa.Table"]:
     """The passages of a batch of units, and their accounts as files, which a repeated task overwrites."""
     import pyarrow as pa
@@ -157,7 +160,7 @@ def _read_accounts(counted: Path, units: int) -> list[RowCounts]:
     return list(joined.values())
 
 
-def _duplicate_error(units: list[Unit], config: CorpusConfig) -> InputError:
+def _duplicate_error(units: list[ReadUnit], config: CorpusConfig) -> InputError:
     """Where the first duplicate id stands; reads the tables once more, on the error path only."""
     column = config.columns.id
     first_seen: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """Memory of recent searches: chains of one corpus ask many queries twice (samples, attempts, models)."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,14 @@ MAX_CACHED_SEARCHES: Final = 10_000
 """Newest distinct searches that are kept: some 20 MB with four passages of 500 bytes each."""
 
 
+_Found = dict[tuple[str, int], tuple[Hit, ...]]
+"""Query and k of a search → its hits."""
+
+
 @dataclass(frozen=True, slots=True)
 class SearchCounts:
-    """How many searches were asked for, and how many of them were answered from memory."""
+    """How many searches were asked for, and how many needed no search of their own: the same one was in
+    memory, or in progress."""
 
     asked: int = 0
     cached: int = 0
@@ -25,6 +31,7 @@ class CachedRetriever:
     def __init__(self, retriever: Retriever, max_searches: int = MAX_CACHED_SEARCHES) -> None:
         self._retriever, self._max_searches = retriever, max_searches
         self._cache: OrderedDict[tuple[str, int], tuple[Hit, ...]] = OrderedDict()
+        self._in_progress: dict[tuple[str, int], asyncio.Task[_Found]] = {}
         self.counts = SearchCounts()
 
     @property
@@ -35,16 +42,31 @@ class CachedRetriever:
     async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """The k best passages of each query, from memory where the same search was made before."""
         keys = [(query.strip(), k) for query in queries]
-        new = list(dict.fromkeys(key for key in keys if key not in self._cache))
+        hits = {key: self._cache[key] for key in keys if key in self._cache}
+        for key in hits:
+            self._cache.move_to_end(key)
+        others = dict.fromkeys(key for key in keys if key not in hits)
+        new = [key for key in others if key not in self._in_progress]
         asked = self.counts.asked + len(keys)
         self.counts = SearchCounts(asked, self.counts.cached + len(keys) - len(new))
-        hits = {key: self._cache[key] for key in keys if key in self._cache}
         if new:
-            found = await self._retriever.search([query for query, _ in new], k)
-            hits.update(zip(new, map(tuple, found), strict=True))
-        for key in keys:
-            self._cache[key] = hits[key]
-            self._cache.move_to_end(key)
+            task = asyncio.create_task(self._search_new(new, k))
+            self._in_progress |= dict.fromkeys(new, task)
+        # Shielded: another caller may wait for the same search when this one is cancelled.
+        tasks = {self._in_progress[key] for key in others}
+        for found in await asyncio.gather(*map(asyncio.shield, tasks)):
+            hits |= found
+        return [list(hits[key]) for key in keys]
+
+    async def _search_new(self, keys: Sequence[tuple[str, int]], k: int) -> _Found:
+        """Make searches and remember their hits; one that fails is forgotten, so that it is made again."""
+        try:
+            hits = await self._retriever.search([query for query, _ in keys], k)
+            found = dict(zip(keys, map(tuple, hits), strict=True))
+        finally:
+            for key in keys:
+                del self._in_progress[key]
+        self._cache |= found
         while len(self._cache) > self._max_searches:
             self._cache.popitem(last=False)
-        return [list(hits[key]) for key in keys]
+        return found

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
-from pydantic import Discriminator, PositiveFloat, Tag
+from pydantic import BeforeValidator, Discriminator, PositiveFloat, Tag
 
-from steper_ray.run.section import Section
+from steper_ray.run.section import Section, did_you_mean
 
 DEFAULT_TYPE: Final = "bm25"
+TYPES: Final = (DEFAULT_TYPE, "none")
 
 
 class BM25Config(Section):
@@ -30,11 +31,26 @@ class NoRetrievalConfig(Section):
     """Finds nothing; for tasks that are reasoned about without passages."""
 
 
+def _as_section(value: object) -> object:
+    """The settings as a section: `retriever: bm25` is short for `retriever: {type: bm25}`.
+
+    Raises ValueError for a type that no retriever has.
+    """
+    if isinstance(value, str):
+        value = {"type": value}
+    if isinstance(value, Mapping):
+        name = value.get("type", DEFAULT_TYPE)
+        if name not in TYPES:
+            hint = did_you_mean(str(name), TYPES) or f"choose one of {', '.join(TYPES)}"
+            raise ValueError(f"no retriever has type {name!r}; {hint}")
+    return value
+
+
 def _type_of(value: object) -> object:
-    """The retriever that settings are for; BM25 where they do not say."""
-    return (
-        value.get("type", DEFAULT_TYPE) if isinstance(value, Mapping) else vars(value).get("type")
-    )
+    """The retriever that settings are for; BM25 where they do not say, None for what is no section."""
+    if isinstance(value, Mapping):
+        return value.get("type", DEFAULT_TYPE)
+    return getattr(value, "type", None)
 
 
 RetrieverConfig = Annotated[
@@ -44,5 +60,6 @@ RetrieverConfig = Annotated[
         custom_error_type="retriever_type",
         custom_error_message="expected a retriever's settings with type: bm25 or none",
     ),
+    BeforeValidator(_as_section),
 ]
 """The `corpus.retriever` section."""

@@ -54,8 +54,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such run file; give one with --config") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; give a YAML file with --config") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error}); save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     try:
         values = load_yaml(text, RunConfig)
     except yaml.YAMLError as error:
@@ -111,10 +115,14 @@ def _explain(error: ValidationError) -> str:
     location = finding["loc"]
     path = ".".join(_key_path(location))
     if finding["type"] != "extra_forbidden":
-        given = finding["input"]
-        hidden = isinstance(given, Mapping) or finding["type"] == HIDDEN
-        shown = "" if hidden else f", got {given!r}"
-        return f"{path}: {first_reason(error)}{shown}"
+        reason, given = first_reason(error), finding["input"]
+        if finding["type"] == "model_type" and (keys := _valid_keys(location)):
+            reason += f" ({', '.join(keys)})"
+        said = isinstance(given, str) and repr(given) in reason
+        if isinstance(given, Mapping) or finding["type"] == HIDDEN or said:
+            return f"{path}: {reason}"
+        wrong, semicolon, advice = reason.partition(";")
+        return f"{path}: {wrong}, got {given!r}{semicolon}{advice}"
     keys = _valid_keys(location[:-1])
     hint = did_you_mean(str(location[-1]), keys) or f"valid keys: {', '.join(keys)}"
     return f"{path}: unknown key; {hint}"

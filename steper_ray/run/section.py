@@ -23,9 +23,27 @@ class Section(BaseModel):
     )
 
 
+EXPECTED: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "keys with values",
+    "model": "a section with keys",
+}
+"""Start of the type of pydantic's findings about a value of another type → what was expected instead."""
+
+
 def first_reason(error: ValidationError) -> str:
     """What was found first, to stand after a colon."""
-    message = error.errors()[0]["msg"].removeprefix("Value error, ")
+    finding = error.errors()[0]
+    kind, _, rest = finding["type"].partition("_")
+    if kind in EXPECTED and rest in ("type", "parsing", "parsing_size", "from_float"):
+        return f"expected {EXPECTED[kind]}"
+    message = finding["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be", 1)
     return f"{message[0].lower()}{message[1:]}"
 
 

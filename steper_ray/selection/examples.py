@@ -23,7 +23,7 @@ def step_examples(
     for number, step in enumerate(chain.steps, 1):
         found, reasoning = counts[:number], rationales[: number - 1]
         passages = chain.passages[: sum(found)]
-        forced = chain.forced and number == len(chain.steps)
+        forced = chain.answer_forced and number == len(chain.steps)
         searches = split_searches(passages, found)
         prompt = make_prompt(settings, chain.question, searches, reasoning, forced=forced)
         examples.append(

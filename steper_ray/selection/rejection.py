@@ -52,7 +52,7 @@ def rejection(
         return "wrong_answer"
     if any(not step.rationale.strip() for step in chain.steps):
         return "empty_step"
-    if chain.forced and not config.keep_forced:
+    if chain.answer_forced and not config.keep_forced:
         return "forced"
     if chain.rationalized and not config.keep_rationalized:
         return "rationalized"

@@ -60,7 +60,7 @@ class Counts:
         self.models[public_name(chain.model)] += 1
         self.versions[chain.corpus_version] += 1
         self.totals.update(
-            forced=chain.forced,
+            forced=chain.answer_forced,
             corrected=chain.attempt == 2,
             rationalized=chain.rationalized,
             dropped_passages=sum(step.dropped_passages for step in chain.steps),

@@ -22,9 +22,8 @@ class Admission:
     mean_seconds: float = 1.0
     """Running mean of the seconds that a question holds its place."""
 
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """Hold a place while the block runs; raises RefusedError if none is free."""
+    def check_free(self) -> None:
+        """Raises RefusedError if no place is free."""
         if self.taken >= self.most:
             raise RefusedError(
                 503,
@@ -32,6 +31,11 @@ class Admission:
                 f"all {self.most} places are taken; ask again later",
                 retry_after=max(1.0, self.mean_seconds),
             )
+
+    @contextlib.contextmanager
+    def hold_place(self) -> Iterator[None]:
+        """Hold a place while the block runs; raises RefusedError if none is free."""
+        self.check_free()
         self.taken += 1
         started = time.monotonic()
         try:

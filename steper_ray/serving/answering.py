@@ -16,7 +16,7 @@ from steper_ray.reasoning.loop import Event, StepFinished, Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval.protocol import Hit
 from steper_ray.schema import Step
-from steper_ray.selection.abilities import STEPER
+from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.serving.admission import Admission
 from steper_ray.serving.api.schema import AnswerOut, PassageOut, StepOut
 from steper_ray.serving.backend import Backend
@@ -61,17 +61,17 @@ class AnswerService:
     def __init__(
         self,
         backend: Backend,
-        served: ServingReasoning,
+        reasoning: ServingReasoning,
         config: ServeConfig,
         *,
         model: str,
         places: int,
         record: Record = lambda *_args, **_tags: None,
     ) -> None:
-        self.backend, self.served, self.config = backend, served, config
+        self.backend, self.reasoning, self.config = backend, reasoning, config
         self.model = model
         """Name of the model in the API."""
-        self.places = Admission(places)
+        self.admission = Admission(places)
         self.record = record
 
     def settings(self, changes: Mapping[str, Any]) -> ReasoningConfig:
@@ -81,7 +81,7 @@ class AnswerService:
             ("max_steps", self.config.max_requested_steps),
         ):
             self.check_most(name, changes.get(name, 0), most)
-        return self.served.asked(changes)
+        return self.reasoning.with_changes(changes)
 
     def check_most(self, param: str, value: int, most: int) -> None:
         """Raises RefusedError for a number over its limit."""
@@ -143,9 +143,8 @@ class AnswerService:
 
         Raises RefusedError if no place is free.
         """
-        with self.places.one():
-            pass
-        at_once = asyncio.Semaphore(max(1, self.places.most // 2))
+        self.admission.check_free()
+        at_once = asyncio.Semaphore(max(1, self.admission.most // 2))
 
         async def one(question: str) -> AnswerOut | RefusedError:
             async with at_once:
@@ -164,7 +163,7 @@ class AnswerService:
         """The k best passages and the seconds of the search; raises RefusedError past the deadline."""
         started = time.monotonic()
         async with self._bounded():
-            (hits,) = await self.backend.searcher.search([query], k)
+            (hits,) = await self.backend.retriever.search([query], k)
         seconds = time.monotonic() - started
         self.record("steper_search_seconds", seconds)
         return [passage_out(hit) for hit in hits], seconds
@@ -202,17 +201,20 @@ class AnswerService:
             reasoned = await reason(
                 question,
                 engine=engine,
-                retriever=self.backend.searcher,
+                retriever=self.backend.retriever,
                 config=settings,
                 sampling=sampling,
                 watch=watch,
             )
-        answer = self._read(reasoned, settings, time.monotonic() - started)
+        answer = self._answer_out(reasoned, settings, time.monotonic() - started)
         self._measure(answer)
         return answer
 
-    def _read(self, reasoned: Trajectory, settings: ReasoningConfig, seconds: float) -> AnswerOut:
-        steps = steps_out(reasoned)
+    def _answer_out(
+        self, reasoned: Trajectory, settings: ReasoningConfig, seconds: float
+    ) -> AnswerOut:
+        """The answer as the API shows it."""
+        steps = steps_out(reasoned, self.reasoning.scheme)
         return AnswerOut(
             answer=reasoned.answer,
             stop_reason=reasoned.stop_reason,
@@ -222,8 +224,8 @@ class AnswerService:
             generated_tokens=sum(step.generated_tokens for step in steps),
             cached_tokens=sum(step.cached_tokens or 0 for step in steps),
             model=self.model,
-            corpus_version=self.served.corpus_version,
-            overrides=self.served.overrides(settings),
+            corpus_version=self.reasoning.corpus_version,
+            overrides=self.reasoning.overrides(settings),
         )
 
     def _measure(self, answer: AnswerOut) -> None:
@@ -262,8 +264,8 @@ class AnswerService:
         """Admit a question and count its outcome; raises RefusedError if the server is full."""
         outcome = "failed"
         try:
-            with self.places.one():
-                self.record("steper_places_taken", self.places.taken)
+            with self.admission.hold_place():
+                self.record("steper_places_taken", self.admission.taken)
                 yield
             outcome = "answered"
         except RefusedError as refused:
@@ -274,7 +276,7 @@ class AnswerService:
             raise
         finally:
             self.record("steper_questions_total", 1, how=how, outcome=outcome)
-            self.record("steper_places_taken", self.places.taken)
+            self.record("steper_places_taken", self.admission.taken)
 
 
 async def _next(happened: "asyncio.Queue[ServiceEvent | None]") -> ServiceEvent | None:
@@ -307,7 +309,7 @@ def step_out(number: int, step: Step, passages: list[PassageOut], ability: str) 
     )
 
 
-def steps_out(reasoned: Trajectory) -> list[StepOut]:
+def steps_out(reasoned: Trajectory, scheme: AbilityScheme) -> list[StepOut]:
     """The steps of a chain, each with the passages its search added."""
     hits = map(Hit, reasoned.passages, reasoned.scores)
     found = {hit.passage.id: passage_out(hit) for hit in hits}
@@ -316,7 +318,7 @@ def steps_out(reasoned: Trajectory) -> list[StepOut]:
             number,
             step,
             [found[passage_id] for passage_id in step.passage_ids],
-            STEPER.of(number, len(reasoned.steps)),
+            scheme.of(number, len(reasoned.steps)),
         )
         for number, step in enumerate(reasoned.steps, 1)
     ]

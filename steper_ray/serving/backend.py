@@ -11,7 +11,7 @@ class Backend(Protocol):
     """The LLM and the corpus."""
 
     @property
-    def searcher(self) -> Retriever:
+    def retriever(self) -> Retriever:
         """The retriever."""
         ...
 

@@ -73,7 +73,7 @@ def build_llm(spec: ServerSpec) -> "Application":
         graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
     )
     app: Application = deployment.bind(
-        spec.model, spec.model_name, spec.engine, spec.reasoning.served, spec.hub, spec.log
+        spec.model, spec.model_name, spec.engine, spec.reasoning.settings, spec.hub, spec.log
     )
     return app
 
@@ -131,7 +131,7 @@ def build_ingress(spec: ServerSpec, llm: Any, retriever: Any) -> "Application":
         retriever,
         rates,
         model=spec.model,
-        served=spec.reasoning,
+        reasoning=spec.reasoning,
         config=serve,
         places=at_once,
         keys=keys,
@@ -176,7 +176,7 @@ def prefix_router(max_num_seqs: int) -> Any:
 
 def llm_app(spec: ServerSpec) -> str:
     """Application name of the LLM; it changes with the model and with every setting of its deployment."""
-    serve, asked = spec.serve, spec.reasoning.served
+    serve, asked = spec.serve, spec.reasoning.settings
     parts: list[Any] = [
         spec.model,
         model_identity(spec.model, hub=spec.hub),

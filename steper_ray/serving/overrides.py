@@ -6,6 +6,7 @@ from typing import Any
 
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.selection.abilities import STEPER, AbilityScheme
 from steper_ray.serving.settings import ServeConfig
 
 
@@ -16,31 +17,34 @@ class ServingReasoning:
     trained: ReasoningConfig
     trained_version: str
     """Version of the corpus that the model was trained with."""
-    served: ReasoningConfig
+    settings: ReasoningConfig
+    """As served."""
     corpus_version: str
     """Version of the corpus that the server searches."""
+    scheme: AbilityScheme = STEPER
+    """Names the ability of each step of an answer."""
 
-    def asked(self, changes: Mapping[str, Any]) -> ReasoningConfig:
+    def with_changes(self, changes: Mapping[str, Any]) -> ReasoningConfig:
         """Reasoning settings of a request; raises pydantic's ValidationError.
 
         changes: any of framework, passages_per_step, max_steps. Another framework comes with its own
             instruction and no demonstrations: those of the model are in the form of its own framework.
         """
         if not changes:
-            return self.served
-        if changes.get("framework", self.served.framework) == self.served.framework:
-            return self.served.model_copy(update=dict(changes))
+            return self.settings
+        if changes.get("framework", self.settings.framework) == self.settings.framework:
+            return self.settings.model_copy(update=dict(changes))
         own = {"framework", "instruction", "demonstrations"}
-        settings = ReasoningConfig.model_validate(
-            self.served.model_dump(exclude=own) | dict(changes)
+        changed = ReasoningConfig.model_validate(
+            self.settings.model_dump(exclude=own) | dict(changes)
         )
-        return complete_reasoning(settings)
+        return complete_reasoning(changed)
 
-    def overrides(self, asked: ReasoningConfig) -> dict[str, Any]:
+    def overrides(self, settings: ReasoningConfig) -> dict[str, Any]:
         """Every deviation from the training: {name: {"trained": …, "served": …}}."""
         deviations: dict[str, Any] = {}
         for name in ("framework", "passages_per_step", "max_steps"):
-            trained, served = getattr(self.trained, name), getattr(asked, name)
+            trained, served = getattr(self.trained, name), getattr(settings, name)
             if trained != served:
                 deviations[name] = {"trained": trained, "served": served}
         if self.trained_version != self.corpus_version:
@@ -52,7 +56,11 @@ class ServingReasoning:
 
 
 def serving_reasoning(
-    serve: ServeConfig, trained: ReasoningConfig, trained_version: str, corpus_version: str
+    serve: ServeConfig,
+    trained: ReasoningConfig,
+    trained_version: str,
+    corpus_version: str,
+    scheme: AbilityScheme = STEPER,
 ) -> ServingReasoning:
     """Reasoning settings as trained, and with the overrides of the `serve` section.
 
@@ -64,5 +72,5 @@ def serving_reasoning(
         if (value := getattr(serve, name)) is not None
     }
     return ServingReasoning(
-        trained, trained_version, trained.model_copy(update=update), corpus_version
+        trained, trained_version, trained.model_copy(update=update), corpus_version, scheme
     )

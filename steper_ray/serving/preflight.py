@@ -1,5 +1,6 @@
 """Checks before the server starts: tokenizer, keys, address, port, room on the cluster."""
 
+import errno
 import ipaddress
 import os
 import socket
@@ -20,7 +21,7 @@ def check_server(spec: ServerSpec) -> None:
     Raises InputError for a server that cannot start, or that would let anyone in without `serve.open`.
     """
     serve = spec.serve
-    PromptEncoder(load_tokenizer(spec.model, spec.hub), spec.reasoning.served.chat)
+    PromptEncoder(load_tokenizer(spec.model, spec.hub), spec.reasoning.settings.chat)
     keys = environment_keys(serve.keys_env) if serve.keys_env else {}
     if not KeyRing(serve, keys).required and not serve.open and not is_loopback(serve.host):
         raise InputError(
@@ -71,13 +72,17 @@ def missing_resources(spec: ServerSpec, *apps: str) -> str | None:
 
 
 def check_port(host: str, port: int) -> None:
-    """Check that the port is free; raises InputError if nothing can listen there."""
+    """Check that a server can listen there; raises InputError that names the setting at fault."""
     with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
+            where = f"cannot listen on {host}:{port} ({error.strerror})"
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise InputError(
+                    f"serve.port: {where}; choose another with --set serve.port=…"
+                ) from None
             raise InputError(
-                f"serve.port: cannot listen on {host}:{port} ({error.strerror}); "
-                "choose another with --set serve.port=…"
+                f"serve.host: {where}; give an address of this machine, or 0.0.0.0 for all of them"
             ) from None

@@ -29,7 +29,7 @@ LARGEST_BODY: Final = 32 * 2**20
 """Largest body that a proxy forwards, in bytes; `serve.max_body_bytes` is the ingress's own limit."""
 
 
-LOST: Final = RefusedError(
+LOST_REPLY: Final = RefusedError(
     503,
     "replica_lost",
     "the server lost the process that worked on this; nothing was done, asking again is safe",
@@ -47,6 +47,11 @@ TOO_LARGE: Final = RefusedError(413, "too_large", f"the body is over {LARGEST_BO
 
 ASKING: Final = ("/v1/answer", "/v1/answers", "/v1/chat/completions")
 """Paths whose requests take places in an ingress, behind the `route_prefix` of its application."""
+
+
+SERVE_ERRORS: Final = (404, 408, 429, 500, 503)
+"""Statuses of the errors that Serve's proxy words itself, in plain text: no application, its own deadline,
+no ingress with a free place (429, 503), an ingress that failed."""
 
 
 PROBE_S: Final = 0.25
@@ -167,16 +172,14 @@ class _ReplyWatcher:
         """Whether the reply says that the ingresses have no free place."""
 
     async def send(self, message: Message) -> None:
-        """Forward what the proxy sends, except its own plain-text errors."""
+        """Forward every reply of an application; reword the proxy's own plain-text errors."""
         if self._ours:
             return
         if message["type"] == "http.response.start":
             status, headers = message["status"], dict(message["headers"])
             self.overloaded = headers.get(CODE_HEADER.encode()) == b"overloaded"
-            if status >= 400 and not headers.get(b"content-type", b"").startswith(
-                b"application/json"
-            ):
-                # 408: the proxy's own deadline; 404: no application; 429, 503: no ingress has a free place
+            plain = headers.get(b"content-type", b"").startswith(b"text/plain")
+            if status in SERVE_ERRORS and plain:
                 status = {408: 504, 500: 503}.get(int(status), int(status))
                 code = {404: "not_found", 504: "deadline"}.get(status, "overloaded")
                 self.overloaded = status in (429, 503)
@@ -201,10 +204,10 @@ class _ReplyWatcher:
         if self._finished:
             return
         if self._start is None:
-            await self.refuse(LOST)
+            await self.refuse(LOST_REPLY)
             return
         self._finished = True
         headers = dict(self._start["headers"])
         if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-            event = failed_event(LOST).encode()
+            event = failed_event(LOST_REPLY).encode()
             await self._send({"type": "http.response.body", "body": event})

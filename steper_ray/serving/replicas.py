@@ -19,7 +19,12 @@ from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.retrieval.protocol import Hit
 from steper_ray.serving.deployments.llm import ChatRequest, StepRequest
 
-LOST: Final = (RayActorError, ReplicaLostError, DeploymentUnavailableError, BackPressureError)
+LOST_REPLICA: Final = (
+    RayActorError,
+    ReplicaLostError,
+    DeploymentUnavailableError,
+    BackPressureError,
+)
 """Errors that mean a replica could not finish, and not that the request was wrong."""
 
 
@@ -61,7 +66,7 @@ async def ask_again(ask: Callable[[], Any], lost: Callable[[], None] = lambda: N
     while True:
         try:
             return await _one_answer(ask())
-        except LOST:
+        except LOST_REPLICA:
             lost()
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
@@ -155,7 +160,7 @@ class ReplicaEngine:
                 if isinstance(part, Generation):
                     return part
                 self._say(part)
-        except LOST:
+        except LOST_REPLICA:
             self._lost()
         raise ReplicaLostError("the replica that wrote the answer was lost")
 
@@ -197,7 +202,7 @@ class ReplicaBackend:
         self._llm, self._retriever, self._encoder = llm, retriever, encoder
         self._llm_lost = lost("llm")
         self._by_prefix = by_prefix
-        self.searcher = ReplicaRetriever(retriever, corpus_version, lost("retriever"))
+        self.retriever = ReplicaRetriever(retriever, corpus_version, lost("retriever"))
 
     def engine(self, say: Callable[[str], None] | None = None) -> ReplicaEngine:
         """Engine that writes the steps of one question; see `Backend.engine`."""
@@ -218,7 +223,7 @@ class ReplicaBackend:
         try:
             async for part in each_part(stream):
                 yield part
-        except LOST:
+        except LOST_REPLICA:
             self._llm_lost()
             raise ReplicaLostError("the replica that wrote the answer was lost") from None
 
@@ -228,7 +233,7 @@ class ReplicaBackend:
         async def answers(response: Any) -> bool:
             try:
                 await asyncio.wait_for(_one_answer(response), 1)
-            except (*LOST, TimeoutError):
+            except (*LOST_REPLICA, TimeoutError):
                 return False
             return True
 

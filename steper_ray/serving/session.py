@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from steper_ray.chains.teachers import model_reasoning
 from steper_ray.errors import InputError
 from steper_ray.models.folder import check_model
-from steper_ray.models.student_settings import carried_settings
+from steper_ray.models.student_settings import carried_abilities, carried_settings, settings_file
 from steper_ray.ray_runtime.logs import quieten
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
 from steper_ray.retrieval import corpus_version
+from steper_ray.selection.abilities import ability_scheme, recorded_scheme
 from steper_ray.serving.deploy import APP, DRAIN_S, deploy
 from steper_ray.serving.overrides import serving_reasoning
 from steper_ray.serving.preflight import (
@@ -45,12 +46,18 @@ def server_spec(config: "RunConfig") -> ServerSpec:
         model_reasoning(model, build=config.build, reasoning=config.reasoning),
         version,
     )
+    record = carried_abilities(model)
+    scheme = (
+        recorded_scheme(record, settings_file(model))
+        if record
+        else ability_scheme(config.select.abilities)
+    )
     return ServerSpec(
         config.serve,
         config.engine,
         config.hub,
         model,
-        serving_reasoning(config.serve, trained, trained_version, version),
+        serving_reasoning(config.serve, trained, trained_version, version, scheme),
         config.folder.corpus.resolve(),
         config.folder.log("serve"),
     )

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from steper_ray.files import new_file
 from steper_ray.sweep.settings import Metric
 from steper_ray.sweep.trial_files import Status, Trial, ability_names
+from steper_ray.text import UNKNOWN
 
 
 def table_rows(trials: Sequence[Trial], metric: Metric) -> list[dict[str, Any]]:
@@ -39,7 +40,7 @@ def status_counts(trials: Sequence[Trial]) -> str:
 def short(value: Any, digits: int = 4) -> str:
     """Text of a value for a table or a chart, numbers with `digits` digits."""
     if value is None:
-        return "–"
+        return UNKNOWN
     if isinstance(value, float):
         return f"{value:.{digits}g}"
     if isinstance(value, list | tuple):

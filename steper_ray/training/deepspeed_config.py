@@ -1,4 +1,4 @@
-"""The DeepSpeed configuration and the learning-rate schedule.
+"""The DeepSpeed configuration of a training.
 
 The number of micro-batches differs from one global batch to the next. So
 `gradient_accumulation_steps` is 1 (nothing is divided by it) and the boundary is set by hand before

@@ -112,10 +112,11 @@ def count_abilities(ability_E: Sequence[int], abilities: int) -> tuple[int, ...]
 
 
 def example_weights(ability_E: Sequence[int], weight_A: PerAbility) -> list[float]:
-    """What each example's loss is multiplied by, so that the sum is Σ_j w_j L_j.
+    """Weight of each example's loss, so that their sum is Σ_j w_j L_j.
 
     ability_E: index of the ability of every example of the *global* batch: known from the data order
                before the first backward pass, so micro-batches are weighted once and for all
+    weight_A:  w_j, the weight of each ability
     """
     count_A = count_abilities(ability_E, len(weight_A))
     return [weight_A[ability] / count_A[ability] for ability in ability_E]

@@ -40,7 +40,7 @@ from steper_ray.training.schedule import learning_rate
 from steper_ray.training.sigma import Sigma
 from steper_ray.training.tokenization import TokenExample
 from steper_ray.training.training_data import Unit, prepare_data
-from steper_ray.training.validation import Validations, validation_loss
+from steper_ray.training.validation import Validations, validation_loss, validations_at
 from steper_ray.training.worker_spec import WorkerTask
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ class RankTraining:
     @property
     def validations_done(self) -> int:
         """Number of validations so far, those before a resumed checkpoint included."""
-        return -(-self.step // self._validate_every)
+        if not self.held_out:
+            return 0
+        return validations_at(self.step, self.steps, self._validate_every)
 
     @property
     def _validate_every(self) -> int:
@@ -177,6 +179,7 @@ class RankTraining:
         self._check_finite("gradient norm", grad_norm, examples)
         if self.objective.learns_sigma:
             self.sigma.update(loss_A, [count > 0 for count in count_A])
+        self._note_save_due()
         self.step += 1
         seconds = time.monotonic() - started
 
@@ -219,12 +222,13 @@ class RankTraining:
         sums = self._zero_sums()
         self.engine.eval()
         with torch.no_grad():
-            for micro_batch, batch in self._micro_batches(units, None):
+            for micro_batch, batch, _ in self._micro_batches(units, None):
                 _, nll_E, right_E = self.engine(batch)
                 self._add(sums, micro_batch, units, nll_E, right_E)
         self.engine.train()
         count_A = self._count(units)
         loss_A, _ = self._ability_means(sums, count_A)
+        self._note_save_due()
         loss = validation_loss(loss_A, count_A)
         kept, displaced = self.validations.add(loss, self.step)
         if kept:
@@ -255,8 +259,8 @@ class RankTraining:
 
     def _micro_batches(
         self, units: Sequence[Unit], weights_of: Sequence[Sequence[float]] | None
-    ) -> "Iterator[tuple[MicroBatch, Batch]]":
-        """This rank's share of the units, as tensors.
+    ) -> "Iterator[tuple[MicroBatch, Batch, bool]]":
+        """This rank's share of the units, as tensors, and whether each micro-batch is its last.
 
         weights_of: the weight in the loss of each example of each unit; None: nothing will be learned
         """
@@ -267,6 +271,7 @@ class RankTraining:
             lengths, self.task.train.micro_batch_tokens, self.ranks, padded=not self.packed
         )[self.rank]
         for number, micro_batch in enumerate(micro_batches, 1):
+            last = number == len(micro_batches)
             chosen = [units[i] for i in micro_batch.units]
             # DeepSpeed averages gradients over the ranks; L is their sum.
             factor = self.ranks * float(micro_batch.counted)
@@ -275,22 +280,22 @@ class RankTraining:
                 for i in micro_batch.units
                 for weight in (weights_of[i] if weights_of else [0.0] * len(units[i].examples))
             ]
-            last = number == len(micro_batches)
-            self.engine.set_gradient_accumulation_boundary(last)
             if self.packed:
                 chains = [unit.examples for unit in chosen]
                 trees = [unit.tree for unit in chosen]
-                yield micro_batch, packed_batch(chains, trees, weights, self.pad, self.device)
+                batch = packed_batch(chains, trees, weights, self.pad, self.device)
             else:
                 examples = [example for unit in chosen for example in unit.examples]
-                yield micro_batch, padded_batch(examples, weights, self.pad, self.device)
+                batch = padded_batch(examples, weights, self.pad, self.device)
+            yield micro_batch, batch, last
 
     def _forward_backward(
         self, units: Sequence[Unit], weights_of: Sequence[Sequence[float]]
     ) -> Any:
         """Compute the gradients of this rank's share; returns its sums, as `_zero_sums` has them."""
         sums = self._zero_sums()
-        for micro_batch, batch in self._micro_batches(units, weights_of):
+        for micro_batch, batch, last in self._micro_batches(units, weights_of):
+            self.engine.set_gradient_accumulation_boundary(last)
             loss, nll_E, right_E = self.engine(batch)
             self.engine.backward(loss)
             self._add(sums, micro_batch, units, nll_E, right_E)
@@ -313,19 +318,27 @@ class RankTraining:
 
     def _ability_means(self, sums: Any, count_A: Sequence[int]) -> tuple[PerAbility, PerAbility]:
         """L_j and accuracy of the global batch, 0 for an absent ability, the same on every rank."""
+        import torch.distributed as dist
+
+        dist.all_reduce(sums)
+        loss_A, accuracy_A = (
+            tuple(value / max(1, count) for value, count in zip(sum_A, count_A, strict=True))
+            for sum_A in sums.tolist()
+        )
+        return loss_A, accuracy_A
+
+    def _note_save_due(self) -> None:
+        """Note whether a checkpoint is due by the clock of rank 0, so that all ranks save together."""
         import torch
         import torch.distributed as dist
 
         minutes = self.task.train.checkpoint_every_minutes
-        late = self.rank == 0 and 0 < minutes < (time.monotonic() - self.saved) / 60
-        shared = torch.cat([sums.flatten(), sums.new_tensor([late])])
-        dist.all_reduce(shared)
-        *values, late_ranks = shared.tolist()
-        self.save_due = late_ranks > 0
-        means = [
-            value / max(1, count) for value, count in zip(values, (*count_A, *count_A), strict=True)
-        ]
-        return tuple(means[: len(count_A)]), tuple(means[len(count_A) :])
+        if not minutes:
+            return
+        late = self.rank == 0 and minutes < (time.monotonic() - self.saved) / 60
+        late_ranks = torch.tensor([float(late)], device=self.device)
+        dist.all_reduce(late_ranks)
+        self.save_due = bool(late_ranks.item())
 
     def _check_finite(self, quantity: str, value: float, examples: Sequence[TokenExample]) -> None:
         """Raises StageError, and names the examples in a file, if a quantity of a step is not finite."""

@@ -45,6 +45,11 @@ class Validations:
         self.without_best = state["without_best"]
 
 
+def validations_at(step: int, steps: int, every: int) -> int:
+    """Number of validations up to a step: one after every `every` steps, and one after the last step."""
+    return step // every + (step == steps and step % every > 0)
+
+
 def validation_loss(loss_A: PerAbility, count_A: Sequence[int]) -> float:
     """The mean of the abilities' losses, without σ and λ, so that runs of any objective compare.
 

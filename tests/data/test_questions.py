@@ -158,7 +158,7 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"id": "b", "question": "q?"}, "row 2: no column 'answer'"),
+        ({"id": "b", "question": "q?"}, "question; name it in questions.columns.answer"),
         ({"id": "b", "question": "q?", "answer": ""}, "row 2: column 'answer'"),
         ({"id": "b", "question": "q?", "answer": []}, "row 2: column 'answer'"),
         ({"id": "b", "question": "q?", "answer": ["x", 5]}, "row 2: column 'answer'"),

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steper_ray.data.addresses import Source
-from steper_ray.data.passages import Unit, read_unit
+from steper_ray.data.passages import ReadUnit, read_unit
 from steper_ray.data.settings import CorpusConfig
 from steper_ray.data.tables import _read_list, read_rows
 from steper_ray.errors import InputError
@@ -34,7 +34,7 @@ def jsonl(folder: Path, *rows: object, name: str = "rows.jsonl") -> Path:
 
 
 def passages(file: Path) -> list[Passage]:
-    return list(read_unit(Unit("table", (source(file),)), CorpusConfig(), []))
+    return list(read_unit(ReadUnit("table", (source(file),)), CorpusConfig(), []))
 
 
 def test_every_kind_of_file_gives_the_same_passages(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_every_kind_of_file_gives_the_same_passages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b'{"id": "2", "title": "T"}', "row 2: no column 'text'; the row has id, title"),
+        (b'{"id": "2", "title": "T"}', "row 2: no column 'text'; the row has id, title; name it"),
         (b'{"id": "2", "title": "T", "text": "  "}', "row 2: column 'text' must be text"),
         (b'{"id": "2", "title": null, "text": "x"}', "row 2: column 'title' must be text"),
         (b'{"id": true, "title": "T", "text": "x"}', "row 2: column 'id'"),

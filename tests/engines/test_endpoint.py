@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -169,7 +170,19 @@ def test_an_endpoint_that_hangs_is_left_in_time(server):
     (error,) = ask(server, "a", max_retries=0, timeout_seconds=0.5)
     hung.set()  # not before the client has left
     assert isinstance(error, RowError)
-    assert "Timeout" in str(error)
+    assert "no answer within 0.5 s; raise timeout_seconds" in str(error)
+
+
+def test_an_endpoint_that_is_not_there_is_said_with_the_cause(server):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        server.url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        (error,) = ask(server, "a", max_retries=0)
+    assert isinstance(error, RowError)
+    assert str(error) == (
+        f"{server.url}: cannot be reached (All connection attempts failed); check base_url, and that the "
+        "endpoint runs"
+    )
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ asyncio.run(run())
     ("args", "message"),
     [
         ({"max_model_length": 512}, "no such engine argument; did you mean max_model_len"),
-        ({"dtype": "nonsense"}, "refuses its arguments: input should be 'auto', 'half'"),
+        ({"dtype": "nonsense"}, "refuses its arguments: must be 'auto', 'half'"),
         ({"max_model_len": 10**8}, "refuses its arguments: .*greater than the derived"),
     ],
 )

@@ -72,6 +72,17 @@ def test_a_new_stage_is_a_command(
     assert "tiny      write the seed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("idnex", "did you mean index?"), ("frobnicate", "steper --help lists the commands")],
+)
+def test_a_word_that_is_no_command_is_one_line(
+    word: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word, "--config", "run.yaml"]) == 2
+    assert capsys.readouterr() == ("", f"steper: no command {word!r}; {hint}\n")
+
+
 def test_a_new_stage_is_checked_before_it_runs(
     tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

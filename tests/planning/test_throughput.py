@@ -87,7 +87,7 @@ def test_the_pace_of_a_long_run_is_seen_in_a_short_one() -> None:
         ran, seconds = crowded(work, 32, cold=20)
         pace = estimate_throughput(ran, seconds, engines=1)
         assert pace is not None
-        assert not pace.too_slow
+        assert not pace.includes_idle
         off.append(pace.per_second * 3.0 - 1)  # a step a second, three steps a question
         whole.append(ran.asked / ran.engine_seconds * 3.0 - 1)
     assert abs(fmean(off)) < 0.03
@@ -128,5 +128,5 @@ def test_without_others_waiting_the_pace_is_that_of_the_whole_run_and_says_so() 
     ran = EngineUsage(asked=30, engine_seconds=20, waiting_work=3, waiting_seconds=1)
     pace = estimate_throughput(ran, [1.0], engines=1)
     assert pace is not None
-    assert (pace.too_slow, pace.per_second, pace.idle_seconds) == (True, 1.5, 0.0)
+    assert (pace.includes_idle, pace.per_second, pace.idle_seconds) == (True, 1.5, 0.0)
     assert estimate_throughput(EngineUsage(), [], engines=1) is None

@@ -95,7 +95,7 @@ def test_the_command_searches_the_real_index(
     thought = f"Hm. Action: Search[{query}]"
     assert main([*asked, "--rationale", thought]) == 0
     student = capsys.readouterr().out
-    assert "base, as plain text; react, k = 2, S = 5, 0 demonstrations" in student
+    assert "base, as plain text; react, k = 2, at most 5 steps, 0 demonstrations" in student
     assert f"Go.\n\nQuestion: {question}\n\nTitle: {first[0].title}\n" in student
     second = [hit.passage for hit in hits_of(retriever, query, 2)]
     new = len([passage for passage in second if passage not in first])
@@ -104,8 +104,22 @@ def test_the_command_searches_the_real_index(
     assert re.search(r"── [\d,]+ tokens of 4,096, the first [\d,]+ as in step 1", student)
     assert main([*asked, "--teacher"]) == 0
     teacher = capsys.readouterr().out
-    assert "teacher, as plain text; react, k = 2, S = 5, 2 demonstrations" in teacher
+    assert "teacher, as plain text; react, k = 2, at most 5 steps, 2 demonstrations" in teacher
     assert "Go.\n\nQuestion: In which valley" in teacher
+    run.write_text(
+        run.read_text().replace(
+            f"teacher: {MODELS / 'teacher'}",
+            "teacher: hosted, endpoint: {base_url: 'http://h/v1', tokenizer: TOKENIZER}",
+        )
+    )
+    name = str(MODELS / "teacher")
+    assert main([*asked, "--teacher", "--set", f"build.endpoint.tokenizer={name}"]) == 0
+    assert capsys.readouterr().out == teacher.replace("teacher, as", "hosted, as")
+    assert main([*asked, "--teacher", "--set", "build.endpoint.tokenizer=null"]) == 2
+    assert capsys.readouterr().err == (
+        "steper prompt: --teacher: the teacher is an endpoint, whose tokenizer is not known; name one "
+        "in build.endpoint.tokenizer\n"
+    )
     assert main([*asked, "--model", str(tmp_path / "nowhere")]) == 2
     assert "--model" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 
 from steper_ray.reports.charts import Bar, exact_match_chart
-from steper_ray.reports.drawing import ability_paints, light_paint
+from steper_ray.reports.drawing import ability_paints, light_colors
 from steper_ray.reports.training_charts import (
-    MAX_CURVE_POINTS,
-    Curve,
     loss_chart,
     sigma_chart,
-    write_training_plots,
+    write_curve_pictures,
 )
+from steper_ray.reports.training_curves import MAX_CURVE_POINTS, Curve
 
 
 def curve(values: list[float], name: str = "init", paint: str = "init") -> Curve:
@@ -115,7 +114,7 @@ def painted(picture: np.ndarray, color: tuple[int, int, int]) -> tuple[np.ndarra
 def test_pictures_are_drawn_in_the_light_colours_at_twice_the_size(tmp_path: Path) -> None:
     losses = [curve([2.0, 1.0]), curve([2.0, 0.25], "exp", "exp")]
     sigmas, rests = [curve([1.0, 0.9])], [curve([1.4, 1.0])]
-    files = write_training_plots(losses, sigmas, rests, tmp_path / "plots")
+    files = write_curve_pictures(losses, sigmas, rests, tmp_path / "plots")
     assert files == [tmp_path / "plots" / "losses.png", tmp_path / "plots" / "sigma.png"]
     for file in files:
         picture = pixels(file)
@@ -131,7 +130,7 @@ def test_pictures_are_drawn_in_the_light_colours_at_twice_the_size(tmp_path: Pat
 
 def test_names_stand_at_the_ends_of_the_curves_of_a_picture(tmp_path: Path) -> None:
     losses = [curve([2.0, 1.0]), curve([2.0, 0.25], "exp", "exp")]
-    (file,) = write_training_plots(losses, [], [], tmp_path)
+    (file,) = write_curve_pictures(losses, [], [], tmp_path)
     picture = pixels(file)
     for color in (INIT, EXP):
         rows, columns = painted(picture, color)
@@ -142,15 +141,15 @@ def test_names_stand_at_the_ends_of_the_curves_of_a_picture(tmp_path: Path) -> N
 
 
 def test_a_long_name_has_room(tmp_path: Path) -> None:
-    (file,) = write_training_plots([curve([1.0, 0.5], "a curve's long name")], [], [], tmp_path)
+    (file,) = write_curve_pictures([curve([1.0, 0.5], "a curve's long name")], [], [], tmp_path)
     assert (pixels(file)[:, -8:] == PAPER).all()
 
 
 def test_pictures_without_curves_are_left_out_and_the_same_bytes_come_again(tmp_path: Path) -> None:
-    assert write_training_plots([], [], [], tmp_path) == []
+    assert write_curve_pictures([], [], [], tmp_path) == []
     assert list(tmp_path.iterdir()) == []
-    (first,) = write_training_plots([curve([1.0, 0.5])], [], [], tmp_path / "a")
-    (second,) = write_training_plots([curve([1.0, 0.5])], [], [], tmp_path / "b")
+    (first,) = write_curve_pictures([curve([1.0, 0.5])], [], [], tmp_path / "a")
+    (second,) = write_curve_pictures([curve([1.0, 0.5])], [], [], tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -158,4 +157,4 @@ def test_abilities_of_other_schemes_have_colours_of_their_own() -> None:
     paints = ability_paints(["init", "check", "exp", "plan"])
     assert paints["init"] == "init"
     assert len(set(paints.values())) == 4
-    assert set(paints.values()) <= set(light_paint())
+    assert set(paints.values()) <= set(light_colors())

@@ -92,13 +92,25 @@ def test_settings_by_type(tmp_path: Path) -> None:
     assert run_file(tmp_path, {"retriever": {"type": "none"}}).corpus.retriever == (
         NoRetrievalConfig()
     )
-    with pytest.raises(ConfigError, match=r"corpus\.retriever: expected .* type: bm25 or none"):
-        run_file(tmp_path, {"retriever": {"type": "dense"}})
+    assert run_file(tmp_path, {"retriever": "none"}).corpus.retriever == NoRetrievalConfig()
+    assert run_file(tmp_path, {"retriever": "bm25"}).corpus.retriever == BM25Config()
+    for typed in ("bm52", {"type": "bm52"}):
+        with pytest.raises(
+            ConfigError, match=r"retriever: no retriever has type 'bm52'; did you mean bm25\?"
+        ):
+            run_file(tmp_path, {"retriever": typed})
+    with pytest.raises(ConfigError, match=r"has type 'xyz'.*; choose one of bm25, none"):
+        run_file(tmp_path, {"retriever": "xyz"})
+    for wrong in (None, 5, ["bm25"]):
+        with pytest.raises(ConfigError, match=r"retriever: expected .* type: bm25 or none, got "):
+            run_file(tmp_path, {"retriever": wrong})
     with pytest.raises(
         ConfigError, match=r"corpus\.retriever\.stemm: unknown key; did you mean stem\?"
     ):
         run_file(tmp_path, {"retriever": {"stemm": False}})
-    with pytest.raises(ConfigError, match=r"corpus\.retriever\.title_boost: .*greater than 0"):
+    with pytest.raises(
+        ConfigError, match=r"corpus\.retriever\.title_boost: must be greater than 0"
+    ):
         run_file(tmp_path, {"retriever": {"title_boost": 0}})
 
 
@@ -156,3 +168,68 @@ def test_a_search_is_made_once() -> None:
     assert inner.queries == ["x", "y", "x"]
     assert hits_of(retriever, "x", 2) == []  # the oldest search is forgotten, and made again
     assert retriever.counts == SearchCounts(asked=6, cached=2)
+
+
+class HeldRetriever(ScriptedRetriever):
+    """A scripted retriever that finds nothing before it is let go, and may fail then."""
+
+    def __init__(self, *results: list[Passage]) -> None:
+        super().__init__(*results)
+        self.go_on = asyncio.Event()
+        self.failure: Exception | None = None
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        found = await super().search(queries, k)
+        await self.go_on.wait()
+        if self.failure is not None:
+            raise self.failure
+        return found
+
+
+async def several(retriever: CachedRetriever, *queries: list[str]) -> list[asyncio.Task[Any]]:
+    """Searches that have begun, none of which is done."""
+    tasks = [asyncio.create_task(retriever.search(each, 2)) for each in queries]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+    return tasks
+
+
+@pytest.mark.anyio
+async def test_searches_at_the_same_time_are_made_once_too() -> None:
+    inner = HeldRetriever([A], [B])
+    retriever = CachedRetriever(inner)
+    tasks = await several(retriever, ["x"], ["x"], [" x ", "y"], ["y", "x"])
+    inner.go_on.set()
+    found = [[[hit.passage for hit in hits] for hits in await task] for task in tasks]
+    assert found == [[[A]], [[A]], [[A], [B]], [[B], [A]]]
+    assert inner.queries == ["x", "y"]
+    assert retriever.counts == SearchCounts(asked=6, cached=4)
+
+
+@pytest.mark.anyio
+async def test_who_waits_for_a_search_is_not_cancelled_with_who_began_it() -> None:
+    inner = HeldRetriever([A])
+    retriever = CachedRetriever(inner)
+    first, second = await several(retriever, ["x"], ["x"])
+    first.cancel()
+    await asyncio.sleep(0)
+    inner.go_on.set()
+    assert [hit.passage for hit in (await second)[0]] == [A]
+    assert first.cancelled()
+    assert inner.queries == ["x"]
+
+
+@pytest.mark.anyio
+async def test_a_search_that_fails_is_made_again() -> None:
+    inner = HeldRetriever([A], [A])
+    retriever = CachedRetriever(inner)
+    tasks = await several(retriever, ["x"], ["x"])
+    inner.failure = InputError("no index")
+    inner.go_on.set()
+    assert [str(error) for error in await asyncio.gather(*tasks, return_exceptions=True)] == (
+        ["no index"] * 2
+    )
+    inner.failure = None
+    assert [hit.passage for hit in (await retriever.search(["x"], 2))[0]] == [A]
+    assert inner.queries == ["x", "x"]

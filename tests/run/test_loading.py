@@ -1,13 +1,18 @@
 """The run file: what is accepted, and how every mistake is named."""
 
+import functools
+import json
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from steper_ray.errors import ConfigError, InputError
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
+from steper_ray.run.yaml_text import section_of
 from tests.conftest import ROOT
 
 
@@ -49,11 +54,28 @@ def test_overrides_are_read_as_yaml_and_checked(tmp_path: Path) -> None:
         ("reasoning: {max_step: 3}", ["reasoning.max_step: unknown key", "max_steps"]),
         ("reasonin: {max_steps: 3}", ["reasonin: unknown key", "reasoning"]),
         ("reasoning: {zzzz: 3}", ["reasoning.zzzz: unknown key", "valid keys", "instruction"]),
-        ("reasoning: {max_steps: five}", ["reasoning.max_steps", "integer", "'five'"]),
-        ("reasoning: {max_steps: 0}", ["reasoning.max_steps", "greater than 0", "got 0"]),
+        (
+            "reasoning: {max_steps: five}",
+            ["reasoning.max_steps: expected a whole number, got 'five'"],
+        ),
+        ("reasoning: {max_steps: 0}", ["reasoning.max_steps: must be greater than 0, got 0"]),
         ("train: {zero_stage: 7}", ["train.zero_stage", "got 7"]),
         ("serve: {port: 70000}", ["serve.port", "65535", "got 70000"]),
-        ("reasoning: 5", ["reasoning", "got 5"]),
+        ("reasoning: {passages_per_step: 1.5}", ["expected a whole number, got 1.5"]),
+        ("train: {lr: fast}", ["train.lr: expected a number, got 'fast'"]),
+        ("train: {use_gpu: maybe}", ["train.use_gpu: expected true or false, got 'maybe'"]),
+        ("train: {fixed_weights: 1}", ["train.fixed_weights: expected ", ", got 1"]),
+        ("eval: {models: 5}", ["eval.models: expected keys with values, got 5"]),
+        ("train: {trackers: mlflow}", ["train.trackers: expected a list, got 'mlflow'"]),
+        (
+            "questions: {train: 5, columns: x}",
+            ["questions.columns: expected a section with keys (a"],
+        ),
+        (
+            "build: {endpoint: http://h/v1}",
+            ["build.endpoint: expected a section with keys (api, ", "base_url, ", "'http://h/v1'"],
+        ),
+        ("reasoning: 5", ["reasoning: expected a section with keys (chat, ", "), got 5"]),
         ("run: 5", ["run", "got 5"]),
         ("- 1", ["sections", "list"]),
         ("a: [", ["not valid YAML"]),
@@ -87,6 +109,32 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_bytes(b"run: \xff\xfe")
     with pytest.raises(InputError, match="UTF-8"):
         load_config(tmp_path / "bad.yaml")
+    with pytest.raises(InputError, match=f"^{tmp_path}: is a folder; give a YAML file"):
+        load_config(tmp_path)
+
+
+def keys_of(section: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key path of the run file, sections included."""
+    for name, field in section.model_fields.items():
+        yield (*path, name)
+        if (inner := section_of(field.annotation)) is not None:
+            yield from keys_of(inner, (*path, name))
+
+
+def test_a_value_of_any_kind_is_taken_or_refused_in_one_line(tmp_path: Path) -> None:
+    values: list[object] = [5, "x", None, [5], {"x": 5}, {"type": []}, [{"x": {}}]]
+    refused = []
+    for keys in keys_of(RunConfig):
+        for value in values:
+            text = json.dumps(functools.reduce(lambda inner, key: {key: inner}, keys[::-1], value))
+            try:
+                load_config(write(tmp_path, text))
+            except ConfigError as error:
+                refused.append((keys[0], str(error)))
+    assert len(refused) > 500
+    for section, message in refused:
+        assert "\n" not in message
+        assert section in message
 
 
 @pytest.mark.parametrize(
@@ -152,9 +200,9 @@ def test_what_is_no_text_stays_what_yaml_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", ["null", "[a]", "{a: b}"])
 def test_a_run_folder_that_is_no_text_is_not_another_one(tmp_path: Path, given: str) -> None:
-    with pytest.raises(ConfigError, match=r"run\.dir: input should be a valid string"):
+    with pytest.raises(ConfigError, match=r"run\.dir: expected text"):
         load_config(write(tmp_path, f"run: {{dir: {given}}}"))
-    with pytest.raises(ConfigError, match=r"run\.dir: input should be a valid string"):
+    with pytest.raises(ConfigError, match=r"run\.dir: expected text"):
         load_config(write(tmp_path, ""), [f"run.dir={given}"])
 
 
@@ -183,10 +231,24 @@ def test_an_address_is_no_path(tmp_path: Path, setting: str, address: str) -> No
         load_config(file)
     message = str(caught.value)
     assert message.startswith(f"{file}: {setting}: ")
-    assert "must be a local path, not an address; mount that storage" in message
+    assert f"must be a local path, not an address, got {address!r}; mount that storage" in message
     assert address in message
     assert "\n" not in message
     load_config(write(tmp_path, LOCAL[setting].format("a/b" if ":" not in setting else "bundled")))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["localhost:8000", "http:/localhost/v1", "http://", "http://h:port/v1", "ftp://h/v1", ""],
+)
+def test_an_endpoint_s_address_is_checked_before_any_question(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, f"build: {{endpoint: {{base_url: '{wrong}'}}}}"))
+    assert str(caught.value).endswith(
+        f"build.endpoint.base_url: expected an address, got {wrong!r}; write it as "
+        "http://localhost:8000/v1"
+    )
+    load_config(write(tmp_path, "build: {endpoint: {base_url: 'http://[::1]:8000/v1'}}"))
 
 
 def test_addresses_stay_where_rows_and_endpoints_are_named(tmp_path: Path) -> None:

@@ -87,5 +87,5 @@ async def ask(
     """One request to a new application; afterwards its places are free."""
     async with client_of(api_over(service)) as client:
         reply = await client.post(path, content=json.dumps(body), headers=JSON)
-    assert service.places.taken == 0
+    assert service.admission.taken == 0
     return reply

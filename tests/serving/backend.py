@@ -94,7 +94,7 @@ class ScriptedBackend:
         """Pieces of work that were cancelled."""
 
     @property
-    def searcher(self) -> "ScriptedBackend":
+    def retriever(self) -> "ScriptedBackend":
         return self
 
     def engine(self, say: Callable[[str], None] | None = None) -> ScriptedEngine:
@@ -153,19 +153,19 @@ def service_over(
     backend: ScriptedBackend,
     *,
     places: int = 4,
-    served: ServingReasoning | None = None,
+    reasoning: ServingReasoning | None = None,
     record: Callable[..., None] = lambda *_args, **_tags: None,
     **serve: Any,
 ) -> AnswerService:
     """The service over it.
 
-    served: by default asked as trained: IRCoT, k 2, S 4, the corpus of version `v1`
+    reasoning: by default asked as trained: IRCoT, k 2, S 4, the corpus of version `v1`
     serve: of `ServeConfig`
     """
     trained = ReasoningConfig(passages_per_step=2, max_steps=4)
     return AnswerService(
         backend,
-        served or ServingReasoning(trained, "v1", trained, "v1"),
+        reasoning or ServingReasoning(trained, "v1", trained, "v1"),
         ServeConfig(**serve),
         model="student",
         places=places,

@@ -158,7 +158,7 @@ async def send_raw(service: AnswerService, seed: int, count: int) -> Counter[int
                 check_error(json.loads(body))
             except AssertionError as error:
                 raise AssertionError(told) from error
-        assert service.places.taken == 0, told
+        assert service.admission.taken == 0, told
     return statuses
 
 

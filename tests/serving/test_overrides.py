@@ -1,17 +1,26 @@
 """How the served model is asked: what the training, the server and a request each say."""
 
+import json
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from steper_ray.cli import TOY_RUN_FILE
+from steper_ray.errors import InputError
+from steper_ray.models.student_settings import SETTINGS_FILE, student_settings
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.frameworks import framework_named, ircot, react, self_ask
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.retrieval.corpus_record import CorpusRecord, write_corpus_record
 from steper_ray.run.loading import load_config
+from steper_ray.selection.abilities import SCHEMES, STEPER, AbilityScheme
 from steper_ray.serving.api.schema import AnswerRequest
 from steper_ray.serving.overrides import ServingReasoning, serving_reasoning
 from steper_ray.serving.server_spec import ingress_places
+from steper_ray.serving.session import server_spec
 from steper_ray.serving.settings import ServeConfig
+from tests.serving.backend import ScriptedBackend, api_over, client_of, events_of, service_over
 
 TRAINED = complete_reasoning(
     ReasoningConfig(
@@ -22,26 +31,26 @@ SERVED = ServingReasoning(TRAINED, "v1", TRAINED.model_copy(update={"max_steps":
 
 
 def test_a_request_that_changes_nothing_is_asked_as_served() -> None:
-    assert SERVED.asked({}) is SERVED.served
-    assert SERVED.overrides(SERVED.served) == {"max_steps": {"trained": 5, "served": 3}}
+    assert SERVED.with_changes({}) is SERVED.settings
+    assert SERVED.overrides(SERVED.settings) == {"max_steps": {"trained": 5, "served": 3}}
 
 
 def test_a_request_may_change_k_and_s_and_the_rest_stays() -> None:
-    asked = SERVED.asked({"passages_per_step": 2, "max_steps": 5})
+    asked = SERVED.with_changes({"passages_per_step": 2, "max_steps": 5})
     assert asked == TRAINED.model_copy(update={"passages_per_step": 2})
     assert asked.demonstrations == TRAINED.demonstrations != ()
     assert SERVED.overrides(asked) == {"passages_per_step": {"trained": 4, "served": 2}}
 
 
 def test_a_request_may_name_the_framework_that_it_has_already() -> None:
-    assert SERVED.asked({"framework": "ircot"}) == SERVED.served
+    assert SERVED.with_changes({"framework": "ircot"}) == SERVED.settings
 
 
 @pytest.mark.parametrize(("name", "code"), [("self_ask", self_ask), ("react", react)])
 def test_another_framework_brings_its_own_instruction_and_no_demonstrations(
     name: str, code: object
 ) -> None:
-    asked = SERVED.asked({"framework": name, "passages_per_step": 2})
+    asked = SERVED.with_changes({"framework": name, "passages_per_step": 2})
     assert framework_named(asked.framework) is code
     assert asked.instruction == framework_named(asked.framework).INSTRUCTION != ircot.INSTRUCTION
     assert asked.demonstrations == ()
@@ -65,6 +74,45 @@ def test_the_serve_section_overrides_k_and_s_and_nothing_else() -> None:
     assert serving_reasoning(section, TRAINED, "v1", "v1") == SERVED
     unchanged = serving_reasoning(ServeConfig(), TRAINED, "v1", "v2")
     assert unchanged == ServingReasoning(TRAINED, "v1", TRAINED, "v2")
+
+
+def test_a_student_s_own_ability_scheme_names_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves = AbilityScheme(
+        "halves", ("early", "late"), lambda step, steps: "late" if 2 * step > steps else "early"
+    )
+    monkeypatch.setitem(SCHEMES, "halves", halves)
+    config = load_config(
+        TOY_RUN_FILE, [f"run.dir={tmp_path / 'run'}", f"serve.model={tmp_path / 'student'}"]
+    )
+    config.folder.corpus.mkdir(parents=True)
+    write_corpus_record(config.folder.corpus, CorpusRecord("v1", 2, {"type": "none"}))
+    (tmp_path / "student").mkdir()
+    for name, content in (("config.json", "{}"), ("model.safetensors", "")):
+        (tmp_path / "student" / name).write_text(content)
+    assert server_spec(config).reasoning.scheme is STEPER  # a model that is no student of ours
+    settings = student_settings(TRAINED, "v1", chat=False, abilities=halves.record())
+    (tmp_path / "student" / SETTINGS_FILE).write_text(json.dumps(settings))
+    assert server_spec(config).reasoning.scheme is halves
+    monkeypatch.delitem(SCHEMES, "halves")
+    with pytest.raises(InputError, match=r"steper\.json: made with ability scheme 'halves'"):
+        server_spec(config)
+
+
+@pytest.mark.anyio
+async def test_the_ability_in_an_answer_is_the_scheme_s() -> None:
+    halves = AbilityScheme(
+        "halves", ("early", "late"), lambda step, steps: "late" if 2 * step > steps else "early"
+    )
+    trained = ReasoningConfig(passages_per_step=2, max_steps=4)
+    reasoning = ServingReasoning(trained, "v1", trained, "v1", halves)
+    async with client_of(api_over(service_over(ScriptedBackend(), reasoning=reasoning))) as client:
+        whole = await client.post("/v1/answer", json={"question": "Who?"})
+        assert [step["ability"] for step in whole.json()["steps"]] == ["early", "late"]
+        stream = await client.post("/v1/answer", json={"question": "Who?", "stream": True})
+    steps = [data["ability"] for name, data in events_of(stream.text) if name == "step"]
+    assert steps == [step["ability"] for step in whole.json()["steps"]]
 
 
 def test_a_request_changes_only_what_it_names() -> None:

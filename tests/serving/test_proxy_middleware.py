@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steper_ray.serving.proxy_middleware import (
     LARGEST_BODY,
-    LOST,
+    LOST_REPLY,
     Capacity,
     ProxyMiddleware,
     middlewares,
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.anyio
 JSON: Final = [(b"content-type", b"application/json")]
 EVENTS: Final = [(b"content-type", b"text/event-stream; charset=utf-8")]
 TEXT: Final = [(b"content-type", b"text/plain; charset=utf-8")]
+HTML: Final = [(b"content-type", b"text/html")]
 MIB: Final = 2**20
 
 
@@ -96,7 +97,7 @@ async def test_an_ingress_that_dies_before_its_reply(died: Exception | None) -> 
     sent, raised = await talk(saying(then=died))
     status, headers, said = whole(sent)
     assert (status, headers[b"retry-after"]) == (503, b"1")
-    error = {"message": LOST.message, "type": "server_error", "code": "replica_lost"}
+    error = {"message": LOST_REPLY.message, "type": "server_error", "code": "replica_lost"}
     assert said == {"error": {**error, "param": None}}
     assert raised is died
 
@@ -163,6 +164,11 @@ async def test_what_serve_says_in_plain_text_is_said_as_every_other_error(
         [start(500, JSON), body(b'{"error": {}}')],
         [start(503, [*JSON, (b"retry-after", b"3")]), body(b"{}")],
         [start(307, []), body(b"")],
+        [start(400, TEXT), body(b"Disallowed CORS origin")],
+        [start(403, HTML), body(b"<p>Forbidden")],
+        [start(404, HTML), body(b"<p>Not found")],
+        [start(405, TEXT), body(b"Method Not Allowed")],
+        [start(503, HTML), body(b"<p>Closed for today")],
         [start(200, EVENTS), body(b"event: answer\ndata: {}\n\n", more=True), body(b"")],
     ],
 )

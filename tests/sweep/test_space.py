@@ -132,7 +132,7 @@ def test_examples_are_prepared_once_for_each_setting_of_the_data() -> None:
         ({"lr.x": {"choice": [1]}}, {}, "train.lr has no keys within"),
         ({"workers": {"choice": [1, 2]}}, {}, "is the same for all trials"),
         ({"validation_chains": {"choice": [1, 2]}}, {}, "is the same for all trials"),
-        ({"lr": {"choice": [0.1, -1]}}, {}, "lr -1: input should be greater than 0"),
+        ({"lr": {"choice": [0.1, -1]}}, {}, "lr -1: must be greater than 0"),
         ({"sigma_init": {"range": [0.01, 1]}}, {}, "between sigma_min and sigma_max"),
         ({"abilities": {"choice": [["init"]]}}, {}, "different abilities do not compare"),
         ({"objective": {"choice": ["uniform", "vanilla-kd"]}}, {}, "do not compare"),

@@ -5,9 +5,16 @@ from typing import Any
 import pytest
 
 from steper_ray.schema import StepExample
+from steper_ray.training.validation import validations_at
 from tests.training.one_rank import gather_and_save, start
 
 pytestmark = pytest.mark.engine
+
+
+def test_validations_are_counted_when_they_are_done_and_not_before() -> None:
+    # of 7 steps with a validation after every 3: after steps 3, 6 and 7
+    assert [validations_at(step, 7, 3) for step in range(8)] == [0, 0, 0, 1, 1, 1, 2, 3]
+    assert [validations_at(step, 6, 3) for step in range(7)] == [0, 0, 0, 1, 1, 1, 2]
 
 
 def examples_of(examples: list[StepExample], chains: set[str]) -> list[StepExample]:

@@ -126,26 +126,27 @@ def chat_routes(service: AnswerService) -> APIRouter:
     @router.get("/v1/models/{name}", responses=UNKNOWN)
     async def model(name: str) -> dict[str, Any]:
         """One of the two."""
-        return cards[known(name)]
+        return cards[0] if is_plain_model(name) else cards[1]
 
     @router.post("/v1/chat/completions", responses=UNKNOWN | STREAM)
     async def chat(body: ChatBody) -> Response:
         """Chat with the plain model, or have the last message answered by the whole loop."""
-        if known(body.model) == 0:
+        if is_plain_model(body.model):
             return await plain(service, body)
         service.check_question(body.question, "messages")
-        settings, question = service.served.served, body.question
+        settings, question = service.reasoning.settings, body.question
         if body.stream:
             return await rag_stream(service.stream(question, settings, body.sampling), body)
         answer = await service.answer(question, settings, body.sampling)
         return Response(json.dumps(completion(answer, body)), media_type="application/json")
 
-    def known(name: str) -> int:
+    def is_plain_model(name: str) -> bool:
+        """Whether a name is that of the plain model; raises RefusedError if it is that of neither."""
         if name not in names:
             raise RefusedError(
                 404, "model_not_found", f"model: none is called {name[:100]!r}; GET /v1/models"
             )
-        return names.index(name)
+        return name == service.model
 
     return router
 

@@ -11,6 +11,7 @@ GET  /, /docs              the page; this interface as OpenAPI
 All of them relative to where the server is mounted (`root_path`, Ray Serve's `route_prefix`).
 """
 
+import functools
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from steper_ray.reasoning.loop import PassagesFound, SearchStarted, StepFinished
-from steper_ray.selection.abilities import STEPER
+from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.serving.answering import (
     AnswerReady,
     AnswerService,
@@ -138,7 +139,8 @@ def answer_routes(service: AnswerService) -> APIRouter:
         if not request.stream:
             return as_json(await service.answer(request.question, settings))
         happenings = service.stream(request.question, settings)
-        return await stream_events(happenings, event_texts, failed_event)
+        texts = functools.partial(event_texts, scheme=service.reasoning.scheme)
+        return await stream_events(happenings, texts, failed_event)
 
     @routes.post("/v1/answers", response_model=BatchOut)
     async def answers(request: BatchRequest) -> Response:
@@ -164,7 +166,7 @@ def answer_routes(service: AnswerService) -> APIRouter:
         service.check_question(request.query, "query")
         service.check_most("k", request.k, config.max_requested_passages_per_step)
         passages, seconds = await service.search(request.query, request.k)
-        version = service.served.corpus_version
+        version = service.reasoning.corpus_version
         return SearchOut(passages=passages, corpus_version=version, seconds=seconds)
 
     return routes
@@ -183,12 +185,12 @@ def state_routes(service: AnswerService, keys: KeyRing) -> APIRouter:
     async def readyz() -> Response:
         """Whether model and corpus answer, and what they are."""
         missing = await service.backend.missing()
-        asked = service.served.served
+        asked = service.reasoning.settings
         ready = ReadyOut(
             status="not ready" if missing else "ready",
             missing=missing,
             model=service.model,
-            corpus_version=service.served.corpus_version,
+            corpus_version=service.reasoning.corpus_version,
             framework=asked.framework,
             passages_per_step=asked.passages_per_step,
             max_steps=asked.max_steps,
@@ -214,8 +216,8 @@ def as_json(body: BaseModel, status: int = 200) -> Response:
     return Response(body.model_dump_json(), status, media_type="application/json")
 
 
-def event_texts(happening: ServiceEvent) -> list[str]:
-    """The server-sent events of an event of the service."""
+def event_texts(happening: ServiceEvent, scheme: AbilityScheme) -> list[str]:
+    """The server-sent events of an event of the service; `scheme` names the ability of a step."""
     match happening:
         case SearchStarted(step, query):
             return [event_text("search", json.dumps({"step": step, "query": query}))]
@@ -226,7 +228,7 @@ def event_texts(happening: ServiceEvent) -> list[str]:
         case TextPiece(step, text):
             return [event_text("token", json.dumps({"step": step, "text": text}))]
         case StepFinished(number, step, hits, last):
-            ability = STEPER.of(number, number if last else number + 1)
+            ability = scheme.of(number, number if last else number + 1)
             done = step_out(number, step, list(map(passage_out, hits)), ability)
             return [event_text("step", done.model_dump_json())]
         case AnswerReady(answer):

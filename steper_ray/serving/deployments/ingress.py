@@ -51,7 +51,7 @@ class AnswerServer:
         rates: DeploymentHandle[Any],
         *,
         model: str,
-        served: ServingReasoning,
+        reasoning: ServingReasoning,
         config: ServeConfig,
         places: int,
         keys: Keys,
@@ -71,17 +71,17 @@ class AnswerServer:
         if isinstance(retriever, str):
             retriever = serve.get_deployment_handle(RETRIEVER, retriever)
         record = RayMetrics()
-        encoder = PromptEncoder(load_tokenizer(model, hub), served.served.chat)
+        encoder = PromptEncoder(load_tokenizer(model, hub), reasoning.settings.chat)
         self._service = AnswerService(
             ReplicaBackend(
                 llm,
                 retriever,
                 encoder,
                 record,
-                corpus_version=served.corpus_version,
+                corpus_version=reasoning.corpus_version,
                 by_prefix=config.routes_by_prefix,
             ),
-            served,
+            reasoning,
             config,
             model=Path(model).name,
             places=places,

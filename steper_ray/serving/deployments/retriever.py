@@ -7,7 +7,7 @@ from pathlib import Path
 from ray import serve
 
 from steper_ray.ray_runtime.logs import redirect_output
-from steper_ray.retrieval import open_retriever, search_in_one_thread
+from steper_ray.retrieval import limit_lance_threads, open_retriever
 from steper_ray.retrieval.protocol import Hit
 
 
@@ -17,7 +17,7 @@ class CorpusRetriever:
 
     def __init__(self, corpus: Path, log: Path) -> None:
         redirect_output(log)
-        search_in_one_thread()
+        limit_lance_threads()
         self._retriever = open_retriever(corpus)
 
     async def search(self, searches: Sequence[tuple[str, int]]) -> list[list[Hit]]:

@@ -100,10 +100,10 @@ async def test_events_come_as_they_happen() -> None:
             if line.startswith("event: "):
                 names.append(line.removeprefix("event: "))
             if names == ["search", "passages", "token"] and line.startswith("data: "):
-                assert service.places.taken == 1
+                assert service.admission.taken == 1
                 go_on.set()  # the engine waits until here
     assert names == ["search", "passages", "token", "token", "step", "answer"]
-    await until(lambda: service.places.taken == 0)
+    await until(lambda: service.admission.taken == 0)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ async def test_a_stream_that_fails_ends_with_an_error(act: Any, code: str, messa
     kind = "invalid_request_error" if code == "prompt_refused" else "server_error"
     error = {"message": message, "type": kind, "code": code, "param": None}
     assert events[-1][1] == {"error": error}
-    assert service.places.taken == 0
+    assert service.admission.taken == 0
 
 
 def test_a_silent_stream_says_every_15_seconds_that_it_goes_on() -> None:
@@ -153,8 +153,8 @@ async def test_closing_a_stream_cancels_the_work_and_frees_its_place() -> None:
                 async for line in reply.aiter_lines():
                     if line == "event: token":
                         break
-                assert service.places.taken == 1
-            await until(lambda: service.places.taken == 0)
+                assert service.admission.taken == 1
+            await until(lambda: service.admission.taken == 0)
             await until(lambda: backend.cancelled == closed)  # noqa: B023
 
 
@@ -200,7 +200,7 @@ async def test_who_is_gone_before_the_first_event_holds_no_place(path: str, body
     gc.disable()  # which would free it too, some time
     try:
         await raw(service, path, body, gone=True, writes=[])
-        assert service.places.taken == 0
+        assert service.admission.taken == 0
     finally:
         gc.enable()
 
@@ -213,7 +213,7 @@ async def test_the_deadline_of_a_chat_is_told_to_a_slow_reader_too() -> None:
     await raw(service, "/v1/chat/completions", body, gone=False, writes=writes)
     assert writes[1] == b"data: 1\n\n"
     assert b'"code": "deadline"' in writes[2]
-    assert (writes[3:], service.places.taken) == ([b""], 0)
+    assert (writes[3:], service.admission.taken) == ([b""], 0)
 
 
 async def test_the_deadline_of_a_chat_is_of_the_whole_chat() -> None:
@@ -308,15 +308,15 @@ async def test_a_question_whose_asker_leaves_is_counted_as_cancelled() -> None:
     service = service_over(
         backend, record=lambda _name, _value, **tags: outcomes.append(tags.get("outcome", ""))
     )
-    stream = service.stream("Who?", service.served.served)
+    stream = service.stream("Who?", service.reasoning.settings)
     await anext(stream)
     await stream.aclose()
     assert "cancelled" in outcomes
-    assert service.places.taken == 0
-    whole = asyncio.create_task(service.answer("Who?", service.served.served))
-    await until(lambda: service.places.taken == 1)
+    assert service.admission.taken == 0
+    whole = asyncio.create_task(service.answer("Who?", service.reasoning.settings))
+    await until(lambda: service.admission.taken == 1)
     whole.cancel()
     with pytest.raises(asyncio.CancelledError):
         await whole
     assert [outcome for outcome in outcomes if outcome] == ["cancelled"] * 2
-    assert service.places.taken == 0
+    assert service.admission.taken == 0

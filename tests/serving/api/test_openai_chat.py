@@ -43,7 +43,7 @@ async def openai_at(service: AnswerService) -> AsyncIterator[AsyncOpenAI]:
         AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
         yield client
-        await until(lambda: service.places.taken == 0)
+        await until(lambda: service.admission.taken == 0)
 
 
 def chunk(**delta: str) -> str:
@@ -216,9 +216,9 @@ async def test_closing_a_stream_cancels_the_work(model: str) -> None:
         for closed in (1, 2):
             stream = await client.chat.completions.create(model=model, messages=HI, stream=True)
             await anext(stream)
-            assert service.places.taken == 1
+            assert service.admission.taken == 1
             await stream.close()
-            await until(lambda: service.places.taken == 0)
+            await until(lambda: service.admission.taken == 0)
             await until(lambda: backend.cancelled == closed)  # noqa: B023
 
 

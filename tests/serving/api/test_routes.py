@@ -73,10 +73,10 @@ async def test_a_framework_of_a_request_reaches_the_loop_and_is_named(
 
 async def test_what_the_server_itself_changes_is_named_too() -> None:
     trained = ReasoningConfig(passages_per_step=2, max_steps=4)
-    served = ServingReasoning(
+    reasoning = ServingReasoning(
         trained, "v0", trained.model_copy(update={"passages_per_step": 1}), "v1"
     )
-    reply = await ask(service_over(ScriptedBackend(), served=served))
+    reply = await ask(service_over(ScriptedBackend(), reasoning=reasoning))
     assert reply.json()["overrides"] == {
         "passages_per_step": {"trained": 2, "served": 1},
         "corpus_version": {"trained": "v0", "served": "v1"},
@@ -104,7 +104,7 @@ async def test_a_batch_leaves_half_of_the_places_to_others() -> None:
     batch = asyncio.create_task(ask(service, {"questions": ["A?"] * 6}, "/v1/answers"))
     await until(lambda: len(backend.prompts) == 2)
     await asyncio.sleep(0.02)
-    assert service.places.taken == 2
+    assert service.admission.taken == 2
     go_on.set()
     assert [one["answer"] for one in (await batch).json()["answers"]] == ["X"] * 6
 

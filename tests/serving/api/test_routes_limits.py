@@ -165,7 +165,7 @@ async def test_a_question_without_a_place_is_told_when_to_come_back() -> None:
     go_on = asyncio.Event()
     backend = ScriptedBackend([[go_on, f" {ANSWER_FLAG} X."]])
     service = service_over(backend, places=2)
-    service.places.mean_seconds = 6.5
+    service.admission.mean_seconds = 6.5
     async with client_of(api_over(service)) as client:
         first = [asyncio.create_task(client.post("/v1/answer", json=ASKED)) for _ in range(2)]
         await until(lambda: len(backend.prompts) == 2)
@@ -184,8 +184,8 @@ async def test_a_question_without_a_place_is_told_when_to_come_back() -> None:
         assert (await client.post("/v1/search", json={"query": "ada"})).status_code == 200
         go_on.set()
         assert [(await reply).status_code for reply in first] == [200, 200]
-        assert service.places.taken == 0
-        assert 5.2 < service.places.mean_seconds < 6  # 6.5·0.9², and hardly any time since
+        assert service.admission.taken == 0
+        assert 5.2 < service.admission.mean_seconds < 6  # 6.5·0.9², and hardly any time since
         assert (await client.post("/v1/answer", json=ASKED)).status_code == 200
 
 

@@ -1,10 +1,12 @@
 """A running server from start to Ctrl-C, and its update. Unpacks the run file into a `ServerSpec`."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from steper_ray.chains.teachers import model_reasoning
 from steper_ray.errors import InputError
 from steper_ray.models.folder import check_model
 from steper_ray.models.student_settings import carried_settings
-from steper_ray.ray_runtime.logs import quieten
+from steper_ray.ray_runtime.logs import logging_to, new_launch, newest_launch, quieten
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
 from steper_ray.retrieval import corpus_version
 from steper_ray.serving.deploy import APP, DRAIN_S, deploy
@@ -29,13 +31,16 @@ if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
 
 
+logger = logging.getLogger(__name__)
+
+
 def served_model(config: "RunConfig") -> str:
     """The model to serve: `serve.model`, else the run's student."""
     return config.serve.model or str(config.folder.student)
 
 
 def server_spec(config: "RunConfig") -> ServerSpec:
-    """Settings and inputs of a server.
+    """Settings and inputs of a server that logs to the newest launch.
 
     Raises InputError without a model or a corpus, and for reasoning settings that cannot be used.
     """
@@ -52,7 +57,7 @@ def server_spec(config: "RunConfig") -> ServerSpec:
         model,
         serving_reasoning(config.serve, trained, trained_version, version),
         config.folder.corpus.resolve(),
-        config.folder.log("serve"),
+        newest_launch(config.folder.log("serve"), config.run.log_format),
     )
 
 
@@ -66,6 +71,7 @@ def running_server(config: "RunConfig") -> Iterator[str]:
     from ray.serve.schema import LoggingConfig
 
     quieten()
+    log = new_launch(config.folder.log("serve"), config.run.log_format)
     spec = server_spec(config)
     check_server(spec)
     host, port = spec.serve.host, spec.serve.port
@@ -80,14 +86,17 @@ def running_server(config: "RunConfig") -> Iterator[str]:
         logging_config=LoggingConfig(log_level="WARNING"),
     )
     try:
-        wait_for_room(spec)
-        deploy(spec)
-        with reachable(config.folder.cluster_file):
-            shown = f"[{host}]" if ":" in host else host
-            yield f"http://{shown}:{port}"
+        with logging_to(log, "driver"):
+            wait_for_room(spec)
+            deploy(spec)
+            with reachable(config.folder.cluster_file):
+                shown = f"[{host}]" if ":" in host else host
+                logger.info("serving %s at %s:%d", spec.model, shown, port)
+                yield f"http://{shown}:{port}"
+                logger.info("the server ends")
     finally:
         # Ray prints that it killed Serve's controller, although the controller was shutting down anyway
-        with spec.log.open("a") as log, redirect_stdout(log):
+        with redirect_stdout(None):
             serve.shutdown()
 
 
@@ -146,7 +155,9 @@ def update_server(config: "RunConfig") -> None:
         if config.folder.cluster_file.is_file():  # a Ray of one machine, which does not grow
             raise InputError(f"serve: the new one runs beside the old until then: {short}")
         doing += f"; waiting until the cluster has grown: {short}"
-    with stage_progress("serve", doing):
+    spec = replace(spec, log=new_launch(config.folder.log("serve"), config.run.log_format))
+    with stage_progress("serve", doing), logging_to(spec.log, "driver"):
+        logger.info("update to %s", spec.model)
         deploy(spec)
     stage_done("serve", time.monotonic() - started, [f"{spec.model_name} is served"])
 

@@ -145,7 +145,7 @@ def run_actors(tmp_path: Path, form: str) -> tuple[list[str], list[str]]:
     files = [tmp_path / f"chains-{rank}.log" for rank in (0, 1)]
     until(lambda: all("last words" in file.read_text() for file in files))
     rays = [
-        (tmp_path / f"{rank}.out").read_text() + (tmp_path / f"{rank}.err").read_text()
+        b"".join((tmp_path / f"{rank}.{name}").read_bytes() for name in ("out", "err")).decode()
         for rank in (0, 1)
     ]
     return rays, [file.read_text() for file in files]

@@ -77,12 +77,6 @@ def new_launch(folder: Path, form: LogFormat) -> LaunchLog:
     return LaunchLog(attempt, form)
 
 
-def newest_launch(folder: Path, form: LogFormat) -> LaunchLog:
-    """The log of the newest launch, or of a new one where there is none."""
-    latest = folder / LATEST
-    return LaunchLog(latest.resolve(), form) if latest.is_dir() else new_launch(folder, form)
-
-
 @contextmanager
 def logging_to(log: LaunchLog, role: str, rank: int = 0) -> Iterator[None]:
     """Write what this process logs while the block runs to its file; the terminal gets nothing of it."""

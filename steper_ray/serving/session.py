@@ -14,8 +14,9 @@ from steper_ray.chains.teachers import model_reasoning
 from steper_ray.errors import InputError
 from steper_ray.models.folder import check_model
 from steper_ray.models.student_settings import carried_settings
-from steper_ray.ray_runtime.logs import logging_to, new_launch, newest_launch, quieten
+from steper_ray.ray_runtime.logs import LaunchLog, logging_to, new_launch, quieten
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
+from steper_ray.ray_runtime.waiting import telling_of_waits
 from steper_ray.retrieval import corpus_version
 from steper_ray.serving.deploy import APP, DRAIN_S, deploy
 from steper_ray.serving.overrides import serving_reasoning
@@ -40,7 +41,7 @@ def served_model(config: "RunConfig") -> str:
 
 
 def server_spec(config: "RunConfig") -> ServerSpec:
-    """Settings and inputs of a server that logs to the newest launch.
+    """Settings and inputs of a server, whose log is that of the newest launch.
 
     Raises InputError without a model or a corpus, and for reasoning settings that cannot be used.
     """
@@ -57,7 +58,7 @@ def server_spec(config: "RunConfig") -> ServerSpec:
         model,
         serving_reasoning(config.serve, trained, trained_version, version),
         config.folder.corpus.resolve(),
-        newest_launch(config.folder.log("serve"), config.run.log_format),
+        LaunchLog(config.folder.latest_log("serve").resolve(), config.run.log_format),
     )
 
 
@@ -71,11 +72,11 @@ def running_server(config: "RunConfig") -> Iterator[str]:
     from ray.serve.schema import LoggingConfig
 
     quieten()
-    log = new_launch(config.folder.log("serve"), config.run.log_format)
     spec = server_spec(config)
     check_server(spec)
     host, port = spec.serve.host, spec.serve.port
     check_port(host, port)
+    spec = replace(spec, log=new_launch(config.folder.log("serve"), config.run.log_format))
     serve.start(
         http_options={
             "host": host,
@@ -85,19 +86,20 @@ def running_server(config: "RunConfig") -> Iterator[str]:
         },
         logging_config=LoggingConfig(log_level="WARNING"),
     )
-    try:
-        with logging_to(log, "driver"):
+    with logging_to(spec.log, "driver"):
+        try:
             wait_for_room(spec)
-            deploy(spec)
+            with telling_of_waits("serve"):
+                deploy(spec)
             with reachable(config.folder.cluster_file):
-                shown = f"[{host}]" if ":" in host else host
-                logger.info("serving %s at %s:%d", spec.model, shown, port)
-                yield f"http://{shown}:{port}"
-                logger.info("the server ends")
-    finally:
-        # Ray prints that it killed Serve's controller, although the controller was shutting down anyway
-        with redirect_stdout(None):
-            serve.shutdown()
+                url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                logger.info("serving %s at %s", spec.model, url)
+                yield url
+        finally:
+            logger.info("the server ends")
+            # Ray prints that it killed Serve's controller, although the controller was shutting down anyway
+            with redirect_stdout(None):
+                serve.shutdown()
 
 
 @contextmanager
@@ -156,7 +158,11 @@ def update_server(config: "RunConfig") -> None:
             raise InputError(f"serve: the new one runs beside the old until then: {short}")
         doing += f"; waiting until the cluster has grown: {short}"
     spec = replace(spec, log=new_launch(config.folder.log("serve"), config.run.log_format))
-    with stage_progress("serve", doing), logging_to(spec.log, "driver"):
+    with (
+        stage_progress("serve", doing),
+        logging_to(spec.log, "driver"),
+        telling_of_waits("serve"),
+    ):
         logger.info("update to %s", spec.model)
         deploy(spec)
     stage_done("serve", time.monotonic() - started, [f"{spec.model_name} is served"])

@@ -174,4 +174,10 @@ class StudentLLM:
 
     async def check_health(self) -> None:
         """Raises if the engine is dead; Serve then replaces the replica."""
-        await self._server.check_health()
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._server.check_health()
+        except EngineDeadError as error:
+            logger.error("the engine died: %s; Serve replaces this replica", error)
+            raise

@@ -2,8 +2,8 @@
 
 import asyncio
 import gc
+import logging
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
@@ -20,13 +20,16 @@ from steper_ray.chains.usage import EngineUsage
 from steper_ray.engines.protocol import Engine
 from steper_ray.engines.start import start_engine
 from steper_ray.errors import StageError
-from steper_ray.ray_runtime.logs import redirect_output
+from steper_ray.ray_runtime.logs import LaunchLog, start_log
 from steper_ray.retrieval import limit_lance_threads, open_retriever
 from steper_ray.schema import Chain
 from steper_ray.text import squeeze
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+logger = logging.getLogger(__name__)
 
 
 MAX_CONSECUTIVE_FAILURES: Final = 50
@@ -40,10 +43,13 @@ REPORT_INTERVAL_S: Final = 0.5
 class ChainActor:
     """The Ray Data actor: an engine, a retriever, and as many questions at a time as the engine takes."""
 
-    def __init__(self, reasoner: Reasoner, corpus: Path, log: Path, tally: Any) -> None:
+    def __init__(self, reasoner: Reasoner, corpus: Path, log: LaunchLog, tally: Any) -> None:
         import ray
 
-        redirect_output(log)
+        this_actor = ray.get_runtime_context().current_actor
+        self._starts, self._reason = ray.get(tally.start.remote(this_actor))
+        start_log(log, "chains", self._starts - 1)
+        logger.info("start %d of an actor for %s", self._starts, reasoner.model)
         # Searches of many questions fill one core anyway; more threads would only disturb the engine.
         limit_lance_threads()
         self._reasoner, self._log, self._tally = reasoner, log, tally
@@ -53,8 +59,6 @@ class ChainActor:
         self._slots = asyncio.Semaphore(reasoner.at_once)
         self._failures = 0
         """Consecutive failures."""
-        this_actor = ray.get_runtime_context().current_actor
-        self._starts, self._reason = ray.get(tally.start.remote(this_actor))
         self._counted = (0, 0, 0.0)
         """Searches, searches from memory and CPU seconds that the reported usage includes."""
         self._unreported, self._reported_at = EngineUsage(), 0.0
@@ -67,6 +71,7 @@ class ChainActor:
         async with self._starting:
             if self._engine is None:
                 self._engine = self._start()
+                logger.info("the engine is ready")
                 gc.collect()
                 gc.freeze()  # imported modules stay for ever; scanning them at each collection costs time
                 self._tally.ready.remote()
@@ -74,6 +79,7 @@ class ChainActor:
         work = [self._ask(attempts_from_row(row)) for row in batch.to_pylist()]
         rows = [asdict(chain) for chains in await asyncio.gather(*work) for chain in chains]
         self._report()
+        logger.info("%d questions done, %d chains", len(work), len(rows))
         yield pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
 
     def _usage_of(self, chains: Sequence[Chain]) -> EngineUsage:
@@ -100,7 +106,7 @@ class ChainActor:
             why = self._reason or "they were killed, or ran out of memory"
             raise StageError(
                 f"engines had to be started again {restarts} times, more than engine.max_restarts allows; "
-                f"the last because: {why}; see {self._log}"
+                f"the last because: {why}; see {self._log.folder}"
             )
         return start_engine(
             reasoner.model,
@@ -126,10 +132,14 @@ class ChainActor:
                     retriever=self._retriever,
                 )
             except EngineDeadError as error:
-                print(f"the engine died: {error}; this actor ends so that its work is retried")
-                sys.stdout.flush()
+                logger.error(
+                    "the engine died: %s; this actor ends so that its work is retried", error
+                )
                 await self._tally.died.remote(squeeze(str(error)))
                 os._exit(1)
+        for chain in chains:
+            if chain.error is not None:
+                logger.warning("question %s failed: %s", chain.question_id, chain.error)
         self._failures = self._failures + 1 if chains[-1].error is not None else 0
         if self._failures >= MAX_CONSECUTIVE_FAILURES:
             raise StageError(

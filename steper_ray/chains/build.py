@@ -13,6 +13,7 @@ from steper_ray.chains.stream import write_chains
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage, Progress
 from steper_ray.errors import StageError
+from steper_ray.ray_runtime.logs import launch
 from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import chains_identity
 from steper_ray.run.lock import locked
@@ -35,10 +36,10 @@ def build_chains(
 
     teachers: from `find_teachers`, the main one first
     corpus:   folder of an indexed corpus
-    log:      file for what the engines print
+    log:      folder for the log of a new launch; within a launch its log is written on
     Raises InputError if existing chains were made with other settings, StageError if a chain is missing.
     """
-    with locked(out):
+    with locked(out), launch(log) as launch_log:
         prepare_chains(settings, teachers=teachers, corpus=corpus, out=out)
         score_chains(out, teachers[0].reasoning.framework, teachers[0].task)
         usage = EngineUsage()
@@ -49,7 +50,7 @@ def build_chains(
             if lost:
                 raise StageError(
                     f"{len(questions)} questions went in, and for {len(lost)} a chain is missing, as for "
-                    f"{lost[0].question.id!r}; see {log}"
+                    f"{lost[0].question.id!r}; see {launch_log.folder}"
                 )
     return usage
 

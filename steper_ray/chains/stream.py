@@ -9,6 +9,7 @@ retried; after `engine.max_restarts` restarts the stage ends.
 """
 
 import functools
+import logging
 import math
 import shutil
 from collections.abc import Collection, Sequence
@@ -20,6 +21,7 @@ from steper_ray.chains.attempts import MissingAttempts, next_id
 from steper_ray.chains.rows import attempts_row, attempts_schema
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage, Progress, usage_tally
+from steper_ray.ray_runtime.logs import LaunchLog, launch
 from steper_ray.ray_runtime.placement import engine_actor_resources
 from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import answers_identity
@@ -27,6 +29,9 @@ from steper_ray.run.identity import RECORD_FILE, Record, differences, read_recor
 
 if TYPE_CHECKING:
     from ray.data import DataContext
+
+
+logger = logging.getLogger(__name__)
 
 
 MAX_BLOCK_SIZE: Final = 64
@@ -57,7 +62,7 @@ def write_chains(
     Written blocks survive a crash: the same call resumes where the last one stopped; a call with another
     model, corpus or prompt starts over. `out` appears when all questions are answered.
 
-    log:            file for what the engines print
+    log:            folder for the log of a new launch; within a launch its log is written on
     by_other_rules: whether to resume also chains that were made by other RULES, or scored by another task
     Raises StageError if engines keep dying, or questions keep failing.
     """
@@ -76,7 +81,9 @@ def write_chains(
     )
     usage = EngineUsage()
     if remaining:
-        usage = _run(remaining, partial, context, reasoner, corpus, log, on_progress)
+        with launch(log) as launch_log:
+            logger.info("%s: %d questions, %d done before", out, len(missing), len(written))
+            usage = _run(remaining, partial, context, reasoner, corpus, launch_log, on_progress)
     shutil.rmtree(out, ignore_errors=True)
     (partial / "chains").rename(out)
     shutil.rmtree(partial)
@@ -99,7 +106,7 @@ def _run(
     context: "DataContext",
     reasoner: Reasoner,
     corpus: Path,
-    log: Path,
+    log: LaunchLog,
     on_progress: Progress | None,
 ) -> EngineUsage:
     """Run the samples through Ray Data into `partial / "chains"`."""

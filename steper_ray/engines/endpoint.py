@@ -12,6 +12,7 @@ asks it again.
 
 import asyncio
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,9 @@ from steper_ray.text import short_message
 if TYPE_CHECKING:
     from openai.types import Completion
     from openai.types.chat import ChatCompletion
+
+
+logger = logging.getLogger(__name__)
 
 
 NEXT_LINE: Final = (
@@ -129,6 +133,11 @@ class EndpointEngine:
                     raise
                 self._logprobs = False
             except (json.JSONDecodeError, openai.APIResponseValidationError, _NoAnswerError):
+                logger.warning(
+                    "%s: no answer of an OpenAI endpoint; retry %d",
+                    self._config.base_url,
+                    attempt + 1,
+                )
                 await asyncio.sleep(min(8.0, 0.5 * 2**attempt))
         raise RowError(f"{self._config.base_url}: its answers are not those of an OpenAI endpoint")
 

@@ -24,7 +24,7 @@ def answer(
 
     Needs a running Ray and an indexed corpus.
 
-    log: file for what the engines print
+    log: folder for the log of a new launch; within a launch its log is written on
     """
     from steper_ray.chains.attempts import MissingAttempts
     from steper_ray.chains.rows import read_chains

@@ -8,6 +8,7 @@ the base student and the teacher answer `questions.test`, each through the one r
 Finished students and answers are used again: the same command resumes where the last one stopped.
 """
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from steper_ray.training.summary import TrainSummary
 
 
+logger = logging.getLogger(__name__)
+
+
 class _Work:
     """Trainings and evaluations, one after the other, under one progress line."""
 
@@ -51,6 +55,7 @@ class _Work:
 
     def begin(self, task: str) -> None:
         """Show the next training or evaluation, as `training uniform, lr 1e-05, seed 0`."""
+        logger.info("%s", task)
         self._progress.update(
             self._done, self._total, f"{self._done + 1}/{self._total}  {task}", at_once=True
         )

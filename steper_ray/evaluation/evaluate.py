@@ -45,7 +45,7 @@ def evaluate(
     corpus. Raises InputError for unusable input.
 
     models:      by the name of their folder in `out`
-    log:         file for what the engines print
+    log:         folder for the log of a new launch; within a launch its log is written on
     on_progress: called with answers so far, answers in all, and a line about the model at work
     """
     version = corpus_version(corpus)

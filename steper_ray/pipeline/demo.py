@@ -101,7 +101,7 @@ def _run(name: str, config: "RunConfig") -> float:
             raise known from None
         reason = str(known) if known else f"{type(error).__name__}: {squeeze(str(error))}"
         raise StageError(
-            f"stage {name} failed: {reason[:500]}; its log is {config.folder.log(name)}; "
+            f"stage {name} failed: {reason[:500]}; its log is {config.folder.latest_log(name)}; "
             "run the same command again to go on from here"
         ) from error
 
@@ -178,6 +178,6 @@ def _finish(config: "RunConfig", stages: dict[str, Any], served: dict[str, Any])
         "chains": config.folder.chains,
         "examples": config.folder.examples,
         "metrics": config.folder.metrics,
-        "logs": config.folder.root / "logs",
+        "logs": config.folder.logs,
     }.items():
         print(f"{name:>9}  {path}")

@@ -1,5 +1,6 @@
 """Running stages under Ray: one, or a chain of them."""
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -9,9 +10,10 @@ from steper_ray.errors import StageError, is_full_disk
 from steper_ray.models.hub import use_hub
 from steper_ray.pipeline.messages import write_summary
 from steper_ray.pipeline.stages import STAGES
-from steper_ray.ray_runtime.logs import stderr_to
+from steper_ray.ray_runtime.logs import launch, stderr_to
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
 from steper_ray.ray_runtime.session import ray_session
+from steper_ray.ray_runtime.waiting import telling_of_waits
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.tasks import task_named
 
@@ -19,21 +21,32 @@ if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
 
 
+logger = logging.getLogger(__name__)
+
+
 def run_stage(name: str, config: "RunConfig") -> float:
     """Run one stage under a progress line, in a running Ray if it needs one; returns its seconds."""
     stage = STAGES[name]
     started = time.monotonic()
-    with stage_progress(name, stage.doing) as progress, stderr_to(config.folder.log(name)):
+    with (
+        stage_progress(name, stage.doing) as progress,
+        launch(config.folder.log(name), config.run.log_format) as log,
+        stderr_to(log),
+        telling_of_waits(name),
+    ):
+        logger.info("steper %s starts in %s", name, config.folder.root)
         try:
             result = stage.run(config, progress)
         except Exception as error:
+            logger.exception("steper %s failed", name)
             if is_full_disk(error):
                 raise StageError(
                     f"{name}: no space left on the disk of {config.folder.root} or of Ray's temporary "
                     "folder; make room and give the same command again, it goes on from what is written"
                 ) from error
             raise
-    seconds = time.monotonic() - started
+        seconds = time.monotonic() - started
+        logger.info("steper %s is done after %.0f s: %s", name, seconds, "; ".join(result.lines))
     write_summary(config.folder.summary(name), name, seconds, result.counts)
     stage_done(name, seconds, result.lines)
     return seconds

@@ -24,6 +24,6 @@ def plan_run(config: "RunConfig", on_progress: "Progress | None" = None) -> Plan
         chains=config.folder.chains,
         out=config.folder.plan,
         stats=config.folder.stats,
-        log=config.folder.log("build"),
+        log=config.folder.log("plan"),
         on_progress=on_progress,
     )

@@ -5,6 +5,10 @@ docs/run-folder.md is the same as a table.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+LATEST: Final = "latest"
+"""The link to the newest launch, in the folder of a stage's logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +105,16 @@ class RunFolder:
 
     @property
     def logs(self) -> Path:
-        """Logs of the stages."""
+        """Logs of the stages and the server."""
         return self.root / "logs"
 
     def log(self, stage: str) -> Path:
-        """The log of a stage's engines and workers."""
-        return self.logs / f"{stage}.log"
+        """The logs of a stage: a folder for each launch, with a file for each process."""
+        return self.logs / stage
+
+    def latest_log(self, stage: str) -> Path:
+        """The log of a stage's newest launch."""
+        return self.log(stage) / LATEST
 
     @property
     def cluster_file(self) -> Path:

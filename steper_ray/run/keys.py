@@ -193,8 +193,8 @@ DEPENDED_ON: Final[dict[str, tuple[str, ...]]] = {
 
 
 EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
-    # where things lie
-    "run": ("dir", "data"),
+    # where things lie, and how the log is written
+    "run": ("dir", "data", "log_format"),
     # how models are reached
     "hub": ("trust_remote_code", "offline", "token_env"),
     # how many engines there are, and how they are kept alive

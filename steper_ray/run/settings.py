@@ -1,8 +1,8 @@
-"""The `run` section: folder, data and seed of a run."""
+"""The `run` section: folder, data, seed and logs of a run."""
 
 import os
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator
 
@@ -30,6 +30,9 @@ RunDir = Annotated[LocalPath, AfterValidator(_run_dir)]
 """The folder of a run: absolute, so that it is the same one in every process."""
 
 
+LogFormat = Literal["text", "json"]
+
+
 class RunSection(Section):
     """Where the run lives."""
 
@@ -40,3 +43,5 @@ class RunSection(Section):
     """Folder of another run whose corpus, chains and examples this one uses; null uses its own."""
     seed: int = 0
     """Seed of everything that is drawn at random (data order, initialization)."""
+    log_format: LogFormat = "text"
+    """Lines of the files in `logs/`: `text`, or `json` with one object a line."""

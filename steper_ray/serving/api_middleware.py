@@ -3,8 +3,7 @@
 Pure ASGI, so that a body over the limit is never read whole, and a stream is passed on as it comes.
 """
 
-import sys
-import traceback
+import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
@@ -15,6 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steper_ray.serving.keys import KeyRing
 from steper_ray.serving.refusals import HEADERS, RefusedError, send_refusal
+
+logger = logging.getLogger(__name__)
+
 
 LONGEST_NUMBER: Final = 18
 """Largest number of digits of a Content-Length that is parsed as a number."""
@@ -90,7 +92,7 @@ class ApiMiddleware:
         except RefusedError as refused:
             await send_refusal(refused, send_on)
         except Exception:
-            traceback.print_exc(file=sys.stderr)
+            logger.exception("%s %s failed", scope["method"], scope["path"])
             if started:
                 raise
             await send_refusal(

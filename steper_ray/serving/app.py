@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
+from steper_ray.ray_runtime.logs import new_launch
 from steper_ray.serving.deploy import build_ingress, build_llm, build_retriever
 from steper_ray.serving.preflight import check_server
 from steper_ray.serving.session import server_spec
@@ -21,6 +22,11 @@ def build(args: dict[str, str]) -> "Application":
     """
     from steper_ray.run.loading import load_config
 
-    spec = server_spec(load_config(args["config"], [f"serve.host={EVERYWHERE}"]))
+    config = load_config(args["config"], [f"serve.host={EVERYWHERE}"])
+    if not config.folder.latest_log(
+        "serve"
+    ).is_dir():  # a new one each time would restart all replicas
+        new_launch(config.folder.log("serve"), config.run.log_format)
+    spec = server_spec(config)
     check_server(spec)
     return build_ingress(spec, build_llm(spec), build_retriever(spec))

@@ -6,13 +6,14 @@ name beside the old one, switches the ingresses over, and deletes the old one wh
 drained. So every step of a question is answered by the same student and corpus.
 """
 
+import logging
 import re
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import StageError, find_steper_error
 from steper_ray.models.folder import model_identity
+from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.ray_runtime.placement import engine_replica_options
 from steper_ray.run.dependencies import pick
 from steper_ray.run.identity import digest
@@ -23,6 +24,9 @@ from steper_ray.text import short_message
 
 if TYPE_CHECKING:
     from ray.serve import Application
+
+
+logger = logging.getLogger(__name__)
 
 
 APP: Final = "steper"
@@ -211,15 +215,16 @@ def deploy(spec: ServerSpec) -> None:
     from ray import serve
 
     names, before = (llm_app(spec), corpus_app(spec)), set(serve.status().applications)
-    log = {"log_level": "WARNING"}
+    serves_log = {"log_level": "WARNING"}
 
     def target(app: "Application", name: str, route: str | None = None) -> Any:
-        return serve.RunTarget(app, name=name, route_prefix=route, logging_config=log)
+        return serve.RunTarget(app, name=name, route_prefix=route, logging_config=serves_log)
 
     # running applications are not deployed again: Serve would restart their replicas
     builders = zip(names, (build_llm, build_retriever), strict=True)
     new = [target(builder(spec), name) for name, builder in builders if name not in before]
     ingress = target(build_ingress(spec, *names), APP, "/")
+    logger.info("new applications: %s", ", ".join(app.name for app in [*new, ingress]))
     if APP not in before:
         bring_up(spec.log, *new, ingress)
         return
@@ -236,10 +241,11 @@ def deploy(spec: ServerSpec) -> None:
     wait_until_drained(spec.serve.request_timeout_s + DRAIN_S)
     for name in before - set(names):
         if name.startswith((LLM_APP, CORPUS_APP)):
+            logger.info("%s is drained and ends", name)
             serve.delete(name)
 
 
-def bring_up(log: Path, *apps: Any) -> None:
+def bring_up(log: LaunchLog, *apps: Any) -> None:
     """Run applications; raises StageError with the reason if one fails to start.
 
     log: named in the error
@@ -250,7 +256,7 @@ def bring_up(log: Path, *apps: Any) -> None:
         serve.run_many(apps)
     except RuntimeError as error:
         reason = why_not_up() or short_message(error, longest=300)
-        raise StageError(f"serve: {reason}; see {log}") from error
+        raise StageError(f"serve: {reason}; see {log.folder}") from error
 
 
 def why_not_up() -> str | None:

@@ -12,11 +12,11 @@ Keys in an environment variable are in plain text, `alice=…,bob=…`, and are 
 
 import hashlib
 import hmac
+import logging
 import math
 import os
 import re
 import secrets
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +31,9 @@ from steper_ray.files import write_whole
 from steper_ray.run.section import Section
 from steper_ray.run.yaml_text import load_yaml
 from steper_ray.serving.settings import ServeConfig
+
+logger = logging.getLogger(__name__)
+
 
 LOOK_AGAIN_S: Final = 2.0
 """Seconds between two looks at the keys file."""
@@ -165,7 +168,7 @@ class KeyRing:
                 self._keys = self._from_environment | read_keys(self._file)
                 self._stamp = stamp
         except (OSError, InputError) as error:
-            print(f"the keys stay as they were: {error}", file=sys.stderr)
+            logger.warning("the keys stay as they were: %s", error)
         return self._keys
 
 

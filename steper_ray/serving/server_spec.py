@@ -5,6 +5,7 @@ from pathlib import Path
 
 from steper_ray.engines.settings import EngineConfig
 from steper_ray.models.settings import HubConfig
+from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.serving.overrides import ServingReasoning
 from steper_ray.serving.settings import ServeConfig
 
@@ -21,8 +22,8 @@ class ServerSpec:
     reasoning: ServingReasoning
     corpus: Path
     """Folder of the corpus itself: the link in the run folder moves when `steper index` runs again."""
-    log: Path
-    """Log of the replicas."""
+    log: LaunchLog
+    """Log that the replicas write to."""
 
     @property
     def model_name(self) -> str:

@@ -1,10 +1,12 @@
 """A running server from start to Ctrl-C, and its update. Unpacks the run file into a `ServerSpec`."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,9 @@ from steper_ray.chains.teachers import model_reasoning
 from steper_ray.errors import InputError
 from steper_ray.models.folder import check_model
 from steper_ray.models.student_settings import carried_abilities, carried_settings, settings_file
-from steper_ray.ray_runtime.logs import quieten
+from steper_ray.ray_runtime.logs import LaunchLog, logging_to, new_launch, quieten
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
+from steper_ray.ray_runtime.waiting import telling_of_waits
 from steper_ray.retrieval import corpus_version
 from steper_ray.selection.abilities import ability_scheme, recorded_scheme
 from steper_ray.serving.deploy import APP, DRAIN_S, deploy
@@ -30,13 +33,16 @@ if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
 
 
+logger = logging.getLogger(__name__)
+
+
 def served_model(config: "RunConfig") -> str:
     """The model to serve: `serve.model`, else the run's student."""
     return config.serve.model or str(config.folder.student)
 
 
 def server_spec(config: "RunConfig") -> ServerSpec:
-    """Settings and inputs of a server.
+    """Settings and inputs of a server, whose log is that of the newest launch.
 
     Raises InputError without a model or a corpus, and for reasoning settings that cannot be used.
     """
@@ -59,7 +65,7 @@ def server_spec(config: "RunConfig") -> ServerSpec:
         model,
         serving_reasoning(config.serve, trained, trained_version, version, scheme),
         config.folder.corpus.resolve(),
-        config.folder.log("serve"),
+        LaunchLog(config.folder.latest_log("serve").resolve(), config.run.log_format),
     )
 
 
@@ -77,6 +83,7 @@ def running_server(config: "RunConfig") -> Iterator[str]:
     check_server(spec)
     host, port = spec.serve.host, spec.serve.port
     check_port(host, port)
+    spec = replace(spec, log=new_launch(config.folder.log("serve"), config.run.log_format))
     serve.start(
         http_options={
             "host": host,
@@ -86,16 +93,20 @@ def running_server(config: "RunConfig") -> Iterator[str]:
         },
         logging_config=LoggingConfig(log_level="WARNING"),
     )
-    try:
-        wait_for_room(spec)
-        deploy(spec)
-        with reachable(config.folder.cluster_file):
-            shown = f"[{host}]" if ":" in host else host
-            yield f"http://{shown}:{port}"
-    finally:
-        # Ray prints that it killed Serve's controller, although the controller was shutting down anyway
-        with spec.log.open("a") as log, redirect_stdout(log):
-            serve.shutdown()
+    with logging_to(spec.log, "driver"):
+        try:
+            wait_for_room(spec)
+            with telling_of_waits("serve"):
+                deploy(spec)
+            with reachable(config.folder.cluster_file):
+                url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                logger.info("serving %s at %s", spec.model, url)
+                yield url
+        finally:
+            logger.info("the server ends")
+            # Ray prints that it killed Serve's controller, although the controller was shutting down anyway
+            with redirect_stdout(None):
+                serve.shutdown()
 
 
 @contextmanager
@@ -153,7 +164,13 @@ def update_server(config: "RunConfig") -> None:
         if config.folder.cluster_file.is_file():  # a Ray of one machine, which does not grow
             raise InputError(f"serve: the new one runs beside the old until then: {short}")
         doing += f"; waiting until the cluster has grown: {short}"
-    with stage_progress("serve", doing):
+    spec = replace(spec, log=new_launch(config.folder.log("serve"), config.run.log_format))
+    with (
+        stage_progress("serve", doing),
+        logging_to(spec.log, "driver"),
+        telling_of_waits("serve"),
+    ):
+        logger.info("update to %s", spec.model)
         deploy(spec)
     stage_done("serve", time.monotonic() - started, [f"{spec.model_name} is served"])
 

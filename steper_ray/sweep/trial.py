@@ -6,6 +6,7 @@ again at once: another start would not mend it.
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steper_ray.errors import StageError, SteperError, find_steper_error
+from steper_ray.ray_runtime.logs import launch
 from steper_ray.sweep.space import Point, applied, data_key
 from steper_ray.sweep.trial_files import (
     ERROR_FILE,
@@ -30,6 +32,9 @@ from steper_ray.sweep.trial_files import (
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
     from steper_ray.training.summary import TrainSummary
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +67,6 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
     """
     from ray import tune
 
-    from steper_ray.models.hub import use_hub
-    from steper_ray.sweep.tune_callbacks import ReportValidations
-
     if Path(task.start).is_dir():
         os.chdir(task.start)
     # A report waits for the controller's next look; trials are short and report often.
@@ -78,10 +80,24 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
     if failure.is_file():
         raise StageError(json.loads(failure.read_text(encoding="utf-8"))["error"])
     (folder / STOPPED_FILE).unlink(missing_ok=True)
+    config = trial_config(task.config, point, folder)
+    with launch(config.folder.log("train"), config.run.log_format):
+        _run(task, config, number, point)
+
+
+def _run(task: TrialTask, config: "RunConfig", number: int, point: Point) -> None:
+    """Train and score a trial that has no outcome yet."""
+    from ray import tune
+
+    from steper_ray.models.hub import use_hub
+    from steper_ray.sweep.tune_callbacks import ReportValidations
+
+    folder = config.folder.root
+    outcome, failure = folder / OUTCOME_FILE, folder / ERROR_FILE
+    logger.info("trial %d starts: %s", number, point)
     write_json(folder / POINT_FILE, {"number": number, "point": point})
     use_hub(task.config.hub)
     started = time.monotonic()
-    config = trial_config(task.config, point, folder)
     try:
         ranked = config.sweep.metric == "loss"
         prepared = task.prepared[data_key(config.train)]
@@ -94,9 +110,11 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
         assert metric is not None
     except SteperError as error:
         known = find_steper_error(error) or error
+        logger.exception("trial %d failed", number)
         write_json(failure, {"error": str(known)})
         raise
     values = outcome_of(metric, time.monotonic() - started, summary)
+    logger.info("trial %d is done: %s %.6g", number, config.sweep.metric, metric)
     write_json(outcome, values)
     drop_bulk(folder, keep_student=True)
     keep_best_student(task.folder, config.sweep.metric)

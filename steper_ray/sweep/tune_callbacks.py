@@ -3,6 +3,7 @@
 `ReportValidations` runs in the process of Ray Train's controller, `EndTrials` in that of the sweep.
 """
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from steper_ray.sweep.trial_files import (
     trial_folder,
     write_json,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class ReportValidations(TuneReportCallback):
@@ -56,6 +59,7 @@ class EndTrials(Callback):
         """Record a trial that was stopped; finished trials have written their outcome themselves."""
         folder = trial_folder(self.folder, int(str(trial)))
         if not (folder / OUTCOME_FILE).is_file():
+            logger.info("trial %s was stopped by the scheduler", trial)
             write_json(folder / STOPPED_FILE, {})
             drop_bulk(folder, keep_student=False)
 
@@ -65,6 +69,7 @@ class EndTrials(Callback):
         if not (folder / ERROR_FILE).is_file():
             lines = str(trial.get_error() or "its process died").strip().splitlines()
             write_json(folder / ERROR_FILE, {"error": lines[-1]})
+        logger.warning("trial %s failed", trial)
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:  # noqa: ARG002
         """Once a second, give the next trials what the dead ones held; they would wait for it forever."""

@@ -4,6 +4,7 @@ A run that stopped (a dead node, Ctrl-C) resumes from its last checkpoint when s
 settings, base student and examples; with others it starts anew and says why (`resume.py`).
 """
 
+import logging
 import shutil
 import tempfile
 import time
@@ -19,6 +20,7 @@ from steper_ray.files import new_folder
 from steper_ray.models.folder import check_model, model_size
 from steper_ray.models.push import check_repo_name, push_folder
 from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.ray_runtime.logs import LaunchLog, launch
 from steper_ray.ray_runtime.placement import training_worker_resources
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
@@ -41,6 +43,9 @@ from steper_ray.training.worker_spec import (
     candidate_dir,
     worker_task,
 )
+
+logger = logging.getLogger(__name__)
+
 
 Score = Callable[[Path], float]
 """Exact match of the student in a folder, on questions that are not trained on."""
@@ -103,7 +108,8 @@ def train(
         check_storage(out, settings)
         started = time.monotonic()
         checkpoints = find_checkpoints(folder, identity, changed)
-        outcome = _run_workers(task, checkpoints, callbacks)
+        with launch(folder.log("train")) as log:
+            outcome = _run_workers(task, checkpoints, callbacks, log)
         loss, step = _best_candidate(settings, outcome, folder.training, score)
         summary = _summarize(task, outcome, loss, step, time.monotonic() - started)
         _place_student(folder, summary, add_card)
@@ -168,6 +174,7 @@ def _place_student(folder: RunFolder, summary: TrainSummary, add_card: AddCard |
     with new_folder(folder.student) as student:
         candidate = candidate_dir(folder.training, summary.steps)
         shutil.copytree(candidate, student, dirs_exist_ok=True)
+        logger.info("student of step %d → %s", summary.steps, folder.student)
         if add_card is not None:
             add_card(student, summary)
     shutil.rmtree(folder.training / CANDIDATES)
@@ -198,7 +205,9 @@ def check_storage(folder: Path, settings: TrainConfig) -> None:
         )
 
 
-def _run_workers(task: WorkerTask, checkpoints: Path, callbacks: Sequence[Any]) -> WorkerOutcome:
+def _run_workers(
+    task: WorkerTask, checkpoints: Path, callbacks: Sequence[Any], log: LaunchLog
+) -> WorkerOutcome:
     """Run the workers on Ray Train; raises StageError, or the error of steper_ray that a worker raised."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -207,7 +216,7 @@ def _run_workers(task: WorkerTask, checkpoints: Path, callbacks: Sequence[Any]) 
 
     settings = task.train
     # Loosely typed: Ray annotates neither loops without an argument nor results of loops.
-    loop: Any = partial(run_worker, task)
+    loop: Any = partial(run_worker, task, log)
     trainer = TorchTrainer(
         loop,
         torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
@@ -237,6 +246,6 @@ def _run_workers(task: WorkerTask, checkpoints: Path, callbacks: Sequence[Any]) 
                 raise cause from None
         first = next(iter(failures.values()), error)
         line = str(first).strip().splitlines()[-1]
-        raise StageError(f"train: a worker failed: {line}; see {task.log}") from error
+        raise StageError(f"train: a worker failed: {line}; see {log.folder}") from error
     outcome: WorkerOutcome = result.return_value
     return outcome

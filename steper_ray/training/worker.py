@@ -4,6 +4,7 @@
 writes the metrics of every step (see `steper_ray.training.metrics`).
 """
 
+import logging
 import os
 import shutil
 import sys
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steper_ray.models.hub import use_hub
-from steper_ray.ray_runtime.logs import redirect_output
+from steper_ray.ray_runtime.logs import LaunchLog, start_log
 from steper_ray.training.metrics import MetricsWriter, StepMetrics
 from steper_ray.training.objective import count_abilities
 from steper_ray.training.worker_spec import CANDIDATES, WorkerOutcome, WorkerTask
 
 if TYPE_CHECKING:
     from steper_ray.training.rank import RankTraining
+
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_process(task: WorkerTask) -> None:
@@ -35,11 +39,11 @@ def prepare_process(task: WorkerTask) -> None:
         sys.modules["mlflow"] = None  # type: ignore[assignment]
     import deepspeed.ops
     import torch
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     if without_mlflow:
         del sys.modules["mlflow"]
-    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     torch.set_num_threads(task.train.cpus_per_worker)
     if not task.train.use_gpu:
         # Read only to see whether DeepSpeed's shared-memory collective, for inference, can be compiled.
@@ -47,22 +51,30 @@ def prepare_process(task: WorkerTask) -> None:
         deepspeed.ops.__compatible_ops__ = {}
 
 
-def run_worker(task: WorkerTask) -> WorkerOutcome:
+def run_worker(task: WorkerTask, log: LaunchLog) -> WorkerOutcome:
     """The Ray Train loop of one worker."""
-    redirect_output(Path(task.log))
-    prepare_process(task)
     import ray.train
+
+    context = ray.train.get_context()
+    rank, ranks = context.get_world_rank(), context.get_world_size()
+    start_log(log, "worker", rank)
+    prepare_process(task)
     import ray.train.torch
 
     from steper_ray.training.rank import RankTraining
 
-    context = ray.train.get_context()
-    rank, ranks = context.get_world_rank(), context.get_world_size()
     checkpoint = ray.train.get_checkpoint()
     with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
         training = RankTraining(
             task, rank, ranks, ray.train.torch.get_device(), Path(folder) if folder else None
         )
+    logger.info(
+        "rank %d of %d %s step %d",
+        rank,
+        ranks,
+        "resumes after" if checkpoint else "starts at",
+        training.step,
+    )
     writer = None
     if rank == 0:
         if training.step == 0:
@@ -79,12 +91,14 @@ def run_worker(task: WorkerTask) -> WorkerOutcome:
         validated = training.validation_due
         if validated:
             metrics = training.validate()
+            logger.info("step %d: validation loss %.4f", metrics.step, metrics.validation_loss)
         if writer is not None:
             writer.write(metrics)
         if training.checkpoint_due or (task.report_validations and validated):
             _report(training, metrics)
     if writer is not None:
         writer.close()
+    logger.info("finished after step %d", training.step)
     return _outcome(training)
 
 
@@ -123,4 +137,5 @@ def _report(training: "RankTraining", metrics: StepMetrics) -> None:
             "best_loss": best[0][0] if best else None,
             "validations": training.validations_done,
         }
+        logger.info("step %d: checkpoint", metrics.step)
         ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -33,8 +33,6 @@ class WorkerTask:
     """How the student will be asked; written into its folder as `steper.json`."""
     corpus_version: str
     """Version of the corpus that the chains were retrieved from; written there too."""
-    log: str
-    """File for what the workers print."""
     base_model: Mapping[str, str] = field(default_factory=dict)
     """The base student by its content, from `model_identity`; written there too."""
     scheme: AbilityScheme = STEPER
@@ -103,7 +101,6 @@ def worker_task(
         seed=seed,
         reasoning=complete_reasoning(reasoning),
         corpus_version=corpus_version,
-        log=str(folder.log("train")),
         scheme=scheme,
         hub=hub,
         prepared=None if prepared is None else str(prepared),

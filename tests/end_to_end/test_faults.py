@@ -319,7 +319,7 @@ def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
             env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
             start_new_session=True,
         )
-    log = tmp_path / "logs" / "build.log"
+    log = tmp_path / "logs" / "build" / "latest" / "chains-0.log"
 
     def runs() -> bool:
         return build.poll() is None

@@ -258,7 +258,7 @@ def test_a_failing_stage_is_named_with_its_log(run: RunConfig, tmp_path: Path) -
     more = run.questions.model_copy(update={"train": str(tmp_path / "more.parquet")})
     config = run.model_copy(update={"engine": bad_engine, "questions": more})
     chains = (run.folder.chains.stat().st_mtime_ns, sorted(run.folder.chains.iterdir()))
-    with pytest.raises(StageError, match=r"stage build failed: .*logs/build\.log"):
+    with pytest.raises(StageError, match=r"stage build failed: .*logs/build/latest"):
         demo(config)
     assert chains == (run.folder.chains.stat().st_mtime_ns, sorted(run.folder.chains.iterdir()))
 

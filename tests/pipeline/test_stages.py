@@ -83,6 +83,22 @@ def test_a_word_that_is_no_command_is_one_line(
     assert capsys.readouterr() == ("", f"steper: no command {word!r}; {hint}\n")
 
 
+def test_a_new_stage_has_a_log_of_each_launch(tmp_path: Path, arguments: list[str]) -> None:
+    assert main(["tiny", *arguments]) == 0
+    assert main(["tiny", *arguments, "--set", "run.log_format=json"]) == 0
+    logs = tmp_path / "run" / "logs" / "tiny"
+    newest = (logs / "latest").resolve()
+    first, second = sorted(
+        (path for path in logs.glob("20*") if path.is_dir()), key=lambda path: path == newest
+    )
+    assert second == newest
+    assert f"steper tiny starts in {tmp_path / 'run'}\n" in (first / "driver-0.log").read_text()
+    lines = (second / "driver-0.log").read_text().splitlines()
+    messages = [json.loads(line)["message"] for line in lines]
+    assert messages[0] == f"steper tiny starts in {tmp_path / 'run'}"
+    assert messages[-1].startswith("steper tiny is done after 0 s: seed 5;")
+
+
 def test_a_new_stage_is_checked_before_it_runs(
     tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

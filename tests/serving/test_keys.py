@@ -132,7 +132,7 @@ def test_an_environment_without_keys_is_refused(
 
 
 def test_a_changed_file_counts_within_seconds_and_a_broken_one_not_at_all(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = {
         name: written(tmp_path / name, alice=ALICE)
@@ -165,7 +165,7 @@ def test_a_changed_file_counts_within_seconds_and_a_broken_one_not_at_all(
         "removed": "alice carol",
         "emptied": "carol",
     }
-    said = capsys.readouterr().err
+    said = caplog.text
     assert said.count("the keys stay as they were: ") == 2
     assert all(str(files[name]) in said for name in ("broken", "removed"))
     for name in ("broken", "removed"):

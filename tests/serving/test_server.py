@@ -417,7 +417,7 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     serve_section = server.config.serve.model_copy(update={"keys_file": str(tmp_path / "keys")})
     monkeypatch.setattr("steper_ray.serving.session.check_server", lambda _spec: None)
     before = [server.processes(name)[0].pid for name in (":llm", ":retriever")]
-    with pytest.raises(StageError, match=r"keys_file: .*no such file.*serve\.log"):
+    with pytest.raises(StageError, match=r"keys_file: .*no such file.*logs/serve/"):
         update_server(server.config.model_copy(update={"serve": serve_section}))
     behind = {llm_app(server.spec), corpus_app(server.spec)}
     assert set(serve.status().applications) == {APP, *behind}

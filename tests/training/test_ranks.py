@@ -165,7 +165,6 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
         seed=0,
         reasoning=complete_reasoning(ReasoningConfig(max_prompt_tokens=1000)),
         corpus_version="v1",
-        log=str(tmp_path / "train.log"),
     )
 
 

@@ -1,6 +1,7 @@
 """The ingress deployment: HTTP in, the reasoning loop over replicas of LLM and retriever, HTTP out."""
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,14 +10,18 @@ from ray.serve.handle import DeploymentHandle
 
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import HubConfig
-from steper_ray.ray_runtime.logs import redirect_output
+from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.serving.deployments.replica_log import start_replica_log
 from steper_ray.serving.keys import KeyRing, Keys, RateLimiter
 from steper_ray.serving.overrides import ServingReasoning
 from steper_ray.serving.settings import ServeConfig
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+
+logger = logging.getLogger(__name__)
 
 
 LLM: Final = "llm"
@@ -56,12 +61,12 @@ class AnswerServer:
         places: int,
         keys: Keys,
         hub: HubConfig,
-        log: Path,
+        log: LaunchLog,
     ) -> None:
         """llm, retriever: their handles, or the names of their applications
         keys: keys of the environment that the server was started in
         """
-        redirect_output(log)
+        start_replica_log(log)
         from steper_ray.serving.answering import AnswerService
         from steper_ray.serving.metrics import RayMetrics
         from steper_ray.serving.replicas import ReplicaBackend
@@ -89,6 +94,7 @@ class AnswerServer:
         )
         self._keys = KeyRing(config, keys)
         self._rates = rates
+        logger.info("answers with %s, %d questions at a time", model, places)
 
     async def __serve_build_asgi_app__(self) -> "FastAPI":
         from steper_ray.serving.api.routes import build_api

@@ -7,6 +7,7 @@ vLLM is imported in the replica only. A replica whose engine has died fails its 
 replaces it.
 """
 
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,12 @@ from steper_ray.errors import ReplicaLostError, RowError
 from steper_ray.models.hub import use_hub
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import HubConfig
-from steper_ray.ray_runtime.logs import redirect_output
+from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.ray_runtime.placement import engine_bundles
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.serving.deployments.replica_log import start_replica_log
+
+logger = logging.getLogger(__name__)
 
 PLAIN_CHAT: Final = "{{ messages | map(attribute='content') | join('\n') }}"
 """Chat template for a model without one: the messages, separated by line breaks."""
@@ -70,12 +74,12 @@ class StudentLLM:
         config: EngineConfig,
         reasoning: ReasoningConfig,
         hub: HubConfig,
-        log: Path,
+        log: LaunchLog,
     ) -> None:
         """Raises InputError if the model cannot be loaded, if vLLM refuses an argument, or if the context
         is too short for the prompts.
         """
-        redirect_output(log)
+        start_replica_log(log)
         use_hub(hub)
         prepare_process(config)
         from ray.serve.llm import LLMConfig, LLMServer
@@ -99,6 +103,7 @@ class StudentLLM:
         self._server, self._llm = server, server.engine.client
         self._seeded = takes_seeds(config)
         check_context(model, self._llm, reasoning)
+        logger.info("the engine of %s is ready", model)
 
     async def write(self, request: StepRequest) -> Generation:
         """Write a step; raises RowError if the engine refuses the prompt, ReplicaLostError if it died."""
@@ -169,4 +174,10 @@ class StudentLLM:
 
     async def check_health(self) -> None:
         """Raises if the engine is dead; Serve then replaces the replica."""
-        await self._server.check_health()
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._server.check_health()
+        except EngineDeadError as error:
+            logger.error("the engine died: %s; Serve replaces this replica", error)
+            raise

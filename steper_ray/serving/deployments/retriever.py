@@ -1,24 +1,29 @@
 """The retriever deployment: each replica opens the corpus."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from ray import serve
 
-from steper_ray.ray_runtime.logs import redirect_output
+from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.retrieval import limit_lance_threads, open_retriever
 from steper_ray.retrieval.protocol import Hit
+from steper_ray.serving.deployments.replica_log import start_replica_log
+
+logger = logging.getLogger(__name__)
 
 
 @serve.deployment
 class CorpusRetriever:
     """Retriever of one opened corpus."""
 
-    def __init__(self, corpus: Path, log: Path) -> None:
-        redirect_output(log)
+    def __init__(self, corpus: Path, log: LaunchLog) -> None:
+        start_replica_log(log)
         limit_lance_threads()
         self._retriever = open_retriever(corpus)
+        logger.info("%s is open, version %s", corpus, self._retriever.version)
 
     async def search(self, searches: Sequence[tuple[str, int]]) -> list[list[Hit]]:
         """The best passages for each search, which is a query and its k; see `Retriever.search`."""

@@ -1,0 +1,51 @@
+"""A stage that waits for resources says so."""
+
+import time
+from typing import Any
+
+import pytest
+
+from steper_ray.ray_runtime.waiting import amounts, pending_requests, telling_of_waits
+
+
+def test_amounts_in_words() -> None:
+    assert amounts({"GPU": 0.5, "CPU": 2.0, "memory": 0, "node:10.0.0.1": 0.01}) == (
+        "2 CPU + 0.5 GPU"
+    )
+
+
+def test_what_is_waited_for_is_said_once(
+    ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A placement group, and an actor outside of any; what has its resources is no such thing."""
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    class Busy:
+        def __init__(self) -> None:
+            time.sleep(60)
+
+    remote: Any = ray.remote
+    busy = remote(num_cpus=0)(Busy).remote()
+    group = placement_group([{"CPU": 1, "GPU": 1}] * 2)
+    actor = remote(num_cpus=4000)(Busy).remote()
+    with telling_of_waits("train", patience_s=3):
+        limit = time.monotonic() + 60
+        shown = ""
+        while shown.count("\n") < 2 and time.monotonic() < limit:
+            time.sleep(0.1)
+            shown += capsys.readouterr().out
+        time.sleep(3)
+    shown += capsys.readouterr().out
+    lines = sorted(line.partition(";")[0] for line in shown.splitlines())
+    assert lines == [
+        " train  waits for resources: 1 × (4000 CPU)",
+        " train  waits for resources: 2 × (1 CPU + 1 GPU)",
+    ]
+    remove_placement_group(group)
+    for one in (busy, actor):
+        ray.kill(one)
+    limit = time.monotonic() + 30
+    while pending_requests():
+        assert time.monotonic() < limit
+        time.sleep(0.1)

@@ -230,7 +230,6 @@ def test_nothing_that_is_written_has_a_token(
         seed=0,
         reasoning=run.reasoning,
         corpus_version="",
-        log="",
         hub=run.hub,
     )
     (tmp_path / "task.txt").write_text(f"{task} {run!r} {EngineConfig()!r}")

@@ -110,9 +110,9 @@ def train(
         checkpoints = find_checkpoints(folder, identity, changed)
         with launch(folder.log("train")) as log:
             outcome = _run_workers(task, checkpoints, callbacks, log)
-        loss, step = _best_candidate(settings, outcome, folder.training, score)
-        summary = _summarize(task, outcome, loss, step, time.monotonic() - started)
-        _place_student(folder, summary, add_card)
+            loss, step = _best_candidate(settings, outcome, folder.training, score)
+            summary = _summarize(task, outcome, loss, step, time.monotonic() - started)
+            _place_student(folder, summary, add_card)
         values = {**identity, "summary": asdict(summary)}
         write_record(folder.training / DONE_FILE, values)
     if settings.push_to_hub is not None:

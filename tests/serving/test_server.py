@@ -63,8 +63,8 @@ def replicas(deployment: str) -> int:
     """Replicas of a deployment of the ingress's application that run."""
     from ray import serve
 
-    states = serve.status().applications[APP].deployments[deployment].replica_states
-    return {state.value: count for state, count in states.items()}.get("RUNNING", 0)
+    states: Any = serve.status().applications[APP].deployments[deployment].replica_states
+    return int(states.get("RUNNING", 0))
 
 
 def engines() -> list[psutil.Process]:

@@ -35,15 +35,15 @@ from tests.processes import ended
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]  # engines start some twenty times
 
-QUESTIONS = 200
+QUESTIONS = 100
 AT_ONCE = 16
 OPEN = 2 * AT_ONCE
 """Questions in an actor's open blocks at the most."""
-BLOCKS = 12
+BLOCKS = 5
 """Blocks that are recorded as done when something is killed; most are still to do."""
 KILL_AT = BLOCKS * AT_ONCE // BLOCKS_AT_WORK
 """Questions in them."""
-DIFFERING = QUESTIONS * 0.005
+DIFFERING = 1
 """Chains that may read otherwise: the engine's batches fall differently, and with them ties of floats."""
 
 GONE_WITHIN_S = 120
@@ -225,20 +225,10 @@ def finish(process: subprocess.Popen[str]) -> dict[str, int]:
     return said
 
 
-def test_a_killed_actor_and_a_dead_engine_start_again_and_no_question_is_lost_or_doubled(
+def test_an_engine_dead_too_often_ends_the_stage_and_the_next_build_survives_a_killed_actor(
     toy_corpus: RunConfig, tmp_path: Path, undisturbed: list[Chain]
 ) -> None:
-    config = load_config(TOY_RUN_FILE, settings(toy_corpus, tmp_path))
-    with killing(tmp_path, "ChainActor", "EngineCore"):
-        ran = build_run(config).usage
-    check_whole(tmp_path, undisturbed)
-    assert ran.starts == 3
-    assert QUESTIONS <= ran.asked <= QUESTIONS + 2 * OPEN
-
-
-def test_engines_that_keep_dying_end_the_stage_and_what_is_done_stays(
-    toy_corpus: RunConfig, tmp_path: Path
-) -> None:
+    """No question is lost or doubled."""
     given = settings(toy_corpus, tmp_path)
     config = load_config(TOY_RUN_FILE, [*given, "engine.max_restarts=0"])
     with (
@@ -251,8 +241,15 @@ def test_engines_that_keep_dying_end_the_stage_and_what_is_done_stays(
     assert "had to be started again 1 times, more than engine.max_restarts allows" in str(known)
     assert str(config.folder.log("build")) in str(known)
     assert not config.folder.chains.exists()
+    done = questions_done(tmp_path)
+    assert done >= KILL_AT
 
-    assert questions_done(tmp_path) >= KILL_AT  # for the next build to go on from
+    with killing(tmp_path, "ChainActor", "EngineCore"):
+        ran = build_run(load_config(TOY_RUN_FILE, given)).usage
+    check_whole(tmp_path, undisturbed)
+    assert ran.starts == 3
+    # A worker of the ended build may have finished writing a block after we looked.
+    assert QUESTIONS - done - OPEN <= ran.asked <= QUESTIONS - done + 2 * OPEN
 
 
 def test_a_killed_driver_loses_open_blocks_only_and_two_builds_never_write_at_once(
@@ -307,7 +304,10 @@ def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
     to_all: bool,
     codes: set[int],
 ) -> None:
-    """By a signal to the command alone, or to its process group, as a terminal and `timeout` send it."""
+    """By a signal to the command alone, or to its process group, as a terminal and `timeout` send it.
+
+    Ray's two agents of a node compute nothing, and try for a minute to tell a dead Ray of its death.
+    """
     given = settings(toy_corpus, tmp_path, f"build.teacher={slow_model}")
     overrides = [part for one in given for part in ("--set", one)]
     command = ["-m", "steper_ray.cli", "build", "--config", str(TOY_RUN_FILE), *overrides]
@@ -329,7 +329,8 @@ def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
     started = engine.cpu_times().user
     await_that(lambda: engine.cpu_times().user > started + 1, runs)
 
-    processes = family(build)
+    agents = titled("DashboardAgent", family(build)) + titled("RuntimeEnvAgent", family(build))
+    processes = [process for process in family(build) if process not in agents]
     (os.killpg if to_all else os.kill)(build.pid, sent)
     code = build.wait()
     limit = time.monotonic() + GONE_WITHIN_S

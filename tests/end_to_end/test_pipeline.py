@@ -202,6 +202,7 @@ def test_a_way_of_learning_is_compared_and_nothing_is_done_twice(run: RunConfig)
     best = {"validation_chains": 20, "validate_every_steps": 1, "best_by": "em"}
     section = CompareConfig(
         variants={"difficulty": best},
+        baseline="difficulty",
         seeds=(0,),
         repeated=(),
     )

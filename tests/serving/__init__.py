@@ -1,1 +1,1 @@
-"""A package, so that the server of its tests ends with them and not with the session (pytest, scope "package")."""
+"""A package, so that its shared server ends with its tests and not with the session."""

@@ -171,7 +171,8 @@ class RankTraining:
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
         count_A = self._count(units)
-        loss_A, accuracy_A = self._ability_means(self._forward_backward(units, weights_of), count_A)
+        sums = self._sum_over_ranks(self._forward_backward(units, weights_of))
+        loss_A, accuracy_A = _ability_means(sums, count_A)
         loss = global_loss(self.objective, loss_A, count_A, sigma_A, weight_A)
         self._check_finite("loss", loss, examples)
         keeps_norm = train.zero_stage > 0 or self.task.bf16
@@ -179,7 +180,6 @@ class RankTraining:
         self._check_finite("gradient norm", grad_norm, examples)
         if self.objective.learns_sigma:
             self.sigma.update(loss_A, [count > 0 for count in count_A])
-        self._note_save_due()
         self.step += 1
         seconds = time.monotonic() - started
 
@@ -227,8 +227,7 @@ class RankTraining:
                 self._add(sums, micro_batch, units, nll_E, right_E)
         self.engine.train()
         count_A = self._count(units)
-        loss_A, _ = self._ability_means(sums, count_A)
-        self._note_save_due()
+        loss_A, _ = _ability_means(self._sum_over_ranks(sums), count_A)
         loss = validation_loss(loss_A, count_A)
         kept, displaced = self.validations.add(loss, self.step)
         if kept:
@@ -316,29 +315,21 @@ class RankTraining:
         values = torch.stack([nll_E, right_E]) * float(micro_batch.counted)
         sums.index_add_(1, torch.tensor(abilities, device=self.device), values)
 
-    def _ability_means(self, sums: Any, count_A: Sequence[int]) -> tuple[PerAbility, PerAbility]:
-        """L_j and accuracy of the global batch, 0 for an absent ability, the same on every rank."""
-        import torch.distributed as dist
+    def _sum_over_ranks(self, sums: Any) -> Any:
+        """Sums of all ranks, on the CPU; also sets `save_due` on all ranks by the clock of rank 0.
 
-        dist.all_reduce(sums)
-        loss_A, accuracy_A = (
-            tuple(value / max(1, count) for value, count in zip(sum_A, count_A, strict=True))
-            for sum_A in sums.tolist()
-        )
-        return loss_A, accuracy_A
-
-    def _note_save_due(self) -> None:
-        """Note whether a checkpoint is due by the clock of rank 0, so that all ranks save together."""
+        In one all-reduce: every step waits for it.
+        """
         import torch
         import torch.distributed as dist
 
         minutes = self.task.train.checkpoint_every_minutes
-        if not minutes:
-            return
-        late = self.rank == 0 and minutes < (time.monotonic() - self.saved) / 60
-        late_ranks = torch.tensor([float(late)], device=self.device)
-        dist.all_reduce(late_ranks)
-        self.save_due = bool(late_ranks.item())
+        late = self.rank == 0 and 0 < minutes < (time.monotonic() - self.saved) / 60
+        shared = torch.cat([sums.flatten(), sums.new_tensor([late])])
+        dist.all_reduce(shared)
+        shared = shared.cpu()
+        self.save_due = bool(shared[-1] > 0)
+        return shared[:-1].view(sums.shape)
 
     def _check_finite(self, quantity: str, value: float, examples: Sequence[TokenExample]) -> None:
         """Raises StageError, and names the examples in a file, if a quantity of a step is not finite."""
@@ -392,3 +383,12 @@ class RankTraining:
 
         model, settings = self.engine.module.model, self.student_settings
         export_candidate(model, self.task, self.step, settings, rank=self.rank)
+
+
+def _ability_means(sums: Any, count_A: Sequence[int]) -> tuple[PerAbility, PerAbility]:
+    """L_j and accuracy of a global batch, 0 for an absent ability; sums: as `_zero_sums` has them."""
+    loss_A, accuracy_A = (
+        tuple(value / max(1, count) for value, count in zip(sum_A, count_A, strict=True))
+        for sum_A in sums.tolist()
+    )
+    return loss_A, accuracy_A

@@ -48,6 +48,17 @@ def engine_replica_options(config: EngineConfig) -> dict[str, Any]:
     }
 
 
+def placement_groups() -> list[Any]:
+    """Placement groups of this job, as rows (`PlacementGroupTableData`) of the table that Ray keeps."""
+    import ray
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+
+    job, tables = ray.get_runtime_context().get_job_id(), state._connect_and_get_accessor()
+    groups = map(PlacementGroupTableData.FromString, tables.get_placement_group_table())
+    return [group for group in groups if group.creator_job_id.hex() == job]
+
+
 def remove_orphaned_placement_groups() -> bool:
     """Free what dead actors of this job hold through placement groups; whether living ones hold others.
 
@@ -55,22 +66,15 @@ def remove_orphaned_placement_groups() -> bool:
     groups of a controller that died, but it asks Ray's dashboard, and a cluster started for one command has
     none; nor does it know a group whose workers had not started. Here Ray's own table says who is dead.
     """
-    import ray
-    from ray._private.state import state
     from ray._raylet import ActorID, PlacementGroupID
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
     from ray.util import remove_placement_group
     from ray.util.placement_group import PlacementGroup
 
-    job = ray.get_runtime_context().get_job_id()
     held = False
-    for row in state._connect_and_get_accessor().get_placement_group_table():
-        group = PlacementGroupTableData.FromString(row)
-        removed = group.state == PlacementGroupTableData.REMOVED
-        by_actor = not ActorID(
-            group.creator_actor_id
-        ).is_nil()  # the driver's own count as a dead actor's
-        if removed or not by_actor or group.creator_job_id.hex() != job:
+    for group in placement_groups():
+        # The table calls the creator of the driver's own groups, which is no actor, dead.
+        by_actor = not ActorID(group.creator_actor_id).is_nil()
+        if not by_actor or group.state == group.REMOVED:
             continue
         if group.creator_actor_dead:
             remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+from steper_ray.ray_runtime.placement import placement_groups
 from steper_ray.ray_runtime.watch import calling_every
 
 logger = logging.getLogger(__name__)
@@ -20,10 +21,7 @@ def pending_requests() -> Counter[str]:
     """What actors and placement groups of this job ask for and do not have: amounts, and how many times."""
     import ray
     from ray._private.state import state
-    from ray.core.generated.gcs_pb2 import (  # type: ignore[attr-defined]
-        ActorTableData,
-        PlacementGroupTableData,
-    )
+    from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]
 
     job, tables = ray.get_runtime_context().get_job_id(), state._connect_and_get_accessor()
     requests: Counter[str] = Counter()
@@ -38,10 +36,8 @@ def pending_requests() -> Counter[str]:
             and not within_group
         ):
             requests[amounts(actor.required_resources)] += 1
-    for row in tables.get_placement_group_table():
-        group = PlacementGroupTableData.FromString(row)
-        waits = (PlacementGroupTableData.PENDING, PlacementGroupTableData.RESCHEDULING)
-        if group.creator_job_id.hex() == job and group.state in waits:
+    for group in placement_groups():
+        if group.state in (group.PENDING, group.RESCHEDULING):
             requests.update(amounts(bundle.unit_resources) for bundle in group.bundles)
     return requests
 

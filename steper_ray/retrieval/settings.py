@@ -1,14 +1,13 @@
 """How the corpus is searched: the settings of each retriever, told apart by `type`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, PositiveFloat, Tag
 
 from steper_ray.run.section import Section, did_you_mean
 
 DEFAULT_TYPE: Final = "bm25"
-TYPES: Final = (DEFAULT_TYPE, "none")
 
 
 class BM25Config(Section):
@@ -29,6 +28,11 @@ class NoRetrievalConfig(Section):
 
     type: Literal["none"] = "none"
     """Finds nothing; for tasks that are reasoned about without passages."""
+
+
+_AnySection = Annotated[BM25Config, Tag("bm25")] | Annotated[NoRetrievalConfig, Tag("none")]
+
+TYPES: Final = tuple(get_args(section)[1].tag for section in get_args(_AnySection))
 
 
 def _as_section(value: object) -> object:
@@ -54,11 +58,11 @@ def _type_of(value: object) -> object:
 
 
 RetrieverConfig = Annotated[
-    Annotated[BM25Config, Tag("bm25")] | Annotated[NoRetrievalConfig, Tag("none")],
+    _AnySection,
     Discriminator(
         _type_of,
         custom_error_type="retriever_type",
-        custom_error_message="expected a retriever's settings with type: bm25 or none",
+        custom_error_message=f"expected a retriever's settings with type: {' or '.join(TYPES)}",
     ),
     BeforeValidator(_as_section),
 ]

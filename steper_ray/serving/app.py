@@ -23,9 +23,8 @@ def build(args: dict[str, str]) -> "Application":
     from steper_ray.run.loading import load_config
 
     config = load_config(args["config"], [f"serve.host={EVERYWHERE}"])
-    if not config.folder.latest_log(
-        "serve"
-    ).is_dir():  # a new one each time would restart all replicas
+    # A new launch each time would change the spec, and with it restart all replicas.
+    if not config.folder.latest_log("serve").is_dir():
         new_launch(config.folder.log("serve"), config.run.log_format)
     spec = server_spec(config)
     check_server(spec)

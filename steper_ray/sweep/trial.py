@@ -82,10 +82,10 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
     (folder / STOPPED_FILE).unlink(missing_ok=True)
     config = trial_config(task.config, point, folder)
     with launch(config.folder.log("train"), config.run.log_format):
-        _run(task, config, number, point)
+        _train_and_score(task, config, number, point)
 
 
-def _run(task: TrialTask, config: "RunConfig", number: int, point: Point) -> None:
+def _train_and_score(task: TrialTask, config: "RunConfig", number: int, point: Point) -> None:
     """Train and score a trial that has no outcome yet."""
     from ray import tune
 

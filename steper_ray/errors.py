@@ -30,6 +30,10 @@ class RowError(SteperError):
     """One question could not be worked on; its row carries the message, and a later run tries again."""
 
 
+class EngineDiedError(SteperError):
+    """A model's engine ended while it wrote; one that is started anew may be asked the same."""
+
+
 class ReplicaLostError(SteperError):
     """A replica behind the server ended before its work was done; another may be asked the same."""
 

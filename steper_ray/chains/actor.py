@@ -19,7 +19,7 @@ from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage
 from steper_ray.engines.protocol import Engine
 from steper_ray.engines.start import start_engine
-from steper_ray.errors import StageError
+from steper_ray.errors import EngineDiedError, StageError
 from steper_ray.ray_runtime.logs import LaunchLog, start_log
 from steper_ray.retrieval import limit_lance_threads, open_retriever
 from steper_ray.schema import Chain
@@ -119,8 +119,6 @@ class ChainActor:
 
     async def _ask(self, missing: MissingAttempts) -> list[Chain]:
         """Make the missing chains of one sample, as soon as the engine takes another question."""
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         assert self._engine is not None
         async with self._slots:
             started = time.monotonic()
@@ -131,7 +129,7 @@ class ChainActor:
                     engine=self._engine,
                     retriever=self._retriever,
                 )
-            except EngineDeadError as error:
+            except EngineDiedError as error:
                 logger.error(
                     "the engine died: %s; this actor ends so that its work is retried", error
                 )

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.engines.settings import REVISIONS, EngineConfig
-from steper_ray.errors import InputError, RowError, behind
+from steper_ray.errors import EngineDiedError, InputError, RowError, behind
 from steper_ray.models.hub import explained, use_hub
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.reasoning.encoder import PromptEncoder
@@ -69,7 +69,7 @@ class VLLMEngine:
     ) -> Generation:
         """Continue a prompt up to a text of `stop`, the end of text, or `max_tokens`.
 
-        Raises vllm's EngineDeadError if the engine died, RowError if it refuses the prompt.
+        Raises EngineDiedError if the engine died, RowError if it refuses the prompt.
         """
         ids = self._encoder.encode(prompt)
         return await self.generate_after(ids, stop=stop, max_tokens=max_tokens, sampling=sampling)
@@ -94,11 +94,6 @@ class VLLMEngine:
         ):
             final = output
         return read_output(final)
-
-    def check_health(self) -> None:
-        """Raises vllm's EngineDeadError if the engine died."""
-        if self._llm.errored:
-            raise self._llm.dead_error
 
     def shutdown(self) -> None:
         """Stop the engine and its process."""
@@ -189,13 +184,14 @@ async def run_request(
 
     Yields vllm's `RequestOutput`: the finished one, or with `streamed` one for each piece of text; without
     `logprobs` it has none, which spares their making. Ending the iteration early aborts the request.
-    Raises RowError if the engine refuses the prompt, vllm's EngineDeadError if it died.
+    Raises RowError if the engine refuses the prompt, EngineDiedError if it died.
 
     seeded: whether the engine takes seeds (`takes_seeds`); without it the draws have none
     """
     from vllm import SamplingParams
     from vllm.exceptions import VLLMClientError
     from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine.exceptions import EngineDeadError
 
     parameters = SamplingParams(
         temperature=sampling.temperature,
@@ -213,6 +209,8 @@ async def run_request(
             yield output
     except (VLLMClientError, ValueError) as error:
         raise RowError(f"the engine refuses the prompt: {error}") from None
+    except EngineDeadError as error:
+        raise EngineDiedError(str(error)) from error
 
 
 def read_output(output: Any) -> Generation:

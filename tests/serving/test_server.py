@@ -21,16 +21,6 @@ from tests.serving.load import LONG_CHAT, events, post, until
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 
-async def unfinished(server: Server) -> int:
-    """Requests in the engine."""
-    from ray import serve
-
-    from steper_ray.serving.deployments.ingress import LLM
-
-    handle = serve.get_deployment_handle(LLM, llm_app(server.spec))
-    return int(await handle.unfinished.remote())
-
-
 def test_an_answer_is_what_the_loop_gives_in_this_corpus(server: Server) -> None:
     body = post(server, "/v1/answer", {"question": server.questions[0]}).json()
     retriever = open_retriever(server.config.folder.corpus)
@@ -154,12 +144,18 @@ def test_a_port_in_use_and_a_public_address_without_keys_are_refused(
 
 
 def test_who_goes_away_is_not_worked_for(server: Server) -> None:
+    from ray.serve.handle import DeploymentHandle
+
+    from steper_ray.serving.deployments.ingress import LLM
+
     begun = time.monotonic()
     whole = post(server, "/v1/chat/completions", LONG_CHAT).json()
     a_token = (time.monotonic() - begun) / whole["usage"]["completion_tokens"]
     half_of_it = LONG_CHAT["max_tokens"] / 2 * a_token
 
     async def run() -> None:
+        # Serve would keep a handle of get_deployment_handle, and end it after this loop
+        llm = DeploymentHandle[Any](LLM, llm_app(server.spec))
         for stream in (False, True):
             async with httpx.AsyncClient(timeout=60) as client:
                 asked = asyncio.create_task(
@@ -167,12 +163,12 @@ def test_who_goes_away_is_not_worked_for(server: Server) -> None:
                         f"{server.url}/v1/chat/completions", json={**LONG_CHAT, "stream": stream}
                     )
                 )
-                while not await unfinished(server):
+                while not await llm.unfinished.remote():
                     assert not asked.done()
                     await asyncio.sleep(0.05)
                 asked.cancel()
             started = time.monotonic()
-            while await unfinished(server):
+            while await llm.unfinished.remote():
                 assert time.monotonic() - started < half_of_it
                 await asyncio.sleep(0.05)
 

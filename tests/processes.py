@@ -1,4 +1,7 @@
-"""Whether processes that a test has ended are gone."""
+"""Processes that a test looks for, and whether those that it has ended are gone."""
+
+from collections.abc import Iterable
+from contextlib import suppress
 
 import psutil
 
@@ -9,3 +12,13 @@ def ended(process: psutil.Process) -> bool:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def titled(name: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those of some processes that have this in their title."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # or a zombie
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+    return found

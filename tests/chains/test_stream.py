@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from steper_ray.chains.actor import MAX_CONSECUTIVE_FAILURES
@@ -15,6 +16,7 @@ from steper_ray.errors import InputError, StageError, find_steper_error
 from steper_ray.pipeline.build import build_run
 from steper_ray.run.config import RunConfig
 from tests.fakes import Teacher
+from tests.processes import titled
 from tests.samples import questions_of
 
 pytestmark = pytest.mark.engine
@@ -39,6 +41,15 @@ def test_every_question_has_one_chain_and_a_refused_one_its_reason(
 ) -> None:
     questions = questions_of(toy_corpus, "dev")[:60]
     teacher.refuses = {questions[7].question}
+    libraries: set[str] = set()
+
+    def says(_: dict[str, Any]) -> str:
+        if not libraries:
+            (actor,) = titled("ChainActor", psutil.Process().children(recursive=True))
+            libraries.update(Path(file.path).name for file in actor.memory_maps())
+        return " It is so. So the answer is: Rome."
+
+    teacher.says = says
     chains = write(toy_corpus, teacher, "endpoint-chains")
     assert [chain.id for chain in chains] == sorted(question.id for question in questions)
     (failed,) = [chain for chain in chains if chain.error is not None]
@@ -49,6 +60,9 @@ def test_every_question_has_one_chain_and_a_refused_one_its_reason(
             assert chain.answer == "Rome"
             assert [step.mean_logprob for step in chain.steps] == [None]
             assert chain.steps[0].generated_tokens == 4
+    # vLLM, torch and all that they bring would cost seconds at each start
+    assert "_raylet.so" in libraries
+    assert not {name for name in libraries if "torch" in name}
 
 
 def test_an_endpoint_that_is_down_ends_the_stage_with_its_reason(

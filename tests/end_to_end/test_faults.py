@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,7 +35,7 @@ from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import Chain
 from tests.fakes import Teacher
-from tests.processes import ended
+from tests.processes import ended, titled
 from tests.samples import questions_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
@@ -153,16 +153,6 @@ def await_that(holds: Callable[[], bool], still_runs: Callable[[], bool]) -> Non
 def await_blocks(folder: Path, blocks: int, still_runs: Callable[[], bool]) -> None:
     """Return as soon as an unfinished build has recorded so many blocks."""
     await_that(lambda: len(records(folder)) >= blocks, still_runs)
-
-
-def titled(name: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those of some processes that have this in their title."""
-    found = []
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):  # or a zombie
-            if name in " ".join(process.cmdline()):
-                found.append(process)
-    return found
 
 
 @contextmanager

@@ -38,12 +38,12 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def replicas(deployment: str) -> int:
-    """Replicas of a deployment of the ingress's application that run."""
+def replicas() -> dict[str, int]:
+    """Replicas that run, by deployment of the ingress's application."""
     from ray import serve
 
-    states: Any = serve.status().applications[APP].deployments[deployment].replica_states
-    return int(states.get("RUNNING", 0))
+    deployments: Any = serve.status().applications[APP].deployments
+    return {name: one.replica_states.get("RUNNING", 0) for name, one in deployments.items()}
 
 
 def engines() -> list[psutil.Process]:

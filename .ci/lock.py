@@ -5,6 +5,7 @@ with its `cpu` extra requires, directly or not; requirements-test.lock gets ever
 """
 
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Iterable
 from importlib import metadata
@@ -56,7 +57,10 @@ def lock_texts() -> dict[str, str]:
     extras = project["optional-dependencies"]
     stages = required_names([*INSTALLERS, *project["dependencies"], *extras["cpu"]])
     pins = {"requirements.lock": [STAGES_HEADER], "requirements-test.lock": [TEST_HEADER]}
-    installed = {package.name: package.version for package in metadata.distributions()}
+    # of .venv alone: setuptools and others add folders of their own packages to the path
+    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    found = metadata.distributions(path=folders)
+    installed = {package.name: package.version for package in found}
     for name in sorted(installed, key=str.lower):
         canonical = canonicalize_name(name)
         if canonical not in LEFT_OUT and canonical != canonicalize_name(project["name"]):

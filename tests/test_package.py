@@ -1,5 +1,6 @@
 """What an installed package promises: its command, its pins, its make targets."""
 
+import importlib
 import os
 import runpy
 import subprocess
@@ -107,6 +108,7 @@ def test_locks_are_what_is_installed(lock: dict[str, str], tests_lock: dict[str,
 
 
 def test_make_lock_would_write_the_same() -> None:
+    importlib.import_module("setuptools")  # adds a folder of its own packages to the path
     texts = runpy.run_path(str(ROOT / ".ci" / "lock.py"))["lock_texts"]()
     stages, tests = "requirements.lock", "requirements-test.lock"
     assert texts[stages] == (ROOT / stages).read_text(encoding="utf-8")

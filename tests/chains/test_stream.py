@@ -43,11 +43,13 @@ def test_every_question_has_one_chain_and_a_refused_one_its_reason(
     teacher.refuses = {questions[7].question}
     libraries: set[str] = set()
 
-    def says(_: dict[str, Any]) -> str:
+    answer = teacher.says
+
+    def says(asked: dict[str, Any]) -> str:
         if not libraries:
             (actor,) = titled("ChainActor", psutil.Process().children(recursive=True))
             libraries.update(Path(file.path).name for file in actor.memory_maps())
-        return " It is so. So the answer is: Rome."
+        return answer(asked)
 
     teacher.says = says
     chains = write(toy_corpus, teacher, "endpoint-chains")

@@ -10,6 +10,7 @@ import httpx
 import psutil
 
 from steper_ray.serving.deploy import APP
+from tests.processes import titled
 from tests.serving.conftest import Server
 
 LIMIT_S = 600
@@ -48,8 +49,7 @@ def replicas() -> dict[str, int]:
 
 def engines() -> list[psutil.Process]:
     """The processes of vLLM's engines."""
-    processes = psutil.Process().children(recursive=True)
-    return [process for process in processes if "EngineCore" in process.name()]
+    return titled("EngineCore", psutil.Process().children(recursive=True))
 
 
 LONG_CHAT: dict[str, Any] = {

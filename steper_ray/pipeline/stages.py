@@ -45,6 +45,7 @@ def run_index(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     info = build_corpus(config.corpus, out=folder.corpus, inputs=folder.inputs, hub=config.hub)
     lines = [
         f"{info.passages:,} passages, version {info.version} → {info.folder}",
+        *info.remarks,
         *_row_lines(config, "corpus.passages"),
     ]
     return StageResult(lines, info)

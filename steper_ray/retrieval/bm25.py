@@ -1,21 +1,54 @@
 """BM25 over titles and texts of a Lance dataset.
 
-A passage scores by its better field, title matches counting `title_boost` times. The query is data:
-it is matched word by word, and nothing in it is syntax.
+The searched text of a passage is its title `title_weight` times over, then its text, as words
+(`steper_ray.retrieval.analysis`). For the words w of a query, with tf the times that w stands in that text,
+len its length in words, N passages of average length avg, and df of them with w:
+
+    score = Σ_w ln(1 + (N - df + ½)/(df + ½)) · tf·(k1 + 1) / (tf + k1·(1 - b + b·len/avg))
+
+with k1 = 1.2 and b = 0.75 (Robertson & Zaragoza 2009). A title that counts often says which article a
+passage is of; said once more in the text it then adds little, so that among the passages of one article the
+text decides. Statistics are of the whole corpus, however it is cut up. The query is data: nothing in it is
+syntax.
 """
 
 import asyncio
-from collections.abc import Sequence
+import hashlib
+import heapq
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import InputError
+from steper_ray.ray_runtime.parallel import parallel_map
+from steper_ray.retrieval.analysis import (
+    analyze,
+    analyze_query,
+    detect_analyzer,
+    index_options,
+)
 from steper_ray.retrieval.corpus_record import CORPUS_FILE, read_corpus_record
-from steper_ray.retrieval.protocol import Hit
-from steper_ray.retrieval.settings import BM25Config
+from steper_ray.retrieval.protocol import Hit, Indexed
+from steper_ray.retrieval.settings import Analyzer, BM25Config
 from steper_ray.schema import Passage
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 SETTINGS: Final = BM25Config
+
+
+SEARCHED: Final = "searched_text"
+"""Column that is indexed."""
+
+
+DETECTED_FROM: Final = 200
+"""Passages from which the analyzer is detected."""
+
+
+TIES: Final = 4
+"""Rows that are asked for beyond k, among which equal scores show."""
 
 
 class BM25Retriever:
@@ -24,13 +57,16 @@ class BM25Retriever:
     def __init__(self, folder: Path | str, settings: BM25Config) -> None:
         """Raises InputError if the folder is not a corpus made by `steper index`.
 
+        settings: those that it was indexed with
         A corpus that later replaces it in the same place is not searched: open that one anew.
         """
         import lance
 
+        assert settings.analyzer != "auto", "an index has the analyzer that was detected"
         self._folder = Path(folder).resolve()
         self.version = read_corpus_record(folder).version
-        self._boosts = [settings.title_boost, 1.0]
+        self._analyzer: Analyzer = settings.analyzer
+        self._remove_stop_words = settings.remove_stop_words
         self._dataset = lance.dataset(str(self._folder))
 
     async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -43,20 +79,34 @@ class BM25Retriever:
 
         Raises InputError if the corpus was removed.
         """
-        from lance.query import MultiMatchQuery
-
-        words = query.replace("\x00", " ").strip()
+        words = analyze_query(
+            query, self._analyzer, remove_stop_words=self._remove_stop_words
+        ).strip()
         if not words:
             return []
         if not (self._folder / CORPUS_FILE).exists():  # where Lance may just find nothing
             raise InputError(f"{self._folder}: the corpus was removed while it was open")
+        limit = k + TIES
+        # Which of equal scores Lance returns last depends on how the rows lie: ask until the k-th has no
+        # equal beyond what was returned.
+        while len(rows := self._matches(words, limit)) == limit:
+            if rows[-1]["_score"] < rows[k - 1]["_score"]:
+                break
+            limit *= 4
+        hits = [_hit(row) for row in rows]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.passage.id))[:k]
+
+    def _matches(self, words: str, limit: int) -> list[dict[str, Any]]:
+        """The rows of the best scores, best first."""
+        from lance.query import MatchQuery
+
         table = self._dataset.to_table(
             columns=["id", "title", "text", "_score"],
-            full_text_query=MultiMatchQuery(words, ["title", "text"], boosts=self._boosts),
-            limit=k,
+            full_text_query=MatchQuery(words, SEARCHED),
+            limit=limit,
         )
-        hits = [_hit(row) for row in table.to_pylist()]
-        return sorted(hits, key=lambda hit: (-hit.score, hit.passage.id))
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
 
 
 def open(folder: Path, settings: BM25Config) -> BM25Retriever:
@@ -64,23 +114,90 @@ def open(folder: Path, settings: BM25Config) -> BM25Retriever:
     return BM25Retriever(folder, settings)
 
 
-def index(folder: Path, settings: BM25Config) -> None:
-    """Build one inverted index over the titles and one over the texts, on Ray."""
+def index(folder: Path, settings: BM25Config) -> Indexed:
+    """Add the searched text to the passages and build its inverted index, on Ray where it is connected."""
+    detected = detect_analyzer(_sample(folder))
+    analyzer = detected if settings.analyzer == "auto" else settings.analyzer
+    _add_searched_text(folder, analyzer, settings.title_weight)
+    _build_index(folder, index_options(analyzer, stem=settings.stem))
+    return Indexed(
+        settings.model_copy(update={"analyzer": analyzer}),
+        tuple(_remarks(settings.analyzer, detected)),
+    )
+
+
+def searched_text(title: str, text: str, analyzer: Analyzer, title_weight: int) -> str:
+    """What stands for a passage in the index."""
+    return "\n".join([*[analyze(title, analyzer)] * title_weight, analyze(text, analyzer)])
+
+
+def _add_searched_text(folder: Path, analyzer: Analyzer, title_weight: int) -> None:
+    """Add the column of searched texts, fragment by fragment on Ray's workers."""
+    import lance
+
+    def searched_texts(batch: "pa.RecordBatch") -> "pa.RecordBatch":
+        import pyarrow as pa
+
+        rows = zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
+        texts = [searched_text(title, text, analyzer, title_weight) for title, text in rows]
+        return pa.RecordBatch.from_arrays([pa.array(texts, pa.large_string())], [SEARCHED])
+
+    def add_to(fragment: int) -> tuple[Any, Any]:
+        merged = lance.dataset(str(folder)).get_fragment(fragment)
+        assert merged is not None
+        return merged.merge_columns(searched_texts, columns=["title", "text"])
+
+    dataset = lance.dataset(str(folder))
+    numbers = [fragment.fragment_id for fragment in dataset.get_fragments()]
+    fragments, schemas = zip(*parallel_map(add_to, numbers), strict=True)
+    merge = lance.LanceOperation.Merge(list(fragments), schemas[0])
+    lance.LanceDataset.commit(str(folder), merge, read_version=dataset.version)
+
+
+def _build_index(folder: Path, options: Mapping[str, Any]) -> None:
+    """Build the inverted index: in one task, or in as many as there are fragments for."""
     import lance
     import lance_ray
     import ray
 
+    def build_whole(folder: Path) -> None:
+        lance.dataset(str(folder)).create_scalar_index(SEARCHED, "INVERTED", **options)
+
     fragments = len(lance.dataset(str(folder)).get_fragments())
+    if fragments == 1 or not ray.is_initialized():
+        deque(parallel_map(build_whole, [folder]), maxlen=0)
+        return
     workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), fragments))
-    for column in ("title", "text"):
-        lance_ray.create_scalar_index(
-            str(folder),
-            column=column,
-            index_type="INVERTED",
-            num_workers=workers,
-            stem=settings.stem,
-            remove_stop_words=settings.remove_stop_words,
-            with_position=False,
+    lance_ray.create_scalar_index(
+        str(folder), column=SEARCHED, index_type="INVERTED", num_workers=workers, **options
+    )
+
+
+def _sample(folder: Path) -> list[str]:
+    """Titles and texts of passages drawn by their ids: the same ones in whatever order they lie."""
+    import lance
+
+    dataset = lance.dataset(str(folder))
+
+    def drawn() -> Iterator[tuple[bytes, int]]:
+        number = 0
+        for batch in dataset.to_batches(columns=["id"]):
+            for id in batch["id"].to_pylist():
+                yield hashlib.sha256(id.encode()).digest(), number
+                number += 1
+
+    numbers = [number for _, number in heapq.nsmallest(DETECTED_FROM, drawn())]
+    rows = dataset.take(sorted(numbers), columns=["title", "text"]).to_pylist()
+    return [f"{row['title']}\n{row['text']}" for row in rows]
+
+
+def _remarks(asked: str, detected: Analyzer) -> Iterator[str]:
+    if asked == "auto":
+        yield f"analyzer: {detected}, which the passages look like (corpus.retriever.analyzer)"
+    elif asked != detected and asked != "ngram":
+        yield (
+            f"analyzer: {asked}, but the passages look {detected}; set corpus.retriever.analyzer to auto "
+            f"or {detected} if they are"
         )
 
 

@@ -30,6 +30,7 @@ from steper_ray.models.hub import use_hub
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.retrieval import RETRIEVERS
 from steper_ray.retrieval.corpus_record import CorpusRecord, version_of, write_corpus_record
+from steper_ray.retrieval.protocol import Indexed
 from steper_ray.retrieval.settings import NoRetrievalConfig
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class CorpusInfo:
     folder: Path
     version: str
     passages: int
+    remarks: tuple[str, ...] = ()
+    """Lines about how it is searched."""
 
 
 def build_corpus(
@@ -66,14 +69,15 @@ def build_corpus(
     if isinstance(retriever, NoRetrievalConfig) and not settings.passages:
         folder.mkdir(parents=True)
         content = passages = 0
+        indexed = Indexed(retriever)
     else:
         _write_passages(settings, folder, out.with_suffix(".partial.accounts"), inputs, hub)
         content, passages = _hash_and_count(folder)
-        RETRIEVERS[retriever.type].index(folder, retriever)
-    record = CorpusRecord(version_of(content, retriever), passages, retriever.model_dump())
-    write_corpus_record(folder, record)
+        indexed = RETRIEVERS[retriever.type].index(folder, retriever)
+    version = version_of(content, indexed.settings)
+    write_corpus_record(folder, CorpusRecord(version, passages, indexed.settings.model_dump()))
     replace_link(out, folder)
-    return CorpusInfo(out, record.version, passages)
+    return CorpusInfo(out, version, passages, indexed.remarks)
 
 
 def _write_passages(

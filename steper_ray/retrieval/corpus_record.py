@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from steper_ray.errors import InputError
-from steper_ray.retrieval.settings import DEFAULT_TYPE
 from steper_ray.run.section import Section
 
 CORPUS_FILE: Final = "steper_corpus.json"
@@ -49,7 +48,5 @@ def version_of(content: int, retriever: Section) -> str:
 
     content: sum of the passages' hashes (whatever their order)
     """
-    # BM25 was the only retriever once: its versions do not name it, so that older corpora keep theirs
-    exclude = {"type"} if getattr(retriever, "type", None) == DEFAULT_TYPE else None
-    settings = retriever.model_dump_json(exclude=exclude)
+    settings = retriever.model_dump_json()
     return hashlib.sha256(f"{content} {settings}".encode()).hexdigest()[:16]

@@ -33,6 +33,16 @@ class Retriever(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """What an index was built with."""
+
+    settings: Section
+    """The retriever's settings, complete: nothing in them is left to be found out."""
+    remarks: tuple[str, ...] = ()
+    """Lines for the person who indexes."""
+
+
 class RetrieverModule(Protocol):
     """A module of `steper_ray.retrieval` that is an entry in RETRIEVERS."""
 
@@ -41,7 +51,7 @@ class RetrieverModule(Protocol):
         """Its section of the run file, under `corpus.retriever`."""
         ...
 
-    def index(self, folder: Path, settings: Any) -> None:
+    def index(self, folder: Path, settings: Any) -> Indexed:
         """Add what searching needs to a Lance dataset of passages; needs a running Ray."""
         ...
 

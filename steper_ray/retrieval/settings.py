@@ -3,11 +3,37 @@
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import BeforeValidator, Discriminator, PositiveFloat, Tag
+from pydantic import BeforeValidator, Discriminator, PositiveInt, Tag
 
 from steper_ray.run.section import Section, did_you_mean
 
 DEFAULT_TYPE: Final = "bm25"
+
+
+Language = Literal[
+    "arabic",
+    "danish",
+    "dutch",
+    "english",
+    "finnish",
+    "french",
+    "german",
+    "greek",
+    "hungarian",
+    "italian",
+    "norwegian",
+    "portuguese",
+    "romanian",
+    "russian",
+    "spanish",
+    "swedish",
+    "tamil",
+    "turkish",
+]
+"""Languages that Lance has Snowball stemmers and stop words for."""
+
+
+Analyzer = Literal["unicode", "ngram", Language]
 
 
 class BM25Config(Section):
@@ -15,12 +41,16 @@ class BM25Config(Section):
 
     type: Literal["bm25"] = "bm25"
     """Which retriever searches the corpus: `bm25`, or `none`, which finds nothing."""
+    analyzer: Analyzer | Literal["auto"] = "auto"
+    """How texts become words: a language (its stems and stop words), `unicode` (words as they stand, of
+    any script), or `ngram` (pairs and triples of characters: parts of words, codes). `auto` takes the
+    language that the passages are in, or `unicode`."""
     stem: bool = True
-    """Reduce words to their stems (English Snowball)."""
+    """Reduce words to their stems, where the analyzer is a language."""
     remove_stop_words: bool = True
-    """Leave out words like `the` and `of`."""
-    title_boost: PositiveFloat = 2.0
-    """How much a match in the title counts against one in the text."""
+    """Leave words like `the` and `of` out of queries that have others, where the analyzer is a language."""
+    title_weight: PositiveInt = 8
+    """How often the title counts as if it stood in the text."""
 
 
 class NoRetrievalConfig(Section):

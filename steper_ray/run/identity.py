@@ -40,7 +40,7 @@ RULES: Final[dict[str, int]] = {
     # From prompt and target to token ids (chat template, cut of long prompts): raise it when ids change.
     "tokens": 1,
     # Searching and what the loop does with it: raise it when the same query brings other passages.
-    "search": 1,
+    "search": 2,
     # Loss, weights, σ and the order of the data: raise it when the same examples teach something else.
     "objective": 1,
 }

@@ -102,9 +102,10 @@ CORPUS_KEYS: Final = (
     "passage_overlap",
     "bad_rows",
     "retriever.type",
+    "retriever.analyzer",
     "retriever.stem",
     "retriever.remove_stop_words",
-    "retriever.title_boost",
+    "retriever.title_weight",
 )
 
 

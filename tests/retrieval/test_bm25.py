@@ -51,7 +51,7 @@ def retriever(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 def test_the_best_passages_come_first_with_scores(retriever: CachedRetriever) -> None:
     hits = hits_of(retriever, "foxes in forests", 4)
-    assert hits[0].passage.id == "c"  # a title match counts twice
+    assert hits[0].passage.id == "c"  # a title counts more than a text
     assert {hit.passage.id for hit in hits} == {"a", "b", "c"}
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert all(hit.score > 0 for hit in hits)

@@ -17,7 +17,7 @@ from steper_ray.retrieval.corpus_record import (
     version_of,
     write_corpus_record,
 )
-from steper_ray.retrieval.protocol import Hit
+from steper_ray.retrieval.protocol import Hit, Indexed
 from steper_ray.retrieval.search_cache import CachedRetriever, SearchCounts
 from steper_ray.retrieval.settings import BM25Config, NoRetrievalConfig, RetrieverConfig
 from steper_ray.run.dependencies import chains_identity
@@ -65,7 +65,9 @@ def test_a_retriever_is_a_module_and_a_line(
     def open_echo(folder: Path, settings: EchoConfig) -> EchoRetriever:
         return EchoRetriever(corpus_version(folder), settings.title)
 
-    echo = SimpleNamespace(SETTINGS=EchoConfig, index=lambda *_: None, open=open_echo)
+    echo = SimpleNamespace(
+        SETTINGS=EchoConfig, index=lambda *_: Indexed(EchoConfig()), open=open_echo
+    )
     corpus = record_of(tmp_path, type="echo", title="T")
     with pytest.raises(InputError, match=r"indexed for the retriever 'echo', which this version"):
         open_retriever(corpus)
@@ -109,14 +111,14 @@ def test_settings_by_type(tmp_path: Path) -> None:
     ):
         run_file(tmp_path, {"retriever": {"stemm": False}})
     with pytest.raises(
-        ConfigError, match=r"corpus\.retriever\.title_boost: must be greater than 0"
+        ConfigError, match=r"corpus\.retriever\.title_weight: must be greater than 0"
     ):
-        run_file(tmp_path, {"retriever": {"title_boost": 0}})
+        run_file(tmp_path, {"retriever": {"title_weight": 0}})
 
 
-def test_the_version_of_a_bm25_corpus_is_what_it_was_before_there_were_others() -> None:
-    # sha256 of '7 {"stem":true,"remove_stop_words":true,"title_boost":2.0}'
-    assert version_of(7, BM25Config()) == "4d8c386900cf5ef1"
+def test_a_version_is_of_the_passages_and_of_how_they_are_searched() -> None:
+    assert version_of(7, BM25Config()) == version_of(7, BM25Config())
+    assert version_of(8, BM25Config()) != version_of(7, BM25Config())
     assert version_of(7, BM25Config(stem=False)) != version_of(7, BM25Config())
     assert version_of(7, NoRetrievalConfig()) != version_of(8, NoRetrievalConfig())
 
@@ -149,7 +151,7 @@ def test_a_record_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `steper index` first"):
         open_retriever(tmp_path)
     with pytest.raises(InputError, match=r"retriever: .*run `steper index` again"):
-        open_retriever(record_of(tmp_path, type="bm25", title_boost=-1))
+        open_retriever(record_of(tmp_path, type="bm25", title_weight=-1))
     (tmp_path / CORPUS_FILE).write_text("{}")
     with pytest.raises(InputError, match="not the record of a corpus; run `steper index` again"):
         corpus_version(tmp_path)

@@ -22,7 +22,7 @@ from steper_ray.errors import InputError
 from steper_ray.evaluation.compare import evaluated_model
 from steper_ray.models.folder import model_identity
 from steper_ray.models.loading import load_model_config, load_tokenizer
-from steper_ray.models.student_settings import carried_settings
+from steper_ray.models.student_settings import carried_settings, settings_file
 from steper_ray.pipeline import demo as demo_module
 from steper_ray.pipeline.build import build_run
 from steper_ray.pipeline.demo import DEMO_STAGES, demo
@@ -30,7 +30,7 @@ from steper_ray.pipeline.plan import plan_run
 from steper_ray.pipeline.training import train_student
 from steper_ray.run import dependencies, identity
 from steper_ray.run.config import RunConfig
-from steper_ray.run.identity import FORMAT, RECORD_FILE
+from steper_ray.run.identity import FORMAT, RECORD_FILE, RULES
 from steper_ray.schema import Chain, Passage, Step
 from steper_ray.selection.abilities import STEPER
 from steper_ray.sweep.sweep import sweep_folder
@@ -59,6 +59,14 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunConfig:
 
 
 @pytest.fixture
+def rules_of_then(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules by which the frozen run was made: what follows is about settings alone."""
+    carried = json.loads(settings_file(str(run.folder.student)).read_text())
+    for name, number in carried["rules"].items():
+        monkeypatch.setitem(RULES, name, number)
+
+
+@pytest.fixture
 def nobody_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """A result that is not used again fails the test, before Ray would start."""
 
@@ -84,7 +92,7 @@ def test_every_format_is_frozen() -> None:
 
 
 @LATER
-@pytest.mark.usefixtures("nobody_works")
+@pytest.mark.usefixtures("rules_of_then", "nobody_works")
 def test_the_plan_is_paid_and_every_question_is_answered(run: RunConfig, later: Later) -> None:
     plan = plan_run(later(run))
     assert (plan.questions, plan.sample, plan.asked) == (3, 1, 0)
@@ -96,7 +104,7 @@ def test_the_plan_is_paid_and_every_question_is_answered(run: RunConfig, later: 
 
 
 @LATER
-@pytest.mark.usefixtures("nobody_works")
+@pytest.mark.usefixtures("rules_of_then", "nobody_works")
 def test_students_and_their_answers_are_used(run: RunConfig, later: Later) -> None:
     summary = train_student(later(run))
     assert (summary.planned_steps, summary.chains) == (TRAINED_STEPS, 2)
@@ -107,7 +115,7 @@ def test_students_and_their_answers_are_used(run: RunConfig, later: Later) -> No
 
 
 @LATER
-@pytest.mark.usefixtures("nobody_works")
+@pytest.mark.usefixtures("rules_of_then", "nobody_works")
 def test_what_was_half_done_is_resumed(run: RunConfig, later: Later, capsys: Any) -> None:
     config = later(run)
     (sweep,) = (run.folder.sweep / "runs").iterdir()
@@ -122,7 +130,7 @@ def test_what_was_half_done_is_resumed(run: RunConfig, later: Later, capsys: Any
 
 
 @LATER
-@pytest.mark.usefixtures("nobody_works")
+@pytest.mark.usefixtures("rules_of_then", "nobody_works")
 def test_the_stages_of_the_demo_are_done(
     run: RunConfig, later: Later, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +141,22 @@ def test_the_stages_of_the_demo_are_done(
     assert timed == [
         {**{name: {"seconds": 1.0} for name in DEMO_STAGES}, "serve": {"seconds": 2.0}}
     ]
+
+
+# What was made by the rules of then -------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("nobody_works")
+def test_by_the_rules_of_today_students_stay_and_chains_are_mixed_only_if_that_is_said(
+    run: RunConfig,
+) -> None:
+    assert train_student(run).planned_steps == TRAINED_STEPS
+    assert carried_settings(str(run.folder.student)) is not None
+    raised = r"7 chains were made with search rule 1, new ones with \d; continue with --mix"
+    with pytest.raises(InputError, match=raised):
+        build_run(run)
+    mixed = build_run(run.model_copy(update={"build": run.build.model_copy(update={"mix": True})}))
+    assert (mixed.usage.asked, mixed.chains) == (0, 7)
 
 
 # What a record says, by key ---------------------------------------------------------------------------
@@ -192,6 +216,7 @@ TRAININGS: Final = ("student", "checkpoints", "sweep")
         ("sweep.trials", 9, {"sweep": "sweep.trials: 8 → 9"}),
     ],
 )
+@pytest.mark.usefixtures("rules_of_then")
 def test_a_changed_setting_is_found_by_its_key(
     run: RunConfig, key: str, value: Any, expected: dict[str, str]
 ) -> None:
@@ -200,6 +225,7 @@ def test_a_changed_setting_is_found_by_its_key(
     assert {name: ", ".join(differ) for name, differ in found.items()} == expected
 
 
+@pytest.mark.usefixtures("rules_of_then")
 def test_a_key_that_results_depend_on_is_added_with_what_was_done_before(
     run: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +275,7 @@ Open = Callable[[RunConfig], Any]
         ),
     ],
 )
-@pytest.mark.usefixtures("nobody_works")
+@pytest.mark.usefixtures("rules_of_then", "nobody_works")
 def test_what_a_newer_version_wrote_is_refused_in_one_line(
     run: RunConfig, file: str, opened: Open
 ) -> None:

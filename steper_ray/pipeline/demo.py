@@ -13,7 +13,7 @@ from steper_ray.files import write_whole
 from steper_ray.pipeline.execute import run_stage
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
 from steper_ray.run.dependencies import pick, stage_identity
-from steper_ray.run.identity import check_format, differences
+from steper_ray.run.identity import RULES, check_format, differences
 from steper_ray.run.keys import (
     BUILD_KEYS,
     CORPUS_KEYS,
@@ -74,7 +74,7 @@ def stage_inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
     build, train = config.build, config.train
     inputs: dict[str, dict[str, Any]] = {
         "toy": {"toy": pick(config.toy, TOY_KEYS)},
-        "index": {"corpus": pick(config.corpus, CORPUS_KEYS)},
+        "index": {"corpus": {**pick(config.corpus, CORPUS_KEYS), "search_rule": RULES["search"]}},
         "build": {
             "questions": pick(config.questions, QUESTIONS_KEYS),
             "reasoning": pick(config.reasoning, REASONING_KEYS),

@@ -56,11 +56,19 @@ ADDED: Final[dict[str, Any]] = {
     "chains.task": "qa",
     "answers.retriever": "bm25",
     "answers.task": "qa",
+    # meaningless before search rule 2, which the index stage's record tells
+    "stage.corpus.retriever.analyzer": "auto",
+    "stage.corpus.retriever.title_weight": 8,
+    "stage.corpus.search_rule": 1,
 }
 """Key path → value that reproduces what was done before the key existed, for keys added after format 1.
 
 A path begins with the kind of result, as "training.train.new_key"; `*` stands for any one key or index.
 """
+
+
+REMOVED: Final = ("stage.corpus.retriever.title_boost",)
+"""Key paths of older records that have no meaning any more, for keys that went with a raised rule."""
 
 
 RENAMED: Final[dict[str, str]] = {}
@@ -117,6 +125,10 @@ def migrated(older: Mapping[str, Any]) -> Record:
         for parent in _parents(tree, above):
             if key in parent:
                 parent[name] = parent.pop(key)
+    for path in REMOVED:
+        *above, key = path.split(".")
+        for parent in _parents(tree, above):
+            parent.pop(key, None)
     for path, value in ADDED.items():
         *above, key = path.split(".")
         for parent in _parents(tree, above):

@@ -252,7 +252,7 @@ def test_a_raised_rule_of_scoring_selects_again_and_asks_nobody(
     rows = [asdict(chain) for chain in numbered(range(4), em=0.0, f1=0.0, acc=0.0)]
     pq.write_table(pa.Table.from_pylist(rows, CHAIN_SCHEMA), chains / "a.parquet")
     assert build_run(config).kept == 0
-    monkeypatch.setitem(RULES, "match", 2)
+    monkeypatch.setitem(RULES, "match", RULES["match"] + 1)
     again = build_run(config)
     assert (again.usage.asked, again.kept) == (0, 4)
     assert {(c.em, c.f1, c.answer) for c in read_chains(chains)} == {(1.0, 1.0, CHAIN.answer)}
@@ -299,9 +299,9 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     questions = config.questions.model_copy(update={"task": "wrong"})
     other = config.model_copy(update={"questions": questions})
     assert [row["em"] for row in _answers(other, model, out, asked)] == [0.5] * 3
-    monkeypatch.setitem(RULES, "match", 2)
+    monkeypatch.setitem(RULES, "match", RULES["match"] + 1)
     assert [row["em"] for row in _answers(config, model, out, asked)] == [1.0] * 3
-    monkeypatch.setitem(RULES, "search", 2)
+    monkeypatch.setitem(RULES, "search", RULES["search"] + 1)
     with pytest.raises(AssertionError, match="asked again"):
         _answers(config, model, out, asked)
 

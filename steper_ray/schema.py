@@ -26,6 +26,11 @@ StopReason = Literal["answered", "forced", "no_query", "nothing_new"]
 nothing to search for, or searches brought nothing new."""
 
 
+FinishReason = Literal["stop", "length", "other"]
+"""Why an engine stopped writing a step: at the text that ends one or at its end of text; at its limit of
+tokens; for another reason."""
+
+
 def is_forced(reason: str) -> bool:
     """Whether a chain that ended for this `StopReason` was asked for its answer."""
     return reason != "answered"
@@ -77,6 +82,13 @@ class Step:
     """Oldest passages left out of this step's prompt because it would have outgrown the context."""
     search_seconds: float = 0.0
     generate_seconds: float = 0.0
+    finish_reason: FinishReason | None = None
+    """Why the engine stopped; null where it does not say, and in chains of older versions."""
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the limit of tokens (`reasoning.max_step_tokens`) ended the step before its end."""
+        return self.finish_reason == "length"
 
 
 SCORES: Final = ("em", "f1", "acc")

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.engines.replies import finish_reason
 from steper_ray.engines.settings import EndpointConfig
 from steper_ray.errors import InputError, RowError
 from steper_ray.models.loading import load_tokenizer
@@ -149,7 +150,7 @@ class EndpointEngine:
         )
         choice = _only_choice(answer)
         logprobs = choice.logprobs.token_logprobs if choice.logprobs else None
-        return self._generation(prompt, choice.text, answer.usage, logprobs)
+        return self._generation(prompt, choice, choice.text, answer.usage, logprobs)
 
     async def _chat(self, prompt: str, options: dict[str, Any]) -> Generation:
         if self._logprobs:
@@ -164,10 +165,11 @@ class EndpointEngine:
         begun = prompt.rsplit("\n", 1)[-1]  # the line that was to be continued, which chats repeat
         content = choice.logprobs.content if choice.logprobs else None
         logprobs = [token.logprob for token in content] if content else None
-        return self._generation(prompt, written.removeprefix(begun), answer.usage, logprobs)
+        text = written.removeprefix(begun)
+        return self._generation(prompt, choice, text, answer.usage, logprobs)
 
     def _generation(
-        self, prompt: str, text: str, usage: Any, logprobs: list[float] | None
+        self, prompt: str, choice: Any, text: str, usage: Any, logprobs: list[float] | None
     ) -> Generation:
         return Generation(
             text=text,
@@ -175,6 +177,7 @@ class EndpointEngine:
             generated_tokens=usage.completion_tokens if usage else self._count(text),
             logprob_sum=sum(logprobs) if logprobs else None,
             cached_tokens=_cached_tokens(usage),
+            finish_reason=finish_reason(choice.finish_reason),
         )
 
     async def _wait_for_turn(self) -> None:

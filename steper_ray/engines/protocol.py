@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.schema import FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class Generation:
     """Sum of the generated tokens' log-probabilities in nats; None where the engine gives none."""
     cached_tokens: int | None = None
     """Prompt tokens found in the prefix cache; None where the engine does not say."""
+    finish_reason: FinishReason | None = None
+    """Why the engine stopped; None where it does not say."""
 
     @property
     def mean_logprob(self) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.engines.replies import UNFINISHED, finish_reason
 from steper_ray.engines.settings import REVISIONS, EngineConfig
 from steper_ray.errors import EngineDiedError, InputError, RowError, behind
 from steper_ray.models.hub import explained, use_hub
@@ -214,12 +215,15 @@ async def run_request(
 
 
 def read_output(output: Any) -> Generation:
-    """The generation in a finished request's last `RequestOutput`."""
+    """The generation in a finished request's last `RequestOutput`; raises RowError if it is unfinished."""
     completion = output.outputs[0]
+    if completion.finish_reason in UNFINISHED:
+        raise RowError(f"the engine gave the request up ({completion.finish_reason})")
     return Generation(
         text=completion.text,
         prompt_tokens=len(output.prompt_token_ids),
         generated_tokens=len(completion.token_ids),
         logprob_sum=completion.cumulative_logprob,
         cached_tokens=output.num_cached_tokens,
+        finish_reason=finish_reason(completion.finish_reason),
     )

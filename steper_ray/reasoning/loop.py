@@ -136,6 +136,7 @@ async def reason(
             dropped_passages=fitted.dropped_passages,
             search_seconds=searched - started,
             generate_seconds=time.monotonic() - searched,
+            finish_reason=generation.finish_reason,
         )
         steps.append(step)
         tell(StepFinished(number, step, new, written.answer is not None))

@@ -56,6 +56,8 @@ ADDED: Final[dict[str, Any]] = {
     "chains.task": "qa",
     "answers.retriever": "bm25",
     "answers.task": "qa",
+    # no chain of that time says that a step was cut off
+    "stage.select.keep_cut_off": False,
 }
 """Key path → value that reproduces what was done before the key existed, for keys added after format 1.
 

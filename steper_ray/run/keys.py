@@ -129,6 +129,7 @@ SELECT_KEYS: Final = (
     "min_f1",
     "keep_forced",
     "keep_rationalized",
+    "keep_cut_off",
     "grounded",
     "repeated_steps",
     "min_support",

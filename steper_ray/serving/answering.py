@@ -218,6 +218,7 @@ class AnswerService:
         return AnswerOut(
             answer=reasoned.answer,
             stop_reason=reasoned.stop_reason,
+            finish_reason="length" if reasoned.steps[-1].is_cut_off else "stop",
             steps=steps,
             seconds=seconds,
             prompt_tokens=sum(step.prompt_tokens for step in steps),
@@ -306,6 +307,7 @@ def step_out(number: int, step: Step, passages: list[PassageOut], ability: str) 
         dropped_passages=step.dropped_passages,
         search_seconds=step.search_seconds,
         generate_seconds=step.generate_seconds,
+        finish_reason=step.finish_reason,
     )
 
 

@@ -145,6 +145,16 @@ def test_thinking_is_stripped_whether_or_not_it_spans_lines() -> None:
     assert result.steps[0].generated_tokens == 12
 
 
+def test_a_step_carries_why_the_engine_stopped() -> None:
+    cut = run(ScriptedEngine(" One.", " X", finish_reason="length"), finding("ab"), max_steps=2)
+    assert [(s.finish_reason, s.is_cut_off) for s in cut.steps] == [("length", True)] * 2
+    assert (cut.answer, cut.stop_reason) == ("X", "forced")
+    whole = run(ScriptedEngine(f" {ANSWER_FLAG} X.", finish_reason="stop"), finding("a"))
+    assert [(s.finish_reason, s.is_cut_off) for s in whole.steps] == [("stop", False)]
+    silent = run(ScriptedEngine(f" {ANSWER_FLAG} X."), finding("a"))
+    assert [(s.finish_reason, s.is_cut_off) for s in silent.steps] == [(None, False)]
+
+
 def test_dropped_passages_are_counted_in_the_step() -> None:
     engine = ScriptedEngine(f" {ANSWER_FLAG} X.")
     result = run(engine, finding("abcd"), max_prompt_tokens=16)

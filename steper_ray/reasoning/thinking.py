@@ -43,8 +43,9 @@ async def generate_step(
         prompt_tokens=parts[0].prompt_tokens,
         cached_tokens=parts[0].cached_tokens,
         generated_tokens=sum(part.generated_tokens for part in parts),
-        logprob_sum=_logprob_sum([part.logprob_sum for part in parts]),
         finish_reason=parts[-1].finish_reason,
+        logprob_sum=_logprob_sum([part.logprob_sum for part in parts]),
+        logprob_tokens=sum(part.summed_tokens for part in parts),
     )
 
 

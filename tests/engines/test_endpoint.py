@@ -19,18 +19,23 @@ from steper_ray.reasoning.frameworks.protocol import Prompt
 Reply = tuple[int, dict[str, str], str]
 
 
-def completion(text: str, **more: Any) -> Reply:
+def completion(text: Any, **more: Any) -> Reply:
     choice = {"text": text, "index": 0, "finish_reason": "stop", "logprobs": None, **more}
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
     body = {"id": "1", "object": "text_completion", "created": 1, "model": "m"}
     return 200, {}, json.dumps({**body, "choices": [choice], "usage": usage})
 
 
-def chat(text: str) -> Reply:
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "finish_reason": "stop", "message": message, "logprobs": None}
+def chat(text: Any, *, usage: Any = None, finish_reason: Any = "stop", **message: Any) -> Reply:
+    said = {"role": "assistant", "content": text, **message}
+    choice = {"index": 0, "finish_reason": finish_reason, "message": said, "logprobs": None}
     body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-    return 200, {}, json.dumps({**body, "choices": [choice]})
+    return 200, {}, json.dumps({**body, "choices": [choice], "usage": usage})
+
+
+def body(**changes: Any) -> Reply:
+    """The reply of a completion with other parts in place of its own."""
+    return 200, {}, json.dumps({**json.loads(completion(" x")[2]), **changes})
 
 
 def refused(status: int, message: str = "no", **headers: str) -> Reply:
@@ -156,7 +161,182 @@ def test_what_keeps_failing_is_the_failure_of_its_question(server):
     server.replies = [(200, {}, "<html>hello</html>")]
     (error,) = ask(server, "a", max_retries=1)
     assert isinstance(error, RowError)
-    assert "not those of an OpenAI endpoint" in str(error)
+    assert "not those of an OpenAI endpoint (not JSON: Expecting value" in str(error)
+
+
+def token_logprobs(*values: Any) -> dict[str, Any]:
+    return {"logprobs": {"tokens": ["a"], "token_logprobs": list(values)}}
+
+
+BROKEN: list[tuple[Reply, str]] = [
+    ((200, {}, ""), "not JSON"),
+    ((200, {}, '{"choices": [{"te'), "not JSON"),
+    ((200, {}, "[" * 100_000), "not JSON"),
+    ((200, {}, "null"), "the whole: Input should be"),
+    ((200, {}, "[]"), "the whole: Input should be"),
+    ((200, {}, '"no"'), "the whole: Input should be"),
+    (body(choices=[]), "choices: List should have at least 1 item"),
+    (body(choices=None), "choices: Input should be a valid list"),
+    (body(choices=[None]), "choices.0: Input should be"),
+    (body(choices=[{}]), "choices.0.text: Field required"),
+    (body(error={"message": "try\nlater"}, choices=None), "{'message': 'try\\nlater'}"),
+    (body(usage={"completion_tokens": -1}), "usage.completion_tokens: Input should be greater"),
+    (body(usage={"prompt_tokens": 2**31}), "usage.prompt_tokens: Input should be less"),
+    (completion(None), "choices.0.text: null"),
+    (completion(7), "choices.0.text: Input should be a valid string"),
+    (completion(" x", finish_reason="abort"), "the request was given up (abort)"),
+    (completion(" x", **token_logprobs(-0.5, float("nan"))), "a log-probability is nan"),
+    (completion(" x", **token_logprobs(float("inf"))), "a log-probability is inf"),
+]
+
+
+@pytest.mark.parametrize(("reply", "reason"), BROKEN)
+def test_a_broken_reply_is_asked_for_again_and_then_an_error_of_its_question(
+    server: Server, reply: Reply, reason: str
+) -> None:
+    server.replies = [reply]
+    (error,) = ask(server, "a", max_retries=0)
+    assert isinstance(error, RowError)
+    assert reason in str(error)
+    assert str(error).startswith(f"{server.url}: its answers are not those of an OpenAI endpoint (")
+    assert str(error).isprintable()
+    server.replies, server.requests = [reply, completion(" better")], []
+    (done,) = ask(server, "a", max_retries=1)
+    assert done.text == " better"
+    assert len(server.requests) == 2
+
+
+FINAL: list[tuple[Reply, str, str]] = [
+    (completion("\ud83d"), "completions", "half a character in the text ('\\ud83d')"),
+    (completion(" x\udc00y"), "completions", "half a character in the text"),
+    (completion("It is", finish_reason="content_filter"), "completions", "a filter held the text"),
+    (completion(None, finish_reason="content_filter"), "completions", "a filter held the text"),
+    (chat(None, finish_reason="content_filter"), "chat", "a filter held the text back"),
+    (chat(None, refusal="I can't."), "chat", "the model refuses: I can't."),
+    (chat("", refusal="I\ud83d"), "chat", "the model refuses: I?"),
+    (chat([{"type": "refusal", "refusal": "No."}]), "chat", "the model refuses: No."),
+]
+
+
+@pytest.mark.parametrize(("reply", "api", "reason"), FINAL)
+def test_a_refusal_is_an_error_of_its_question_at_once(
+    server: Server, reply: Reply, api: str, reason: str
+) -> None:
+    server.replies = [reply]
+    (error,) = ask(server, "a", api=api, max_retries=3)
+    assert isinstance(error, RowError)
+    assert str(error).startswith(f"{server.url}: {reason}")
+    assert len(server.requests) == 1
+    str(error).encode()
+
+
+def prompt_of(request: dict[str, Any]) -> str:
+    return str(request.get("prompt") or request["messages"][0]["content"])
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+@pytest.mark.parametrize("text", ["", " \n "])
+def test_an_empty_reply_is_asked_for_once_more_after_a_line_break(
+    server: Server, api: str, text: str
+) -> None:
+    say: Callable[[Any], Reply] = completion if api == "completions" else chat
+    server.replies = [say(text), say(" Rome.")]
+    (done,) = ask(server, "Step 1:", api=api)
+    assert done.text == " Rome."
+    begun = "" if api == "completions" else NEXT_LINE
+    assert [prompt_of(request) for _, request, _ in server.requests] == [
+        f"{begun}Step 1:",
+        f"{begun}Step 1:\n",
+    ]
+    server.replies, server.requests = [say(text)], []
+    (error,) = ask(server, "Step 1:", api=api)
+    assert isinstance(error, RowError)
+    assert str(error) == f"{server.url}: an empty reply"
+    assert len(server.requests) == 2
+
+
+def test_a_thought_may_end_at_once(server: Server) -> None:
+    server.replies = [completion("")]
+
+    async def go_on() -> Any:
+        engine = EndpointEngine("m", EndpointConfig(base_url=server.url))
+        return await engine.generate(Prompt("<think>a", ""), stop=("</think>",), max_tokens=9)
+
+    assert asyncio.run(go_on()).text == ""
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "He was "}, {"type": "text", "text": "born in Rome."}],
+        ["He was ", {"type": "output_text", "text": "born in Rome.", "annotations": []}],
+        [{"type": "image_url", "image_url": {}}, {"text": "He was born in Rome."}],
+    ],
+)
+def test_a_list_of_text_parts_is_their_text(server: Server, content: Any) -> None:
+    server.replies = [chat(content, refusal="", tool_calls=[], usage={})]
+    (done,) = ask(server, "a", api="chat")
+    assert done.text == "He was born in Rome."
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None}, {"total_tokens": 3}])
+def test_tokens_that_the_endpoint_does_not_count_are_counted_here(
+    server: Server, usage: Any
+) -> None:
+    server.replies = [body(usage=usage)]
+    (done,) = ask(server, "abcdef")
+    assert (done.prompt_tokens, done.generated_tokens, done.cached_tokens) == (3, 1, None)
+    server.replies = [body(usage={"prompt_tokens_details": {"cached_tokens": 4}})]
+    assert ask(server, "abcdef")[0].cached_tokens == 4
+
+
+def test_the_mean_log_probability_is_over_the_tokens_that_have_one(server: Server) -> None:
+    # the endpoint counts 3 tokens, of which it gives the log-probabilities of two
+    server.replies = [completion(" x", **token_logprobs(None, -0.5, -1.0))]
+    (done,) = ask(server, "a")
+    assert (done.generated_tokens, done.logprob_tokens) == (3, 2)
+    assert done.mean_logprob == pytest.approx(-0.75)
+    server.replies = [completion(" x", **token_logprobs(-1.0, float("-inf")))]
+    assert ask(server, "a")[0].mean_logprob == pytest.approx((-1.0 - 9999.0) / 2)
+    nothings: tuple[Any, ...] = (None, {}, [], {"token_logprobs": None}, {"token_logprobs": []})
+    for nothing in nothings:
+        server.replies = [completion(" x", logprobs=nothing)]
+        assert ask(server, "a")[0].mean_logprob is None
+
+
+def test_why_the_endpoint_stopped_is_carried(server: Server) -> None:
+    for word, reason in (("stop", "stop"), ("length", "length"), (None, None), ("odd", "other")):
+        server.replies = [completion(" x", finish_reason=word)]
+        assert ask(server, "a")[0].finish_reason == reason
+        server.replies = [chat("x", finish_reason=word)]
+        assert ask(server, "a", api="chat")[0].finish_reason == reason
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+def test_log_probabilities_are_refused_without_a_retry(server: Server, status: int) -> None:
+    def answer(asked: dict[str, Any]) -> Reply:
+        if "logprobs" in asked:
+            return refused(status, "You are not allowed to request logprobs from this model")
+        return completion(" x")
+
+    server.replies = [answer]
+    assert ask(server, "a", max_retries=0)[0].text == " x"
+
+
+def test_a_message_of_the_endpoint_can_be_stored(server: Server) -> None:
+    server.replies = [refused(400, "too long: \ud83d")]
+    (error,) = ask(server, "a")
+    assert isinstance(error, RowError)
+    assert "too long: ?" in str(error)
+
+
+def test_a_prompt_with_half_a_character_is_an_error_of_its_question(server: Server) -> None:
+    server.replies = [completion(" x")]
+    for api in ("completions", "chat"):
+        (error,) = ask(server, "Who is \ud83d?", api=api)
+        assert isinstance(error, RowError)
+        assert "half a character in the prompt" in str(error)
 
 
 def test_an_endpoint_that_hangs_is_left_in_time(server):

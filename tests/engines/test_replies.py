@@ -42,6 +42,25 @@ def test_an_output_of_vllm() -> None:
     assert read_output(output(finish_reason="length")).finish_reason == "length"
     without = read_output(output(cumulative_logprob=None))
     assert without.mean_logprob is None
+    impossible = read_output(output(cumulative_logprob=float("-inf")))
+    assert impossible.mean_logprob == -9999.0
+    long = read_output(output(cumulative_logprob=-12_000.0, token_ids=[1] * 4_000))
+    assert long.mean_logprob == -3.0
+    assert read_output(output("", token_ids=[2])).text == ""  # an empty step is one
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"cumulative_logprob": float("nan")}, "a log-probability is nan"),
+        ({"text": " One\ud83d"}, "half a character"),
+    ],
+)
+def test_what_cannot_be_a_step_of_vllm_is_an_error_of_its_question(
+    given: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(RowError, match=reason):
+        read_output(output(**given))
 
 
 @pytest.mark.parametrize("word", ["abort", "error"])

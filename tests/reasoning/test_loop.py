@@ -143,6 +143,7 @@ def test_thinking_is_stripped_whether_or_not_it_spans_lines() -> None:
     assert engine.prompts[2].endswith("<think> a\n b</think>\n")
     assert "think" not in engine.prompts[3]
     assert result.steps[0].generated_tokens == 12
+    assert result.steps[0].mean_logprob == -6.0 / 12
 
 
 def test_a_step_carries_why_the_engine_stopped() -> None:

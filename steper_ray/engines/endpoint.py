@@ -26,7 +26,12 @@ from steper_ray.errors import InputError, RowError
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.reasoning.frameworks.protocol import Prompt
-from steper_ray.reasoning.thinking import THINK_END
+from steper_ray.reasoning.thinking import (
+    THINK_END,
+    cut_at_stop,
+    joined_thoughts,
+    split_thought,
+)
 from steper_ray.text import short_message
 
 logger = logging.getLogger(__name__)
@@ -83,33 +88,75 @@ class EndpointEngine:
         key or does not know the model.
         """
         async with self._open_requests:
-            options = {"stop": list(stop), "max_tokens": max_tokens, **_sampling_options(sampling)}
             with self._explained():
-                reply = await self._ask(prompt.text, options)
-                may_be_empty = THINK_END in stop  # of a thought that ends at once
-                if not reply.text.strip() and not may_be_empty:
-                    reply = await self._ask_on(prompt.text, options, reply)
+                options = self._options(stop, max_tokens, sampling)
+                reply = await self._step(prompt.text, stop, options)
+        written = (reply.thought or "") + reply.text
         return Generation(
             text=reply.text,
             prompt_tokens=_known(reply.usage.prompt_tokens, self._count, prompt.text),
-            generated_tokens=_known(reply.usage.completion_tokens, self._count, reply.text),
+            generated_tokens=_known(reply.usage.completion_tokens, self._count, written),
             logprob_sum=sum(reply.logprobs) if reply.logprobs else None,
             logprob_tokens=len(reply.logprobs),
             cached_tokens=reply.usage.cached_tokens,
             finish_reason=reply.finish_reason,
+            thought=reply.thought,
         )
 
-    async def _ask_on(self, prompt: str, options: dict[str, Any], empty: Reply) -> Reply:
-        """A reply after a line break, with which an empty one may have begun, and so have ended at once.
+    def _options(self, stop: Sequence[str], max_tokens: int, sampling: Sampling) -> dict[str, Any]:
+        """Parameters of a request, as the settings have them."""
+        config = self._config
+        options: dict[str, Any] = {
+            config.limit_parameter: max_tokens + config.max_reasoning_tokens,
+            "extra_body": dict(config.extra_body),
+        }
+        if config.send_stop:
+            options["stop"] = list(stop)
+        return options | (_sampling_options(sampling) if config.send_sampling else {})
 
-        Raises RowError where that is empty too.
+    async def _step(self, prompt: str, stop: Sequence[str], options: dict[str, Any]) -> Reply:
+        """The reply to a prompt, up to a stop text, with its thought apart.
+
+        One that is empty, though no thought took its place, is asked for once more after a line break: the
+        text may have begun with one, and so have ended at once. Raises RowError where it is empty still.
         """
-        reply = empty
-        if empty.finish_reason != "length" and self._config.max_retries:
-            reply = await self._ask(f"{prompt}\n", options)
+        reply = self._read(await self._ask(prompt, options), prompt, stop)
+        if reply.text.strip() or THINK_END in stop:  # a thought that goes on may end at once
+            return reply
+        if reply.thought is None and reply.finish_reason != "length" and self._config.max_retries:
+            reply = self._read(await self._ask(f"{prompt}\n", options), prompt, stop)
         if not reply.text.strip():
-            raise RowError("an empty reply")
+            raise RowError(f"an empty reply{self._why_empty(reply)}")
         return reply
+
+    def _read(self, reply: Reply, prompt: str, stop: Sequence[str]) -> Reply:
+        """A reply up to a stop text, with its thought apart.
+
+        A completion that is a thought and no more stays as it is: it can be gone on with.
+        """
+        if THINK_END in stop:
+            return replace(reply, text=reply.text.partition(THINK_END)[0])
+        thought, text, _ = split_thought(reply.text)
+        if self._config.api == "chat":
+            begun = prompt.rsplit("\n", 1)[-1]  # the line to be continued, which chats repeat
+            text = text.lstrip().removeprefix(begun) if text.lstrip().startswith(begun) else text
+        elif thought is not None and not text.strip():
+            return reply
+        text, cut = cut_at_stop(text, stop)
+        return replace(
+            reply,
+            text=text,
+            thought=joined_thoughts(reply.thought, thought) if reply.thought else thought,
+            finish_reason="stop" if cut else reply.finish_reason,
+        )
+
+    def _why_empty(self, reply: Reply) -> str:
+        """Why a reply is probably empty and what to do, to stand after a message."""
+        if reply.finish_reason == "length":
+            return ": a thought took all its tokens; raise max_reasoning_tokens"
+        if reply.thought is not None and self._config.send_stop:
+            return ": a text that ends a step ended its thought; set send_stop: false"
+        return ""
 
     async def _ask(self, prompt: str, options: dict[str, Any]) -> Reply:
         """The reply to one request, which is made again while the reply is broken."""
@@ -152,11 +199,7 @@ class EndpointEngine:
             messages=[{"role": "user", "content": NEXT_LINE + prompt}],
             **options,
         )
-        reply = read_chat(response.content)
-        begun = prompt.rstrip("\n").rsplit("\n", 1)[
-            -1
-        ]  # the line to be continued, which chats repeat
-        return replace(reply, text=reply.text.lstrip("\n").removeprefix(begun))
+        return read_chat(response.content)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

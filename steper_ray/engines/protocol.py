@@ -24,6 +24,8 @@ class Generation:
     """Why the engine stopped; None where it does not say."""
     logprob_tokens: int | None = None
     """Generated tokens that `logprob_sum` is over; None: all of them."""
+    thought: str | None = None
+    """What the model thought before, if that is not in the text."""
 
     @property
     def summed_tokens(self) -> int:

@@ -41,6 +41,10 @@ UNFINISHED: Final = ("abort", "error")
 """Words of an engine whose text is no reply: its work was ended from outside, or by a fault of its own."""
 
 
+THOUGHTS: Final = ("thinking", "reasoning")
+"""Types of a message's parts that are a thought."""
+
+
 LEAST_LOGPROB: Final = -9999.0
 """Log-probability of a token that is given as −∞, as vLLM's own server has it."""
 
@@ -108,9 +112,11 @@ class ChatLogprobs(BaseModel):
 class ContentPart(BaseModel):
     """A part of a message that is a list of them."""
 
-    type: str = "text"
+    type: Any = "text"
     text: str | None = None
     refusal: str | None = None
+    thinking: "str | list[ContentPart] | None" = None
+    """A thought, as Mistral has it."""
 
 
 class Message(BaseModel):
@@ -118,6 +124,10 @@ class Message(BaseModel):
 
     content: str | list[ContentPart | str] | None = None
     refusal: str | None = None
+    reasoning_content: Any = None
+    """A thought, as DeepSeek and vLLM have it; text wherever it is one."""
+    reasoning: Any = None
+    """The same, as OpenRouter and newer versions of vLLM have it."""
 
 
 class ChatChoice(BaseModel):
@@ -150,6 +160,8 @@ class Reply:
     """An endpoint's reply, checked."""
 
     text: str
+    thought: str | None
+    """A thought that the endpoint gives apart from the text."""
     finish_reason: FinishReason | None
     usage: Usage
     logprobs: tuple[float, ...]
@@ -168,6 +180,7 @@ def read_completion(body: bytes) -> Reply:
         raise BrokenReplyError("choices.0.text: null")
     return Reply(
         text=checked_text(choice.text),
+        thought=None,
         finish_reason=finish_reason(choice.finish_reason),
         usage=reply.usage or Usage(),
         logprobs=_logprobs(choice.logprobs.token_logprobs if choice.logprobs else None),
@@ -182,18 +195,34 @@ def read_chat(body: bytes) -> Reply:
     if choice.message is None:
         raise BrokenReplyError("choices.0.message: null")
     content = choice.message.content
-    given = [content] if isinstance(content, str) else content or []
-    parts = [ContentPart(text=part) if isinstance(part, str) else part for part in given]
+    parts = _parts(content)
+    thoughts = [choice.message.reasoning_content, choice.message.reasoning]
+    thought = next((said for said in thoughts if said and isinstance(said, str)), "")
     for refusal in (choice.message.refusal, *(part.refusal for part in parts)):
         if refusal:
             raise RowError(f"the model refuses: {short_message(refusal)}")
     tokens = choice.logprobs.content if choice.logprobs else None
     return Reply(
-        text=checked_text("".join(part.text or "" for part in parts)),
+        text=checked_text("".join(part.text or "" for part in parts if part.type not in THOUGHTS)),
+        thought=checked_text(thought + "".join(_thought(part) for part in parts)) or None,
         finish_reason=finish_reason(choice.finish_reason),
         usage=reply.usage or Usage(),
         logprobs=_logprobs([token.logprob for token in tokens or ()]),
     )
+
+
+def _parts(content: str | list[ContentPart | str] | None) -> list[ContentPart]:
+    """A message's content as parts."""
+    given = [content] if isinstance(content, str) else content or []
+    return [ContentPart(text=part) if isinstance(part, str) else part for part in given]
+
+
+def _thought(part: ContentPart) -> str:
+    """The thought in a part; empty in a part of the reply itself."""
+    if part.type not in THOUGHTS:
+        return ""
+    inner = part.thinking or part.text or ""
+    return inner if isinstance(inner, str) else "".join(each.text or "" for each in inner)
 
 
 Body = TypeVar("Body", bound=BaseModel)

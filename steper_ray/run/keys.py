@@ -22,7 +22,15 @@ REASONING_KEYS: Final = (
 )
 
 
-ENDPOINT_KEYS: Final = ("base_url", "api", "tokenizer")
+ENDPOINT_KEYS: Final = (
+    "base_url",
+    "api",
+    "tokenizer",
+    "max_reasoning_tokens",
+    "send_stop",
+    "send_sampling",
+    "extra_body",
+)
 
 
 ENDPOINT_PACE_KEYS: Final = ("concurrency", "requests_per_minute")
@@ -165,6 +173,7 @@ _NOT_OF_A_TEACHER: Final = (
     "endpoint.api_key_env",
     "endpoint.max_retries",
     "endpoint.timeout_seconds",
+    "endpoint.limit_parameter",
 )
 
 

@@ -6,15 +6,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from steper_ray.engines.endpoint import NEXT_LINE, EndpointEngine
 from steper_ray.engines.settings import EndpointConfig
 from steper_ray.errors import InputError, RowError
 from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.reasoning.thinking import generate_step
 
 Reply = tuple[int, dict[str, str], str]
 
@@ -408,3 +411,158 @@ def test_tokens_are_counted_with_room_to_spare_where_no_tokenizer_is_named(serve
         )
 
     assert asyncio.run(count()) == 101
+
+
+def sent(server: Server, **settings: Any) -> dict[str, Any]:
+    """The one request that the engine makes with these settings, without model, prompt and logprobs."""
+    server.replies, server.requests = [chat("x")], []
+    ask(server, "a", api="chat", **settings)
+    ((_, request, _),) = server.requests
+    return {k: v for k, v in request.items() if k not in ("model", "messages", "logprobs")}
+
+
+def test_what_a_request_says_is_set(server: Server) -> None:
+    assert sent(server) == {"max_tokens": 20, "stop": ["\n"], "temperature": 0.0}
+    reasoning_model = {
+        "limit_parameter": "max_completion_tokens",
+        "max_reasoning_tokens": 1000,
+        "send_stop": False,
+        "send_sampling": False,
+        "extra_body": {"reasoning_effort": "low", "provider": {"order": ["a"]}},
+    }
+    assert sent(server, **reasoning_model) == {
+        "max_completion_tokens": 1020,
+        "reasoning_effort": "low",
+        "provider": {"order": ["a"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (
+            {"limit_parameter": "max_completion_tokens"},
+            "completions take max_tokens; set api: chat",
+        ),
+        ({"limit_parameter": "max"}, "Input should be"),
+        ({"max_reasoning_tokens": -1}, "greater than or equal to 0"),
+        ({"extra_body": {"stop": ["x"]}}, "stop is no extra parameter; set send_stop"),
+        ({"extra_body": {"temperature": 1}}, "temperature is no extra parameter; set temperature"),
+        ({"extra_body": {"a": date(2026, 1, 1)}}, r"cannot be sent as JSON \(Object of type date"),
+        ({"extra_body": {"a": [float("nan")]}}, r"cannot be sent as JSON \(Out of range float"),
+    ],
+)
+def test_settings_that_no_request_can_follow_are_refused(
+    settings: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        EndpointConfig.model_validate({"base_url": "http://h/v1", **settings})
+
+
+def test_without_stop_texts_the_reply_is_cut_here(server: Server) -> None:
+    text = "\n\n Step 1: He was born in Rome.\nStep 2: So on"
+    for api, say in (("completions", completion), ("chat", chat)):
+        server.replies = [say(text, finish_reason="length")]
+        (done,) = ask(server, "Step 1:", api=api, send_stop=False)
+        assert done.text.strip().removeprefix("Step 1: ") == "He was born in Rome."
+        assert done.finish_reason == "stop"
+        server.replies = [say("He was born", finish_reason="length")]
+        assert ask(server, "a", api=api, send_stop=False)[0].finish_reason == "length"
+    server.replies = [completion(" One.\nTwo.")]  # of an endpoint that ignores stop texts
+    assert ask(server, "a")[0].text == " One."
+
+
+@pytest.mark.parametrize(
+    ("message", "thought"),
+    [
+        ({"reasoning_content": "Let me\nsee."}, "Let me\nsee."),
+        ({"reasoning": "Let me\nsee."}, "Let me\nsee."),
+        ({"reasoning_content": "", "reasoning": {"effort": "low"}}, None),
+        ({"content": "<think>Let me\nsee.</think>\n\n He was born.\nx"}, "Let me\nsee."),
+        ({"content": "Let me\nsee.\n</think>\n\nStep 1: He was born.\nx"}, "Let me\nsee."),
+        ({"content": "<think>\n\n</think>\n\nStep 1: He was born.\nx"}, None),
+        ({"content": " He <think>Let me\nsee.</think>was born.\nx"}, "Let me\nsee."),
+        ({"content": " He was born. <think>Let me\nsee."}, "Let me\nsee."),
+        (
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "Let me\nsee."}]},
+                    {"type": "text", "text": " He was born.\nx"},
+                ]
+            },
+            "Let me\nsee.",
+        ),
+        (
+            {"content": "<think>see.</think> He was born.", "reasoning_content": "Let me"},
+            "Let me\nsee.",
+        ),
+    ],
+)
+def test_a_thought_is_kept_apart_without_a_further_request(
+    server: Server, message: dict[str, Any], thought: str | None
+) -> None:
+    server.replies = [chat(**{"text": " He was born.\nx", **_as_text(message)})]
+
+    async def work() -> Any:
+        config = EndpointConfig(base_url=server.url, api="chat", send_stop=False)
+        engine = EndpointEngine("m", config)
+        return await generate_step(engine, Prompt("Step 1:", ""), stop=("\n",), max_tokens=9)
+
+    done = asyncio.run(work())
+    assert (done.text.strip(), done.thought) == ("He was born.", thought)
+    assert len(server.requests) == 1
+
+
+def _as_text(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its content under the name that `chat` gives it."""
+    return {"text" if name == "content" else name: value for name, value in message.items()}
+
+
+@pytest.mark.parametrize(
+    ("reply", "settings", "reason"),
+    [
+        (
+            chat(None, finish_reason="length", reasoning_content="Let me"),
+            {"send_stop": False},
+            "a thought took all its tokens; raise max_reasoning_tokens",
+        ),
+        (chat("", finish_reason="length"), {}, "all its tokens; raise max_reasoning_tokens"),
+        (
+            chat("<think>Let me", finish_reason="length"),
+            {"send_stop": False},
+            "a thought took all its tokens; raise max_reasoning_tokens",
+        ),
+        (chat(None, reasoning_content="Let me"), {}, "ended its thought; set send_stop: false"),
+        (chat("<think>"), {}, "ended its thought; set send_stop: false"),
+        (chat("<think>a</think>"), {"send_stop": False}, "an empty reply"),
+    ],
+)
+def test_a_chat_that_is_only_a_thought_says_what_to_set(
+    server: Server, reply: Reply, settings: dict[str, Any], reason: str
+) -> None:
+    server.replies = [reply]
+    (error,) = ask(server, "a", api="chat", **settings)
+    assert isinstance(error, RowError)
+    assert str(error).endswith(reason)
+    assert "an empty reply" in str(error)
+    assert len(server.requests) == 1
+
+
+def test_a_completion_goes_on_after_its_thought(server: Server) -> None:
+    """As an engine of our own; what it writes after the end of its thought is cut if it does not stop."""
+    server.replies = [completion("<think>"), completion("Hm.</think>x"), completion(" One.")]
+
+    async def work() -> Any:
+        engine = EndpointEngine("m", EndpointConfig(base_url=server.url))
+        return await generate_step(engine, Prompt("Step 1:", ""), stop=("\n",), max_tokens=9)
+
+    done = asyncio.run(work())
+    assert (done.text, done.thought) == (" One.", "Hm.")
+    assert [prompt_of(request) for _, request, _ in server.requests] == [
+        "Step 1:",
+        "Step 1:<think>\n",
+        "Step 1:<think>\nHm.</think>\n",
+    ]
+    assert [request["stop"] for _, request, _ in server.requests] == [
+        *(["\n"], ["</think>"], ["\n"])
+    ]

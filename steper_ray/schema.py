@@ -84,6 +84,9 @@ class Step:
     generate_seconds: float = 0.0
     finish_reason: FinishReason | None = None
     """Why the engine stopped; null where it does not say, and in chains of older versions."""
+    thought: str | None = None
+    """What the model thought before it wrote the step: in no prompt and no target; null where it thought
+    nothing, and in chains of older versions."""
 
     @property
     def is_cut_off(self) -> bool:
@@ -167,6 +170,8 @@ class StepExample:
     """What the model should write, up to the end of the text that ends the step."""
     found: tuple[int, ...] = ()
     """How many of the passages each search brought; empty where all came with the first."""
+    thought: str | None = None
+    """What the teacher thought before it wrote the target; no part of prompt and target."""
 
 
 UNKNOWN_HOPS: Final = "unknown"

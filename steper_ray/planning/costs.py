@@ -79,7 +79,10 @@ def chain_costs(chain: Chain, judged: Judgement, scheme: AbilityScheme) -> Chain
         counts["seconds", ALL] += step.search_seconds + step.generate_seconds
     counts["chains", ALL] = 1
     counts["requests", ALL] = len(chain.steps) + (chain.attempt == 2)
-    texts = [chain.question, *(step.query + step.rationale for step in chain.steps)]
+    texts = [
+        chain.question,
+        *(step.query + (step.thought or "") + step.rationale for step in chain.steps),
+    ]
     texts += [passage.title + passage.text for passage in chain.passages]
     counts["text", ALL] = sum(map(len, texts))
     return ChainCosts(judged, chain.teacher, chain.sample, dict(counts))

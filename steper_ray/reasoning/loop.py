@@ -137,6 +137,7 @@ async def reason(
             search_seconds=searched - started,
             generate_seconds=time.monotonic() - searched,
             finish_reason=generation.finish_reason,
+            thought=generation.thought,
         )
         steps.append(step)
         tell(StepFinished(number, step, new, written.answer is not None))

@@ -301,6 +301,7 @@ def step_out(number: int, step: Step, passages: list[PassageOut], ability: str) 
         query=step.query,
         passages=passages,
         rationale=step.rationale,
+        thought=step.thought,
         prompt_tokens=step.prompt_tokens,
         generated_tokens=step.generated_tokens,
         cached_tokens=step.cached_tokens,

@@ -142,6 +142,8 @@ def test_thinking_is_stripped_whether_or_not_it_spans_lines() -> None:
     assert engine.stops == [("\n",), ("</think>",), ("\n",), ("\n",)]
     assert engine.prompts[2].endswith("<think> a\n b</think>\n")
     assert "think" not in engine.prompts[3]
+    assert [s.thought for s in result.steps] == ["a\n b", "c"]
+    assert [s.query for s in result.steps] == ["Who?", "One."]
     assert result.steps[0].generated_tokens == 12
     assert result.steps[0].mean_logprob == -6.0 / 12
 

@@ -29,6 +29,7 @@ def step(number: int, ability: str, query: str, rationale: str, generated: int) 
         "query": query,
         "passages": found,
         "rationale": rationale,
+        "thought": None,
         "prompt_tokens": 10 * number,
         "generated_tokens": generated,
         "cached_tokens": 5 * (number - 1),

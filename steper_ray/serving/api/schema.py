@@ -109,6 +109,8 @@ class StepOut(BaseModel):
     passages: list[PassageOut]
     """Passages that no earlier step had found."""
     rationale: str
+    thought: str | None
+    """What the model thought before, where it did."""
     prompt_tokens: int
     generated_tokens: int
     cached_tokens: int | None

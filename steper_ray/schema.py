@@ -27,8 +27,8 @@ nothing to search for, or searches brought nothing new."""
 
 
 FinishReason = Literal["stop", "length", "other"]
-"""Why an engine stopped writing a step: at the text that ends one or at its end of text; at its limit of
-tokens; for another reason."""
+"""Why the writing of a step ended: at the text that ends one or at the end of text (also where the limit of
+tokens only cut what came after the step); at the limit of tokens; for another reason."""
 
 
 def is_forced(reason: str) -> bool:

@@ -5,19 +5,28 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from steper_ray.arrow import CHAIN_SCHEMA
+from steper_ray.chains.asking import ask as ask_chain
+from steper_ray.chains.attempts import MissingAttempts, missing_attempts
+from steper_ray.chains.teachers import Reasoner
 from steper_ray.engines.endpoint import NEXT_LINE, EndpointEngine
-from steper_ray.engines.settings import EndpointConfig
+from steper_ray.engines.settings import EndpointConfig, EngineConfig
 from steper_ray.errors import InputError, RowError
 from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.reasoning.thinking import generate_step
+from steper_ray.retrieval.protocol import Hit
+from steper_ray.schema import Chain, Passage, Question
 
 Reply = tuple[int, dict[str, str], str]
 
@@ -207,6 +216,43 @@ def test_a_broken_reply_is_asked_for_again_and_then_an_error_of_its_question(
     (done,) = ask(server, "a", max_retries=1)
     assert done.text == " better"
     assert len(server.requests) == 2
+
+
+class Towns:
+    """A retriever that finds one passage, always."""
+
+    version = "v1"
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return [[Hit(Passage("p1", "Towns", "Rome is one."), 1.0)] for _ in queries]
+
+
+def test_what_is_no_step_is_a_chain_with_an_error_that_the_next_build_asks_again(
+    server: Server,
+) -> None:
+    replies = [reply for reply, _ in BROKEN] + [reply for reply, api, _ in FINAL if api != "chat"]
+    replies += [completion(""), refused(400, "no: \ud83d"), refused(500, "out of order")]
+    server.replies = list(replies)
+    config = EndpointConfig(base_url=server.url, max_retries=0)
+    reasoner = Reasoner("m", ReasoningConfig(), EngineConfig(), config)
+    questions = [Question(f"q{number:02d}", "Where?", "Rome") for number in range(len(replies))]
+
+    async def build() -> list[Chain]:
+        engine, chains = EndpointEngine("m", config), []
+        for question in questions:
+            chains += await ask_chain(
+                MissingAttempts(question), reasoner=reasoner, engine=engine, retriever=Towns()
+            )
+        return chains
+
+    chains = asyncio.run(build())
+    assert len(chains) == len(server.requests) == len(replies)
+    table = pa.Table.from_pylist([asdict(chain) for chain in chains], CHAIN_SCHEMA)
+    assert all(table["error"].to_pylist())
+    missing = missing_attempts(
+        reasoner, questions, {chain.id: None for chain in chains}, lambda _: []
+    )
+    assert [attempt.question for attempt in missing] == questions
 
 
 FINAL: list[tuple[Reply, str, str]] = [

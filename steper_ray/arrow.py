@@ -40,6 +40,8 @@ STEP_TYPE: Final = pa.struct(
         ("dropped_passages", pa.int32()),
         ("search_seconds", pa.float64()),
         ("generate_seconds", pa.float64()),
+        ("finish_reason", pa.string()),
+        ("thought", pa.string()),
     ]
 )
 
@@ -85,5 +87,6 @@ STEP_EXAMPLE_SCHEMA: Final = pa.schema(
         ("prompt", pa.string()),
         ("target", pa.string()),
         ("found", pa.list_(pa.int32())),
+        ("thought", pa.string()),
     ]
 )

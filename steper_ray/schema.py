@@ -26,6 +26,11 @@ StopReason = Literal["answered", "forced", "no_query", "nothing_new"]
 nothing to search for, or searches brought nothing new."""
 
 
+FinishReason = Literal["stop", "length", "other"]
+"""Why the writing of a step ended: at the text that ends one or at the end of text (also where the limit of
+tokens only cut what came after the step); at the limit of tokens; for another reason."""
+
+
 def is_forced(reason: str) -> bool:
     """Whether a chain that ended for this `StopReason` was asked for its answer."""
     return reason != "answered"
@@ -77,6 +82,16 @@ class Step:
     """Oldest passages left out of this step's prompt because it would have outgrown the context."""
     search_seconds: float = 0.0
     generate_seconds: float = 0.0
+    finish_reason: FinishReason | None = None
+    """Why the engine stopped; null where it does not say, and in chains of older versions."""
+    thought: str | None = None
+    """What the model thought before it wrote the step: in no prompt and no target; null where it thought
+    nothing, and in chains of older versions."""
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the limit of tokens (`reasoning.max_step_tokens`) ended the step before its end."""
+        return self.finish_reason == "length"
 
 
 SCORES: Final = ("em", "f1", "acc")
@@ -155,6 +170,8 @@ class StepExample:
     """What the model should write, up to the end of the text that ends the step."""
     found: tuple[int, ...] = ()
     """How many of the passages each search brought; empty where all came with the first."""
+    thought: str | None = None
+    """What the teacher thought before it wrote the target; no part of prompt and target."""
 
 
 UNKNOWN_HOPS: Final = "unknown"

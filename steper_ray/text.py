@@ -24,11 +24,11 @@ def one_line(text: str) -> str:
 def short_message(message: object, *, secret: str | None = None, longest: int = 200) -> str:
     """A foreign message or error on one line, cut after `longest` characters.
 
-    An error without a message is its type's name.
+    An error without a message is its type's name. What is no valid Unicode becomes `?`.
 
     secret: a token that must not be shown, wherever it stands in the message
     """
-    line = squeeze(str(message))
+    line = squeeze(str(message)).encode(errors="replace").decode()
     if not line and isinstance(message, BaseException):
         line = type(message).__name__
     if secret:

@@ -9,7 +9,7 @@ from typing import Any
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.retrieval.protocol import Hit, Retriever
-from steper_ray.schema import Passage
+from steper_ray.schema import FinishReason, Passage
 
 
 class Teacher(ThreadingHTTPServer):
@@ -65,8 +65,9 @@ class Handler(BaseHTTPRequestHandler):
 class ScriptedEngine:
     """Writes these texts, one a step; keeps the prompts and the texts that end a step."""
 
-    def __init__(self, *texts: str) -> None:
+    def __init__(self, *texts: str, finish_reason: FinishReason | None = None) -> None:
         self.texts = list(texts)
+        self.finish_reason = finish_reason
         self.prompts: list[str] = []
         self.stops: list[tuple[str, ...]] = []
 
@@ -78,7 +79,13 @@ class ScriptedEngine:
     ) -> Generation:
         self.prompts.append(prompt.text)
         self.stops.append(tuple(stop))
-        return Generation(self.texts.pop(0), self.count_tokens(prompt), 4, -2.0)
+        return Generation(
+            self.texts.pop(0),
+            self.count_tokens(prompt),
+            4,
+            -2.0,
+            finish_reason=self.finish_reason,
+        )
 
 
 class ScriptedRetriever:

@@ -6,30 +6,33 @@ whole prompt as a user's message and asked for what comes next. That is the one 
 reads differently; a chain has no confidence where the endpoint gives no log-probabilities.
 
 Retries, backoff and `Retry-After` are the official client's. A reply that is no answer (broken JSON, no
-choices) is retried as often. Then the question has failed: its chain carries the error, and a later build
-asks it again.
+choices; see `steper_ray.engines.replies`) is retried as often. Then the question has failed: its chain
+carries the error, and a later build asks it again. So it is with a refusal, at once.
 """
 
 import asyncio
-import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final
 
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.engines.replies import BrokenReplyError, Reply, read_chat, read_completion
 from steper_ray.engines.settings import EndpointConfig
 from steper_ray.errors import InputError, RowError
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.reasoning.thinking import (
+    THINK_END,
+    cut_at_stop,
+    joined_thoughts,
+    split_thought,
+)
 from steper_ray.text import short_message
-
-if TYPE_CHECKING:
-    from openai.types import Completion
-    from openai.types.chat import ChatCompletion
-
 
 logger = logging.getLogger(__name__)
 
@@ -84,98 +87,154 @@ class EndpointEngine:
         Raises RowError if the endpoint refuses the prompt or keeps failing, InputError if it refuses the
         key or does not know the model.
         """
-        import openai
-
         async with self._open_requests:
-            await self._wait_for_turn()
-            try:
-                options = {
-                    "stop": list(stop),
-                    "max_tokens": max_tokens,
-                    **_sampling_options(sampling),
-                }
-                return await self._ask(prompt.text, options)
-            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                raise InputError(
-                    f"{self._config.base_url}: refuses the key in {self._config.api_key_env} "
-                    f"({error.status_code})"
-                ) from None
-            except openai.NotFoundError:
-                raise InputError(
-                    f"{self._config.base_url}: does not know {self._model!r} or has no {self._config.api}; "
-                    "check the model's name, base_url and api"
-                ) from None
-            except openai.APITimeoutError:
-                raise RowError(
-                    f"{self._config.base_url}: no answer within {self._config.timeout_seconds:g} s; "
-                    "raise timeout_seconds, or lower concurrency"
-                ) from None
-            except openai.APIConnectionError as error:
-                reason = short_message(error.__cause__ or error, longest=300)
-                raise RowError(
-                    f"{self._config.base_url}: cannot be reached ({reason}); check base_url, and that the "
-                    "endpoint runs"
-                ) from None
-            except openai.APIError as error:
-                message = short_message(f"{type(error).__name__}: {error}", longest=300)
-                raise RowError(f"{self._config.base_url}: {message}") from None
+            with self._explained():
+                options = self._options(stop, max_tokens, sampling)
+                reply = await self._step(prompt.text, stop, options)
+        written = (reply.thought or "") + reply.text
+        return Generation(
+            text=reply.text,
+            prompt_tokens=_known(reply.usage.prompt_tokens, self._count, prompt.text),
+            generated_tokens=_known(reply.usage.completion_tokens, self._count, written),
+            logprob_sum=sum(reply.logprobs) if reply.logprobs else None,
+            logprob_tokens=len(reply.logprobs),
+            cached_tokens=reply.usage.cached_tokens,
+            finish_reason=reply.finish_reason,
+            thought=reply.thought,
+        )
 
-    async def _ask(self, prompt: str, options: dict[str, Any]) -> Generation:
+    def _options(self, stop: Sequence[str], max_tokens: int, sampling: Sampling) -> dict[str, Any]:
+        """Parameters of a request, as the settings have them."""
+        config = self._config
+        options: dict[str, Any] = {
+            config.limit_parameter: max_tokens + config.max_reasoning_tokens,
+            "extra_body": dict(config.extra_body),
+        }
+        if config.send_stop:
+            options["stop"] = list(stop)
+        return options | (_sampling_options(sampling) if config.send_sampling else {})
+
+    async def _step(self, prompt: str, stop: Sequence[str], options: dict[str, Any]) -> Reply:
+        """The reply to a prompt, up to a stop text, with its thought apart.
+
+        One that is empty, though no thought took its place, is asked for once more after a line break: the
+        text may have begun with one, and so have ended at once. Raises RowError where it is empty still.
+        """
+        reply = self._read(await self._ask(prompt, options), prompt, stop)
+        if reply.text.strip() or THINK_END in stop:  # a thought that goes on may end at once
+            return reply
+        if reply.thought is None and reply.finish_reason != "length" and self._config.max_retries:
+            reply = self._read(await self._ask(f"{prompt}\n", options), prompt, stop)
+        if not reply.text.strip():
+            raise RowError(f"an empty reply{self._why_empty(reply)}")
+        return reply
+
+    def _read(self, reply: Reply, prompt: str, stop: Sequence[str]) -> Reply:
+        """A reply up to a stop text, with its thought apart.
+
+        A completion that is a thought and no more stays as it is: it can be gone on with.
+        """
+        if THINK_END in stop:
+            return replace(reply, text=reply.text.partition(THINK_END)[0])
+        thought, text, _ = split_thought(reply.text)
+        if self._config.api == "chat":
+            begun = prompt.rsplit("\n", 1)[-1]  # the line to be continued, which chats repeat
+            text = text.lstrip().removeprefix(begun) if text.lstrip().startswith(begun) else text
+        elif thought is not None and not text.strip():
+            return reply
+        text, cut = cut_at_stop(text, stop)
+        return replace(
+            reply,
+            text=text,
+            thought=joined_thoughts(reply.thought, thought) if reply.thought else thought,
+            finish_reason="stop" if cut else reply.finish_reason,
+        )
+
+    def _why_empty(self, reply: Reply) -> str:
+        """Why a reply is probably empty and what to do, to stand after a message."""
+        if reply.finish_reason == "length":
+            return ": a thought took all its tokens; raise max_reasoning_tokens"
+        if reply.thought is not None and self._config.send_stop:
+            return ": a text that ends a step ended its thought; set send_stop: false"
+        return ""
+
+    async def _ask(self, prompt: str, options: dict[str, Any]) -> Reply:
+        """The reply to one request, which is made again while the reply is broken."""
         import openai
 
         ask = self._complete if self._config.api == "completions" else self._chat
-        for attempt in range(self._config.max_retries + 1):
+        retries = 0
+        while True:
+            await self._wait_for_turn()
             with_logprobs = self._logprobs
             try:
                 return await ask(prompt, options)
-            except openai.BadRequestError as error:
-                if not with_logprobs or "logprobs" not in str(error):
+            except openai.APIStatusError as error:
+                refused = error.status_code < 500 and "logprobs" in str(error)
+                if not with_logprobs or not refused:
                     raise
                 self._logprobs = False
-            except (json.JSONDecodeError, openai.APIResponseValidationError, _NoAnswerError):
-                logger.warning(
-                    "%s: no answer of an OpenAI endpoint; retry %d",
-                    self._config.base_url,
-                    attempt + 1,
-                )
-                await asyncio.sleep(min(8.0, 0.5 * 2**attempt))
-        raise RowError(f"{self._config.base_url}: its answers are not those of an OpenAI endpoint")
+            except BrokenReplyError as error:
+                if retries == self._config.max_retries:
+                    raise RowError(
+                        f"its answers are not those of an OpenAI endpoint ({error})"
+                    ) from None
+                logger.warning("%s: %s; retry %d", self._config.base_url, error, retries + 1)
+                await asyncio.sleep(min(8.0, 0.5 * 2**retries))
+                retries += 1
 
-    async def _complete(self, prompt: str, options: dict[str, Any]) -> Generation:
+    async def _complete(self, prompt: str, options: dict[str, Any]) -> Reply:
         if self._logprobs:
             options = {**options, "logprobs": 1}
-        answer: Completion = await self._client.completions.create(
+        response = await self._client.completions.with_raw_response.create(
             model=self._model, prompt=prompt, **options
         )
-        choice = _only_choice(answer)
-        logprobs = choice.logprobs.token_logprobs if choice.logprobs else None
-        return self._generation(prompt, choice.text, answer.usage, logprobs)
+        return read_completion(response.content)
 
-    async def _chat(self, prompt: str, options: dict[str, Any]) -> Generation:
+    async def _chat(self, prompt: str, options: dict[str, Any]) -> Reply:
         if self._logprobs:
             options = {**options, "logprobs": True}
-        answer: ChatCompletion = await self._client.chat.completions.create(
+        response = await self._client.chat.completions.with_raw_response.create(
             model=self._model,
             messages=[{"role": "user", "content": NEXT_LINE + prompt}],
             **options,
         )
-        choice = _only_choice(answer)
-        written = (choice.message.content or "").lstrip("\n")
-        begun = prompt.rsplit("\n", 1)[-1]  # the line that was to be continued, which chats repeat
-        content = choice.logprobs.content if choice.logprobs else None
-        logprobs = [token.logprob for token in content] if content else None
-        return self._generation(prompt, written.removeprefix(begun), answer.usage, logprobs)
+        return read_chat(response.content)
 
-    def _generation(
-        self, prompt: str, text: str, usage: Any, logprobs: list[float] | None
-    ) -> Generation:
-        return Generation(
-            text=text,
-            prompt_tokens=usage.prompt_tokens if usage else self._count(prompt),
-            generated_tokens=usage.completion_tokens if usage else self._count(text),
-            logprob_sum=sum(logprobs) if logprobs else None,
-            cached_tokens=_cached_tokens(usage),
-        )
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn the client's errors, and those of replies, into ours, which name the endpoint."""
+        import openai
+
+        where = self._config.base_url
+        try:
+            yield
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise InputError(
+                f"{where}: refuses the key in {self._config.api_key_env} ({error.status_code})"
+            ) from None
+        except openai.NotFoundError:
+            raise InputError(
+                f"{where}: does not know {self._model!r} or has no {self._config.api}; "
+                "check the model's name, base_url and api"
+            ) from None
+        except openai.APITimeoutError:
+            raise RowError(
+                f"{where}: no answer within {self._config.timeout_seconds:g} s; "
+                "raise timeout_seconds, or lower concurrency"
+            ) from None
+        except openai.APIConnectionError as error:
+            reason = short_message(error.__cause__ or error, longest=300)
+            raise RowError(
+                f"{where}: cannot be reached ({reason}); check base_url, and that the endpoint runs"
+            ) from None
+        except openai.APIError as error:
+            message = short_message(f"{type(error).__name__}: {error}", longest=300)
+            raise RowError(f"{where}: {message}") from None
+        except UnicodeEncodeError:
+            raise RowError("half a character in the prompt (a lone surrogate)") from None
+        except RowError as error:
+            raise RowError(f"{where}: {error}") from None
 
     async def _wait_for_turn(self) -> None:
         if self._config.requests_per_minute is None:
@@ -190,10 +249,6 @@ class EndpointEngine:
         await self._client.close()
 
 
-class _NoAnswerError(Exception):
-    """A reply of status 200 without what was asked for."""
-
-
 def _sampling_options(sampling: Sampling) -> dict[str, Any]:
     """Sampling options of a request; greedy sampling sends only its temperature."""
     if not sampling.temperature:
@@ -205,17 +260,9 @@ def _sampling_options(sampling: Sampling) -> dict[str, Any]:
     }
 
 
-def _cached_tokens(usage: Any) -> int | None:
-    """Prompt tokens from the endpoint's prefix cache, where it tells."""
-    details = getattr(usage, "prompt_tokens_details", None)
-    return getattr(details, "cached_tokens", None)
-
-
-def _only_choice(answer: Any) -> Any:
-    choices = getattr(answer, "choices", None)
-    if not choices:
-        raise _NoAnswerError
-    return choices[0]
+def _known(number: int | None, count: Callable[[str], int], text: str) -> int:
+    """A number of tokens that the endpoint gives, else that of a text as we count it."""
+    return count(text) if number is None else number
 
 
 def _token_counter(tokenizer: str | None, hub: HubConfig) -> Callable[[str], int]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.schema import FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +17,25 @@ class Generation:
     generated_tokens: int
     """The stop or end-of-text token included."""
     logprob_sum: float | None = None
-    """Sum of the generated tokens' log-probabilities in nats; None where the engine gives none."""
+    """Log-probabilities of `logprob_tokens` tokens together, in nats; None where the engine gives none."""
     cached_tokens: int | None = None
     """Prompt tokens found in the prefix cache; None where the engine does not say."""
+    finish_reason: FinishReason | None = None
+    """Why the engine stopped; None where it does not say."""
+    logprob_tokens: int | None = None
+    """Generated tokens that `logprob_sum` is over; None: all of them."""
+    thought: str | None = None
+    """What the model thought before, if that is not in the text."""
+
+    @property
+    def summed_tokens(self) -> int:
+        """Number of tokens that `logprob_sum` is over."""
+        return self.generated_tokens if self.logprob_tokens is None else self.logprob_tokens
 
     @property
     def mean_logprob(self) -> float | None:
-        """Mean log-probability of the generated tokens in nats; None where the engine gives none."""
-        if self.logprob_sum is None:
-            return None
-        return self.logprob_sum / max(1, self.generated_tokens)
+        """Mean of the log-probabilities in `logprob_sum`, in nats; None where there are none."""
+        return None if self.logprob_sum is None else self.logprob_sum / max(1, self.summed_tokens)
 
 
 @dataclass(frozen=True, slots=True)

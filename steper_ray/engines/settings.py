@@ -1,5 +1,6 @@
 """The `engine` section (vLLM) and the settings of an OpenAI-compatible endpoint."""
 
+import json
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -11,12 +12,36 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
 from steper_ray.run.section import EnvironmentName, LocalPath, Section
 
 REVISIONS: Final = ("revision", "tokenizer_revision")
 """vLLM's engine arguments for the revision of a model; settings beside its name say it."""
+
+
+_SAMPLING: Final = "set temperature and top_p beside the endpoint, or send_sampling"
+
+
+_STEP: Final = "set reasoning.max_step_tokens, max_reasoning_tokens and limit_parameter"
+
+
+SAID_ELSEWHERE: Final = {
+    "model": "set teacher",
+    "prompt": "the frameworks make it",
+    "messages": "the frameworks make them",
+    "stop": "set send_stop",
+    "max_tokens": _STEP,
+    "max_completion_tokens": _STEP,
+    "temperature": _SAMPLING,
+    "top_p": _SAMPLING,
+    "seed": _SAMPLING,
+    "logprobs": "it is asked for where the endpoint gives any",
+    "n": "set samples",
+    "stream": "replies are read whole",
+}
+"""Parameters of a request that settings or the code give → where they are said."""
 
 
 class EngineConfig(Section):
@@ -92,3 +117,34 @@ class EndpointConfig(Section):
     """Times a request is made again after 429, 5xx, a lost connection, or an answer that is none."""
     timeout_seconds: PositiveFloat = 120.0
     """Longest wait for one answer."""
+    limit_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Parameter by which a request says its limit of tokens; reasoning models behind `chat` want
+    `max_completion_tokens`."""
+    max_reasoning_tokens: NonNegativeInt = 0
+    """Tokens above `reasoning.max_step_tokens` in that limit, for a thought that the endpoint counts with
+    its reply."""
+    send_stop: bool = True
+    """Whether requests say which texts end a step; without, what comes after one is cut off here. False is
+    for reasoning models that refuse them, or whose replies begin with a thought of several lines."""
+    send_sampling: bool = True
+    """Whether requests say temperature, top_p and seed; reasoning models refuse them."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Other parameters of each request, passed through, as `reasoning_effort: low`."""
+
+    @field_validator("extra_body")
+    @classmethod
+    def _is_not_said_elsewhere(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        for name in extra:
+            if name in SAID_ELSEWHERE:
+                raise ValueError(f"{name} is no extra parameter; {SAID_ELSEWHERE[name]}")
+        try:
+            json.dumps(extra, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"cannot be sent as JSON ({error})") from None
+        return extra
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> "EndpointConfig":
+        if self.api == "completions" and self.limit_parameter != "max_tokens":
+            raise ValueError("limit_parameter: completions take max_tokens; set api: chat")
+        return self

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.engines.replies import UNFINISHED, checked_logprob, checked_text, finish_reason
 from steper_ray.engines.settings import REVISIONS, EngineConfig
 from steper_ray.errors import EngineDiedError, InputError, RowError, behind
 from steper_ray.models.hub import explained, use_hub
@@ -22,6 +23,7 @@ from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.section import did_you_mean, first_reason
+from steper_ray.text import short_message
 
 
 class VLLMEngine:
@@ -208,18 +210,27 @@ async def run_request(
         async for output in llm.generate(prompt, parameters, uuid.uuid4().hex):
             yield output
     except (VLLMClientError, ValueError) as error:
-        raise RowError(f"the engine refuses the prompt: {error}") from None
+        raise RowError(
+            f"the engine refuses the prompt: {short_message(error, longest=300)}"
+        ) from None
     except EngineDeadError as error:
         raise EngineDiedError(str(error)) from error
 
 
 def read_output(output: Any) -> Generation:
-    """The generation in a finished request's last `RequestOutput`."""
+    """The generation in a finished request's last `RequestOutput`.
+
+    Raises RowError for one that the engine gave up, and for text or log-probabilities that are none.
+    """
     completion = output.outputs[0]
+    if completion.finish_reason in UNFINISHED:
+        raise RowError(f"the engine gave the request up ({completion.finish_reason})")
+    total, tokens = completion.cumulative_logprob, len(completion.token_ids)
     return Generation(
-        text=completion.text,
+        text=checked_text(completion.text),
         prompt_tokens=len(output.prompt_token_ids),
-        generated_tokens=len(completion.token_ids),
-        logprob_sum=completion.cumulative_logprob,
+        generated_tokens=tokens,
+        logprob_sum=None if total is None else checked_logprob(total, max(1, tokens)),
         cached_tokens=output.num_cached_tokens,
+        finish_reason=finish_reason(completion.finish_reason),
     )

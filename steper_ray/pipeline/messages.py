@@ -40,10 +40,12 @@ def build_lines(summary: "BuildSummary") -> list[str]:
     """Questions, chains and examples of a build, and the usage of its engines."""
     more = "" if summary.chains == summary.questions else f"{summary.chains:,} chains of "
     verdicts = _verdicts(summary.chains, summary.kept, summary.rejected)
-    dropped = f"{summary.totals['dropped_passages']:,} dropped passages"
+    totals = summary.totals
+    counted = f"{totals['forced']:,} forced, {totals['cut_off_steps']:,} steps cut off"
+    dropped = f"{totals['dropped_passages']:,} dropped passages"
     return [
         f"{more}{summary.questions:,} questions = {verdicts}",
-        f"examples: {_examples(summary.examples)}; {summary.totals['forced']:,} forced, {dropped}",
+        f"examples: {_examples(summary.examples)}; {counted}, {dropped}",
         *usage_lines(summary.usage, summary.chains),
         *pushed_lines(summary.pushed),
     ]

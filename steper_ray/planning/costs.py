@@ -41,8 +41,8 @@ class ChainCosts:
     teacher: str
     sample: int
     counts: Sums
-    """Tokens by KINDS and `examples`, by ability; `chains`, `requests`, `seconds` and `text` (in
-    characters, for how sizes vary)."""
+    """Tokens by KINDS, `examples` and steps `cut_off`, by ability; `chains`, `requests`, `seconds` and
+    `text` in characters, for how sizes vary."""
 
     @property
     def question_id(self) -> str:
@@ -75,10 +75,14 @@ def chain_costs(chain: Chain, judged: Judgement, scheme: AbilityScheme) -> Chain
             counts["cached", ability] += step.cached_tokens or 0
             counts["generated", ability] += step.generated_tokens
             counts["examples", ability] += 1
+            counts["cut_off", ability] += step.is_cut_off
         counts["seconds", ALL] += step.search_seconds + step.generate_seconds
     counts["chains", ALL] = 1
     counts["requests", ALL] = len(chain.steps) + (chain.attempt == 2)
-    texts = [chain.question, *(step.query + step.rationale for step in chain.steps)]
+    texts = [
+        chain.question,
+        *(step.query + (step.thought or "") + step.rationale for step in chain.steps),
+    ]
     texts += [passage.title + passage.text for passage in chain.passages]
     counts["text", ALL] = sum(map(len, texts))
     return ChainCosts(judged, chain.teacher, chain.sample, dict(counts))

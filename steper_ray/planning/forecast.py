@@ -67,6 +67,8 @@ class TeacherPlan:
     requests_all: Estimate | None
     tokens: Mapping[str, Mapping[str, Estimate | None]]
     """Ability, or `all` → KINDS → tokens of the whole build."""
+    cut_off_steps: Mapping[str, Estimate | None]
+    """Ability, or `all` → steps of the whole build that the limit of tokens cuts off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ def forecast_teacher(
     def per_question(count: str, number: float) -> Estimate | None:
         return predict([row.get((count, ALL), 0.0) for row in rows], number)
 
-    engine = reasoner.engine
+    engine, abilities = reasoner.engine, (*scheme.names, ALL)
     pace = estimate_throughput(
         job.usage,
         [row.get(("seconds", ALL), 0.0) for row in rows or by_question.values()],
@@ -153,10 +155,8 @@ def forecast_teacher(
         text_remaining=per_question("text", remaining),
         requests_remaining=per_question("requests", remaining),
         requests_all=per_question("requests", questions),
-        tokens={
-            ability: {kind: total(kind, ability) for kind in KINDS}
-            for ability in (*scheme.names, ALL)
-        },
+        tokens={ability: {kind: total(kind, ability) for kind in KINDS} for ability in abilities},
+        cut_off_steps={ability: total("cut_off", ability) for ability in abilities},
     )
 
 

@@ -13,6 +13,9 @@ TOKENS: Final = ("prompt tokens", "of which cached", "generated")
 """Titles of KINDS in a table."""
 
 
+CUT_OFF: Final = "steps cut off"
+
+
 FIRST: Final = 16
 """Width of the first column, in characters."""
 
@@ -37,6 +40,7 @@ def plan_lines(plan: Plan) -> list[str]:
             title: {ability: of[kind] for ability, of in teacher.tokens.items()}
             for kind, title in zip(KINDS, TOKENS, strict=True)
         }
+        spent[CUT_OFF] = teacher.cut_off_steps
         lines += ["", *_by_ability(f"teacher{whose}", spent)]
     data = plan.data
     columns = {"examples": data.examples, "tokens": data.training_tokens}

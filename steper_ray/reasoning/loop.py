@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from steper_ray.engines.protocol import GREEDY, Engine, Sampling
+from steper_ray.engines.protocol import GREEDY, Engine, Generation, Sampling
 from steper_ray.reasoning.frameworks import framework_named
-from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR
+from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR, Framework
 from steper_ray.reasoning.prompts import fit_prompt
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.reasoning.thinking import generate_step
 from steper_ray.retrieval.protocol import Hit, Retriever
-from steper_ray.schema import Passage, Step, StopReason, is_forced
+from steper_ray.schema import FinishReason, Passage, Step, StopReason, is_forced
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +136,25 @@ async def reason(
             dropped_passages=fitted.dropped_passages,
             search_seconds=searched - started,
             generate_seconds=time.monotonic() - searched,
+            finish_reason=_finish_reason(generation, framework, forced=forced),
+            thought=generation.thought,
         )
         steps.append(step)
         tell(StepFinished(number, step, new, written.answer is not None))
         if written.answer is not None:
             return _trajectory(searches, steps, written.answer, stop_reason)
         query = written.query
+
+
+def _finish_reason(
+    generation: Generation, framework: Framework, *, forced: bool
+) -> FinishReason | None:
+    """Why the engine stopped; a limit that it reached in what the framework leaves out cut nothing off."""
+    if generation.finish_reason != "length":
+        return generation.finish_reason
+    read, longer = (framework.parse(generation.text + more, forced=forced) for more in ("", "x"))
+    whole = (read.rationale, read.answer) == (longer.rationale, longer.answer)
+    return "stop" if whole else "length"
 
 
 def _stop_or_search(

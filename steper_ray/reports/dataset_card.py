@@ -32,6 +32,7 @@ COLUMNS: Final = {
     "prompt": "the prompt with every passage in it",
     "target": "what the model should write, with what ends a step",
     "found": "how many of the passages each search brought",
+    "thought": "what the teacher thought before it wrote the target; no part of prompt and target",
 }
 """Column → its content; a column without an entry is shown without a description."""
 

@@ -51,6 +51,21 @@ mix unasked (`steper build --mix`). A finished student stays as it is; its `step
 """
 
 
+_ENDPOINT_ADDED: Final[dict[str, Any]] = {
+    "max_reasoning_tokens": 0,
+    "send_stop": True,
+    "send_sampling": True,
+    "extra_body": {},
+}
+
+
+_ENDPOINTS: Final = (
+    *("chains", "chains.ensemble.*", "answers", "measurement"),
+    *("stage.build", "stage.build.ensemble.*"),
+)
+"""Where the settings of an endpoint stand in records."""
+
+
 ADDED: Final[dict[str, Any]] = {
     "chains.retriever": "bm25",
     "chains.task": "qa",
@@ -60,6 +75,13 @@ ADDED: Final[dict[str, Any]] = {
     "stage.corpus.retriever.analyzer": "auto",
     "stage.corpus.retriever.title_weight": 8,
     "stage.corpus.search_rule": 1,
+    # no chain of that time says that a step was cut off
+    "stage.select.keep_cut_off": False,
+    **{
+        f"{where}.endpoint.{key}": value
+        for where in _ENDPOINTS
+        for key, value in _ENDPOINT_ADDED.items()
+    },
 }
 """Key path → value that reproduces what was done before the key existed, for keys added after format 1.
 

@@ -22,7 +22,15 @@ REASONING_KEYS: Final = (
 )
 
 
-ENDPOINT_KEYS: Final = ("base_url", "api", "tokenizer")
+ENDPOINT_KEYS: Final = (
+    "base_url",
+    "api",
+    "tokenizer",
+    "max_reasoning_tokens",
+    "send_stop",
+    "send_sampling",
+    "extra_body",
+)
 
 
 ENDPOINT_PACE_KEYS: Final = ("concurrency", "requests_per_minute")
@@ -130,6 +138,7 @@ SELECT_KEYS: Final = (
     "min_f1",
     "keep_forced",
     "keep_rationalized",
+    "keep_cut_off",
     "grounded",
     "repeated_steps",
     "min_support",
@@ -165,6 +174,7 @@ _NOT_OF_A_TEACHER: Final = (
     "endpoint.api_key_env",
     "endpoint.max_retries",
     "endpoint.timeout_seconds",
+    "endpoint.limit_parameter",
 )
 
 

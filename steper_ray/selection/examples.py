@@ -39,6 +39,7 @@ def step_examples(
                 prompt=prompt.text,
                 target=framework.render_target(step.rationale, forced=forced),
                 found=found,
+                thought=step.thought,
             )
         )
     return examples

@@ -18,6 +18,7 @@ REJECTIONS: Final = {
     "error": "the teacher could not work on the question",
     "wrong_answer": "the answer does not match a gold answer as select.match asks",
     "empty_step": "a step says nothing",
+    "cut_off": "a step was cut off by reasoning.max_step_tokens",
     "forced": "the answer had to be forced",
     "rationalized": "the teacher was shown the gold answer",
     "early_answer": "an answer is given before the last step",
@@ -52,6 +53,8 @@ def rejection(
         return "wrong_answer"
     if any(not step.rationale.strip() for step in chain.steps):
         return "empty_step"
+    if any(step.is_cut_off for step in chain.steps) and not config.keep_cut_off:
+        return "cut_off"
     if chain.answer_forced and not config.keep_forced:
         return "forced"
     if chain.rationalized and not config.keep_rationalized:

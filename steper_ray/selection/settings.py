@@ -20,6 +20,9 @@ class SelectConfig(Section):
     """Keep chains whose answer had to be forced at the last step."""
     keep_rationalized: bool = True
     """Keep chains for which the teacher was shown the gold answer."""
+    keep_cut_off: bool = False
+    """Keep chains with a step that `reasoning.max_step_tokens` cut off before its end; raise that limit
+    rather than train on half sentences."""
     grounded: bool = True
     """Leave out chains with a name or number in a step that is in none of its passages, the earlier steps
     and the question (see selection/grounding.py); false for languages that capitalise more than names."""

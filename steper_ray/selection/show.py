@@ -25,6 +25,7 @@ from steper_ray.selection.grounding import ungrounded
 from steper_ray.selection.rejection import AMONG_OTHERS, REJECTIONS, rejection
 from steper_ray.selection.settings import SelectConfig
 from steper_ray.tasks import task_named
+from steper_ray.text import squeeze
 
 MAX_NEAREST: Final = 5
 """Upper bound for the ids that are suggested in place of an unknown one."""
@@ -157,9 +158,10 @@ def _step(
     style = _ABILITY_STYLES[scheme.names.index(ability) % len(_ABILITY_STYLES)]
     sure = "unknown" if step.mean_logprob is None else f"{step.mean_logprob:.4f}"
     dropped = f" · {step.dropped_passages} passages left out" if step.dropped_passages else ""
+    cut = " · cut off" if step.is_cut_off else ""
     numbers = (
         f" · mean log-probability {sure} · {step.prompt_tokens:,} prompt tokens, "
-        f"{step.generated_tokens:,} written{dropped}"
+        f"{step.generated_tokens:,} written{cut}{dropped}"
     )
     head = (f"step {number} ", "bold")
     yield 0, Text.assemble(head, (ability, style), (numbers, "dim"))
@@ -172,6 +174,8 @@ def _step(
         yield 6, _marks(passage.text, step.rationale, plain=plain)
     if not step.passage_ids:
         yield 4, Text("nothing new", "dim")
+    if step.thought is not None:
+        yield 2, _labelled("thinks", squeeze(step.thought), "dim")
     yield 2, _labelled("says", step.rationale or "–", "bold")
 
 

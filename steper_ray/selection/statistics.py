@@ -19,12 +19,13 @@ TOTALS: Final = (
     "forced",
     "corrected",
     "rationalized",
+    "cut_off_steps",
     "dropped_passages",
     "prompt_tokens",
     "cached_tokens",
     "generated_tokens",
 )
-"""Sums over chains: forced, second attempts, answer shown; passages and tokens of their steps."""
+"""Sums over chains: forced, second attempts, answer shown; steps cut off; passages and tokens of steps."""
 
 
 MAX_BINS: Final = 40
@@ -63,6 +64,7 @@ class Counts:
             forced=chain.answer_forced,
             corrected=chain.attempt == 2,
             rationalized=chain.rationalized,
+            cut_off_steps=sum(step.is_cut_off for step in chain.steps),
             dropped_passages=sum(step.dropped_passages for step in chain.steps),
             prompt_tokens=sum(step.prompt_tokens for step in chain.steps),
             cached_tokens=sum(step.cached_tokens or 0 for step in chain.steps),

@@ -218,6 +218,7 @@ class AnswerService:
         return AnswerOut(
             answer=reasoned.answer,
             stop_reason=reasoned.stop_reason,
+            finish_reason="length" if reasoned.steps[-1].is_cut_off else "stop",
             steps=steps,
             seconds=seconds,
             prompt_tokens=sum(step.prompt_tokens for step in steps),
@@ -300,12 +301,14 @@ def step_out(number: int, step: Step, passages: list[PassageOut], ability: str) 
         query=step.query,
         passages=passages,
         rationale=step.rationale,
+        thought=step.thought,
         prompt_tokens=step.prompt_tokens,
         generated_tokens=step.generated_tokens,
         cached_tokens=step.cached_tokens,
         dropped_passages=step.dropped_passages,
         search_seconds=step.search_seconds,
         generate_seconds=step.generate_seconds,
+        finish_reason=step.finish_reason,
     )
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
 from steper_ray.errors import InputError
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.reasoning.frameworks import framework_named
@@ -62,7 +61,7 @@ class TokenizedData:
 
 
 def stepwise_files(folder: Path) -> list[Path]:
-    """The Parquet files with step-wise examples, checked to have rows and every column.
+    """The Parquet files with step-wise examples, checked to have rows and every column that is read.
 
     Raises InputError naming the file, and the column if one is missing.
     """
@@ -77,7 +76,7 @@ def stepwise_files(folder: Path) -> list[Path]:
     for file in files:
         metadata = pq.read_metadata(file)
         present = metadata.schema.to_arrow_schema().names
-        for column in STEP_EXAMPLE_SCHEMA.names:
+        for column in READ_COLUMNS:
             if column not in present:
                 raise InputError(
                     f"{file}: no column {column!r}; write it again with `steper build`"

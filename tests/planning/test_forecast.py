@@ -67,6 +67,29 @@ def test_what_a_teacher_takes_by_hand() -> None:
     assert found.hours_all.value == pytest.approx((60 + 4 * 10) / 3600)
 
 
+def test_steps_cut_off_are_predicted_and_shown_by_ability() -> None:
+    first, *others = CHAIN.steps
+    cut = replace(CHAIN, steps=(replace(first, finish_reason="length"), *others))
+    teacher = Reasoner("/models/teacher", ReasoningConfig(), EngineConfig())
+    job = TeacherJob(teacher, frozenset({("q4", 1), ("q5", 1)}), ("q1", "q2"), EngineUsage(), 1)
+    found = forecast_teacher(job, looked(cut, ONE_STEP), 4)
+    # one of the two sampled questions has a first step cut off; of two more, half have
+    assert {s: one and one.value for s, one in found.cut_off_steps.items()} == {
+        "init": 2, "exp": 0, "agg": 0, ALL: 2,
+    }  # fmt: skip
+    lines = plan_lines(
+        Plan(
+            questions=4, finished=2, remaining=2, sample=2, asked=0, others=0, teachers=(found,),
+            hours_remaining=None, hours_all=None, chains=found.chains, chains_bytes=None,
+            data=forecast_data([], frozenset(), [], SelectConfig(), 0.5), notes=(),
+        )
+    )  # fmt: skip
+    place = next(number for number, line in enumerate(lines) if "prompt tokens" in line)
+    header, init = (re.split(r"  +", line) for line in lines[place : place + 2])
+    assert header[-1] == "steps cut off"
+    assert (init[0], init[-1].split()[0]) == ("init", "2")
+
+
 def test_nothing_left_is_counted_and_not_predicted() -> None:
     found = forecast(set())
     assert found.tokens["agg"]["prompt"] == Estimate(20, 0)

@@ -142,7 +142,44 @@ def test_thinking_is_stripped_whether_or_not_it_spans_lines() -> None:
     assert engine.stops == [("\n",), ("</think>",), ("\n",), ("\n",)]
     assert engine.prompts[2].endswith("<think> a\n b</think>\n")
     assert "think" not in engine.prompts[3]
+    assert [s.thought for s in result.steps] == ["a\n b", "c"]
+    assert [s.query for s in result.steps] == ["Who?", "One."]
     assert result.steps[0].generated_tokens == 12
+    assert result.steps[0].mean_logprob == -6.0 / 12
+
+
+def test_a_step_carries_why_the_engine_stopped() -> None:
+    cut = run(ScriptedEngine(" One.", " X", finish_reason="length"), finding("ab"), max_steps=2)
+    assert [(s.finish_reason, s.is_cut_off) for s in cut.steps] == [("length", True)] * 2
+    assert (cut.answer, cut.stop_reason) == ("X", "forced")
+    whole = run(ScriptedEngine(f" {ANSWER_FLAG} X.", finish_reason="stop"), finding("a"))
+    assert [(s.finish_reason, s.is_cut_off) for s in whole.steps] == [("stop", False)]
+    silent = run(ScriptedEngine(f" {ANSWER_FLAG} X."), finding("a"))
+    assert [(s.finish_reason, s.is_cut_off) for s in silent.steps] == [(None, False)]
+
+
+@pytest.mark.parametrize(
+    ("framework", "text", "reason"),
+    [
+        ("ircot", " Ann made", "length"),
+        ("ircot", f" {ANSWER_FLAG} X", "length"),
+        ("ircot", "", "length"),
+        ("self_ask", " Yes.\nFollow up: Who made B", "length"),
+        ("self_ask", " Yes.\nFollow up: Who made B? I thi", "length"),
+        ("self_ask", " Ann.\nSo the final answer is: Ann L", "length"),
+        ("self_ask", " Ann.\nSo the final answer is: Ann Lee.\n\nI hope that th", "stop"),
+        ("react", " Hm.\nAction: Sea", "length"),
+        ("react", " Hm.\nAction: Search[b", "length"),
+        ("react", " Hm.\nAction: Search[b] and then I", "stop"),
+        ("react", " I know.\nAction: Finish[Ann Lee]", "stop"),
+    ],
+)
+def test_a_limit_reached_after_the_end_of_a_step_cut_nothing_off(
+    framework: str, text: str, reason: str
+) -> None:
+    engine = ScriptedEngine(text, "X", finish_reason="length")
+    result = run(engine, finding("a", "b"), framework=framework, max_steps=2)
+    assert result.steps[0].finish_reason == reason
 
 
 def test_dropped_passages_are_counted_in_the_step() -> None:

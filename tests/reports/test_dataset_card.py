@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def some_counts() -> Counts:
     counts = Counts()
     for chain in numbered(range(1200), hops=lambda n: (2, 3, None)[n % 3], model="Some-Org/T"):
         counts.add(chain, None if chain.id != "q007" else "ungrounded", STEPER)
-    counts.add(CHAIN, "wrong_answer", STEPER)
+    cut = replace(CHAIN.steps[0], finish_reason="length")
+    counts.add(replace(CHAIN, steps=(cut, cut, CHAIN.steps[2])), "wrong_answer", STEPER)
     return counts
 
 
@@ -84,6 +86,7 @@ def test_every_count_is_there() -> None:
     assert ["Written tokens a second", "1,234.6 by the engines"] in made
     assert ["vllm", "0.29.0"] in made
     assert ["Corpus version", "c0ffee"] in made
+    assert ["Steps cut off by the limit of tokens", "2"] in made
 
 
 def test_what_is_not_known_is_not_said() -> None:

@@ -6,6 +6,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from steper_ray.engines.settings import EndpointConfig
 from steper_ray.errors import InputError
 from steper_ray.run import identity
 from steper_ray.run.config import RunConfig
@@ -20,7 +21,7 @@ from steper_ray.run.identity import (
     record,
     write_record,
 )
-from steper_ray.run.keys import DEPENDED_ON, EXCLUDED
+from steper_ray.run.keys import DEPENDED_ON, ENDPOINT_KEYS, EXCLUDED
 
 BODY = {"train": {"lr": 0.1, "lora": None}, "ensemble": {"a": {"k": 4}, "b": {"k": 5}}}
 
@@ -128,6 +129,29 @@ def test_a_key_added_later_has_in_older_records_what_the_code_did_then(
     assert differences(before, now) == []
     grown["train"]["clip"] = 2.0
     assert differences(before, record("training", grown)) == ["train.clip: 1.0 → 2.0"]
+
+
+def test_an_endpoint_of_an_older_record_was_asked_as_by_default() -> None:
+    """Wherever records have an endpoint: its keys that were added later had no other values then."""
+    added = ("max_reasoning_tokens", "send_stop", "send_sampling", "extra_body")
+    endpoint = EndpointConfig(base_url="http://h/v1")
+    now = pick(endpoint, ENDPOINT_KEYS)
+    other = {**now, "send_stop": False}
+    before = {key: value for key, value in now.items() if key not in added}
+    assert before.keys() == {"base_url", "api", "tokenizer"}
+
+    def records(endpoint: dict[str, Any]) -> list[dict[str, Any]]:
+        asked = {"endpoint": endpoint, "retriever": "bm25", "task": "qa"}
+        return [
+            record("chains", {**asked, "ensemble": {"far": asked}}),
+            record("answers", asked),
+            record("measurement", asked),
+            record("stage", {"build": {**asked, "ensemble": [asked, {"endpoint": None}]}}),
+        ]
+
+    for old, new, changed in zip(records(before), records(now), records(other), strict=True):
+        assert differences(old, new) == []
+        assert any("endpoint.send_stop: True → False" in one for one in differences(old, changed))
 
 
 def test_a_renamed_key_is_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +17,10 @@ from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
 from steper_ray.chains.rows import read_chains
 from steper_ray.errors import InputError
 from steper_ray.pipeline.select import select_run
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.frameworks import ircot
 from steper_ray.selection.choice import Judgement, select
+from steper_ray.selection.examples import read_examples, step_examples
 from steper_ray.selection.shards import CHAINS_PER_SHARD, plan_shards
 from steper_ray.training.tokenization import stepwise_files
 from tests.conftest import ROOT
@@ -103,6 +106,32 @@ def test_chains_of_an_older_version_are_read(tmp_path: Path) -> None:
     (file,) = run.folder.chains.iterdir()
     pq.write_table(pq.read_table(file).drop("supporting_ids"), file)
     assert select_run(run).counts.kept == 2
+
+
+def test_thoughts_are_a_column_of_their_own(tmp_path: Path) -> None:
+    first, second, last = CHAIN.steps
+    steps = (replace(first, thought="Let me\nsee."), second, replace(last, finish_reason="stop"))
+    run = config(tmp_path)
+    write(run.folder.chains, [replace(CHAIN, steps=steps)])
+    assert select_run(run).counts.kept == 1
+    (chain,) = read_chains(run.folder.chains)
+    assert chain.steps == steps
+    examples = read_examples(run.folder.examples)
+    assert [example.thought for example in examples] == ["Let me\nsee.", None, None]
+    assert [replace(example, thought=None) for example in examples] == step_examples(
+        CHAIN, complete_reasoning(run.reasoning)
+    )  # prompts and targets are those without
+
+
+def test_a_data_set_of_an_older_version_is_read(tmp_path: Path) -> None:
+    run = config(tmp_path)
+    write(run.folder.chains, MIXED)
+    select_run(run)
+    (file,) = run.folder.examples.iterdir()
+    before = read_examples(run.folder.examples)
+    pq.write_table(pq.read_table(file).drop("thought"), file)
+    assert stepwise_files(run.folder.examples) == [file]
+    assert read_examples(run.folder.examples) == before
 
 
 def test_a_data_set_without_examples_is_one_still(tmp_path: Path) -> None:

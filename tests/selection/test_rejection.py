@@ -60,6 +60,33 @@ def test_the_flag_of_a_forced_chain_is_in_the_prompt_and_not_in_the_target() -> 
         ({"em": 0.0, "f1": 0.79, "acc": 0.0}, {"match": "f1", "min_f1": 0.5}, None),
         # The steps
         ({"steps": (step(" "), LAST)}, {}, "empty_step"),
+        ({"steps": (replace(FIRST, finish_reason="length"), SECOND, LAST)}, {}, "cut_off"),
+        ({"steps": (FIRST, SECOND, replace(LAST, finish_reason="length"))}, {}, "cut_off"),
+        (
+            {
+                "steps": (FIRST, SECOND, replace(LAST, finish_reason="length")),
+                "stop_reason": "forced",
+            },
+            {},
+            "cut_off",
+        ),
+        (
+            {"steps": (replace(FIRST, finish_reason="length"), SECOND, LAST)},
+            {"keep_cut_off": True},
+            None,
+        ),
+        ({"steps": (replace(step(" "), finish_reason="length"), LAST)}, {}, "empty_step"),
+        (
+            {
+                "steps": (
+                    replace(FIRST, finish_reason="stop"),
+                    replace(SECOND, finish_reason="other"),
+                    LAST,
+                )
+            },
+            {},
+            None,
+        ),
         ({"stop_reason": "forced"}, {}, None),
         ({"stop_reason": "forced"}, {"keep_forced": False}, "forced"),
         ({"stop_reason": "nothing_new"}, {"keep_forced": False}, "forced"),

@@ -85,6 +85,16 @@ def test_what_speaks_against_a_chain(tmp_path: Path) -> None:
     assert "by the present settings" not in said
 
 
+def test_what_was_thought_and_what_was_cut_off(tmp_path: Path) -> None:
+    first, *others = CHAIN.steps
+    told = replace(first, thought="Let me\n see.", finish_reason="length")
+    said = shown(tmp_path, replace(CHAIN, steps=(told, *others)), chain_id="q1")
+    assert "10 prompt tokens, 5 written · cut off\n" in said
+    assert "  thinks      Let me see.\n  says        Zalk Stumum presents Kek Bibro.\n" in said
+    assert (said.count("thinks"), said.count("· cut off")) == (1, 1)
+    assert "by the present settings: cut_off: a step was cut off" in said
+
+
 def test_another_verdict_by_the_present_settings(tmp_path: Path) -> None:
     said = shown(tmp_path, REJECTED, chain_id="q2", match="f1", min_f1=0.5)
     assert "by the present settings: ungrounded: a name or number" in said

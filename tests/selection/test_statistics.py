@@ -12,7 +12,14 @@ from steper_ray.selection.statistics import MAX_BINS, Counts, describe, histogra
 from tests.samples import CHAIN, numbered, step
 
 SHORT = replace(CHAIN, id="q2", hops=2, steps=CHAIN.steps[2:], f1=0.5, model="Some-Org/teacher")
-LONG = step("x", prompt_tokens=100, generated_tokens=50, cached_tokens=64, dropped_passages=2)
+LONG = step(
+    "x",
+    prompt_tokens=100,
+    generated_tokens=50,
+    cached_tokens=64,
+    dropped_passages=2,
+    finish_reason="length",
+)
 FORCED = replace(
     CHAIN, id="q3", hops=None, stop_reason="nothing_new", em=0.0, f1=0.0, acc=0.0,
     steps=(LONG, *CHAIN.steps),
@@ -33,14 +40,15 @@ def test_everything_is_counted() -> None:
             (CHAIN, None),
             (replace(SHORT, attempt=2), None),
             (replace(FORCED, rationalized=True), "wrong_answer"),
+            (replace(CHAIN, id="q5", steps=(*CHAIN.steps[:2], LONG)), "cut_off"),
             (FAILED, "error"),
         ),
         STEPER,
     )
     assert described["chains"] == {
-        "all": 4,
+        "all": 5,
         "kept": 2,
-        "rejected": {"error": 1, "wrong_answer": 1},
+        "rejected": {"error": 1, "wrong_answer": 1, "cut_off": 1},
     }
     assert list(described["hops"]) == ["2", "3", "unknown"]
     assert described["hops"]["2"] == {
@@ -53,19 +61,20 @@ def test_everything_is_counted() -> None:
     assert described["steps"] == {"1": 1, "3": 1}
     assert described["examples"] == {"init": 1, "exp": 1, "agg": 2}
     assert described["teacher"] == {
-        "models": {"Some-Org/teacher": 1, "teacher": 3},
-        "em": 0.5,
-        "f1": 0.375,
-        "acc": 0.5,
+        "models": {"Some-Org/teacher": 1, "teacher": 4},
+        "em": 0.6,
+        "f1": 0.5,
+        "acc": 0.6,
         "forced": 1,
         "corrected": 1,
         "rationalized": 1,
-        "dropped_passages": 2,
-        "prompt_tokens": 3 * 10 + 10 + 130,
-        "cached_tokens": 64,
-        "generated_tokens": 3 * 5 + 5 + 65,
+        "cut_off_steps": 2,
+        "dropped_passages": 2 + 2,
+        "prompt_tokens": 3 * 10 + 10 + 130 + 120,
+        "cached_tokens": 64 + 64,
+        "generated_tokens": 3 * 5 + 5 + 65 + 60,
     }
-    assert described["corpus_versions"] == {"c0ffee": 4}
+    assert described["corpus_versions"] == {"c0ffee": 5}
     assert described["tokens"]["generated"]["abilities"]["agg"]["examples"] == 2
     assert described["tokens"]["prompt"]["abilities"]["exp"]["max"] == 10
 

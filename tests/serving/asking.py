@@ -29,10 +29,12 @@ def step(number: int, ability: str, query: str, rationale: str, generated: int) 
         "query": query,
         "passages": found,
         "rationale": rationale,
+        "thought": None,
         "prompt_tokens": 10 * number,
         "generated_tokens": generated,
         "cached_tokens": 5 * (number - 1),
         "dropped_passages": 0,
+        "finish_reason": "stop",
     }
 
 
@@ -43,6 +45,7 @@ STEPS: Final = [
 ANSWER: Final = {
     "answer": "Delft",
     "stop_reason": "answered",
+    "finish_reason": "stop",
     "steps": STEPS,
     "prompt_tokens": 30,
     "generated_tokens": 5,

@@ -15,7 +15,7 @@ from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.retrieval.protocol import Hit
-from steper_ray.schema import Passage
+from steper_ray.schema import FinishReason, Passage
 from steper_ray.serving.answering import AnswerService
 from steper_ray.serving.api.routes import build_api
 from steper_ray.serving.api_middleware import Take
@@ -66,7 +66,11 @@ class ScriptedEngine:
         self._written += 1
         step = self._written
         return Generation(
-            "".join(pieces), 10 * step, len(pieces), cached_tokens=5 * (step - 1) if step > 1 else 0
+            "".join(pieces),
+            10 * step,
+            len(pieces),
+            cached_tokens=5 * (step - 1) if step > 1 else 0,
+            finish_reason=backend.finish_reasons.get(step, "stop"),
         )
 
 
@@ -80,8 +84,14 @@ class ScriptedBackend:
         own: Mapping[str, Sequence[Sequence[Act]]] | None = None,
         searching: Sequence[Act] = (),
         chatting: Sequence[Act] = ('{"object": "chat.completion"}',),
+        finish_reasons: Mapping[int, FinishReason] | None = None,
     ) -> None:
-        """own: steps by question; searching: what comes before a search's passages"""
+        """Script of every question.
+
+        own: steps by question; searching: what comes before a search's passages; finish_reasons: by step,
+        from 1 on, where it is not `stop`
+        """
+        self.finish_reasons = finish_reasons or {}
         self._script, self._own, self._searching = script, own or {}, searching
         self._chatting = chatting
         self.prompts: list[str] = []

@@ -173,7 +173,7 @@ def completion(answer: AnswerOut, body: ChatBody) -> dict[str, Any]:
                     "content": answer.answer,
                     "reasoning_content": "\n".join(step.rationale for step in answer.steps),
                 },
-                "finish_reason": "stop",
+                "finish_reason": answer.finish_reason,
                 "logprobs": None,
             }
         ],
@@ -194,7 +194,7 @@ def usage(answer: AnswerOut) -> dict[str, Any]:
 
 def extension(answer: AnswerOut, body: ChatBody) -> dict[str, Any]:
     """Extension field `steper`: what an OpenAI response has no field for."""
-    return {**answer.model_dump(exclude={"answer"}), "ignored": body.ignored}
+    return {**answer.model_dump(exclude={"answer", "finish_reason"}), "ignored": body.ignored}
 
 
 async def rag_stream(happenings: AsyncGenerator[ServiceEvent, None], body: ChatBody) -> Response:
@@ -214,7 +214,7 @@ async def rag_stream(happenings: AsyncGenerator[ServiceEvent, None], body: ChatB
             case AnswerReady(answer):
                 said = [
                     chunk({"content": answer.answer}),
-                    chunk({}, "stop", steper=extension(answer, body)),
+                    chunk({}, answer.finish_reason, steper=extension(answer, body)),
                 ]
                 if body.stream_options and body.stream_options.include_usage:
                     said.append(_data({**head, "choices": [], "usage": usage(answer)}))

@@ -13,7 +13,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from steper_ray.reasoning.frameworks import FRAMEWORKS
-from steper_ray.schema import StopReason
+from steper_ray.schema import FinishReason, StopReason
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -109,6 +109,8 @@ class StepOut(BaseModel):
     passages: list[PassageOut]
     """Passages that no earlier step had found."""
     rationale: str
+    thought: str | None
+    """What the model thought before, where it did."""
     prompt_tokens: int
     generated_tokens: int
     cached_tokens: int | None
@@ -116,6 +118,8 @@ class StepOut(BaseModel):
     dropped_passages: int
     search_seconds: float
     generate_seconds: float
+    finish_reason: FinishReason | None
+    """Why the engine stopped: `length` where the limit of tokens cut the step off."""
 
 
 class AnswerOut(BaseModel):
@@ -125,6 +129,8 @@ class AnswerOut(BaseModel):
     stop_reason: StopReason
     """`answered`; or why the model had to be asked for its answer: `forced` (the steps ran out), `no_query`
     (a step named nothing to search for), `nothing_new` (searches brought no new passage)."""
+    finish_reason: Literal["stop", "length"]
+    """`length` where the limit of tokens cut off the last step, and so perhaps the answer."""
     steps: list[StepOut]
     seconds: float
     prompt_tokens: int

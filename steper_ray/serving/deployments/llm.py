@@ -63,6 +63,14 @@ class ChatRequest:
     """The whole OpenAI request."""
 
 
+def _generation(final: Any) -> Generation:
+    """The generation in a last output; raises ReplicaLostError where the engine gave the request up."""
+    try:
+        return read_output(final)
+    except RowError as error:
+        raise ReplicaLostError(str(error)) from None
+
+
 @serve.deployment
 class StudentLLM:
     """One vLLM engine under `ray.serve.llm.LLMServer`."""
@@ -110,7 +118,7 @@ class StudentLLM:
         final = None
         async for output in self._run(request, streamed=False):
             final = output
-        return read_output(final)
+        return _generation(final)
 
     async def write_stream(self, request: StepRequest) -> AsyncIterator[str | Generation]:
         """`write` as a stream: pieces of the text, and the whole generation at the end."""
@@ -120,7 +128,7 @@ class StudentLLM:
             if len(text) > said:
                 yield text[said:]
                 said = len(text)
-        yield read_output(final)
+        yield _generation(final)
 
     async def _run(self, request: StepRequest, *, streamed: bool) -> AsyncIterator[Any]:
         try:

@@ -163,6 +163,19 @@ async def test_the_loop_streams_rationales_then_the_answer(usage: bool) -> None:
     assert all(one.usage is None for one in chunks)
 
 
+async def test_a_last_step_that_was_cut_off_ends_by_length() -> None:
+    for finish_reasons, said in (({2: "length"}, "length"), ({1: "length"}, "stop")):
+        backend = ScriptedBackend(finish_reasons=finish_reasons)  # type: ignore[arg-type]
+        async with openai_at(service_over(backend)) as client:
+            whole = await client.chat.completions.create(model="student-rag", messages=HI)
+            assert whole.choices[0].finish_reason == said
+            stream = await client.chat.completions.create(
+                model="student-rag", messages=HI, stream=True
+            )
+            chunks = [one async for one in stream]
+        assert [one.choices[0].finish_reason for one in chunks][-2:] == [None, said]
+
+
 async def test_a_stream_of_the_loop_ends_as_openai_says() -> None:
     async with client_of(api_over(service_over(ScriptedBackend()))) as client:
         body = {"model": "student-rag", "messages": HI, "stream": True}

@@ -54,6 +54,15 @@ async def test_k_and_s_of_a_request_reach_the_loop_and_are_named() -> None:
     }
 
 
+async def test_an_answer_whose_last_step_was_cut_off_says_so() -> None:
+    reply = (await ask(service_over(ScriptedBackend(finish_reasons={2: "length"})))).json()
+    assert reply["finish_reason"] == "length"
+    assert [step["finish_reason"] for step in reply["steps"]] == ["stop", "length"]
+    reply = (await ask(service_over(ScriptedBackend(finish_reasons={1: "length"})))).json()
+    assert reply["finish_reason"] == "stop"
+    assert [step["finish_reason"] for step in reply["steps"]] == ["length", "stop"]
+
+
 @pytest.mark.parametrize(
     ("framework", "text", "instruction"),
     [

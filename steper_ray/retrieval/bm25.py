@@ -1,15 +1,16 @@
 """BM25 over titles and texts of a Lance dataset.
 
-The searched text of a passage is its title `title_weight` times over, then its text, as words
-(`steper_ray.retrieval.analysis`). For the words w of a query, with tf the times that w stands in that text,
-len its length in words, N passages of average length avg, and df of them with w:
+Two fields of a passage are searched, as words (`steper_ray.retrieval.analysis`): its title, and its *article
+text*, which is the title `title_weight` times over and then the text. A passage scores by the better of them,
+the title counting `title_boost` times. Of a field, for the words w of a query, with tf the times that w
+stands in it, len its length in words, N passages that have it, of average length avg, and df with w:
 
-    score = Σ_w ln(1 + (N - df + ½)/(df + ½)) · tf·(k1 + 1) / (tf + k1·(1 - b + b·len/avg))
+    BM25 = Σ_w ln(1 + (N - df + ½)/(df + ½)) · tf·(k1 + 1) / (tf + k1·(1 - b + b·len/avg))
 
-with k1 = 1.2 and b = 0.75 (Robertson & Zaragoza 2009). A title that counts often says which article a
-passage is of; said once more in the text it then adds little, so that among the passages of one article the
-text decides. Statistics are of the whole corpus, however it is cut up. The query is data: nothing in it is
-syntax.
+with k1 = 1.2 and b = 0.75 (Robertson & Zaragoza 2009). The title alone finds an article by its name. In the
+article text a name in the title counts so often that saying it once more in the text adds little: among the
+passages of one article the text decides. Statistics are of the whole corpus, however it is cut up. The query
+is data: nothing in it is syntax.
 """
 
 import asyncio
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 SETTINGS: Final = BM25Config
 
 
-SEARCHED: Final = "searched_text"
-"""Column that is indexed."""
+FIELDS: Final = ("searched_title", "searched_text")
+"""Columns that are indexed."""
 
 
 DETECTED_FROM: Final = 200
@@ -67,6 +68,7 @@ class BM25Retriever:
         self.version = read_corpus_record(folder).version
         self._analyzer: Analyzer = settings.analyzer
         self._remove_stop_words = settings.remove_stop_words
+        self._boosts = [settings.title_boost, 1.0]
         self._dataset = lance.dataset(str(self._folder))
 
     async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -98,11 +100,11 @@ class BM25Retriever:
 
     def _matches(self, words: str, limit: int) -> list[dict[str, Any]]:
         """The rows of the best scores, best first."""
-        from lance.query import MatchQuery
+        from lance.query import MultiMatchQuery
 
         table = self._dataset.to_table(
             columns=["id", "title", "text", "_score"],
-            full_text_query=MatchQuery(words, SEARCHED),
+            full_text_query=MultiMatchQuery(words, list(FIELDS), boosts=self._boosts),
             limit=limit,
         )
         rows: list[dict[str, Any]] = table.to_pylist()
@@ -115,37 +117,41 @@ def open(folder: Path, settings: BM25Config) -> BM25Retriever:
 
 
 def index(folder: Path, settings: BM25Config) -> Indexed:
-    """Add the searched text to the passages and build its inverted index, on Ray where it is connected."""
+    """Add the searched fields to the passages and build their indexes, on Ray where it is connected."""
     detected = detect_analyzer(_sample(folder))
     analyzer = detected if settings.analyzer == "auto" else settings.analyzer
-    _add_searched_text(folder, analyzer, settings.title_weight)
-    _build_index(folder, index_options(analyzer, stem=settings.stem))
+    _add_fields(folder, analyzer, settings.title_weight)
+    _build_indexes(folder, index_options(analyzer, stem=settings.stem))
     return Indexed(
         settings.model_copy(update={"analyzer": analyzer}),
         tuple(_remarks(settings.analyzer, detected)),
     )
 
 
-def searched_text(title: str, text: str, analyzer: Analyzer, title_weight: int) -> str:
-    """What stands for a passage in the index."""
-    return "\n".join([*[analyze(title, analyzer)] * title_weight, analyze(text, analyzer)])
+def searched_fields(
+    title: str, text: str, analyzer: Analyzer, title_weight: int
+) -> tuple[str, str]:
+    """A passage as FIELDS has it."""
+    name = analyze(title, analyzer)
+    return name, "\n".join([*[name] * title_weight, analyze(text, analyzer)])
 
 
-def _add_searched_text(folder: Path, analyzer: Analyzer, title_weight: int) -> None:
-    """Add the column of searched texts, fragment by fragment on Ray's workers."""
+def _add_fields(folder: Path, analyzer: Analyzer, title_weight: int) -> None:
+    """Add the columns of FIELDS, fragment by fragment on Ray's workers."""
     import lance
 
-    def searched_texts(batch: "pa.RecordBatch") -> "pa.RecordBatch":
+    def fields(batch: "pa.RecordBatch") -> "pa.RecordBatch":
         import pyarrow as pa
 
         rows = zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
-        texts = [searched_text(title, text, analyzer, title_weight) for title, text in rows]
-        return pa.RecordBatch.from_arrays([pa.array(texts, pa.large_string())], [SEARCHED])
+        pairs = [searched_fields(title, text, analyzer, title_weight) for title, text in rows]
+        columns = [pa.array([pair[n] for pair in pairs], pa.large_string()) for n in (0, 1)]
+        return pa.RecordBatch.from_arrays(columns, list(FIELDS))
 
     def add_to(fragment: int) -> tuple[Any, Any]:
         merged = lance.dataset(str(folder)).get_fragment(fragment)
         assert merged is not None
-        return merged.merge_columns(searched_texts, columns=["title", "text"])
+        return merged.merge_columns(fields, columns=["title", "text"])
 
     dataset = lance.dataset(str(folder))
     numbers = [fragment.fragment_id for fragment in dataset.get_fragments()]
@@ -154,23 +160,25 @@ def _add_searched_text(folder: Path, analyzer: Analyzer, title_weight: int) -> N
     lance.LanceDataset.commit(str(folder), merge, read_version=dataset.version)
 
 
-def _build_index(folder: Path, options: Mapping[str, Any]) -> None:
-    """Build the inverted index: in one task, or in as many as there are fragments for."""
+def _build_indexes(folder: Path, options: Mapping[str, Any]) -> None:
+    """Build an inverted index of each field: in one task, or in as many as there are fragments for."""
     import lance
     import lance_ray
     import ray
 
     def build_whole(folder: Path) -> None:
-        lance.dataset(str(folder)).create_scalar_index(SEARCHED, "INVERTED", **options)
+        for field in FIELDS:
+            lance.dataset(str(folder)).create_scalar_index(field, "INVERTED", **options)
 
     fragments = len(lance.dataset(str(folder)).get_fragments())
     if fragments == 1 or not ray.is_initialized():
         deque(parallel_map(build_whole, [folder]), maxlen=0)
         return
     workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), fragments))
-    lance_ray.create_scalar_index(
-        str(folder), column=SEARCHED, index_type="INVERTED", num_workers=workers, **options
-    )
+    for field in FIELDS:
+        lance_ray.create_scalar_index(
+            str(folder), column=field, index_type="INVERTED", num_workers=workers, **options
+        )
 
 
 def _sample(folder: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import BeforeValidator, Discriminator, PositiveInt, Tag
+from pydantic import BeforeValidator, Discriminator, PositiveFloat, PositiveInt, Tag
 
 from steper_ray.run.section import Section, did_you_mean
 
@@ -49,8 +49,10 @@ class BM25Config(Section):
     """Reduce words to their stems, where the analyzer is a language."""
     remove_stop_words: bool = True
     """Leave words like `the` and `of` out of queries that have others, where the analyzer is a language."""
+    title_boost: PositiveFloat = 2.0
+    """How much a match of the title alone counts against one of title and text together."""
     title_weight: PositiveInt = 8
-    """How often the title counts as if it stood in the text."""
+    """How often the title counts in title and text together."""
 
 
 class NoRetrievalConfig(Section):

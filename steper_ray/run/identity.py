@@ -89,10 +89,6 @@ A path begins with the kind of result, as "training.train.new_key"; `*` stands f
 """
 
 
-REMOVED: Final = ("stage.corpus.retriever.title_boost",)
-"""Key paths of older records that have no meaning any more, for keys that went with a raised rule."""
-
-
 RENAMED: Final[dict[str, str]] = {}
 """Key path of an older record → the key's new name, for keys renamed after format 1."""
 
@@ -147,10 +143,6 @@ def migrated(older: Mapping[str, Any]) -> Record:
         for parent in _parents(tree, above):
             if key in parent:
                 parent[name] = parent.pop(key)
-    for path in REMOVED:
-        *above, key = path.split(".")
-        for parent in _parents(tree, above):
-            parent.pop(key, None)
     for path, value in ADDED.items():
         *above, key = path.split(".")
         for parent in _parents(tree, above):

@@ -113,6 +113,7 @@ CORPUS_KEYS: Final = (
     "retriever.analyzer",
     "retriever.stem",
     "retriever.remove_stop_words",
+    "retriever.title_boost",
     "retriever.title_weight",
 )
 

@@ -33,8 +33,9 @@ def test_a_killed_replica_loses_no_whole_answer(server: Server, deployment: str)
     """There is one of each: what is asked meanwhile waits for the one that Serve starts."""
     from openai import APIError, OpenAI
 
-    before = server.processes(f":{deployment}")[0].pid
+    until(lambda: len(engines()) == 1)  # Serve replaces a replica that a slow machine kept silent
     (engine,) = engines()
+    before = server.processes(f":{deployment}")[0].pid
     load = Load(server, whole=4, streams=2)
 
     def kill_and_wait() -> None:

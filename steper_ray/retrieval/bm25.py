@@ -1,16 +1,17 @@
 """BM25 over titles and texts of a Lance dataset.
 
-Two fields of a passage are searched, as words (`steper_ray.retrieval.analysis`): its title, and its *article
-text*, which is the title `title_weight` times over and then the text. A passage scores by the better of them,
-the title counting `title_boost` times. Of a field, for the words w of a query, with tf the times that w
-stands in it, len its length in words, N passages that have it, of average length avg, and df with w:
+Two fields of a passage are searched, as words (`steper_ray.retrieval.analysis`): its title, and its
+*article text*, which is the title `title_weight` times over and then the text. A passage scores by the
+better of them, the title counting `title_boost` times. Of a field, for the words w of a query, with tf the
+times that w stands in it, len its length in words, N passages that have it, of average length avg, and df
+of them with w:
 
     BM25 = Σ_w ln(1 + (N - df + ½)/(df + ½)) · tf·(k1 + 1) / (tf + k1·(1 - b + b·len/avg))
 
 with k1 = 1.2 and b = 0.75 (Robertson & Zaragoza 2009). The title alone finds an article by its name. In the
-article text a name in the title counts so often that saying it once more in the text adds little: among the
-passages of one article the text decides. Statistics are of the whole corpus, however it is cut up. The query
-is data: nothing in it is syntax.
+article text a name in the title counts so often that saying it once more in the text adds little: among
+the passages of one article the text decides. Statistics are of the whole corpus, however it is cut up. The
+query is data: nothing in it is syntax.
 """
 
 import asyncio

@@ -1,5 +1,6 @@
 """Which passages a search finds, on real Lance indexes: against an independent BM25, and by recall."""
 
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from steper_ray.retrieval.bm25 import BM25Retriever, searched_fields
 from steper_ray.retrieval.corpus_record import CorpusRecord, write_corpus_record
 from steper_ray.retrieval.settings import BM25Config
 from tests.data.published_rows import hotpotqa_rows, musique_rows
+from tests.data.write_hard_world import FOLDER, QUESTIONS, files
 
 Row = dict[str, str]
 SYLLABLES: Final = ("ba", "ke", "lo", "mi", "nu", "ra", "se", "ti", "vo", "zu", "dra", "fel", "gor")
@@ -299,3 +301,14 @@ def test_what_is_said_of_the_analyzer(tmp_path: Path) -> None:
     assert warning.startswith(
         "analyzer: english, but the passages look german; set corpus.retriever"
     )
+
+
+def test_the_hard_world_is_searched(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in files()["passages.jsonl"].splitlines()]
+    retriever = indexed(tmp_path / "c.lance", rows)
+    for name, text in files().items():
+        assert (FOLDER / name).read_text(encoding="utf-8") == text
+    for id, question, _, supporting, *steps in QUESTIONS:
+        queries = (question, *steps[:-1])
+        hits = [hit for query in queries for hit in retriever.best_passages(query, 4)]
+        assert set(supporting) <= {hit.passage.id for hit in hits}, id

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
@@ -23,6 +23,7 @@ from steper_ray.engines.settings import EndpointConfig
 from steper_ray.errors import InputError, RowError
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.text import short_message
 
@@ -66,7 +67,7 @@ class EndpointEngine:
             max_retries=config.max_retries,
             timeout=config.timeout_seconds,
         )
-        self._count = _token_counter(config.tokenizer, hub)
+        self._encoder = _load_encoder(config.tokenizer, hub)
         self._open_requests = asyncio.Semaphore(config.concurrency)
         self._next_start = 0.0
         self._logprobs = True
@@ -74,7 +75,13 @@ class EndpointEngine:
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt, by the named tokenizer or by its length."""
-        return self._count(prompt.text)
+        if self._encoder is not None:
+            return self._encoder.count_tokens(prompt)
+        return _estimate_tokens(prompt.text)
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text by itself, counted in the same way."""
+        return self._encoder.count_text(text) if self._encoder else _estimate_tokens(text)
 
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
@@ -171,8 +178,8 @@ class EndpointEngine:
     ) -> Generation:
         return Generation(
             text=text,
-            prompt_tokens=usage.prompt_tokens if usage else self._count(prompt),
-            generated_tokens=usage.completion_tokens if usage else self._count(text),
+            prompt_tokens=usage.prompt_tokens if usage else self.count_text(prompt),
+            generated_tokens=usage.completion_tokens if usage else self.count_text(text),
             logprob_sum=sum(logprobs) if logprobs else None,
             cached_tokens=_cached_tokens(usage),
         )
@@ -218,8 +225,10 @@ def _only_choice(answer: Any) -> Any:
     return choices[0]
 
 
-def _token_counter(tokenizer: str | None, hub: HubConfig) -> Callable[[str], int]:
-    if tokenizer is None:
-        return lambda text: int(len(text) / CHARACTERS_PER_TOKEN) + 1
-    loaded = load_tokenizer(tokenizer, hub)
-    return lambda text: len(loaded(text)["input_ids"])
+def _load_encoder(tokenizer: str | None, hub: HubConfig) -> PromptEncoder | None:
+    """The encoder of the plain text that an endpoint is sent, for counting its tokens."""
+    return None if tokenizer is None else PromptEncoder(load_tokenizer(tokenizer, hub), chat=False)
+
+
+def _estimate_tokens(text: str) -> int:
+    return int(len(text) / CHARACTERS_PER_TOKEN) + 1

@@ -38,7 +38,7 @@ RULES: Final[dict[str, int]] = {
     # Comparing with gold answers: raise it when the same answer gets another EM, F1 or accuracy.
     "match": 1,
     # From prompt and target to token ids (chat template, cut of long prompts): raise it when ids change.
-    "tokens": 1,
+    "tokens": 2,
     # Searching and what the loop does with it: raise it when the same query brings other passages.
     "search": 1,
     # Loss, weights, σ and the order of the data: raise it when the same examples teach something else.
@@ -51,11 +51,25 @@ mix unasked (`steper build --mix`). A finished student stays as it is; its `step
 """
 
 
+REASONING: Final = (
+    *(
+        f"{kind}.reasoning"
+        for kind in ("answers", "chains", "measurement", "stage", "sweep", "training")
+    ),
+    "chains.ensemble.*.reasoning",
+)
+"""Key paths of the reasoning settings in each kind of result."""
+
+
 ADDED: Final[dict[str, Any]] = {
     "chains.retriever": "bm25",
     "chains.task": "qa",
     "answers.retriever": "bm25",
     "answers.task": "qa",
+    # templates that call `strftime_now` had each day another date
+    **{f"{reasoning}.template_date": "2024-07-26" for reasoning in REASONING},
+    # passages were whole
+    **{f"{reasoning}.max_passage_tokens": 0 for reasoning in REASONING},
 }
 """Key path → value that reproduces what was done before the key existed, for keys added after format 1.
 

@@ -72,7 +72,10 @@ class ScriptedEngine:
         self.stops: list[tuple[str, ...]] = []
 
     def count_tokens(self, prompt: Prompt) -> int:
-        return len(prompt.text.split())
+        return self.count_text(prompt.text)
+
+    def count_text(self, text: str) -> int:
+        return len(text.split())
 
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY

@@ -118,7 +118,7 @@ def run_bare(folder: Path, _count: int) -> dict[str, Any]:
                 searches[:number],
                 rationales[: number - 1],
                 forced=chain.answer_forced and number == len(chain.steps),
-                count_tokens=encoder.count_tokens,
+                counter=encoder,
             )
             for number in range(1, len(chain.steps) + 1)
         ]
@@ -190,7 +190,7 @@ async def lockstep(
                 one["P"],
                 one["R"],
                 forced=forced,
-                count_tokens=engine.count_tokens,
+                counter=engine,
             )
             prompts.append(fitted.prompt)
         stops = ("\n",) if forced else code.STOPS

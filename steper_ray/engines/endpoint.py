@@ -25,6 +25,7 @@ from steper_ray.engines.settings import EndpointConfig
 from steper_ray.errors import InputError, RowError
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.thinking import (
     THINK_END,
@@ -69,7 +70,7 @@ class EndpointEngine:
             max_retries=config.max_retries,
             timeout=config.timeout_seconds,
         )
-        self._count = _token_counter(config.tokenizer, hub)
+        self._encoder = _load_encoder(config.tokenizer, hub)
         self._open_requests = asyncio.Semaphore(config.concurrency)
         self._next_start = 0.0
         self._logprobs = True
@@ -77,7 +78,13 @@ class EndpointEngine:
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt, by the named tokenizer or by its length."""
-        return self._count(prompt.text)
+        if self._encoder is not None:
+            return self._encoder.count_tokens(prompt)
+        return _estimate_tokens(prompt.text)
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text by itself, counted in the same way."""
+        return self._encoder.count_text(text) if self._encoder else _estimate_tokens(text)
 
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
@@ -94,8 +101,8 @@ class EndpointEngine:
         written = (reply.thought or "") + reply.text
         return Generation(
             text=reply.text,
-            prompt_tokens=_known(reply.usage.prompt_tokens, self._count, prompt.text),
-            generated_tokens=_known(reply.usage.completion_tokens, self._count, written),
+            prompt_tokens=_known(reply.usage.prompt_tokens, self.count_text, prompt.text),
+            generated_tokens=_known(reply.usage.completion_tokens, self.count_text, written),
             logprob_sum=sum(reply.logprobs) if reply.logprobs else None,
             logprob_tokens=len(reply.logprobs),
             cached_tokens=reply.usage.cached_tokens,
@@ -265,8 +272,10 @@ def _known(number: int | None, count: Callable[[str], int], text: str) -> int:
     return count(text) if number is None else number
 
 
-def _token_counter(tokenizer: str | None, hub: HubConfig) -> Callable[[str], int]:
-    if tokenizer is None:
-        return lambda text: int(len(text) / CHARACTERS_PER_TOKEN) + 1
-    loaded = load_tokenizer(tokenizer, hub)
-    return lambda text: len(loaded(text)["input_ids"])
+def _load_encoder(tokenizer: str | None, hub: HubConfig) -> PromptEncoder | None:
+    """The encoder of the plain text that an endpoint is sent, for counting its tokens."""
+    return None if tokenizer is None else PromptEncoder(load_tokenizer(tokenizer, hub), chat=False)
+
+
+def _estimate_tokens(text: str) -> int:
+    return int(len(text) / CHARACTERS_PER_TOKEN) + 1

@@ -60,7 +60,13 @@ GREEDY: Final = Sampling()
 class Engine(Protocol):
     """An engine: writes the steps of chains."""
 
-    def count_tokens(self, prompt: Prompt) -> int: ...
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt; threads may call it, and `count_text`, at the same time."""
+        ...
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        ...
 
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY

@@ -18,6 +18,7 @@ from steper_ray.engines.replies import UNFINISHED, checked_logprob, checked_text
 from steper_ray.engines.settings import REVISIONS, EngineConfig
 from steper_ray.errors import EngineDiedError, InputError, RowError, behind
 from steper_ray.models.hub import explained, use_hub
+from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
@@ -45,6 +46,7 @@ class VLLMEngine:
         short for the prompts, or for `reasoning.chat` without a chat template.
         """
         use_hub(hub)
+        self._encoder = load_encoder(model, config, reasoning, hub, revision)
         prepare_process(config)
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -56,7 +58,6 @@ class VLLMEngine:
         with engine_starts(model, hub):
             self._llm: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         try:
-            self._encoder = PromptEncoder(self._llm.get_tokenizer(), reasoning.chat)
             check_context(model, self._llm, reasoning)
         except InputError:
             self.shutdown()
@@ -65,6 +66,10 @@ class VLLMEngine:
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of a prompt as the engine counts them."""
         return self._encoder.count_tokens(prompt)
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        return self._encoder.count_text(text)
 
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
@@ -100,6 +105,22 @@ class VLLMEngine:
     def shutdown(self) -> None:
         """Stop the engine and its process."""
         self._llm.shutdown()
+
+
+def load_encoder(
+    model: str,
+    config: EngineConfig,
+    reasoning: ReasoningConfig,
+    hub: HubConfig = DEFAULTS,
+    revision: str | None = None,
+) -> PromptEncoder:
+    """The encoder of a model's prompts, with the tokenizer that training takes, or `args.tokenizer`.
+
+    Raises InputError if the tokenizer cannot be had, or its chat template cannot be used.
+    """
+    named = config.args.get("tokenizer")
+    tokenizer = load_tokenizer(named or model, hub, None if named else revision)
+    return PromptEncoder(tokenizer, reasoning.chat, reasoning.template_date)
 
 
 def prepare_process(config: EngineConfig) -> None:

@@ -60,6 +60,7 @@ def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
         for name in ("format", "steper_ray", "base_model", "rules"):
             values.pop(name)
         values.pop("abilities", None)  # a student of an earlier version has none
+        values.setdefault("max_passage_tokens", 0)  # it was trained on whole passages
         return ReasoningConfig.model_validate(values), version
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValidationError) as error:
         raise InputError(

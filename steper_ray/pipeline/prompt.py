@@ -56,6 +56,7 @@ def show_prompts(
     encoder = PromptEncoder(
         load_tokenizer(tokenizer, config.hub, revision),
         False if endpoint else settings.chat,  # an endpoint is sent the prompt's plain text
+        settings.template_date,
     )
     shown = "in its chat template" if encoder.chat else "as plain text"
     examples = len(settings.demonstrations)

@@ -50,7 +50,8 @@ class _File(Section):
 
 @lru_cache(maxsize=64)
 def complete_reasoning(settings: ReasoningConfig) -> ReasoningConfig:
-    """The settings with the framework's own instruction where none is set, and demonstrations read in.
+    """The settings with the framework's own instruction where none is set, demonstrations read in, and the
+    longest passage as a number.
 
     Settings that are complete come back unchanged in what they say. Raises InputError for an unknown
     framework and for demonstrations that cannot be used.
@@ -61,7 +62,13 @@ def complete_reasoning(settings: ReasoningConfig) -> ReasoningConfig:
     else:
         shown = canonical(given, framework, "demonstrations")
     instruction = framework.INSTRUCTION if settings.instruction is None else settings.instruction
-    return settings.model_copy(update={"instruction": instruction, "demonstrations": shown})
+    return settings.model_copy(
+        update={
+            "instruction": instruction,
+            "demonstrations": shown,
+            "max_passage_tokens": settings.passage_limit,
+        }
+    )
 
 
 def read_demonstrations(path: str, framework: str, code: Framework) -> tuple[Demonstration, ...]:

@@ -8,6 +8,7 @@ gold answer, which itself is not shown). *Rationalization*: shown the gold answe
 A hint stands in the teacher's prompt only. The student's examples are rendered without it.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -41,7 +42,9 @@ async def criticize(
         shown = framework_named(settings.framework).render_chain(chain.question, left, rationales)
         return Prompt(f"{shown}\n\n{ASKED}\n\n", CUE)
 
-    fitted = drop_oldest(searches, make, settings.max_prompt_tokens, engine.count_tokens)
+    fitted = await asyncio.to_thread(
+        drop_oldest, searches, make, settings.max_prompt_tokens, engine
+    )
     return await generate_step(
         engine,
         fitted.prompt,

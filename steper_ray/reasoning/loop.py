@@ -4,13 +4,16 @@ Teacher, evaluation and server all run `reason`; they differ only in the engine 
 they hand in. What a step looks like is the framework's. Nothing here knows Ray or vLLM.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steper_ray.engines.protocol import GREEDY, Engine, Generation, Sampling
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR, Framework
+from steper_ray.reasoning.passages import cut_passage
 from steper_ray.reasoning.prompts import fit_prompt
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.reasoning.thinking import generate_step
@@ -91,6 +94,7 @@ async def reason(
     watch: told of every search and step as it happens
     """
     tell = watch or (lambda _event: None)
+    config = complete_reasoning(config)
     framework = framework_named(config.framework)
     searches: list[tuple[Hit, ...]] = []
     steps: list[Step] = []
@@ -105,17 +109,19 @@ async def reason(
             tell(SearchStarted(number, query))
             new = await _search(retriever, query, config.passages_per_step, searches)
             searched = time.monotonic()
+            new = await asyncio.to_thread(_cut, new, config.passage_limit, engine)
             tell(PassagesFound(number, new, searched - started))
         empty_searches = 0 if new else empty_searches + 1
         searches.append(new)
-        fitted = fit_prompt(
+        fitted = await asyncio.to_thread(  # tokens are counted while other questions go on
+            fit_prompt,
             config,
             question,
             [[hit.passage for hit in hits] for hits in searches],
             [step.rationale for step in steps],
             forced=forced,
             hint=hint,
-            count_tokens=engine.count_tokens,
+            counter=engine,
         )
         generation = await generate_step(
             engine,
@@ -177,6 +183,15 @@ async def _search(
     (hits,) = await retriever.search([query], k)
     seen = {hit.passage.id for earlier in searches for hit in earlier}
     return tuple(hit for hit in hits if hit.passage.id not in seen)
+
+
+def _cut(hits: Sequence[Hit], limit: int, engine: Engine) -> tuple[Hit, ...]:
+    """The hits with passages of at most `limit` tokens; 0 cuts none."""
+    if not limit:
+        return tuple(hits)
+    return tuple(
+        replace(hit, passage=cut_passage(hit.passage, limit, engine.count_text)) for hit in hits
+    )
 
 
 def _trajectory(

@@ -36,6 +36,10 @@ class DictatedEngine:
         """Tokens of a prompt as the model reads it."""
         return self._encoder.count_tokens(prompt)
 
+    def count_text(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        return self._encoder.count_text(text)
+
     async def generate(
         self,
         prompt: Prompt,
@@ -48,7 +52,9 @@ class DictatedEngine:
         self.asked.append((prompt, stop))
         text = self._texts.pop(0) if self._texts else ""
         text = text[: min(f"{text}{ending}".find(ending) for ending in stop)]
-        return Generation(text, self.count_tokens(prompt), len(self._encoder.encode_target(text)))
+        return Generation(
+            text, self.count_tokens(prompt), len(self._encoder.encode_target(prompt, text))
+        )
 
 
 def preview(

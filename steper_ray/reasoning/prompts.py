@@ -5,14 +5,41 @@ Teacher, training, evaluation and server all make their prompts with `make_promp
 token by token, what it is asked.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final, Protocol
 
 from steper_ray.reasoning.demonstrations import render_head
 from steper_ray.reasoning.frameworks import framework_named
-from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.reasoning.frameworks.protocol import Prompt, render_passages
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import Passage
+
+SEAM: Final = 8
+"""Upper bound for the tokens by which a passage in a prompt has fewer than by itself: what it shares with
+its neighbours, and a first space that some tokenizers put before every text."""
+
+
+CHARACTERS_PER_TOKEN: Final = 6
+"""More than most texts have; a prompt with more for each token that it may have is taken to be too long."""
+
+
+MAX_GUESSES: Final = 5
+"""Prompts that are counted by the estimate; then the range is halved."""
+
+
+class TokenCounter(Protocol):
+    """What counts tokens: an engine, or the encoder of its model."""
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt as the model reads it."""
+        ...
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,34 +78,59 @@ def fit_prompt(
     *,
     forced: bool,
     hint: str = "",
-    count_tokens: Callable[[Prompt], int],
+    counter: TokenCounter,
 ) -> FittedPrompt:
     """The prompt of step s in at most `max_prompt_tokens`, dropping whole passages, oldest first."""
 
     def make(left: Sequence[Sequence[Passage]]) -> Prompt:
         return make_prompt(settings, question, left, rationales, forced=forced, hint=hint)
 
-    return drop_oldest(searches, make, settings.max_prompt_tokens, count_tokens)
+    return drop_oldest(searches, make, settings.max_prompt_tokens, counter)
 
 
 def drop_oldest(
     searches: Sequence[Sequence[Passage]],
     make: Callable[[Sequence[Sequence[Passage]]], Prompt],
-    most: int,
-    count_tokens: Callable[[Prompt], int],
+    limit: int,
+    counter: TokenCounter,
 ) -> FittedPrompt:
-    """The prompt of as many passages, the newest ones, as fit into `most` tokens.
+    """The prompt of as many passages, the newest ones, as fit into `limit` tokens.
 
     Nothing else is ever cut. With no passage left the prompt is returned even if it is still too long; the
     engine then refuses it with its own error.
+
+    How many have to go is estimated from the tokens of each passage and corrected by those of a few
+    prompts. A passage less never makes a prompt longer.
     """
-    passages = sum(len(search) for search in searches)
-    for dropped in range(passages + 1):
+    passages = [passage for search in searches for passage in search]
+    measured: dict[int, FittedPrompt] = {}
+
+    def measure(dropped: int) -> int:
         prompt = make(_without_oldest(searches, dropped))
-        tokens = count_tokens(prompt)
-        if tokens <= most or dropped == passages:
-            return FittedPrompt(prompt, dropped, tokens)
-    raise AssertionError("unreachable: the loop returns at its last turn")
+        measured[dropped] = FittedPrompt(prompt, dropped, counter.count_tokens(prompt))
+        return measured[dropped].tokens
+
+    too_long, enough = -1, len(passages)
+    at = 0 if len(make(searches).text) <= limit * CHARACTERS_PER_TOKEN else enough
+    tokens = measure(at)
+    if (tokens <= limit and at == 0) or (tokens > limit and at == enough):
+        return measured[at]
+    sizes = (counter.count_text(f"{block}\n\n") for block in render_passages(passages))
+    # tokens of the oldest passages together: of none, of one, of two …
+    oldest = list(accumulate(sizes, initial=0))
+    while True:
+        too_long, enough = (too_long, at) if tokens <= limit else (at, enough)
+        surely_too_long = tokens + oldest[at] - oldest[enough - 1] > limit + SEAM
+        if enough - too_long == 1 or (at == enough and surely_too_long):
+            break
+        guess = bisect_left(oldest, tokens + oldest[at] - limit)
+        if len(measured) >= MAX_GUESSES:
+            guess = (too_long + enough) // 2
+        at = min(max(guess, too_long + 1), enough - 1)
+        tokens = measure(at)
+    if enough not in measured:
+        measure(enough)
+    return measured[enough]
 
 
 def split_searches(passages: Sequence[Passage], found: Sequence[int]) -> list[list[Passage]]:

@@ -1,10 +1,14 @@
 """How a question is asked: the settings that a student is trained with and carries in its folder."""
 
-from typing import Literal
+from datetime import date
+from typing import Final, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from steper_ray.run.section import Section, local_path
+
+TEMPLATE_DATE: Final = date(2024, 7, 26)
+"""The default of Llama 3.1's chat template."""
 
 
 class DemonstrationPassage(Section):
@@ -52,8 +56,15 @@ class ReasoningConfig(Section):
     """Whether prompts are put into the model's chat template, with the reasoning so far as the
     assistant's unfinished turn; `auto` does where the tokenizer has a template. A student's folder says
     which it was trained with."""
+    template_date: date = TEMPLATE_DATE
+    """The date in chat templates that name one. Tomorrow's prompts would otherwise be others than those
+    that the student was trained on; its folder carries the date."""
     max_prompt_tokens: PositiveInt = 4096
     """Longest prompt in tokens; beyond it whole passages are dropped, oldest first."""
+    max_passage_tokens: NonNegativeInt | None = None
+    """Longest passage in tokens, its title included; of a longer one the first sentences are kept, cut once
+    when it is found. Null takes max_prompt_tokens / (2 · passages_per_step), with which a search fills at
+    most half a prompt; 0 cuts none."""
     max_step_tokens: PositiveInt = 128
     """Longest text of a step in tokens."""
 
@@ -63,3 +74,10 @@ class ReasoningConfig(Section):
         if isinstance(given, str):
             return local_path(given)
         return () if given is None else given
+
+    @property
+    def passage_limit(self) -> int:
+        """Longest passage in tokens; 0 where none is cut."""
+        if self.max_passage_tokens is not None:
+            return self.max_passage_tokens
+        return max(1, self.max_prompt_tokens // (2 * self.passages_per_step))

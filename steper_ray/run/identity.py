@@ -38,7 +38,7 @@ RULES: Final[dict[str, int]] = {
     # Comparing with gold answers: raise it when the same answer gets another EM, F1 or accuracy.
     "match": 1,
     # From prompt and target to token ids (chat template, cut of long prompts): raise it when ids change.
-    "tokens": 1,
+    "tokens": 2,
     # Searching and what the loop does with it: raise it when the same query brings other passages.
     "search": 2,
     # Loss, weights, σ and the order of the data: raise it when the same examples teach something else.
@@ -66,6 +66,16 @@ _ENDPOINTS: Final = (
 """Where the settings of an endpoint stand in records."""
 
 
+REASONING: Final = (
+    *(
+        f"{kind}.reasoning"
+        for kind in ("answers", "chains", "measurement", "stage", "sweep", "training")
+    ),
+    "chains.ensemble.*.reasoning",
+)
+"""Key paths of the reasoning settings in each kind of result."""
+
+
 ADDED: Final[dict[str, Any]] = {
     "chains.retriever": "bm25",
     "chains.task": "qa",
@@ -82,6 +92,10 @@ ADDED: Final[dict[str, Any]] = {
         for where in _ENDPOINTS
         for key, value in _ENDPOINT_ADDED.items()
     },
+    # templates that call `strftime_now` had each day another date
+    **{f"{reasoning}.template_date": "2024-07-26" for reasoning in REASONING},
+    # passages were whole
+    **{f"{reasoning}.max_passage_tokens": 0 for reasoning in REASONING},
 }
 """Key path → value that reproduces what was done before the key existed, for keys added after format 1.
 

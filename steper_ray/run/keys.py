@@ -17,7 +17,9 @@ REASONING_KEYS: Final = (
     "demonstrations.steps.passages.text",
     "demonstrations.steps.text",
     "chat",
+    "template_date",
     "max_prompt_tokens",
+    "max_passage_tokens",
     "max_step_tokens",
 )
 

@@ -21,7 +21,8 @@ def check_server(spec: ServerSpec) -> None:
     Raises InputError for a server that cannot start, or that would let anyone in without `serve.open`.
     """
     serve = spec.serve
-    PromptEncoder(load_tokenizer(spec.model, spec.hub), spec.reasoning.settings.chat)
+    reasoning = spec.reasoning.settings
+    PromptEncoder(load_tokenizer(spec.model, spec.hub), reasoning.chat, reasoning.template_date)
     keys = environment_keys(serve.keys_env) if serve.keys_env else {}
     if not KeyRing(serve, keys).required and not serve.open and not is_loopback(serve.host):
         raise InputError(

@@ -139,6 +139,10 @@ class ReplicaEngine:
         """Tokens of a prompt as the engine counts them."""
         return self._encoder.count_tokens(prompt)
 
+    def count_text(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        return self._encoder.count_text(text)
+
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
     ) -> Generation:

@@ -104,7 +104,7 @@ class RankTraining:
         self.student_settings = student_settings(
             task.reasoning,
             task.corpus_version,
-            chat=PromptEncoder(tokenizer, task.reasoning.chat).chat,
+            chat=PromptEncoder(tokenizer, task.reasoning.chat, task.reasoning.template_date).chat,
             base=task.base_model,
             abilities=task.scheme.record(),
         )

@@ -142,7 +142,7 @@ def tokenize_examples(
     """
     import numpy as np
 
-    encoder = PromptEncoder(tokenizer, reasoning.chat)
+    encoder = PromptEncoder(tokenizer, reasoning.chat, reasoning.template_date)
     examples: list[TokenExample] = []
     dropped = 0
     names = scheme.names[-1:] if whole_path else tuple(abilities or scheme.names)
@@ -156,10 +156,10 @@ def tokenize_examples(
             split_searches([Passage(**passage) for passage in row["passages"]], row["found"] or ()),
             row["reasoning"],
             forced=row["forced"],
-            count_tokens=encoder.count_tokens,
+            counter=encoder,
         )
         dropped += fitted.dropped_passages
-        target_ids = encoder.encode_target(row["target"])
+        target_ids = encoder.encode_target(fitted.prompt, row["target"])
         ids = np.array([*encoder.encode(fitted.prompt), *target_ids], dtype=np.int32)
         ability = scheme.names.index(row["ability"])
         examples.append(

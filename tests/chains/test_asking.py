@@ -40,7 +40,10 @@ class Engine:
         self.drawn: list[Sampling] = []
 
     def count_tokens(self, prompt: Prompt) -> int:
-        return len(prompt.text.split())
+        return self.count_text(prompt.text)
+
+    def count_text(self, text: str) -> int:
+        return len(text.split())
 
     async def generate(
         self,

@@ -93,6 +93,7 @@ def settings(folder: Path) -> RunConfig:
                 "demonstrations": [demonstration],
                 "passages_per_step": 2,
                 "max_prompt_tokens": 2000,
+                "max_passage_tokens": 0,  # as it was before the key
             },
             "engine": engine,
             "build": {

@@ -184,6 +184,6 @@ def test_a_limit_reached_after_the_end_of_a_step_cut_nothing_off(
 
 def test_dropped_passages_are_counted_in_the_step() -> None:
     engine = ScriptedEngine(f" {ANSWER_FLAG} X.")
-    result = run(engine, finding("abcd"), max_prompt_tokens=16)
+    result = run(engine, finding("abcd"), max_prompt_tokens=16, max_passage_tokens=0)
     assert result.steps[0].dropped_passages == 2
     assert [p.id for p in result.passages] == ["a", "b", "c", "d"]

@@ -26,7 +26,7 @@ from steper_ray.schema import Chain, Passage
 from steper_ray.selection.examples import step_examples
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.tokenization import stepwise_files, tokenize_examples
-from tests.fakes import ScriptedRetriever
+from tests.fakes import ScriptedEngine, ScriptedRetriever
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -79,6 +79,9 @@ class EncodingEngine:
     def count_tokens(self, prompt: Prompt) -> int:
         return self._encoder.count_tokens(prompt)
 
+    def count_text(self, text: str) -> int:
+        return self._encoder.count_text(text)
+
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
     ) -> Generation:
@@ -127,7 +130,7 @@ def test_a_student_is_trained_on_the_very_tokens_it_is_asked_with(
     reasoned = answer(settings, engine)
     if shorter:
         limit = max(map(len, engine.asked)) - shorter
-        settings = settings.model_copy(update={"max_prompt_tokens": limit})
+        settings = settings.model_copy(update={"max_prompt_tokens": limit, "max_passage_tokens": 0})
         engine = EncodingEngine(PromptEncoder(tokenizer), WRITES[framework])
         reasoned = answer(settings, engine)
     dropped = sum(step.dropped_passages for step in reasoned.steps)
@@ -220,7 +223,7 @@ def test_a_prompt_too_long_drops_whole_passages_oldest_first(framework: str) -> 
             searches,
             [rationale],
             forced=False,
-            count_tokens=lambda prompt: len(prompt.text.split()),
+            counter=ScriptedEngine(),
         )
         return fitted.prompt.text, fitted.dropped_passages, fitted.tokens
 

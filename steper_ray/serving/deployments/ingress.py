@@ -76,7 +76,8 @@ class AnswerServer:
         if isinstance(retriever, str):
             retriever = serve.get_deployment_handle(RETRIEVER, retriever)
         record = RayMetrics()
-        encoder = PromptEncoder(load_tokenizer(model, hub), reasoning.settings.chat)
+        settings = reasoning.settings
+        encoder = PromptEncoder(load_tokenizer(model, hub), settings.chat, settings.template_date)
         self._service = AnswerService(
             ReplicaBackend(
                 llm,

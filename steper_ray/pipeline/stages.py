@@ -39,6 +39,7 @@ def run_toy(config: "RunConfig", _progress: "StageProgress") -> StageResult:
 def run_index(config: "RunConfig", _progress: "StageProgress") -> StageResult:
     """Index the corpus."""
     from steper_ray.retrieval.corpus import build_corpus
+    from steper_ray.retrieval.long_passages import long_passage_lines
 
     _check_own_data(config)
     folder = config.folder
@@ -48,6 +49,8 @@ def run_index(config: "RunConfig", _progress: "StageProgress") -> StageResult:
         *info.remarks,
         *_row_lines(config, "corpus.passages"),
     ]
+    if info.passages:
+        lines += long_passage_lines(info.folder, config.reasoning.passage_limit)
     return StageResult(lines, info)
 
 

@@ -15,8 +15,12 @@ from steper_ray.data.chunking import sentences
 from steper_ray.reasoning.frameworks.protocol import render_passages
 from steper_ray.schema import Passage
 
-CHARACTERS_PER_TOKEN: Final = 16
-"""More than a text has; what lies beyond so many for each token of the limit is not looked at."""
+USUAL_CHARACTERS: Final = 6
+"""Characters for each token of the limit up to which a passage may well be within it."""
+
+
+MAX_CHARACTERS: Final = 16
+"""Characters for each token of the limit beyond which nothing is looked at."""
 
 
 _WORD: Final = re.compile(r"\S+")
@@ -26,16 +30,18 @@ def cut_passage(passage: Passage, limit: int, count_text: Callable[[str], int]) 
     """The passage with as many of its first sentences as fit into `limit` tokens, its title included.
 
     Of a first sentence that is longer itself, as many words; if the first of them is, as many signs.
-    Tokens are counted sentence by sentence, of no more text than is needed.
+    A passage that is clearly too long is counted sentence by sentence, and no further than is needed.
     """
+    if _is_within(limit, passage, count_text):
+        return passage
     text = passage.text
     (head,) = render_passages([replace(passage, text="")])
-    if len((head + text).encode(errors="surrogatepass")) < limit:
-        return passage  # a token has a byte or more, but for one that some tokenizers put first
-    window = text[: limit * CHARACTERS_PER_TOKEN]
+    window = text[: limit * MAX_CHARACTERS]
     cut_off = len(window) < len(text)
     ends = [end for _, end in sentences(window)]
-    ends = (ends[:-1] if cut_off else ends) or [len(window)]
+    if not ends:
+        return replace(passage, text="")
+    ends = ends[:-1] or ends if cut_off else ends
     room = limit - count_text(head)
     counts = accumulate(count_text(window[start:end]) for start, end in pairwise([0, *ends]))
     fitting = sum(1 for _ in takewhile(lambda tokens: tokens <= room, counts))
@@ -43,6 +49,24 @@ def cut_passage(passage: Passage, limit: int, count_text: Callable[[str], int]) 
         return passage
     end = ends[fitting - 1] if fitting else _end_of_words(window[: ends[0]], room, count_text)
     return replace(passage, text=text[:end])
+
+
+def _is_within(limit: int, passage: Passage, count_text: Callable[[str], int]) -> bool:
+    """Whether a passage has at most `limit` tokens; no for one that is clearly longer.
+
+    A token has a byte or more. So where a part of three characters a token leaves room for the rest as so
+    many bytes, the rest need not be counted; of most passages that is most.
+    """
+    (whole,) = render_passages([passage])
+    if len(whole) > limit * USUAL_CHARACTERS:
+        return False
+    size = len(whole.encode(errors="surrogatepass"))
+    part = max(0, size - limit) * 3 // 2
+    for counted in (part, len(whole)):
+        rest = len(whole[counted:].encode(errors="surrogatepass"))
+        if rest <= limit and count_text(whole[:counted]) + rest <= limit:
+            return True
+    return False
 
 
 def _end_of_words(sentence: str, room: int, count_text: Callable[[str], int]) -> int:

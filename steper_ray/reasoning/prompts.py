@@ -115,7 +115,7 @@ def drop_oldest(
     tokens = measure(at)
     if (tokens <= limit and at == 0) or (tokens > limit and at == enough):
         return measured[at]
-    sizes = (counter.count_text(f"{block}\n\n") for block in render_passages(passages))
+    sizes = map(counter.count_text, render_passages(passages))
     # tokens of the oldest passages together: of none, of one, of two …
     oldest = list(accumulate(sizes, initial=0))
     while True:

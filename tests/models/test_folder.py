@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from steper_ray.models.hub import split_revision
 from steper_ray.models.loading import load_model_config, load_tokenizer
 from steper_ray.models.settings import HubConfig
 from steper_ray.models.student_settings import SETTINGS_FILE, carried_settings, student_settings
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.toy.write import MODELS
 
@@ -151,6 +153,30 @@ def test_a_revision_may_follow_a_name(tmp_path: Path) -> None:
     assert split_revision("owner/name@v1.0") == ("owner/name", "v1.0")
     assert split_revision("owner/name") == ("owner/name", None)
     assert split_revision(str(folder)) == (str(folder), None)
+
+
+def test_a_student_of_an_earlier_version_is_asked_with_what_it_was_trained_with(
+    tmp_path: Path,
+) -> None:
+    """Its prompts have the same tokens by the rules of today, and its passages were whole."""
+    settings = student_settings(
+        complete_reasoning(ReasoningConfig(template_date="2025-02-03")), "v1", chat=True
+    )
+    assert (settings["rules"]["tokens"], settings["template_date"]) == (2, "2025-02-03")
+    assert settings["max_passage_tokens"] == 512
+    file = tmp_path / SETTINGS_FILE
+    file.write_text(json.dumps(settings))
+    carried = carried_settings(str(tmp_path))
+    assert carried is not None
+    assert carried[0].max_passage_tokens == 512
+    assert carried[0].template_date == date(2025, 2, 3)
+    for name in ("template_date", "max_passage_tokens"):
+        del settings[name]
+    settings["rules"]["tokens"] = 1
+    file.write_text(json.dumps(settings))
+    older = carried_settings(str(tmp_path))
+    assert older is not None
+    assert (older[0].max_passage_tokens, older[0].template_date) == (0, date(2024, 7, 26))
 
 
 def test_a_student_of_a_newer_version_is_refused(tmp_path: Path) -> None:

@@ -56,11 +56,8 @@ LATER: Final = pytest.mark.parametrize(
 def run(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> RunConfig:
-    """The settings of a frozen run, which lies in a new folder with new times.
-
-    Rules have the numbers of its time; what a raised one entails, tests/run/test_resume.py shows.
-    """
-    for name in identity.RULES:
+    """A frozen run in a new folder with new times, by the rules of its time."""
+    for name in identity.RULES:  # what a raised one entails is in tests/run/test_resume.py
         monkeypatch.setitem(identity.RULES, name, 1)
     return settings(shutil.copytree(request.param, tmp_path / "run", copy_function=shutil.copyfile))
 

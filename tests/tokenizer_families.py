@@ -6,8 +6,11 @@ of its family: those decide how text around control tokens is split.
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.toy.tokenizer import make_tokenizer
 from tests.conftest import ROOT
 
 if TYPE_CHECKING:
@@ -214,3 +217,26 @@ FAMILIES: Final = (
     "mistral",
     "gemma",
 )
+
+
+def tokenizer_named(name: str) -> Any:
+    return make_tokenizer() if name == "toy" else family(name)
+
+
+def encoder_of(name: str, chat: bool = True) -> PromptEncoder:
+    return PromptEncoder(tokenizer_named(name), chat if name != "toy" else False)
+
+
+def ids_before(tokenizer: Any, prompt: Prompt, chat: bool) -> list[int]:
+    """What `PromptEncoder` gave before it told markup and data apart: the text of both in one run."""
+    if not chat:
+        ids: list[int] = tokenizer(prompt.text)["input_ids"]
+        return ids
+    turns = [
+        {"role": "user", "content": prompt.user.strip("\n")},
+        {"role": "assistant", "content": prompt.assistant},
+    ]
+    opened = tokenizer.apply_chat_template(
+        turns, tokenize=False, continue_final_message=True, date_string="26 Jul 2024"
+    )
+    return list(tokenizer(opened + prompt.continued, add_special_tokens=False)["input_ids"])

@@ -53,12 +53,8 @@ LATER: Final = pytest.mark.parametrize(
 
 
 @pytest.fixture(params=sorted(DATA.glob("format_*")), ids=lambda folder: folder.name)
-def run(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> RunConfig:
-    """A frozen run in a new folder with new times, by the rules of its time."""
-    for name in identity.RULES:  # what a raised one entails is in tests/run/test_resume.py
-        monkeypatch.setitem(identity.RULES, name, 1)
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunConfig:
+    """The settings of a frozen run, which lies in a new folder with new times."""
     return settings(shutil.copytree(request.param, tmp_path / "run", copy_function=shutil.copyfile))
 
 
@@ -156,7 +152,7 @@ def test_by_the_rules_of_today_students_stay_and_chains_are_mixed_only_if_that_i
 ) -> None:
     assert train_student(run).planned_steps == TRAINED_STEPS
     assert carried_settings(str(run.folder.student)) is not None
-    raised = r"7 chains were made with search rule 1, new ones with \d; continue with --mix"
+    raised = r"7 chains were made with .*search rule 1, new ones with \d.*; continue with --mix"
     with pytest.raises(InputError, match=raised):
         build_run(run)
     mixed = build_run(run.model_copy(update={"build": run.build.model_copy(update={"mix": True})}))

@@ -37,7 +37,12 @@ SETTINGS = {
     "retriever": "bm25",
     "task": "qa",
     "teacher": "a",
-    "reasoning": {"max_steps": 5, "k": 4},
+    "reasoning": {
+        "max_steps": 5,
+        "k": 4,
+        "template_date": "2024-07-26",
+        "max_passage_tokens": 0,
+    },
 }
 
 

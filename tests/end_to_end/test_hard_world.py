@@ -50,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     recipe = Recipe(hidden_size=64, layers=2, steps=0, tokens=0, max_hops=0, lr=0.0)
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    made = make_model(recipe, len(tokenizer), tokenizer.eos_token_id, end)
+    made = make_model(recipe, len(tokenizer), tokenizer.convert_tokens_to_ids("<|im_end|>"), end)
     made.config.max_position_embeddings = 4096
     folder = tmp_path_factory.mktemp("hard") / "model"
     made.save_pretrained(folder)
@@ -70,10 +70,15 @@ def run(
             f"run.dir={folder}",
             f"corpus.passages={FOLDER}/passages.jsonl",
             *(f"questions.{split}={FOLDER}/questions.jsonl" for split in ("train", "dev", "test")),
-            "reasoning={max_steps: 3, max_prompt_tokens: 3000, passages_per_step: 4}",
+            "reasoning.max_steps=3",
+            "reasoning.max_prompt_tokens=3000",
+            "reasoning.passages_per_step=4",
             "build.limit=null",
-            f"train={{model: {model}, epochs: 1, chains_per_batch: 4, validation_chains: 2}}",
-            f"serve={{port: {free_port}, model: {folder}/student}}",
+            f"train.model={model}",
+            "train.chains_per_batch=4",
+            "train.validation_chains=2",
+            f"serve.port={free_port}",
+            f"serve.model={folder}/student",
         ],
     )
     index_corpus(config)

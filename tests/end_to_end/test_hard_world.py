@@ -49,8 +49,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = family("qwen2.5")
     torch.manual_seed(0)
     recipe = Recipe(hidden_size=64, layers=2, steps=0, tokens=0, max_hops=0, lr=0.0)
-    end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    made = make_model(recipe, len(tokenizer), tokenizer.convert_tokens_to_ids("<|im_end|>"), end)
+    vocabulary = tokenizer.get_vocab()
+    ends = vocabulary["<|im_end|>"], vocabulary["<|endoftext|>"]
+    made = make_model(recipe, len(tokenizer), *ends)
     made.config.max_position_embeddings = 4096
     folder = tmp_path_factory.mktemp("hard") / "model"
     made.save_pretrained(folder)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import bm25s
-import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -36,6 +35,8 @@ def indexed(
     folder: Path, rows: Sequence[Row], *, fragments: int = 1, **settings: object
 ) -> BM25Retriever:
     """A corpus of so many fragments, its rows in the order given."""
+    import lance
+
     table = pa.Table.from_pylist(list(rows), schema=PASSAGE_SCHEMA)
     per_file = math.ceil(len(rows) / fragments)
     dataset = lance.write_dataset(table, str(folder), max_rows_per_file=per_file)
@@ -286,6 +287,8 @@ def test_what_is_said_of_the_analyzer(tmp_path: Path) -> None:
             "text": "Die Stadt liegt an der Donau und ist eine der ältesten.",
         }
     ]
+    import lance
+
     table = pa.Table.from_pylist(german, schema=PASSAGE_SCHEMA)
 
     def remarks(name: str, **settings: object) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from steper_ray.retrieval.analysis import (
     index_options,
 )
 from steper_ray.retrieval.corpus_record import CORPUS_FILE, read_corpus_record
-from steper_ray.retrieval.protocol import Hit, Indexed
+from steper_ray.retrieval.protocol import Hit, IndexReport
 from steper_ray.retrieval.settings import Analyzer, BM25Config
 from steper_ray.schema import Passage
 
@@ -117,13 +117,13 @@ def open(folder: Path, settings: BM25Config) -> BM25Retriever:
     return BM25Retriever(folder, settings)
 
 
-def index(folder: Path, settings: BM25Config) -> Indexed:
+def index(folder: Path, settings: BM25Config) -> IndexReport:
     """Add the searched fields to the passages and build their indexes, on Ray where it is connected."""
     detected = detect_analyzer(_sample(folder))
     analyzer = detected if settings.analyzer == "auto" else settings.analyzer
     _add_fields(folder, analyzer, settings.title_weight)
     _build_indexes(folder, index_options(analyzer, stem=settings.stem))
-    return Indexed(
+    return IndexReport(
         settings.model_copy(update={"analyzer": analyzer}),
         tuple(_remarks(settings.analyzer, detected)),
     )
@@ -167,9 +167,9 @@ def _build_indexes(folder: Path, options: Mapping[str, Any]) -> None:
     import lance_ray
     import ray
 
-    def build_whole(folder: Path) -> None:
+    def build_whole(corpus: Path) -> None:
         for field in FIELDS:
-            lance.dataset(str(folder)).create_scalar_index(field, "INVERTED", **options)
+            lance.dataset(str(corpus)).create_scalar_index(field, "INVERTED", **options)
 
     fragments = len(lance.dataset(str(folder)).get_fragments())
     if fragments == 1 or not ray.is_initialized():
@@ -188,14 +188,12 @@ def _sample(folder: Path) -> list[str]:
 
     dataset = lance.dataset(str(folder))
 
-    def drawn() -> Iterator[tuple[bytes, int]]:
-        number = 0
-        for batch in dataset.to_batches(columns=["id"]):
-            for id in batch["id"].to_pylist():
-                yield hashlib.sha256(id.encode()).digest(), number
-                number += 1
-
-    numbers = [number for _, number in heapq.nsmallest(DETECTED_FROM, drawn())]
+    batches = dataset.to_batches(columns=["id"])
+    ids = enumerate(id for batch in batches for id in batch["id"].to_pylist())
+    drawn = heapq.nsmallest(
+        DETECTED_FROM, ids, key=lambda row: hashlib.sha256(row[1].encode()).digest()
+    )
+    numbers = [number for number, _ in drawn]
     rows = dataset.take(sorted(numbers), columns=["title", "text"]).to_pylist()
     return [f"{row['title']}\n{row['text']}" for row in rows]
 

@@ -30,7 +30,7 @@ from steper_ray.models.hub import use_hub
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.retrieval import RETRIEVERS
 from steper_ray.retrieval.corpus_record import CorpusRecord, version_of, write_corpus_record
-from steper_ray.retrieval.protocol import Indexed
+from steper_ray.retrieval.protocol import IndexReport
 from steper_ray.retrieval.settings import NoRetrievalConfig
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def build_corpus(
     if isinstance(retriever, NoRetrievalConfig) and not settings.passages:
         folder.mkdir(parents=True)
         content = passages = 0
-        indexed = Indexed(retriever)
+        indexed = IndexReport(retriever)
     else:
         _write_passages(settings, folder, out.with_suffix(".partial.accounts"), inputs, hub)
         content, passages = _hash_and_count(folder)

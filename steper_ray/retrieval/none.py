@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from steper_ray.retrieval.corpus_record import read_corpus_record
-from steper_ray.retrieval.protocol import Hit, Indexed
+from steper_ray.retrieval.protocol import Hit, IndexReport
 from steper_ray.retrieval.settings import NoRetrievalConfig
 
 SETTINGS: Final = NoRetrievalConfig
@@ -22,9 +22,9 @@ class NoRetriever:
         return [[] for _ in queries]
 
 
-def index(folder: Path, settings: NoRetrievalConfig) -> Indexed:  # noqa: ARG001
+def index(folder: Path, settings: NoRetrievalConfig) -> IndexReport:  # noqa: ARG001
     """Nothing to index."""
-    return Indexed(settings)
+    return IndexReport(settings)
 
 
 def open(folder: Path, settings: NoRetrievalConfig) -> NoRetriever:  # noqa: ARG001

@@ -34,7 +34,7 @@ class Retriever(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Indexed:
+class IndexReport:
     """What an index was built with."""
 
     settings: Section
@@ -51,7 +51,7 @@ class RetrieverModule(Protocol):
         """Its section of the run file, under `corpus.retriever`."""
         ...
 
-    def index(self, folder: Path, settings: Any) -> Indexed:
+    def index(self, folder: Path, settings: Any) -> IndexReport:
         """Add what searching needs to a Lance dataset of passages; needs a running Ray."""
         ...
 

@@ -156,6 +156,20 @@ def await_blocks(folder: Path, blocks: int, still_runs: Callable[[], bool]) -> N
     await_that(lambda: len(records(folder)) >= blocks, still_runs)
 
 
+def await_process(
+    name: str, processes: Callable[[], list[psutil.Process]], still_runs: Callable[[], bool]
+) -> psutil.Process:
+    """The one of some processes that has this in its title, as soon as there is one."""
+    found: list[psutil.Process] = []
+
+    def stands() -> bool:
+        found[:] = titled(name, processes())
+        return len(found) == 1
+
+    await_that(stands, still_runs)
+    return found[0]
+
+
 @contextmanager
 def killing(folder: Path, *names: str) -> Iterator[None]:
     """SIGKILL a process of each of these names, one after another, while a build of this process runs.
@@ -164,10 +178,16 @@ def killing(folder: Path, *names: str) -> Iterator[None]:
     """
     over = Event()
 
+    def runs() -> bool:
+        return not over.is_set()
+
+    def ours() -> list[psutil.Process]:
+        return psutil.Process().children(recursive=True)
+
     def kill() -> None:
         for name in names:
-            await_blocks(folder, len(records(folder)) + BLOCKS, lambda: not over.is_set())
-            (engine,) = titled("EngineCore", psutil.Process().children(recursive=True))
+            await_blocks(folder, len(records(folder)) + BLOCKS, runs)
+            engine = await_process("EngineCore", ours, runs)
             both = [engine, *titled("ChainActor", engine.parents())]
             (process,) = titled(name, both)
             process.kill()
@@ -311,7 +331,7 @@ def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
         return build.poll() is None
 
     await_that(lambda: log.is_file() and ENGINE_STARTED in log.read_text(errors="replace"), runs)
-    (engine,) = titled("EngineCore", family(build))
+    engine = await_process("EngineCore", lambda: family(build), runs)
     started = engine.cpu_times().user
     await_that(lambda: engine.cpu_times().user > started + 1, runs)
 

@@ -1,6 +1,5 @@
 """Which passages a search finds, on real Lance indexes: against an independent BM25, and by recall."""
 
-import json
 import math
 import random
 from collections.abc import Sequence
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import bm25s
-import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -20,7 +18,7 @@ from steper_ray.retrieval.bm25 import BM25Retriever, searched_fields
 from steper_ray.retrieval.corpus_record import CorpusRecord, write_corpus_record
 from steper_ray.retrieval.settings import BM25Config
 from tests.data.published_rows import hotpotqa_rows, musique_rows
-from tests.data.write_hard_world import FOLDER, QUESTIONS, files
+from tests.data.write_hard_world import FOLDER, QUESTIONS, files, passages
 
 Row = dict[str, str]
 SYLLABLES: Final = ("ba", "ke", "lo", "mi", "nu", "ra", "se", "ti", "vo", "zu", "dra", "fel", "gor")
@@ -36,6 +34,8 @@ def indexed(
     folder: Path, rows: Sequence[Row], *, fragments: int = 1, **settings: object
 ) -> BM25Retriever:
     """A corpus of so many fragments, its rows in the order given."""
+    import lance
+
     table = pa.Table.from_pylist(list(rows), schema=PASSAGE_SCHEMA)
     per_file = math.ceil(len(rows) / fragments)
     dataset = lance.write_dataset(table, str(folder), max_rows_per_file=per_file)
@@ -106,7 +106,7 @@ def layouts(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> list
     return [
         indexed(folder / "1.lance", rows, analyzer="unicode"),
         indexed(folder / "4.lance", rows[::-1], fragments=4, analyzer="unicode"),
-        indexed(folder / "16.lance", shuffled, fragments=15, analyzer="unicode"),
+        indexed(folder / "16.lance", shuffled, fragments=16, analyzer="unicode"),
     ]
 
 
@@ -208,40 +208,14 @@ def test_recall_on_published_questions(tmp_path: Path, rows: list[dict], least: 
 
 # Languages --------------------------------------------------------------------------------------------
 
-LANGUAGES: Final = (
-    ("ko1", "서울특별시", "서울은 대한민국의 수도이며 한강이 도시를 가로지른다."),
-    ("ko2", "부산광역시", "부산의 인구는 약 330만 명이다. 부산에는 해운대가 있다."),
-    ("ja1", "東京都", "東京は日本の首都であり、人口は約1400万人である。"),
-    ("ja2", "大阪府", "大阪は商人の街として知られる。"),
-    ("zh1", "长江", "长江是中国最长的河流，发源于青藏高原，最终注入东海。"),
-    ("zh2", "黄河", "黄河流经九个省区。"),
-    ("th1", "กรุงเทพ", "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย"),
-    ("th2", "เชียงใหม่", "เชียงใหม่ตั้งอยู่ทางภาคเหนือ"),
-    ("ar1", "القاهرة", "القاهرة هي عاصمة مصر وأكبر مدنها."),
-    ("ar2", "دمشق", "دمشق من أقدم مدن العالم."),
-    ("de1", "Straße", "Die Fußgängerzone in Köln heißt Hohe Straße."),
-    ("vi1", "Hà Nội", "Hà Nội là thủ đô của Việt Nam."),
-    (
-        "nfd",
-        "Cafe\N{COMBINING ACUTE ACCENT} Ole",
-        "The cafe stands in Zu\N{COMBINING DIAERESIS}rich.",
-    ),
-    ("soft", "Hyphen", "A co\N{SOFT HYPHEN}oper\N{SOFT HYPHEN}a\N{SOFT HYPHEN}tion of two towns."),
-    ("html", "AT&amp;T", "AT&amp;T was founded in &#39;Dallas&#39;."),
-    ("band", "The Who", "The Who are an English rock band."),
-    ("singer", "Beyoncé", "Beyoncé grew up in Houston."),
-    ("it", "It", "It is a novel of 1986."),
-)
-
-
 ASKED: Final = (
     ("대한민국의 수도는 어디인가?", "ko1"),
     ("서울", "ko1"),
     ("해운대는 어디에 있나", "ko2"),
     ("日本の首都はどこですか", "ja1"),
-    ("商人の街", "ja2"),
+    ("商人の街", "ja4"),
     ("中国最长的河流是什么？", "zh1"),
-    ("九个省区", "zh2"),
+    ("九个省区", "zh4"),
     ("เมืองหลวงของประเทศไทยคืออะไร", "th1"),
     ("ภาคเหนือ", "th2"),
     ("ما هي عاصمة مصر؟", "ar1"),
@@ -259,8 +233,7 @@ ASKED: Final = (
 
 @pytest.mark.parametrize("analyzer", ["english", "unicode", "ngram"])
 def test_passages_of_any_language_are_found(tmp_path: Path, analyzer: str) -> None:
-    rows = [{"id": id, "title": title, "text": text} for id, title, text in LANGUAGES]
-    retriever = indexed(tmp_path / "c.lance", rows, analyzer=analyzer)
+    retriever = indexed(tmp_path / "c.lance", list(passages()), analyzer=analyzer)
     found = {query: retriever.best_passages(query, 1) for query, _ in ASKED}
     missed = {
         q: hits for q, hits in found.items() if [h.passage.id for h in hits] != [dict(ASKED)[q]]
@@ -286,6 +259,8 @@ def test_what_is_said_of_the_analyzer(tmp_path: Path) -> None:
             "text": "Die Stadt liegt an der Donau und ist eine der ältesten.",
         }
     ]
+    import lance
+
     table = pa.Table.from_pylist(german, schema=PASSAGE_SCHEMA)
 
     def remarks(name: str, **settings: object) -> tuple[str, ...]:
@@ -304,8 +279,7 @@ def test_what_is_said_of_the_analyzer(tmp_path: Path) -> None:
 
 
 def test_the_hard_world_is_searched(tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in files()["passages.jsonl"].splitlines()]
-    retriever = indexed(tmp_path / "c.lance", rows)
+    retriever = indexed(tmp_path / "c.lance", list(passages()))
     for name, text in files().items():
         assert (FOLDER / name).read_text(encoding="utf-8") == text
     for id, question, _, supporting, *steps in QUESTIONS:

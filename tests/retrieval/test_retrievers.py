@@ -17,7 +17,7 @@ from steper_ray.retrieval.corpus_record import (
     version_of,
     write_corpus_record,
 )
-from steper_ray.retrieval.protocol import Hit, Indexed
+from steper_ray.retrieval.protocol import Hit, IndexReport
 from steper_ray.retrieval.search_cache import CachedRetriever, SearchCounts
 from steper_ray.retrieval.settings import BM25Config, NoRetrievalConfig, RetrieverConfig
 from steper_ray.run.dependencies import chains_identity
@@ -66,7 +66,7 @@ def test_a_retriever_is_a_module_and_a_line(
         return EchoRetriever(corpus_version(folder), settings.title)
 
     echo = SimpleNamespace(
-        SETTINGS=EchoConfig, index=lambda *_: Indexed(EchoConfig()), open=open_echo
+        SETTINGS=EchoConfig, index=lambda *_: IndexReport(EchoConfig()), open=open_echo
     )
     corpus = record_of(tmp_path, type="echo", title="T")
     with pytest.raises(InputError, match=r"indexed for the retriever 'echo', which this version"):

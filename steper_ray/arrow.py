@@ -40,6 +40,7 @@ STEP_TYPE: Final = pa.struct(
         ("dropped_passages", pa.int32()),
         ("search_seconds", pa.float64()),
         ("generate_seconds", pa.float64()),
+        ("cut_sentences", pa.int32()),
     ]
 )
 

@@ -77,6 +77,8 @@ class Step:
     """Oldest passages left out of this step's prompt because it would have outgrown the context."""
     search_seconds: float = 0.0
     generate_seconds: float = 0.0
+    cut_sentences: int = 0
+    """Sentences that the model wrote after the step and that were left out."""
 
 
 SCORES: Final = ("em", "f1", "acc")

@@ -7,6 +7,12 @@ longer. Cost: linear in the length of the text.
 import re
 from typing import Final
 
+_SIGNS: Final = ".!?…؟۔।。！？｡"
+
+
+_CLOSING: Final = "\"'”’»)]」』）"
+
+
 Span = tuple[int, int]
 """Start and end in a text, the end not included."""
 
@@ -49,6 +55,24 @@ def sentences(text: str) -> list[Span]:
             start = match.end()
     spans.append((start, len(text)))
     return [stripped for span in spans if (stripped := stripped_span(text, span))[0] < stripped[1]]
+
+
+def end_sign(text: str) -> str:
+    """The sign with which a text ends its last sentence, quotes and brackets aside; empty without one."""
+    last = text.rstrip(_CLOSING)[-1:]
+    return last if last in _SIGNS else ""
+
+
+def finished(text: str) -> str:
+    """The text with a full stop, unless it ends a sentence already or is empty."""
+    if not text or end_sign(text):
+        return text
+    return text + ("。" if is_unspaced(text[-1]) else ".")
+
+
+def is_unspaced(sign: str) -> bool:
+    """Whether a character is Chinese or Japanese, which have full stops and question marks of their own."""
+    return "\u3005" <= sign <= "\u30ff" or "\u3400" <= sign <= "\u9fff"
 
 
 def stripped_span(text: str, span: Span) -> Span:

@@ -7,6 +7,7 @@ single spaces. Cost: linear in the length, some microseconds a sentence.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from steper_ray.text import squeeze
@@ -25,7 +26,7 @@ _LINE_MARKS: Final = re.compile(
 
 
 _EDGES: Final = re.compile(
-    r"""(?<![\w*`_]) (?:[*`_]{2,}+ | `) (?=[^\s*`_])    # before a word
+    r"""(?<![\w*`_]) (?:[*`_]{2,}+ | `) (?=[^\s*`_)\]])   # before a word
       | (?<=[^\s*`_]) (?:[*`_]{2,}+ | `) (?!\w)         # behind one
     """,
     re.VERBOSE,
@@ -67,9 +68,12 @@ def clean_line(text: str) -> str:
     return clean(squeeze(clean(text)))
 
 
-def unquoted(text: str) -> str:
-    """The text without the quotes around the whole of it."""
-    closing = QUOTES.get(text[:1])
+def unquoted(text: str, pairs: Mapping[str, str] = QUOTES) -> str:
+    """The text without the quotes around the whole of it.
+
+    pairs: opening → closing
+    """
+    closing = pairs.get(text[:1])
     if len(text) < 2 or closing is None or text[-1] != closing:
         return text
     inside = text[1:-1]

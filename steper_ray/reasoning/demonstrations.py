@@ -57,17 +57,24 @@ def complete_reasoning(settings: ReasoningConfig) -> ReasoningConfig:
     """
     framework, given = framework_named(settings.framework), settings.demonstrations
     if isinstance(given, str):
-        shown = read_demonstrations(given, settings.framework, framework) if given else ()
+        shown = (
+            read_demonstrations(given, settings.framework, framework, settings.whole_line)
+            if given
+            else ()
+        )
     else:
-        shown = canonical(given, framework, "demonstrations")
+        shown = canonical(given, framework, "demonstrations", settings.whole_line)
     instruction = framework.INSTRUCTION if settings.instruction is None else settings.instruction
     return settings.model_copy(update={"instruction": instruction, "demonstrations": shown})
 
 
-def read_demonstrations(path: str, framework: str, code: Framework) -> tuple[Demonstration, ...]:
+def read_demonstrations(
+    path: str, framework: str, code: Framework, whole_line: bool = False
+) -> tuple[Demonstration, ...]:
     """The demonstrations of a file, or of the bundled one.
 
-    framework: its name; code: what it names
+    framework:  its name; code: what it names
+    whole_line: see `ReasoningConfig`
     Raises InputError for a file that cannot be used, naming the demonstration and the step.
     """
     try:
@@ -96,22 +103,27 @@ def read_demonstrations(path: str, framework: str, code: Framework) -> tuple[Dem
             f"{where}: written for {content.framework!r}, but reasoning.framework is {framework!r}; "
             "choose another file"
         )
-    return canonical(content.demonstrations, code, where)
+    return canonical(content.demonstrations, code, where, whole_line)
 
 
 def canonical(
-    demonstrations: Sequence[Demonstration], code: Framework, where: str
+    demonstrations: Sequence[Demonstration],
+    code: Framework,
+    where: str,
+    whole_line: bool = False,
 ) -> tuple[Demonstration, ...]:
     """The demonstrations with every step's text as the framework would keep it.
 
-    where: names their place in errors
-    Raises InputError where a step but the last has an answer, or asks nothing, or the last has no answer.
+    where:      names their place in errors
+    whole_line: see `ReasoningConfig`
+    Raises InputError where a step but the last has an answer, or asks nothing, or the last has no answer,
+    and where the framework would keep the first sentence alone.
     """
     checked = []
     for number, demonstration in enumerate(demonstrations, 1):
         steps = []
         for step, given in enumerate(demonstration.steps, 1):
-            written = code.parse(given.text, forced=False)
+            written = code.parse(given.text, forced=False, whole_line=whole_line)
             last = step == len(demonstration.steps)
             if last and written.answer is None:
                 wrong = "the last step gives no answer"
@@ -119,6 +131,8 @@ def canonical(
                 wrong = "a step before the last gives an answer"
             elif not last and not written.query:
                 wrong = "names nothing to search next"
+            elif written.cut_sentences:
+                wrong = "has several sentences (reasoning.whole_line would keep them)"
             else:
                 steps.append(given.model_copy(update={"text": written.rationale}))
                 continue

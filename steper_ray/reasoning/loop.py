@@ -7,6 +7,7 @@ they hand in. What a step looks like is the framework's. Nothing here knows Ray 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from steper_ray.engines.protocol import GREEDY, Engine, Sampling
 from steper_ray.reasoning.frameworks import framework_named
@@ -123,8 +124,9 @@ async def reason(
             stop=(STEP_TERMINATOR,) if forced else framework.STOPS,
             max_tokens=config.max_step_tokens,
             sampling=sampling.at(len(steps)),
+            unfinished=partial(framework.unfinished, forced=forced),
         )
-        written = framework.parse(generation.text, forced=forced)
+        written = framework.parse(generation.text, forced=forced, whole_line=config.whole_line)
         step = Step(
             query=query,
             passage_ids=tuple(hit.passage.id for hit in new),
@@ -136,6 +138,7 @@ async def reason(
             dropped_passages=fitted.dropped_passages,
             search_seconds=searched - started,
             generate_seconds=time.monotonic() - searched,
+            cut_sentences=written.cut_sentences,
         )
         steps.append(step)
         tell(StepFinished(number, step, new, written.answer is not None))

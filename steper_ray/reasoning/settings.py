@@ -52,6 +52,9 @@ class ReasoningConfig(Section):
     """Whether prompts are put into the model's chat template, with the reasoning so far as the
     assistant's unfinished turn; `auto` does where the tokenizer has a template. A student's folder says
     which it was trained with."""
+    whole_line: bool = False
+    """Keep all sentences that are written on the line of a step; otherwise a step of `ircot` is its first
+    sentence, or the line up to the answer. The others' steps may have several sentences anyway."""
     max_prompt_tokens: PositiveInt = 4096
     """Longest prompt in tokens; beyond it whole passages are dropped, oldest first."""
     max_step_tokens: PositiveInt = 128

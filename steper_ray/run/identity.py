@@ -34,7 +34,7 @@ RULES: Final[dict[str, int]] = {
     # Layout of prompts: raise it when the same question, passages and settings give another prompt.
     "prompt": 1,
     # Reading what a model wrote: raise it when the same text gives another answer, query or rationale.
-    "parse": 1,
+    "parse": 2,
     # Comparing with gold answers: raise it when the same answer gets another EM, F1 or accuracy.
     "match": 1,
     # From prompt and target to token ids (chat template, cut of long prompts): raise it when ids change.
@@ -51,11 +51,24 @@ mix unasked (`steper build --mix`). A finished student stays as it is; its `step
 """
 
 
+_REASONING: Final = (
+    *(
+        "chains.reasoning",
+        "chains.ensemble.*.reasoning",
+        "answers.reasoning",
+        "measurement.reasoning",
+    ),
+    *("training.reasoning", "sweep.reasoning", "stage.reasoning", "student"),
+)
+"""Where records, and a student's `steper.json`, have the settings of the section `reasoning`."""
+
+
 ADDED: Final[dict[str, Any]] = {
     "chains.retriever": "bm25",
     "chains.task": "qa",
     "answers.retriever": "bm25",
     "answers.task": "qa",
+    **{f"{path}.whole_line": True for path in _REASONING},
 }
 """Key path → value that reproduces what was done before the key existed, for keys added after format 1.
 

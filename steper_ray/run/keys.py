@@ -17,6 +17,7 @@ REASONING_KEYS: Final = (
     "demonstrations.steps.passages.text",
     "demonstrations.steps.text",
     "chat",
+    "whole_line",
     "max_prompt_tokens",
     "max_step_tokens",
 )

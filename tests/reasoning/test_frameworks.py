@@ -2,14 +2,21 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from steper_ray.reasoning.frameworks import FRAMEWORKS, ircot, react, self_ask
-from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR, Framework, ParsedStep
+from steper_ray.reasoning.frameworks.protocol import (
+    EMPTY_LINE,
+    STEP_TERMINATOR,
+    Framework,
+    ParsedStep,
+)
 from steper_ray.schema import Passage
+from tests.fakes import cut
 
 A, B, C = (Passage(name, name.upper(), f"About {name}.") for name in "abc")
 
@@ -130,19 +137,98 @@ def test_a_finished_chain_reads_like_the_prompts_it_had() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rationale", "answer"),
+    ("text", "rationale", "answer"),
     [
-        ("So the answer is: New York.", "New York"),
-        ("He is. so the ANSWER is: 42", "42"),
-        ("So the answer is: a. So the answer is: b.", "b"),
-        ("So the answer is:", ""),
-        ("The answer is 42.", None),
-        ("So the answer is: J. R. R.", "J. R. R"),
+        ("So the answer is: New York.", "So the answer is: New York.", "New York"),
+        ("He is. so the ANSWER is: 42", "He is. So the answer is: 42.", "42"),
+        ("It is a, so the answer is b", "It is a. So the answer is: b.", "b"),
+        ("**Fact 2:** It is.\n**Answer:** b", "It is. So the answer is: b.", "b"),
+        ("So the answer is:", "", None),
+        ("It is a. So the answer is: .", "It is a.", None),
+        (
+            "a. So the answer is: b. So the answer is: c.",
+            "a. So the answer is: b. So the answer is: c.",
+            "c",
+        ),
+        ("So the answer is: J. R. R.", "So the answer is: J. R. R.", "J. R. R."),
+        (
+            "One. Two. Three. So the answer is: 4. It is so.",
+            "One. Two. Three. So the answer is: 4.",
+            "4",
+        ),
     ],
 )
-def test_ircot_finds_answers_whatever_surrounds_them(rationale: str, answer: str | None) -> None:
-    assert ircot.find_answer(rationale) == answer
-    assert ircot.parse(f" {rationale}", forced=False) == ParsedStep(rationale, rationale, answer)
+def test_ircot_writes_every_answer_in_one_form(
+    text: str, rationale: str, answer: str | None
+) -> None:
+    for kept in (False, True):
+        read = ircot.parse(f" {text}", forced=False, whole_line=kept)
+        assert read == ParsedStep(rationale, rationale, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "cut"),
+    [
+        ("One fact.", "One fact.", 0),
+        ("One fact. Another. A third.", "One fact.", 2),
+        ("Dr. J. R. Li is in the U.S. Army, No. 5. He is.", "Dr. J. R. Li is in the U.S. Army, No. 5.", 1),
+        ("It grew by 3.5 percent", "It grew by 3.5 percent", 0),
+        ("它在巴黎。它很高。", "它在巴黎。", 1),
+        ("Who knows? Nobody.", "Who knows?", 1),
+        ("", "", 0),
+    ],
+)  # fmt: skip
+def test_ircot_takes_the_first_sentence_of_a_line(text: str, kept: str, cut: int) -> None:
+    assert ircot.parse(f" {text}", forced=False) == ParsedStep(kept, kept, None, cut)
+    assert ircot.parse(f" {text}", forced=False, whole_line=True) == ParsedStep(text, text, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "answer", "rationale"),
+    [
+        (ircot, " **Paris** (the capital of France)", "Paris", "So the answer is: Paris."),
+        (ircot, " So the answer is: Paris.", "Paris", "So the answer is: Paris."),
+        (ircot, " It is in Paris. So the answer is: Paris.", "Paris", "So the answer is: Paris."),
+        (ircot, "\n\nParis", "Paris", "So the answer is: Paris."),
+        (ircot, "", "", "So the answer is:"),
+        (self_ask, " The final answer is Paris? ", "Paris", "So the final answer is: Paris."),
+        (self_ask, " 巴黎。", "巴黎", "So the final answer is: 巴黎。"),
+        (react, "Paris.]", "Paris", f"{react.FORCED}Paris]"),
+        (react, "\nAction: Finish[Paris]", "Paris", f"{react.FORCED}Paris]"),
+        (react, " **Paris** (the capital of France)", "Paris", f"{react.FORCED}Paris]"),
+        (react, "", "", f"{react.FORCED}]"),
+    ],
+)
+def test_forced_answers(code: Framework, text: str, answer: str, rationale: str) -> None:
+    read = code.parse(text, forced=True)
+    assert (read.answer, read.rationale) == (answer, rationale)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "forced", "put_behind"),
+    [
+        (ircot, " One.", False, ""),
+        (ircot, "", False, EMPTY_LINE),
+        (ircot, " **", False, EMPTY_LINE),
+        (ircot, " ```", True, EMPTY_LINE),
+        (ircot, " It is. So the answer is:", False, STEP_TERMINATOR),
+        (ircot, " **Answer:**", False, STEP_TERMINATOR),
+        (ircot, " It is. So the answer is: .", False, ""),
+        (self_ask, "", True, EMPTY_LINE),
+        (self_ask, "", False, ""),
+        (self_ask, " Paris", True, ""),
+        (react, "", True, EMPTY_LINE),
+        (react, "", False, ""),
+        (react, " As said in [1] and [2", False, "]\n"),
+        (react, " I look.\nAction: Search[Paris [France", False, ""),
+        (react, " I look. Search[Paris", False, ""),
+        (react, " As said in [1].", False, ""),
+    ],
+)
+def test_a_stop_text_that_came_too_early_is_put_back(
+    code: Framework, text: str, forced: bool, put_behind: str
+) -> None:
+    assert code.unfinished(text, forced=forced) == put_behind
 
 
 @pytest.mark.parametrize(
@@ -159,6 +245,19 @@ def test_ircot_finds_answers_whatever_surrounds_them(rationale: str, answer: str
             ParsedStep("Ann.\nFollow up: Who is Ann?", "Who is Ann?", None),
         ),
         (" Just Ann.", ParsedStep("Just Ann.", "", None)),
+        (" No.\nAnn", ParsedStep("No. Ann", "", None)),
+        (" Yes.\nWho is she", ParsedStep("Yes.\nFollow up: Who is she?", "Who is she?", None)),
+        ("Who is she?", ParsedStep("Follow up: Who is she?", "Who is she?", None)),
+        (
+            " **Yes**.\n2. **Follow-up question #2：** “Who is she？”\n",
+            ParsedStep("Yes.\nFollow up: Who is she?", "Who is she?", None),
+        ),
+        (" Yes.\nFollow up: 她是谁", ParsedStep("Yes.\nFollow up: 她是谁？", "她是谁？", None)),
+        (
+            " Ann, so the final answer is Ann (a painter of old).",
+            ParsedStep("Ann.\nSo the final answer is: Ann.", "", "Ann"),
+        ),
+        (" No.\nFinal answer:\n", ParsedStep("No.", "", None)),
         (" Ann.\nFollow up:", ParsedStep("Ann.", "", None)),
         ("", ParsedStep("", "", None)),
     ],
@@ -175,7 +274,16 @@ def test_self_ask_reads_what_models_write(text: str, written: ParsedStep) -> Non
             " Hm.\n\nAction 1: search [ x  y ]\nObservation 1: z",
             ParsedStep("Hm.\nAction: Search[x y]", "x y", None),
         ),
-        ("Hm. Action: Finish[X.]", ParsedStep("Hm.\nAction: Finish[X.]", "", "X")),
+        ("Hm. Action: Finish[X.]", ParsedStep("Hm.\nAction: Finish[X]", "", "X")),
+        ("Hm.\nAction: Finish[]", ParsedStep("Hm.\nAction: Finish[]", "", None)),
+        ("Hm.\nAction: Finish", ParsedStep("Hm.\nAction: Finish[]", "", None)),
+        ("Hm.\nAction：Search（x (y)）", ParsedStep("Hm.\nAction: Search[x (y)]", "x (y)", None)),
+        ("**Action 2**: **Search**(x)", ParsedStep("Action: Search[x]", "x", None)),
+        ("Hm. Search[“x”]", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        ("Hm.\nfinish(x)", ParsedStep("Hm.\nAction: Finish[x]", "", "x")),
+        ("I search (in vain) for it.", ParsedStep("I search (in vain) for it.", "", None)),
+        ("Thought: Hm.\nAction: Search: x", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        ("Hm.\nAction: Lookup[x]", ParsedStep("Hm. Action: Lookup(x)", "", None)),
         ("A.\nAction: Finish[f[0]] as said", ParsedStep("A.\nAction: Finish[f(0)]", "", "f(0)")),
         (
             "A.\nAction: Search[x]\nThought: B.\nAction: Finish[y]",
@@ -189,9 +297,10 @@ def test_react_reads_what_models_write(text: str, written: ParsedStep) -> None:
     assert react.parse(text, forced=False) == written
 
 
-WORDS = st.text(
-    st.sampled_from("aB é.?[]:\n"), max_size=12
-)  # everything that ends or begins something
+WORDS = st.lists(
+    st.sampled_from([*"aB é.?[]:\n1。", "**b**", '"b"', "`b`", "(b)", "\n- ", "\n2. "]), max_size=12
+).map("".join)
+"""Everything that ends or begins something, and marks of chat models."""
 PASSAGES = st.lists(st.sampled_from([A, B, C]), max_size=3)
 
 
@@ -217,11 +326,6 @@ def chains(
     code = FRAMEWORKS[name]
     rationales = [code.parse(text, forced=False).rationale for text in written]
     return draw(st.lists(PASSAGES, min_size=count, max_size=count)), rationales, written
-
-
-def cut(text: str, stops: Sequence[str]) -> str:
-    """What an engine gives back of a text."""
-    return text[: min([place for stop in stops if (place := text.find(stop)) >= 0] or [len(text)])]
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
@@ -256,8 +360,9 @@ def test_what_is_rendered_is_read_back(name: str, data: st.DataObject) -> None:
     for rationale, text in zip(rationales, written, strict=True):
         read = code.parse(text, forced=False)
         target = code.render_target(rationale, forced=False)
-        assert code.parse(target, forced=False) == read
-        assert code.parse(cut(target, code.STOPS), forced=False) == read
+        kept = replace(read, cut_sentences=0)
+        assert code.parse(target, forced=False) == kept
+        assert code.parse(cut(target, code.STOPS), forced=False) == kept
         if read.query or read.answer is not None:
             assert any(stop in target for stop in code.STOPS)
     path = code.render_path(rationales)

@@ -60,12 +60,17 @@ def test_the_last_step_is_forced_to_answer() -> None:
 
 def test_an_empty_step_is_followed_by_the_forced_answer() -> None:
     retriever = finding("a", "b")
-    result = run(ScriptedEngine(" One.", "  ", ""), retriever)
+    engine = ScriptedEngine(" One.", "  ", "", "", "")
+    result = run(engine, retriever)
     assert [s.rationale for s in result.steps] == ["One.", "", ANSWER_FLAG]
     assert retriever.queries == ["Who?", "One."]
     assert [s.query for s in result.steps] == ["Who?", "One.", ""]
     assert result.stop_reason == "no_query"
     assert result.answer == ""
+    assert engine.texts == []
+    assert (
+        engine.prompts[2] == f"{engine.prompts[1]}  \n\n"
+    )  # asked to go on behind an empty line, once
 
 
 def test_two_searches_without_anything_new_are_the_last_ones() -> None:
@@ -113,7 +118,7 @@ def test_self_ask_searches_with_its_follow_up_questions() -> None:
     assert engine.prompts[1] == engine.prompts[0] + (
         " Yes.\nFollow up: Who made B?\n\nTitle: B\nText: About b.\n\nIntermediate answer:"
     )
-    assert engine.stops[0] == ("?\n", "\nIntermediate answer:", "\nQuestion:")
+    assert engine.stops[0] == ("?\n", "？\n", "\nIntermediate answer:", "\nQuestion:")
     assert (result.answer, result.stop_reason) == ("Ann Lee", "answered")
 
 
@@ -140,7 +145,7 @@ def test_thinking_is_stripped_whether_or_not_it_spans_lines() -> None:
     result = run(engine, finding("a", "b"))
     assert [s.rationale for s in result.steps] == ["One.", f"Two. {ANSWER_FLAG} X."]
     assert engine.stops == [("\n",), ("</think>",), ("\n",), ("\n",)]
-    assert engine.prompts[2].endswith("<think> a\n b</think>\n")
+    assert engine.prompts[2].endswith("<think> a\n b</think>\n\n")
     assert "think" not in engine.prompts[3]
     assert result.steps[0].generated_tokens == 12
 

@@ -57,7 +57,11 @@ def render_path(rationales: Sequence[str]) -> str:
     return " " + "\n- ".join(rationales)
 
 
-def parse(text: str, *, forced: bool) -> ParsedStep:
+def unfinished(text: str, *, forced: bool) -> str:
+    return ""
+
+
+def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:
     line = text.strip()
     if forced or line.startswith("="):
         answer = line.removeprefix("=").strip()
@@ -76,6 +80,7 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> None:
         render_target=render_target,
         render_path=render_path,
         parse=parse,
+        unfinished=unfinished,
     )
     monkeypatch.setitem(FRAMEWORKS, "notes", module)
 

@@ -257,7 +257,7 @@ def test_demonstrations_come_right_after_the_instruction() -> None:
                 "question": "Where?",
                 "steps": [
                     {"passages": [{"title": "A", "text": "About a."}], "text": "There is a."},
-                    {"text": "It is b.  So the answer is: b"},
+                    {"text": "It is b.  So the **answer is b**"},
                 ],
             }
         ],
@@ -267,7 +267,7 @@ def test_demonstrations_come_right_after_the_instruction() -> None:
         "Title: A\nText: About a.\n\n"
         "Question: Where?\n"
         "Step 1: There is a.\n"
-        "Step 2: It is b. So the answer is: b\n\n"
+        "Step 2: It is b. So the answer is: b.\n\n"
         "Title: C\nText: About c.\n\n"
         "Question: Who?\n"
         "Step 1:"

@@ -21,17 +21,20 @@ The bundled toy models were trained on exactly this text.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
+from steper_ray.reasoning.answers import ends_in_flag, flagged, split_answer
+from steper_ray.reasoning.cleaning import clean, clean_line
 from steper_ray.reasoning.frameworks.protocol import (
     STEP_TERMINATOR,
     ParsedStep,
     Prompt,
-    clean_answer,
+    empty_line,
     render_passages,
 )
 from steper_ray.schema import Passage
-from steper_ray.text import squeeze
+from steper_ray.sentences import sentences
 
 ANSWER_FLAG: Final = "So the answer is:"
 
@@ -78,17 +81,29 @@ def render_path(rationales: Sequence[str]) -> str:
     return _lines(rationales).removeprefix("Step 1:")
 
 
-def parse(text: str, *, forced: bool) -> ParsedStep:
-    """See `Framework`: the sentence is the next query."""
-    sentence = squeeze(text)
-    rationale = f"{ANSWER_FLAG} {sentence}".rstrip() if forced else sentence
-    return ParsedStep(rationale, rationale, find_answer(rationale))
+def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:
+    """See `Framework`: one sentence, or the line up to the answer, is the step and the next query."""
+    if forced:
+        _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"))
+        rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
+        return ParsedStep(rationale, rationale, answer)
+    before, answer = split_answer(clean_line(text))
+    cut = 0
+    if answer:
+        step = f"{before} {flagged(ANSWER_FLAG, answer)}".lstrip()
+    else:
+        spans = sentences(before)
+        cut = 0 if whole_line else max(0, len(spans) - 1)
+        step = before[: spans[0][1]] if cut else before
+    if step != clean_line(step):  # the cut has made it one that has marks
+        return replace(parse(step, forced=False, whole_line=whole_line), cut_sentences=cut)
+    return ParsedStep(step, step, answer or None, cut)
 
 
-def find_answer(rationale: str) -> str | None:
-    """The answer in a rationale, without its full stop; None if the answer flag is not in it."""
-    start = rationale.lower().rfind(ANSWER_FLAG.lower())
-    return None if start < 0 else clean_answer(rationale[start + len(ANSWER_FLAG) :])
+def unfinished(text: str, *, forced: bool) -> str:  # noqa: ARG001
+    """See `Framework`: an empty line is skipped, and an answer may stand on the line after its flag."""
+    line = clean_line(text)
+    return STEP_TERMINATOR if ends_in_flag(line) else empty_line(line)
 
 
 def render_prompt(

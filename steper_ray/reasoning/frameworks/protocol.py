@@ -9,17 +9,22 @@ passages stand before the question, with its instruction and passages. So vLLM's
 and in training the steps of a chain share a trunk. Only where a prompt would outgrow its context are its
 oldest passages left out (`steper_ray.reasoning.prompts`).
 
-A framework is a module of plain functions that satisfies `Framework`; `settings.FRAMEWORKS` names them.
+A framework is a module of plain functions that satisfies `Framework`; `FRAMEWORKS` names them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from steper_ray.reasoning.cleaning import clean
 from steper_ray.schema import Passage
 
 STEP_TERMINATOR: Final = "\n"
 """Ends a step that is one line, and every forced answer."""
+
+
+EMPTY_LINE: Final = "\n\n"
+"""What a model mostly writes where it begins with a line break: a single token of many tokenizers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class ParsedStep:
     """What it wants to search next; empty where it says nothing that could be searched."""
     answer: str | None
     """Its answer, without a full stop; None if it gives none."""
+    cut_sentences: int = 0
+    """Sentences that were written after the step and left out of it."""
 
 
 class Framework(Protocol):
@@ -105,8 +112,21 @@ class Framework(Protocol):
         """
         ...
 
-    def parse(self, text: str, *, forced: bool) -> ParsedStep:
-        """Read what was written after a prompt: a target, cut at its stop text or not, or worse."""
+    def parse(self, text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:
+        """Read what was written after a prompt: a target, cut at its stop text or not, or worse.
+
+        It takes off the marks of chat models itself (`steper_ray.reasoning.cleaning`). What it makes of a
+        rationale that it has made is the same again.
+
+        whole_line: whether a step that should be one sentence keeps all that stand on its line
+        """
+        ...
+
+    def unfinished(self, text: str, *, forced: bool) -> str:
+        """The text to put behind what was written, where a stop text ended it before it said anything.
+
+        The model then goes on after it. Empty where the step is complete, which is nearly always.
+        """
         ...
 
 
@@ -121,6 +141,6 @@ def render_question(question: str, searches: Sequence[Sequence[Passage]]) -> str
     return "\n\n".join([f"Question: {question}", *render_passages(passages), ""])
 
 
-def clean_answer(text: str) -> str:
-    """An answer without its full stop."""
-    return text.strip().removesuffix(".").rstrip()
+def empty_line(text: str) -> str:
+    """See `Framework.unfinished`, of a step that ends with its line: an empty line is skipped."""
+    return "" if clean(text) else EMPTY_LINE

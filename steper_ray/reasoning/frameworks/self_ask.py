@@ -28,16 +28,18 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from steper_ray.reasoning.answers import flagged, split_answer
+from steper_ray.reasoning.cleaning import clean, clean_line
 from steper_ray.reasoning.frameworks.protocol import (
     STEP_TERMINATOR,
     ParsedStep,
     Prompt,
-    clean_answer,
+    empty_line,
     render_passages,
     render_question,
 )
 from steper_ray.schema import Passage
-from steper_ray.text import squeeze
+from steper_ray.sentences import end_sign, finished, is_unspaced
 
 NEEDED: Final = "Are follow up questions needed here:"
 
@@ -58,16 +60,22 @@ INSTRUCTION: Final = (
 )
 
 
-STOPS: Final = ("?\n", f"\n{INTERMEDIATE}", "\nQuestion:")
+STOPS: Final = ("?\n", "？\n", f"\n{INTERMEDIATE}", "\nQuestion:")
 
 
 _END: Final = "\n\nQuestion:"
 """What a student learns to write after the final answer, as demonstrations have it."""
 
 
-_LABEL: Final = re.compile(
-    r"\b(?:(?P<ask>follow[ -]?up(?: question)?)|so the (?:final )?answer is)\s*:", re.IGNORECASE
+_ASK: Final = re.compile(
+    r"\bfollow[ -]?ups?(?: questions?)?(?: \#?\d+)? ?[:：][ \n]?", re.IGNORECASE
 )
+
+
+_NOT_NEEDED: Final = re.compile(r"no\b", re.IGNORECASE)
+
+
+_QUESTION_MARKS: Final = "?？؟"
 
 
 def lay_out(
@@ -103,22 +111,30 @@ def render_path(rationales: Sequence[str]) -> str:
     return STEP_TERMINATOR.join(lines) + (_END if _answers(rationales[-1]) else STEP_TERMINATOR)
 
 
-def parse(text: str, *, forced: bool) -> ParsedStep:
-    """See `Framework`: the follow-up question or the final answer, whichever comes first, ends the step."""
+def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  # noqa: ARG001
+    """See `Framework`: the follow-up question or the final answer, whichever comes first, ends the step.
+
+    A step may have several sentences.
+    """
     if forced:
-        answer = _unasked(text)
-        return ParsedStep(f"{ANSWER_FLAG} {answer}".rstrip(), "", clean_answer(answer))
-    label = _LABEL.search(text)
-    if label is None:
-        return ParsedStep(_unasked(text), "", None)
-    said = _unasked(text[: label.start()])
-    line = _unasked(text[label.end() :].lstrip(" ").removeprefix("\n").partition("\n")[0])
-    if not label["ask"]:
-        return ParsedStep(_joined(said, f"{ANSWER_FLAG} {line}".rstrip()), "", clean_answer(line))
-    query = line.rstrip("?. ")
-    if not query:
-        return ParsedStep(said, "", None)
-    return ParsedStep(_joined(said, f"{FOLLOW_UP} {query}?"), f"{query}?", None)
+        _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"), endings=_QUESTION_MARKS)
+        rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
+        return ParsedStep(rationale, "", answer)
+    text = clean(text)
+    asks = _ASK.search(text)
+    before, answer = split_answer(text[: asks.start()] if asks else text, endings=_QUESTION_MARKS)
+    said = _unasked(before)
+    if answer:
+        return ParsedStep(_joined(finished(said), flagged(ANSWER_FLAG, answer)), "", answer)
+    query = _question(text[asks.end() :].partition("\n")[0]) if asks else ""
+    if not asks:
+        said, query = _unlabelled(before)
+    return ParsedStep(_joined(said, f"{FOLLOW_UP} {query}") if query else said, query, None)
+
+
+def unfinished(text: str, *, forced: bool) -> str:
+    """See `Framework`: a forced answer may stand behind an empty line."""
+    return empty_line(text) if forced else ""
 
 
 def _trace(searches: Sequence[Sequence[Passage]], rationales: Sequence[str]) -> str:
@@ -144,12 +160,38 @@ def _cue(done: int) -> str:
 
 def _spaced(rationale: str) -> str:
     """The rationale as it stands after its cue: on the next line where it says nothing but a label."""
-    return f"\n{rationale}" if _LABEL.match(rationale) else f" {rationale}"
+    return f"\n{rationale}" if rationale.startswith((FOLLOW_UP, ANSWER_FLAG)) else f" {rationale}"
 
 
-def _unasked(text: str) -> str:
+def _unlabelled(text: str) -> tuple[str, str]:
+    """What is said and what is asked without a label: a question alone on its line.
+
+    Its question mark may be gone with the stop text; then it is the last line, and ends like no sentence.
+    """
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        last = number == len(lines) - 1
+        cut_off = last and number > 0 and not end_sign(line) and not _NOT_NEEDED.match(text)
+        asks = cut_off or line.endswith(tuple(_QUESTION_MARKS))
+        if asks and (query := _question(line)):
+            return _unasked("\n".join(lines[:number])), query
+    return _unasked(text), ""
+
+
+def _question(line: str) -> str:
+    """A question with one question mark; empty if nothing is asked."""
+    query = _unasked(line, endings=f"{_QUESTION_MARKS}.。")
+    if not any(sign.isalnum() for sign in query):
+        return ""
+    return query + ("？" if is_unspaced(query[-1]) else "?")
+
+
+def _unasked(text: str, endings: str = _QUESTION_MARKS) -> str:
     """The text on one line, not ending like a question."""
-    return squeeze(text).rstrip("? ")
+    line = clean_line(text)
+    while (bare := clean_line(line.rstrip(endings))) != line:
+        line = bare
+    return line
 
 
 def _answers(rationale: str) -> bool:

@@ -41,6 +41,8 @@ def build_lines(summary: "BuildSummary") -> list[str]:
     more = "" if summary.chains == summary.questions else f"{summary.chains:,} chains of "
     verdicts = _verdicts(summary.chains, summary.kept, summary.rejected)
     dropped = f"{summary.totals['dropped_passages']:,} dropped passages"
+    if cut := summary.totals["cut_steps"]:
+        dropped += f", {cut:,} steps cut to one sentence"
     return [
         f"{more}{summary.questions:,} questions = {verdicts}",
         f"examples: {_examples(summary.examples)}; {summary.totals['forced']:,} forced, {dropped}",

@@ -157,9 +157,10 @@ def _step(
     style = _ABILITY_STYLES[scheme.names.index(ability) % len(_ABILITY_STYLES)]
     sure = "unknown" if step.mean_logprob is None else f"{step.mean_logprob:.4f}"
     dropped = f" · {step.dropped_passages} passages left out" if step.dropped_passages else ""
+    cut = f" · sentences cut: {step.cut_sentences}" if step.cut_sentences else ""
     numbers = (
         f" · mean log-probability {sure} · {step.prompt_tokens:,} prompt tokens, "
-        f"{step.generated_tokens:,} written{dropped}"
+        f"{step.generated_tokens:,} written{dropped}{cut}"
     )
     head = (f"step {number} ", "bold")
     yield 0, Text.assemble(head, (ability, style), (numbers, "dim"))

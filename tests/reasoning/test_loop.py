@@ -150,6 +150,37 @@ def test_thinking_is_stripped_whether_or_not_it_spans_lines() -> None:
     assert result.steps[0].generated_tokens == 12
 
 
+def test_sentences_after_the_first_are_cut_and_counted() -> None:
+    texts = " One is so. Two is so.", f" So. {ANSWER_FLAG} X. It is so."
+    engine, retriever = ScriptedEngine(*texts), finding("a", "b")
+    result = run(engine, retriever)
+    assert [s.rationale for s in result.steps] == ["One is so.", f"So. {ANSWER_FLAG} X."]
+    assert [s.cut_sentences for s in result.steps] == [1, 0]
+    assert retriever.queries[1] == "One is so."
+    assert engine.prompts[1].endswith("Step 1: One is so.\nStep 2:")
+    whole = run(ScriptedEngine(*texts), finding("a", "b"), whole_line=True)
+    assert [s.rationale for s in whole.steps] == [texts[0].strip(), f"So. {ANSWER_FLAG} X."]
+    assert [s.cut_sentences for s in whole.steps] == [0, 0]
+
+
+def test_an_answer_on_the_next_line_costs_one_request_more() -> None:
+    engine = ScriptedEngine(f" It is. {ANSWER_FLAG}", "X")
+    result = run(engine, finding("a"))
+    assert (result.answer, result.stop_reason) == ("X", "answered")
+    assert engine.prompts[1] == f"{engine.prompts[0]} It is. {ANSWER_FLAG}\n"
+    assert engine.stops == [("\n",)] * 2
+    assert result.steps[0].generated_tokens == 8
+
+
+def test_an_empty_answer_is_none() -> None:
+    engine = ScriptedEngine(f" It is. {ANSWER_FLAG} .", f" {ANSWER_FLAG} .", " X.")
+    retriever = finding("a", "b", "c")
+    result = run(engine, retriever)
+    assert retriever.queries == ["Who?", "It is."]
+    assert [s.rationale for s in result.steps] == ["It is.", "", f"{ANSWER_FLAG} X."]
+    assert (result.answer, result.stop_reason) == ("X", "no_query")
+
+
 def test_dropped_passages_are_counted_in_the_step() -> None:
     engine = ScriptedEngine(f" {ANSWER_FLAG} X.")
     result = run(engine, finding("abcd"), max_prompt_tokens=16)

@@ -12,7 +12,14 @@ from steper_ray.selection.statistics import MAX_BINS, Counts, describe, histogra
 from tests.samples import CHAIN, numbered, step
 
 SHORT = replace(CHAIN, id="q2", hops=2, steps=CHAIN.steps[2:], f1=0.5, model="Some-Org/teacher")
-LONG = step("x", prompt_tokens=100, generated_tokens=50, cached_tokens=64, dropped_passages=2)
+LONG = step(
+    "x",
+    prompt_tokens=100,
+    generated_tokens=50,
+    cached_tokens=64,
+    dropped_passages=2,
+    cut_sentences=3,
+)
 FORCED = replace(
     CHAIN, id="q3", hops=None, stop_reason="nothing_new", em=0.0, f1=0.0, acc=0.0,
     steps=(LONG, *CHAIN.steps),
@@ -61,6 +68,8 @@ def test_everything_is_counted() -> None:
         "corrected": 1,
         "rationalized": 1,
         "dropped_passages": 2,
+        "cut_chains": 1,
+        "cut_steps": 1,
         "prompt_tokens": 3 * 10 + 10 + 130,
         "cached_tokens": 64,
         "generated_tokens": 3 * 5 + 5 + 65,

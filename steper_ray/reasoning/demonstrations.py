@@ -29,7 +29,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.reasoning.frameworks import cue_of, framework_named
 from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.reasoning.settings import Demonstration, ReasoningConfig
 from steper_ray.run.section import Section, local_path
@@ -50,10 +50,10 @@ class _File(Section):
 
 @lru_cache(maxsize=64)
 def complete_reasoning(settings: ReasoningConfig) -> ReasoningConfig:
-    """The settings with the framework's own instruction where none is set, and demonstrations read in.
+    """The settings with the framework's own instruction and cue where none are set, demonstrations read in.
 
     Settings that are complete come back unchanged in what they say. Raises InputError for an unknown
-    framework and for demonstrations that cannot be used.
+    framework, for a cue that its layout does not have, and for demonstrations that cannot be used.
     """
     framework, given = framework_named(settings.framework), settings.demonstrations
     if isinstance(given, str):
@@ -64,8 +64,13 @@ def complete_reasoning(settings: ReasoningConfig) -> ReasoningConfig:
         )
     else:
         shown = canonical(given, framework, "demonstrations", settings.whole_line)
+    if settings.cue is not None and not framework.CUE:
+        raise InputError(
+            f"reasoning.cue: the layout of {settings.framework} has no cue before a step; leave it out"
+        )
     instruction = framework.INSTRUCTION if settings.instruction is None else settings.instruction
-    return settings.model_copy(update={"instruction": instruction, "demonstrations": shown})
+    complete = {"instruction": instruction, "cue": cue_of(settings) or None}
+    return settings.model_copy(update={**complete, "demonstrations": shown})
 
 
 def read_demonstrations(
@@ -147,18 +152,19 @@ def render_head(settings: ReasoningConfig) -> tuple[str, ...]:
     settings, framework = complete_reasoning(settings), framework_named(settings.framework)
     assert settings.instruction is not None, "complete settings have an instruction"
     assert not isinstance(settings.demonstrations, str), "complete settings have read their file"
-    shown = (render_demonstration(one, framework) for one in settings.demonstrations)
+    cue = cue_of(settings)
+    shown = (render_demonstration(one, framework, cue) for one in settings.demonstrations)
     return (settings.instruction, *shown)
 
 
-def render_demonstration(demonstration: Demonstration, code: Framework) -> str:
+def render_demonstration(demonstration: Demonstration, code: Framework, cue: str) -> str:
     """A demonstration as a block of a prompt."""
     searches = [
         [Passage("", passage.title, passage.text) for passage in step.passages]
         for step in demonstration.steps
     ]
     rationales = [step.text for step in demonstration.steps]
-    return code.render_chain(demonstration.question, searches, rationales)
+    return code.render_chain(demonstration.question, searches, rationales, cue=cue)
 
 
 def _first(error: ValidationError) -> str:

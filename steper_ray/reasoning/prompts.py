@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from steper_ray.reasoning.demonstrations import render_head
-from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.reasoning.frameworks import cue_of, framework_named
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import Passage
@@ -39,7 +39,8 @@ def make_prompt(
     hint: what stands before what the framework lays out (see `steper_ray.reasoning.hints`)
     """
     framework = framework_named(settings.framework)
-    prompt = framework.lay_out(question, searches, rationales, forced=forced)
+    cue = cue_of(settings)
+    prompt = framework.lay_out(question, searches, rationales, forced=forced, cue=cue)
     return prompt.headed(*render_head(settings), *([hint] if hint else []))
 
 

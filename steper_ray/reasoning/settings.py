@@ -1,10 +1,13 @@
 """How a question is asked: the settings that a student is trained with and carries in its folder."""
 
-from typing import Literal
+import re
+from typing import Final, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
 from steper_ray.run.section import Section, local_path
+
+_CUE: Final = re.compile(r"[^\W\d_]+(?:[ '’-][^\W\d_]+){0,3}")
 
 
 class DemonstrationPassage(Section):
@@ -48,6 +51,9 @@ class ReasoningConfig(Section):
     demonstrations: str | tuple[Demonstration, ...] = ()
     """Worked examples after the instruction. In the run file: a YAML file, or `bundled`; the student's
     folder carries what was in it. None by default."""
+    cue: str | None = None
+    """One to four words before the number that begins each step: `Fact` gives `Fact 1:`. Null takes the
+    framework's own, `Fact` in `ircot` (after `Step 1:` chat models plan); the others' layouts have none."""
     chat: Literal["auto", True, False] = "auto"
     """Whether prompts are put into the model's chat template, with the reasoning so far as the
     assistant's unfinished turn; `auto` does where the tokenizer has a template. A student's folder says
@@ -59,6 +65,15 @@ class ReasoningConfig(Section):
     """Longest prompt in tokens; beyond it whole passages are dropped, oldest first."""
     max_step_tokens: PositiveInt = 128
     """Longest text of a step in tokens."""
+
+    @field_validator("cue")
+    @classmethod
+    def _check_cue(cls, cue: str | None) -> str | None:
+        if cue is not None and not _CUE.fullmatch(cue):
+            raise ValueError(
+                "expected one to four words of letters, without colon, number or line break, such as Fact"
+            )
+        return cue
 
     @field_validator("demonstrations", mode="before")
     @classmethod

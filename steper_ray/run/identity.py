@@ -63,16 +63,23 @@ _REASONING: Final = (
 """Where records, and a student's `steper.json`, have the settings of the section `reasoning`."""
 
 
+def _cue_before(reasoning: Mapping[str, Any]) -> str | None:
+    """The cue that prompts had before it could be set."""
+    return "Step" if reasoning.get("framework") == "ircot" else None
+
+
 ADDED: Final[dict[str, Any]] = {
     "chains.retriever": "bm25",
     "chains.task": "qa",
     "answers.retriever": "bm25",
     "answers.task": "qa",
+    **{f"{path}.cue": _cue_before for path in _REASONING},
     **{f"{path}.whole_line": True for path in _REASONING},
 }
 """Key path → value that reproduces what was done before the key existed, for keys added after format 1.
 
-A path begins with the kind of result, as "training.train.new_key"; `*` stands for any one key or index.
+A path begins with the kind of result, as "training.train.new_key"; `*` stands for any one key or index. A
+function gives the value from what stands beside the key.
 """
 
 
@@ -133,7 +140,7 @@ def migrated(older: Mapping[str, Any]) -> Record:
     for path, value in ADDED.items():
         *above, key = path.split(".")
         for parent in _parents(tree, above):
-            parent.setdefault(key, value)
+            parent.setdefault(key, value(parent) if callable(value) else value)
     return values
 
 

@@ -16,6 +16,7 @@ REASONING_KEYS: Final = (
     "demonstrations.steps.passages.title",
     "demonstrations.steps.passages.text",
     "demonstrations.steps.text",
+    "cue",
     "chat",
     "whole_line",
     "max_prompt_tokens",

@@ -45,7 +45,7 @@ def test_the_bundled_ones_are_written_as_the_framework_keeps_them(name: str) -> 
     demonstrations = read_demonstrations("bundled", name, code)
     assert len(demonstrations) >= 2
     for demonstration in demonstrations:
-        text = render_demonstration(demonstration, code)
+        text = render_demonstration(demonstration, code, code.CUE)
         assert text.count("Title: ") == sum(len(step.passages) for step in demonstration.steps)
         for step in demonstration.steps:
             written = code.parse(step.text, forced=False)

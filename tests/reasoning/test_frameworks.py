@@ -7,7 +7,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from steper_ray.cli import TOY_RUN_FILE
+from steper_ray.errors import InputError
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.frameworks import FRAMEWORKS, ircot, react, self_ask
 from steper_ray.reasoning.frameworks.protocol import (
     EMPTY_LINE,
@@ -15,7 +19,11 @@ from steper_ray.reasoning.frameworks.protocol import (
     Framework,
     ParsedStep,
 )
+from steper_ray.reasoning.prompts import make_prompt
+from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.loading import load_config
 from steper_ray.schema import Passage
+from steper_ray.toy import asking
 from tests.fakes import cut
 
 A, B, C = (Passage(name, name.upper(), f"About {name}.") for name in "abc")
@@ -33,12 +41,45 @@ TOY_PROMPT = (
 
 
 def test_ircot_prompts_are_laid_out_exactly_so() -> None:
-    assert ircot.render_prompt("Who?", [A, B], ["One."]) == TOY_PROMPT
-    prompt = ircot.lay_out("Who?", [[A], [B]], ["One."], forced=False)
-    assert prompt.headed(ircot.INSTRUCTION).text == TOY_PROMPT
+    assert asking.render_prompt("Who?", [A, B], ["One."]) == TOY_PROMPT
+    prompt = ircot.lay_out("Who?", [[A], [B]], ["One."], forced=False, cue="Step")
+    assert prompt.headed(asking.INSTRUCTION).text == TOY_PROMPT
     assert prompt.assistant == "Step 1: One.\nStep 2:"
     forced = ircot.render_prompt("Who?", [], [], forced=True, instruction="Go.")
-    assert forced == "Go.\n\nQuestion: Who?\nStep 1: So the answer is:"
+    assert forced == "Go.\n\nQuestion: Who?\nFact 1: So the answer is:"
+
+
+def test_the_toy_s_run_file_asks_its_models_as_they_were_trained() -> None:
+    reasoning = load_config(TOY_RUN_FILE).reasoning
+    assert {name: getattr(reasoning, name) for name in asking.REASONING} == asking.REASONING
+    assert make_prompt(reasoning, "Who?", [[A, B]], ["One."], forced=False).text == TOY_PROMPT
+
+
+@pytest.mark.parametrize("cue", ["Step", "Known fact", "Schritt", "事实"])
+def test_a_cue_stands_before_every_step(cue: str) -> None:
+    settings = complete_reasoning(
+        ReasoningConfig(cue=cue, instruction="Go.", demonstrations="bundled")
+    )
+    prompt = make_prompt(settings, "Who?", [[A]], ["One."], forced=True)
+    assert prompt.assistant == f"{cue} 1: One.\n{cue} 2: So the answer is:"
+    steps = sum(len(one.steps) for one in settings.demonstrations if not isinstance(one, str))
+    assert prompt.user.count(f"\n{cue} ") == steps > 4
+    assert ircot.render_path(["One.", "Two."], cue=cue) == f" One.\n{cue} 2: Two.\n"
+
+
+@pytest.mark.parametrize(
+    "cue", ["", "Fact:", "Fact 1", "a\nb", "One two three four five", " a", "#"]
+)
+def test_a_cue_is_a_few_words(cue: str) -> None:
+    with pytest.raises(ValidationError, match="expected one to four words"):
+        ReasoningConfig(cue=cue)
+
+
+@pytest.mark.parametrize("name", ["self_ask", "react"])
+def test_a_layout_without_a_cue_refuses_one(name: str) -> None:
+    assert complete_reasoning(ReasoningConfig(framework=name)).cue is None
+    with pytest.raises(InputError, match=f"reasoning.cue: the layout of {name} has no cue"):
+        complete_reasoning(ReasoningConfig(framework=name, cue="Fact"))
 
 
 def test_self_ask_prompts_are_laid_out_exactly_so() -> None:
@@ -112,7 +153,7 @@ def test_targets(code: Framework, rationale: str, forced: bool, target: str) -> 
 
 
 def test_paths_have_every_step_and_no_passages() -> None:
-    assert ircot.render_path(["One.", "Two."]) == " One.\nStep 2: Two.\n"
+    assert ircot.render_path(["One.", "Two."]) == " One.\nFact 2: Two.\n"
     asked = ["Yes.\nFollow up: Who?", "Ann.\nSo the final answer is: Ann."]
     assert self_ask.render_path(asked) == (
         " Yes.\nFollow up: Who?\nIntermediate answer: Ann.\nSo the final answer is: Ann.\n\nQuestion:"
@@ -334,9 +375,13 @@ def test_prompts_only_grow(name: str, data: st.DataObject) -> None:
     code = FRAMEWORKS[name]
     searches, rationales, _ = data.draw(chains(name))
     for step in range(1, len(rationales)):
-        before = code.lay_out("Who?", searches[:step], rationales[: step - 1], forced=False)
+        before = code.lay_out(
+            "Who?", searches[:step], rationales[: step - 1], forced=False, cue=code.CUE
+        )
         after = {
-            forced: code.lay_out("Who?", searches[: step + 1], rationales[:step], forced=forced)
+            forced: code.lay_out(
+                "Who?", searches[: step + 1], rationales[:step], forced=forced, cue=code.CUE
+            )
             for forced in (False, True)
         }
         target = code.render_target(rationales[step - 1], forced=False)
@@ -365,7 +410,7 @@ def test_what_is_rendered_is_read_back(name: str, data: st.DataObject) -> None:
         assert code.parse(cut(target, code.STOPS), forced=False) == kept
         if read.query or read.answer is not None:
             assert any(stop in target for stop in code.STOPS)
-    path = code.render_path(rationales)
+    path = code.render_path(rationales, cue=code.CUE)
     assert path.startswith((" ", "\n"))
     if read_first := code.parse(written[0], forced=False).query:
         assert code.parse(cut(path, code.STOPS), forced=False).query == read_first
@@ -381,8 +426,9 @@ def test_forced_answers_are_read_back(name: str, text: str) -> None:
     target = code.render_target(read.rationale, forced=True)
     assert target.index(STEP_TERMINATOR) == len(target) - 1
     assert code.parse(target, forced=True) == read
-    begun = code.lay_out("Who?", [[A]], [], forced=True)
+    begun = code.lay_out("Who?", [[A]], [], forced=True, cue=code.CUE)
     assert (
-        code.render_chain("Who?", [[A]], [read.rationale]) == ((begun.text + target).rstrip())
+        code.render_chain("Who?", [[A]], [read.rationale], cue=code.CUE)
+        == ((begun.text + target).rstrip())
         or name == "ircot"
     )

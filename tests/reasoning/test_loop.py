@@ -51,7 +51,7 @@ def test_the_top_k_is_taken_before_seen_passages_are_dropped() -> None:
 def test_the_last_step_is_forced_to_answer() -> None:
     engine = ScriptedEngine(" One.", " Two.", " X.")
     result = run(engine, finding("a", "b", "c"), max_steps=3)
-    assert engine.prompts[-1].endswith(f"Step 3: {ANSWER_FLAG}")
+    assert engine.prompts[-1].endswith(f"Fact 3: {ANSWER_FLAG}")
     assert result.stop_reason == "forced"
     assert result.answer == "X"
     assert result.steps[-1].rationale == f"{ANSWER_FLAG} X."
@@ -80,7 +80,7 @@ def test_two_searches_without_anything_new_are_the_last_ones() -> None:
     assert retriever.queries == ["Who?", "One.", "Two."]
     assert result.stop_reason == "nothing_new"
     assert [s.rationale for s in result.steps][2:] == ["Three.", f"{ANSWER_FLAG} X."]
-    assert engine.prompts[3] == f"{engine.prompts[2]} Three.\nStep 4: {ANSWER_FLAG}"
+    assert engine.prompts[3] == f"{engine.prompts[2]} Three.\nFact 4: {ANSWER_FLAG}"
     assert result.answer == "X"
 
 
@@ -151,15 +151,15 @@ def test_thinking_is_stripped_whether_or_not_it_spans_lines() -> None:
 
 
 def test_sentences_after_the_first_are_cut_and_counted() -> None:
-    texts = " One is so. Two is so.", f" So. {ANSWER_FLAG} X. It is so."
+    texts = " One is so. Two is so.", f" So. {ANSWER_FLAG} Yes. It is so."
     engine, retriever = ScriptedEngine(*texts), finding("a", "b")
     result = run(engine, retriever)
-    assert [s.rationale for s in result.steps] == ["One is so.", f"So. {ANSWER_FLAG} X."]
+    assert [s.rationale for s in result.steps] == ["One is so.", f"So. {ANSWER_FLAG} Yes."]
     assert [s.cut_sentences for s in result.steps] == [1, 0]
     assert retriever.queries[1] == "One is so."
-    assert engine.prompts[1].endswith("Step 1: One is so.\nStep 2:")
+    assert engine.prompts[1].endswith("Fact 1: One is so.\nFact 2:")
     whole = run(ScriptedEngine(*texts), finding("a", "b"), whole_line=True)
-    assert [s.rationale for s in whole.steps] == [texts[0].strip(), f"So. {ANSWER_FLAG} X."]
+    assert [s.rationale for s in whole.steps] == [texts[0].strip(), f"So. {ANSWER_FLAG} Yes."]
     assert [s.cut_sentences for s in whole.steps] == [0, 0]
 
 

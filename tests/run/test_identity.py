@@ -130,6 +130,19 @@ def test_a_key_added_later_has_in_older_records_what_the_code_did_then(
     assert differences(before, record("training", grown)) == ["train.clip: 1.0 → 2.0"]
 
 
+@pytest.mark.parametrize(("framework", "cue"), [("ircot", "Step"), ("self_ask", None)])
+def test_prompts_had_a_fixed_cue_before_it_could_be_set(framework: str, cue: str | None) -> None:
+    reasoning = {"framework": framework, "max_steps": 5}
+    asked = {"reasoning": reasoning, "ensemble": {"a": {"reasoning": reasoning}}}
+    now = {**reasoning, "cue": cue, "whole_line": True}
+    today = {"reasoning": now, "ensemble": {"a": {"reasoning": now}}}
+    assert differences(record("chains", asked), record("chains", today)) == []
+    other = {"reasoning": {**now, "cue": "Fact"}, "ensemble": {"a": {"reasoning": now}}}
+    assert differences(record("chains", asked), record("chains", other)) == [
+        f"reasoning.cue: {cue!r} → 'Fact'"
+    ]
+
+
 def test_a_renamed_key_is_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = record("training", BODY)
     renamed = {**BODY, "train": {"learning_rate": 0.1, "lora": None}}

@@ -34,7 +34,7 @@ def test_a_chain_becomes_one_example_a_step() -> None:
     assert second.prompt == (
         "Go.\n\nTitle: Zalk Stumum\nText: Zalk Stumum presents Kek Bibro. It ran for a long season.\n\n"
         "Title: Kek Bibro\nText: In 1984 Kek Bibro praised Old Harbour. It owns seven trucks.\n\n"
-        f"Question: {CHAIN.question}\nStep 1: Zalk Stumum presents Kek Bibro.\nStep 2:"
+        f"Question: {CHAIN.question}\nFact 1: Zalk Stumum presents Kek Bibro.\nFact 2:"
     )
 
 
@@ -42,7 +42,7 @@ def test_the_flag_of_a_forced_chain_is_in_the_prompt_and_not_in_the_target() -> 
     steps = (FIRST, step("So the answer is: X."))
     last = step_examples(replace(CHAIN, steps=steps, stop_reason="forced"), ReasoningConfig())[-1]
     assert last.forced
-    assert last.prompt.endswith("Step 2: So the answer is:")
+    assert last.prompt.endswith("Fact 2: So the answer is:")
     assert last.target == " X.\n"
 
 

@@ -9,15 +9,17 @@ question and the reasoning so far, one step a line:
     Text: <text>
 
     Question: <question>
-    Step 1: <r_1>
-    Step 2:
+    Fact 1: <r_1>
+    Fact 2:
 
 Nothing is ever re-sorted, so the prompt of step s+1 shares its beginning with that of step s. The model
 continues with a space and the next sentence, and ends the step with a newline (`STEP_TERMINATOR`): were
 the sentences on one line, the same text would ask for the next sentence at one step and for the end at
-another. The answer stands in the sentence that has the answer flag.
+another. The answer stands in the sentence that has the answer flag. What stands before the number is a
+setting (`reasoning.cue`).
 
-The bundled toy models were trained on exactly this text.
+The bundled toy models were trained on exactly this text, with `Step` as the cue and an instruction of
+their own (`steper_ray.toy.asking`).
 """
 
 from collections.abc import Sequence
@@ -39,6 +41,10 @@ from steper_ray.sentences import sentences
 ANSWER_FLAG: Final = "So the answer is:"
 
 
+CUE: Final = "Fact"
+"""After `Step 1:` chat models plan what to look for, after `Fact 1:` they state a fact."""
+
+
 INSTRUCTION: Final = (
     "Answer the question step by step, one sentence at a time, using the passages. "
     f"End with: {ANSWER_FLAG}"
@@ -54,17 +60,22 @@ def lay_out(
     rationales: Sequence[str],
     *,
     forced: bool,
+    cue: str = CUE,
 ) -> Prompt:
     """See `Framework`: P_≤s, then q, then R_<s (and the answer flag when `forced`)."""
-    cue = f"Step {len(rationales) + 1}:" + (f" {ANSWER_FLAG}" if forced else "")
-    return Prompt(_given(question, searches), _lines(rationales) + cue)
+    begun = f"{cue} {len(rationales) + 1}:" + (f" {ANSWER_FLAG}" if forced else "")
+    return Prompt(_given(question, searches), _lines(rationales, cue) + begun)
 
 
 def render_chain(
-    question: str, searches: Sequence[Sequence[Passage]], rationales: Sequence[str]
+    question: str,
+    searches: Sequence[Sequence[Passage]],
+    rationales: Sequence[str],
+    *,
+    cue: str = CUE,
 ) -> str:
     """See `Framework`."""
-    return (_given(question, searches) + _lines(rationales)).rstrip()
+    return (_given(question, searches) + _lines(rationales, cue)).rstrip()
 
 
 def render_target(rationale: str, *, forced: bool) -> str:
@@ -76,9 +87,9 @@ def render_target(rationale: str, *, forced: bool) -> str:
     return written + STEP_TERMINATOR
 
 
-def render_path(rationales: Sequence[str]) -> str:
+def render_path(rationales: Sequence[str], *, cue: str = CUE) -> str:
     """See `Framework`."""
-    return _lines(rationales).removeprefix("Step 1:")
+    return _lines(rationales, cue).removeprefix(f"{cue} 1:")
 
 
 def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:
@@ -113,9 +124,11 @@ def render_prompt(
     *,
     forced: bool = False,
     instruction: str = INSTRUCTION,
+    cue: str = CUE,
 ) -> str:
     """The prompt of a base model with these passages, whichever search brought them."""
-    return lay_out(question, [passages], reasoning, forced=forced).headed(instruction).text
+    prompt = lay_out(question, [passages], reasoning, forced=forced, cue=cue)
+    return prompt.headed(instruction).text
 
 
 def _given(question: str, searches: Sequence[Sequence[Passage]]) -> str:
@@ -123,5 +136,5 @@ def _given(question: str, searches: Sequence[Sequence[Passage]]) -> str:
     return "\n\n".join([*render_passages(passages), f"Question: {question}\n"])
 
 
-def _lines(rationales: Sequence[str]) -> str:
-    return "".join(f"Step {s}: {r}{STEP_TERMINATOR}" for s, r in enumerate(rationales, 1))
+def _lines(rationales: Sequence[str], cue: str) -> str:
+    return "".join(f"{cue} {s}: {r}{STEP_TERMINATOR}" for s, r in enumerate(rationales, 1))

@@ -72,11 +72,17 @@ class Framework(Protocol):
     searches:   P_1 … P_s, the new passages of each search; the first stands with the question
     rationales: r_1 … r_(s-1)
     forced:     whether the prompt itself begins the answer, so that whatever is written is one
+    cue:        as CUE; a framework without one does not look at it
     """
 
     @property
     def INSTRUCTION(self) -> str:
         """Begins every prompt unless `reasoning.instruction` says otherwise."""
+        ...
+
+    @property
+    def CUE(self) -> str:
+        """Begins each step with its number unless `reasoning.cue` says otherwise; empty if none does."""
         ...
 
     @property
@@ -91,12 +97,18 @@ class Framework(Protocol):
         rationales: Sequence[str],
         *,
         forced: bool,
+        cue: str,
     ) -> Prompt:
         """The prompt of one step, without instruction and demonstrations."""
         ...
 
     def render_chain(
-        self, question: str, searches: Sequence[Sequence[Passage]], rationales: Sequence[str]
+        self,
+        question: str,
+        searches: Sequence[Sequence[Passage]],
+        rationales: Sequence[str],
+        *,
+        cue: str,
     ) -> str:
         """A finished chain as a demonstration shows it; as many searches as rationales."""
         ...
@@ -105,7 +117,7 @@ class Framework(Protocol):
         """What the model should write after the prompt, up to the end of the text that ends the step."""
         ...
 
-    def render_path(self, rationales: Sequence[str]) -> str:
+    def render_path(self, rationales: Sequence[str], *, cue: str) -> str:
         """What a model should write that has all passages and writes r_1 … r_S at once (`vanilla-kd`).
 
         Cut at the first of `STOPS` it reads like the first step alone.

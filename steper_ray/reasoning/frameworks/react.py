@@ -54,6 +54,9 @@ FORCED: Final = "I have to answer with what I have found.\nAction: Finish["
 """Begins the last step when the answer is forced."""
 
 
+CUE: Final = ""
+
+
 INSTRUCTION: Final = (
     "Answer the question with the help of a search engine, in turns of a thought and an action. The action "
     "is Search[what to look up], which shows passages, or Finish[the answer in a few words]."
@@ -98,14 +101,19 @@ def lay_out(
     rationales: Sequence[str],
     *,
     forced: bool,
+    cue: str = CUE,  # noqa: ARG001
 ) -> Prompt:
     """See `Framework`; a forced prompt has the last thought written and its action begun."""
-    cue = f"{THOUGHT} {FORCED}" if forced else THOUGHT
-    return Prompt(render_question(question, searches[:1]), _trace(searches[1:], rationales) + cue)
+    begun = f"{THOUGHT} {FORCED}" if forced else THOUGHT
+    return Prompt(render_question(question, searches[:1]), _trace(searches[1:], rationales) + begun)
 
 
 def render_chain(
-    question: str, searches: Sequence[Sequence[Passage]], rationales: Sequence[str]
+    question: str,
+    searches: Sequence[Sequence[Passage]],
+    rationales: Sequence[str],
+    *,
+    cue: str = CUE,  # noqa: ARG001
 ) -> str:
     """See `Framework`."""
     return (render_question(question, searches[:1]) + _trace(searches[1:], rationales)).rstrip()
@@ -117,7 +125,7 @@ def render_target(rationale: str, *, forced: bool) -> str:
     return written + STEP_TERMINATOR
 
 
-def render_path(rationales: Sequence[str]) -> str:
+def render_path(rationales: Sequence[str], *, cue: str = CUE) -> str:  # noqa: ARG001
     """See `Framework`; a path has no observations."""
     return "".join(f"{THOUGHT}{_spaced(r)}{STEP_TERMINATOR}" for r in rationales).removeprefix(
         THOUGHT

@@ -53,6 +53,9 @@ INTERMEDIATE: Final = "Intermediate answer:"
 ANSWER_FLAG: Final = "So the final answer is:"
 
 
+CUE: Final = ""
+
+
 INSTRUCTION: Final = (
     "Answer the question with the help of a search engine. Ask one follow up question at a time; passages "
     "found for it are shown, and its intermediate answer is given from them in a few words. When nothing "
@@ -84,14 +87,19 @@ def lay_out(
     rationales: Sequence[str],
     *,
     forced: bool,
+    cue: str = CUE,  # noqa: ARG001
 ) -> Prompt:
     """See `Framework`; a forced prompt asks for the final answer in place of the intermediate one."""
-    cue = ANSWER_FLAG if forced else _cue(len(rationales))
-    return Prompt(render_question(question, searches[:1]), _trace(searches[1:], rationales) + cue)
+    begun = ANSWER_FLAG if forced else _cue(len(rationales))
+    return Prompt(render_question(question, searches[:1]), _trace(searches[1:], rationales) + begun)
 
 
 def render_chain(
-    question: str, searches: Sequence[Sequence[Passage]], rationales: Sequence[str]
+    question: str,
+    searches: Sequence[Sequence[Passage]],
+    rationales: Sequence[str],
+    *,
+    cue: str = CUE,  # noqa: ARG001
 ) -> str:
     """See `Framework`."""
     return (render_question(question, searches[:1]) + _trace(searches[1:], rationales)).rstrip()
@@ -104,7 +112,7 @@ def render_target(rationale: str, *, forced: bool) -> str:
     return _spaced(rationale) + (_END if _answers(rationale) else STEP_TERMINATOR)
 
 
-def render_path(rationales: Sequence[str]) -> str:
+def render_path(rationales: Sequence[str], *, cue: str = CUE) -> str:  # noqa: ARG001
     """See `Framework`."""
     first, *others = rationales
     lines = [_spaced(first), *(_line(step, r) for step, r in enumerate(others, 1))]

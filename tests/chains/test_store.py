@@ -37,7 +37,7 @@ SETTINGS = {
     "retriever": "bm25",
     "task": "qa",
     "teacher": "a",
-    "reasoning": {"max_steps": 5, "k": 4, "whole_line": False},
+    "reasoning": {"max_steps": 5, "k": 4, "cue": None, "whole_line": False},
 }
 
 
@@ -90,7 +90,9 @@ def test_other_settings_are_refused_with_every_difference(tmp_path):
     prepare_store(out, chains_record())
     write(out, {1: None})
     prepare_store(out, chains_record())
-    other = chains_record(teacher="b", reasoning={"max_steps": 5, "whole_line": False}, samples=2)
+    other = chains_record(
+        teacher="b", reasoning={"max_steps": 5, "cue": None, "whole_line": False}, samples=2
+    )
     with pytest.raises(InputError) as refused:
         prepare_store(out, other)
     for difference in ("teacher: 'a' → 'b'", "reasoning.k: 4 → nothing", "samples: nothing → 2"):

@@ -72,6 +72,9 @@ def test_the_flag_of_a_forced_chain_is_in_the_prompt_and_not_in_the_target() -> 
             {"repeated_steps": True},
             None,
         ),
+        ({"steps": (step("Identify the mayor of the town.", "p1"), LAST)}, {}, "no_fact"),
+        ({"steps": (step("Identify the mayor of the town.", "p1"), SECOND, LAST)}, {}, None),
+        ({"steps": (LAST,), "passages": PASSAGES[2:]}, {}, None),
         ({"steps": (step("Zalk Bibro plays.", "p1"), SECOND, LAST)}, {}, "ungrounded"),
         ({"steps": (step("Zalk Bibro plays.", "p1"), SECOND, LAST)}, {"grounded": False}, None),
         # The gold passages

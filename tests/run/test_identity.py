@@ -133,11 +133,12 @@ def test_a_key_added_later_has_in_older_records_what_the_code_did_then(
 @pytest.mark.parametrize(("framework", "cue"), [("ircot", "Step"), ("self_ask", None)])
 def test_prompts_had_a_fixed_cue_before_it_could_be_set(framework: str, cue: str | None) -> None:
     reasoning = {"framework": framework, "max_steps": 5}
-    asked = {"reasoning": reasoning, "ensemble": {"a": {"reasoning": reasoning}}}
+    same = {"retriever": "bm25", "task": "qa"}
+    asked = {**same, "reasoning": reasoning, "ensemble": {"a": {"reasoning": reasoning}}}
     now = {**reasoning, "cue": cue, "whole_line": True}
-    today = {"reasoning": now, "ensemble": {"a": {"reasoning": now}}}
+    today = {**same, "reasoning": now, "ensemble": {"a": {"reasoning": now}}}
     assert differences(record("chains", asked), record("chains", today)) == []
-    other = {"reasoning": {**now, "cue": "Fact"}, "ensemble": {"a": {"reasoning": now}}}
+    other = {**same, "reasoning": {**now, "cue": "Fact"}, "ensemble": {"a": {"reasoning": now}}}
     assert differences(record("chains", asked), record("chains", other)) == [
         f"reasoning.cue: {cue!r} → 'Fact'"
     ]

@@ -46,8 +46,9 @@ CUE: Final = "Fact"
 
 
 INSTRUCTION: Final = (
-    "Answer the question step by step, one sentence at a time, using the passages. "
-    f"End with: {ANSWER_FLAG}"
+    "Answer the question with facts from the passages, one a line. A line is one sentence that states one "
+    "fact. As soon as the facts give the answer, end the line like this, with the answer in a few words:\n"
+    f"{ANSWER_FLAG} <answer>."
 )
 
 

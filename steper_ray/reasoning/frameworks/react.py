@@ -58,8 +58,11 @@ CUE: Final = ""
 
 
 INSTRUCTION: Final = (
-    "Answer the question with the help of a search engine, in turns of a thought and an action. The action "
-    "is Search[what to look up], which shows passages, or Finish[the answer in a few words]."
+    "Answer the question with the help of a search engine, in turns of a thought and an action. A thought "
+    "is one sentence. The action stands on the line after it, and is one of these two:\n"
+    "Action: Search[<what to look up>]\n"
+    "Action: Finish[<the answer in a few words>]\n"
+    "A search shows passages."
 )
 
 
@@ -147,7 +150,7 @@ def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  
         answer = bare_answer(argument).translate(_ROUND)
         rationale = f"{thought}\nAction: Finish[{answer}]".lstrip()
         return ParsedStep(rationale, "", answer if answer or forced else None)
-    query = argument.translate(_ROUND)
+    query = argument.strip("<> ").translate(_ROUND)
     return ParsedStep(f"{thought}\nAction: Search[{query}]".lstrip(), query, None)
 
 

@@ -57,9 +57,10 @@ CUE: Final = ""
 
 
 INSTRUCTION: Final = (
-    "Answer the question with the help of a search engine. Ask one follow up question at a time; passages "
-    "found for it are shown, and its intermediate answer is given from them in a few words. When nothing "
-    f"more is needed, end with: {ANSWER_FLAG}"
+    "Answer the question with the help of a search engine. While something is missing, ask for it in one "
+    f"sentence on a line of its own:\n{FOLLOW_UP} <one short question>?\n"
+    "Passages found for it are shown. Then write its answer in a few words, and again a follow up "
+    f"question, or when nothing more is needed:\n{ANSWER_FLAG} <the answer in a few words>."
 )
 
 
@@ -188,7 +189,7 @@ def _unlabelled(text: str) -> tuple[str, str]:
 
 def _question(line: str) -> str:
     """A question with one question mark; empty if nothing is asked."""
-    query = _unasked(line, endings=f"{_QUESTION_MARKS}.。")
+    query = _unasked(line.strip("<> "), endings=f"{_QUESTION_MARKS}.。")
     if not any(sign.isalnum() for sign in query):
         return ""
     return query + ("？" if is_unspaced(query[-1]) else "?")

@@ -19,9 +19,9 @@ _FENCE: Final = re.compile(r"(?:```|~~~)\s?\w*|[\s*_`~#>=-]+")
 _LINE_MARKS: Final = re.compile(
     r"""(?: \#{1,6}\s | >\s? | [-+*•·‣–—]\s               # heading, quotation, bullet
           | \(?\d{1,2}[.)]\s                               # list number
-          | [^\W\d_]+\s\#?\d{1,2}(?::\s|\s?：\s?+)(?!\d)  # numbered label
+          | (?!action)[^\W\d_]+\s\#?\d{1,2}(?::\s|\s?：\s?+)(?!\d)  # numbered label, but an action of ReAct
         )+""",
-    re.VERBOSE,
+    re.VERBOSE | re.IGNORECASE,
 )
 
 

@@ -323,6 +323,8 @@ def test_self_ask_reads_what_models_write(text: str, written: ParsedStep) -> Non
         ("Hm. Search[“x”]", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
         ("Hm.\nfinish(x)", ParsedStep("Hm.\nAction: Finish[x]", "", "x")),
         ("I search (in vain) for it.", ParsedStep("I search (in vain) for it.", "", None)),
+        ("Hm.\nAction 2: Search: x", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        ("Hm.\nAction: Search[<x>]", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
         ("Thought: Hm.\nAction: Search: x", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
         ("Hm.\nAction: Lookup[x]", ParsedStep("Hm. Action: Lookup(x)", "", None)),
         ("A.\nAction: Finish[f[0]] as said", ParsedStep("A.\nAction: Finish[f(0)]", "", "f(0)")),

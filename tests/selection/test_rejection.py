@@ -66,6 +66,8 @@ def test_the_flag_of_a_forced_chain_is_in_the_prompt_and_not_in_the_target() -> 
         ({"rationalized": True}, {}, None),
         ({"rationalized": True}, {"keep_rationalized": False}, "rationalized"),
         ({"steps": (step("So the answer is: Neill.", "p3"), LAST)}, {}, "early_answer"),
+        ({"steps": (step("**Therefore, the answer is Neill**", "p3"), LAST)}, {}, "early_answer"),
+        ({"steps": (step("It is so. Answer: Neill (the mayor of it)", "p3"), LAST)}, {}, "early_answer"),
         ({"steps": (FIRST, step("Zalk Stumum presents Kek Bibro!"), LAST)}, {}, "repeated_step"),
         (
             {"steps": (FIRST, FIRST, SECOND, LAST), "passages": (PASSAGES[0], *PASSAGES)},

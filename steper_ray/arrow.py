@@ -42,6 +42,7 @@ STEP_TYPE: Final = pa.struct(
         ("generate_seconds", pa.float64()),
         ("finish_reason", pa.string()),
         ("thought", pa.string()),
+        ("cut_sentences", pa.int32()),
     ]
 )
 

@@ -87,6 +87,8 @@ class Step:
     thought: str | None = None
     """What the model thought before it wrote the step: in no prompt and no target; null where it thought
     nothing, and in chains of older versions."""
+    cut_sentences: int = 0
+    """Sentences that the model wrote after the step and that were left out."""
 
     @property
     def is_cut_off(self) -> bool:

@@ -112,3 +112,8 @@ def hits_of(retriever: Retriever, query: str, k: int) -> list[Hit]:
     """The hits of one search."""
     (hits,) = asyncio.run(retriever.search([query], k))
     return hits
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """What an engine gives back of a text."""
+    return text[: min([place for stop in stops if (place := text.find(stop)) >= 0] or [len(text)])]

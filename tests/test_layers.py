@@ -13,7 +13,7 @@ import steper_ray
 from tests.conftest import ROOT
 
 LAYERS: Final = (
-    "errors schema arrow files text",
+    "errors schema arrow files text sentences",
     "run.section",
     "*.settings",
     "run",

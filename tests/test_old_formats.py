@@ -30,7 +30,8 @@ from steper_ray.pipeline.plan import plan_run
 from steper_ray.pipeline.training import train_student
 from steper_ray.run import dependencies, identity
 from steper_ray.run.config import RunConfig
-from steper_ray.run.identity import FORMAT, RECORD_FILE, RULES
+from steper_ray.run.dependencies import SCORING_RULES
+from steper_ray.run.identity import FORMAT, RECORD_FILE, RULES, read_record
 from steper_ray.schema import Chain, Passage, Step
 from steper_ray.selection.abilities import STEPER
 from steper_ray.sweep.sweep import sweep_folder
@@ -52,10 +53,20 @@ LATER: Final = pytest.mark.parametrize(
 )
 
 
+RULES_TODAY: Final = dict(identity.RULES)
+
+
 @pytest.fixture(params=sorted(DATA.glob("format_*")), ids=lambda folder: folder.name)
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunConfig:
-    """The settings of a frozen run, which lies in a new folder with new times."""
-    return settings(shutil.copytree(request.param, tmp_path / "run", copy_function=shutil.copyfile))
+def run(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RunConfig:
+    """The settings of a frozen run, in a new folder with new times, and by the rules of its time."""
+    run = settings(shutil.copytree(request.param, tmp_path / "run", copy_function=shutil.copyfile))
+    before = read_record(record_file(run.folder.chains))
+    assert before is not None
+    for name, numbers in before["rules"].items():
+        monkeypatch.setitem(identity.RULES, name, numbers[-1])
+    return run
 
 
 @pytest.fixture
@@ -101,6 +112,26 @@ def test_the_plan_is_paid_and_every_question_is_answered(run: RunConfig, later: 
     assert (built.usage.asked, built.chains, built.kept) == (0, 7, 3)
     assert built.examples == {"init": 3, "exp": 3, "agg": 3}
     assert record_file(run.folder.chains).read_text() == before
+
+
+@pytest.mark.usefixtures("nobody_works")
+def test_its_chains_and_answers_are_read_by_the_rules_of_today(
+    run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SCORING_RULES:
+        monkeypatch.setitem(identity.RULES, name, RULES_TODAY[name])
+    answers = {chain.id: chain.answer for chain in read_chains(run.folder.chains)}
+    built = build_run(run)
+    assert (built.usage.asked, built.chains, built.kept) == (0, 7, 3)
+    assert {chain.id: chain.answer for chain in read_chains(run.folder.chains)} == answers
+    record = read_record(record_file(run.folder.chains))
+    assert record is not None
+    assert {name: record["rules"][name] for name in SCORING_RULES} == {
+        name: [RULES_TODAY[name]] for name in SCORING_RULES
+    }
+    assert train_student(run).chains == 2
+    comparison, _ = compared(run)
+    assert {contender.summary.overall.em for contender in comparison.contenders} == {0.5}
 
 
 @LATER

@@ -199,7 +199,7 @@ async def lockstep(
         )
         written += generations
         for one, generation in zip(live, generations, strict=True):
-            said = code.parse(generation.text, forced=forced)
+            said = code.parse(generation.text, forced=forced, whole_line=settings.whole_line)
             one["R"].append(said.rationale)
             one["query"], one["answer"] = said.query, said.answer
         live = [one for one in live if one["answer"] is None]

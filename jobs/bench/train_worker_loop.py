@@ -29,10 +29,11 @@ def write_run(setting: Setting, folder: Path) -> Any:
 
     from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
     from steper_ray.cli import TOY_RUN_FILE
-    from steper_ray.reasoning.frameworks.ircot import render_prompt, render_target
+    from steper_ray.reasoning.frameworks.ircot import render_target
     from steper_ray.run.loading import load_config
     from steper_ray.schema import StepExample
     from steper_ray.selection.abilities import STEPER
+    from steper_ray.toy.asking import render_prompt
     from steper_ray.toy.pretrain_rows import rationales
     from steper_ray.toy.world import make_world
     from steper_ray.toy.write import MODELS

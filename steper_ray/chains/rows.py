@@ -32,7 +32,14 @@ def chain_from_row(row: dict[str, Any]) -> Chain:
     values["supporting_ids"] = tuple(row.get("supporting_ids") or ())
     values["passages"] = tuple(Passage(**passage) for passage in row["passages"])
     values["steps"] = tuple(
-        Step(**{**step, "passage_ids": tuple(step["passage_ids"])}) for step in row["steps"]
+        Step(
+            **{
+                **step,
+                "passage_ids": tuple(step["passage_ids"]),
+                "cut_sentences": step.get("cut_sentences") or 0,  # null in older chains
+            }
+        )
+        for step in row["steps"]
     )
     return Chain(**values)
 

@@ -11,7 +11,7 @@ from steper_ray import __version__
 from steper_ray.errors import InputError
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.dependencies import ASKING_RULES
-from steper_ray.run.identity import FORMAT, RULES, check_format
+from steper_ray.run.identity import FORMAT, RULES, check_format, migrated
 
 SETTINGS_FILE: Final = "steper.json"
 
@@ -56,11 +56,11 @@ def carried_settings(model: str) -> tuple[ReasoningConfig, str] | None:
         values = json.loads(file.read_text(encoding="utf-8"))
         check_format(values, file)
         _check_rules(values["rules"], values["steper_ray"], file)
+        values = migrated({"result": "student", **values})
         version = str(values.pop("corpus_version"))
-        for name in ("format", "steper_ray", "base_model", "rules"):
+        for name in ("result", "format", "steper_ray", "base_model", "rules"):
             values.pop(name)
         values.pop("abilities", None)  # a student of an earlier version has none
-        values.setdefault("max_passage_tokens", 0)  # it was trained on whole passages
         return ReasoningConfig.model_validate(values), version
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, ValidationError) as error:
         raise InputError(

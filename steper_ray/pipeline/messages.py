@@ -43,6 +43,8 @@ def build_lines(summary: "BuildSummary") -> list[str]:
     totals = summary.totals
     counted = f"{totals['forced']:,} forced, {totals['cut_off_steps']:,} steps cut off"
     dropped = f"{totals['dropped_passages']:,} dropped passages"
+    if cut := totals["cut_steps"]:
+        dropped += f", {cut:,} steps cut to one sentence"
     return [
         f"{more}{summary.questions:,} questions = {verdicts}",
         f"examples: {_examples(summary.examples)}; {counted}, {dropped}",

@@ -29,7 +29,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.reasoning.frameworks import cue_of, framework_named
 from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.reasoning.settings import Demonstration, ReasoningConfig
 from steper_ray.run.section import Section, local_path
@@ -50,31 +50,43 @@ class _File(Section):
 
 @lru_cache(maxsize=64)
 def complete_reasoning(settings: ReasoningConfig) -> ReasoningConfig:
-    """The settings with the framework's own instruction where none is set, demonstrations read in, and the
-    longest passage as a number.
+    """The settings with the framework's own instruction and cue where none are set, demonstrations read in,
+    and the longest passage as a number.
 
     Settings that are complete come back unchanged in what they say. Raises InputError for an unknown
-    framework and for demonstrations that cannot be used.
+    framework, for a cue that its layout does not have, and for demonstrations that cannot be used.
     """
     framework, given = framework_named(settings.framework), settings.demonstrations
     if isinstance(given, str):
-        shown = read_demonstrations(given, settings.framework, framework) if given else ()
+        shown = (
+            read_demonstrations(given, settings.framework, framework, settings.whole_line)
+            if given
+            else ()
+        )
     else:
-        shown = canonical(given, framework, "demonstrations")
+        shown = canonical(given, framework, "demonstrations", settings.whole_line)
+    if settings.cue is not None and not framework.CUE:
+        raise InputError(
+            f"reasoning.cue: the layout of {settings.framework} has no cue before a step; leave it out"
+        )
     instruction = framework.INSTRUCTION if settings.instruction is None else settings.instruction
     return settings.model_copy(
         update={
             "instruction": instruction,
+            "cue": cue_of(settings) or None,
             "demonstrations": shown,
             "max_passage_tokens": settings.passage_limit,
         }
     )
 
 
-def read_demonstrations(path: str, framework: str, code: Framework) -> tuple[Demonstration, ...]:
+def read_demonstrations(
+    path: str, framework: str, code: Framework, whole_line: bool = False
+) -> tuple[Demonstration, ...]:
     """The demonstrations of a file, or of the bundled one.
 
-    framework: its name; code: what it names
+    framework:  its name; code: what it names
+    whole_line: see `ReasoningConfig`
     Raises InputError for a file that cannot be used, naming the demonstration and the step.
     """
     try:
@@ -103,22 +115,27 @@ def read_demonstrations(path: str, framework: str, code: Framework) -> tuple[Dem
             f"{where}: written for {content.framework!r}, but reasoning.framework is {framework!r}; "
             "choose another file"
         )
-    return canonical(content.demonstrations, code, where)
+    return canonical(content.demonstrations, code, where, whole_line)
 
 
 def canonical(
-    demonstrations: Sequence[Demonstration], code: Framework, where: str
+    demonstrations: Sequence[Demonstration],
+    code: Framework,
+    where: str,
+    whole_line: bool = False,
 ) -> tuple[Demonstration, ...]:
     """The demonstrations with every step's text as the framework would keep it.
 
-    where: names their place in errors
-    Raises InputError where a step but the last has an answer, or asks nothing, or the last has no answer.
+    where:      names their place in errors
+    whole_line: see `ReasoningConfig`
+    Raises InputError where a step but the last has an answer, or asks nothing, or the last has no answer,
+    and where the framework would keep the first sentence alone.
     """
     checked = []
     for number, demonstration in enumerate(demonstrations, 1):
         steps = []
         for step, given in enumerate(demonstration.steps, 1):
-            written = code.parse(given.text, forced=False)
+            written = code.parse(given.text, forced=False, whole_line=whole_line)
             last = step == len(demonstration.steps)
             if last and written.answer is None:
                 wrong = "the last step gives no answer"
@@ -126,6 +143,8 @@ def canonical(
                 wrong = "a step before the last gives an answer"
             elif not last and not written.query:
                 wrong = "names nothing to search next"
+            elif written.cut_sentences:
+                wrong = "has several sentences (reasoning.whole_line would keep them)"
             else:
                 steps.append(given.model_copy(update={"text": written.rationale}))
                 continue
@@ -140,18 +159,19 @@ def render_head(settings: ReasoningConfig) -> tuple[str, ...]:
     settings, framework = complete_reasoning(settings), framework_named(settings.framework)
     assert settings.instruction is not None, "complete settings have an instruction"
     assert not isinstance(settings.demonstrations, str), "complete settings have read their file"
-    shown = (render_demonstration(one, framework) for one in settings.demonstrations)
+    cue = cue_of(settings)
+    shown = (render_demonstration(one, framework, cue) for one in settings.demonstrations)
     return (settings.instruction, *shown)
 
 
-def render_demonstration(demonstration: Demonstration, code: Framework) -> str:
+def render_demonstration(demonstration: Demonstration, code: Framework, cue: str) -> str:
     """A demonstration as a block of a prompt."""
     searches = [
         [Passage("", passage.title, passage.text) for passage in step.passages]
         for step in demonstration.steps
     ]
     rationales = [step.text for step in demonstration.steps]
-    return code.render_chain(demonstration.question, searches, rationales)
+    return code.render_chain(demonstration.question, searches, rationales, cue=cue)
 
 
 def _first(error: ValidationError) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from steper_ray.engines.protocol import GREEDY, Engine, Generation, Sampling
-from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.reasoning.frameworks import cue_of, framework_named
 from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR, Prompt
 from steper_ray.reasoning.prompts import drop_oldest, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
@@ -39,7 +39,8 @@ async def criticize(
     searches = split_searches(chain.passages, [len(step.passage_ids) for step in chain.steps])
 
     def make(left: Sequence[Sequence[Passage]]) -> Prompt:
-        shown = framework_named(settings.framework).render_chain(chain.question, left, rationales)
+        framework, cue = framework_named(settings.framework), cue_of(settings)
+        shown = framework.render_chain(chain.question, left, rationales, cue=cue)
         return Prompt(f"{shown}\n\n{ASKED}\n\n", CUE)
 
     fitted = await asyncio.to_thread(

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from steper_ray.engines.protocol import GREEDY, Engine, Generation, Sampling
 from steper_ray.reasoning.demonstrations import complete_reasoning
@@ -129,8 +130,9 @@ async def reason(
             stop=(STEP_TERMINATOR,) if forced else framework.STOPS,
             max_tokens=config.max_step_tokens,
             sampling=sampling.at(len(steps)),
+            unfinished=partial(framework.unfinished, forced=forced),
         )
-        written = framework.parse(generation.text, forced=forced)
+        written = framework.parse(generation.text, forced=forced, whole_line=config.whole_line)
         step = Step(
             query=query,
             passage_ids=tuple(hit.passage.id for hit in new),
@@ -144,6 +146,7 @@ async def reason(
             generate_seconds=time.monotonic() - searched,
             finish_reason=_finish_reason(generation, framework, forced=forced),
             thought=generation.thought,
+            cut_sentences=written.cut_sentences,
         )
         steps.append(step)
         tell(StepFinished(number, step, new, written.answer is not None))

@@ -11,9 +11,9 @@ from dataclasses import replace
 from itertools import accumulate, pairwise, takewhile
 from typing import Final
 
-from steper_ray.data.chunking import sentences
 from steper_ray.reasoning.frameworks.protocol import render_passages
 from steper_ray.schema import Passage
+from steper_ray.sentences import sentences
 
 USUAL_CHARACTERS: Final = 6
 """Characters for each token of the limit up to which a passage may well be within it."""

@@ -48,7 +48,9 @@ class DictatedEngine:
         max_tokens: int,  # noqa: ARG002
         sampling: Sampling = GREEDY,  # noqa: ARG002
     ) -> Generation:
-        """The next text, cut where a model's would be."""
+        """The next text, cut where a model's would be; nothing where it should go on with one."""
+        if prompt.continued:
+            return Generation("", self.count_tokens(prompt), 0)
         self.asked.append((prompt, stop))
         text = self._texts.pop(0) if self._texts else ""
         text = text[: min(f"{text}{ending}".find(ending) for ending in stop)]

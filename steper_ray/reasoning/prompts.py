@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Final, Protocol
 
 from steper_ray.reasoning.demonstrations import render_head
-from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.reasoning.frameworks import cue_of, framework_named
 from steper_ray.reasoning.frameworks.protocol import Prompt, render_passages
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import Passage
@@ -66,7 +66,8 @@ def make_prompt(
     hint: what stands before what the framework lays out (see `steper_ray.reasoning.hints`)
     """
     framework = framework_named(settings.framework)
-    prompt = framework.lay_out(question, searches, rationales, forced=forced)
+    cue = cue_of(settings)
+    prompt = framework.lay_out(question, searches, rationales, forced=forced, cue=cue)
     return prompt.headed(*render_head(settings), *([hint] if hint else []))
 
 

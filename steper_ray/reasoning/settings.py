@@ -1,5 +1,6 @@
 """How a question is asked: the settings that a student is trained with and carries in its folder."""
 
+import re
 from datetime import date
 from typing import Final, Literal
 
@@ -9,6 +10,9 @@ from steper_ray.run.section import Section, local_path
 
 TEMPLATE_DATE: Final = date(2024, 7, 26)
 """The default of Llama 3.1's chat template."""
+
+
+_CUE: Final = re.compile(r"[^\W\d_]+(?:[ '’-][^\W\d_]+){0,3}")
 
 
 class DemonstrationPassage(Section):
@@ -52,6 +56,9 @@ class ReasoningConfig(Section):
     demonstrations: str | tuple[Demonstration, ...] = ()
     """Worked examples after the instruction. In the run file: a YAML file, or `bundled`; the student's
     folder carries what was in it. None by default."""
+    cue: str | None = None
+    """One to four words before the number that begins each step: `Fact` gives `Fact 1:`. Null takes the
+    framework's own, `Fact` in `ircot` (after `Step 1:` chat models plan); the others' layouts have none."""
     chat: Literal["auto", True, False] = "auto"
     """Whether prompts are put into the model's chat template, with the reasoning so far as the
     assistant's unfinished turn; `auto` does where the tokenizer has a template. A student's folder says
@@ -59,6 +66,9 @@ class ReasoningConfig(Section):
     template_date: date = TEMPLATE_DATE
     """The date in chat templates that name one. Tomorrow's prompts would otherwise be others than those
     that the student was trained on; its folder carries the date."""
+    whole_line: bool = False
+    """Keep all sentences that are written on the line of a step; otherwise a step of `ircot` is its first
+    sentence, or the line up to the answer. The others' steps may have several sentences anyway."""
     max_prompt_tokens: PositiveInt = 4096
     """Longest prompt in tokens; beyond it whole passages are dropped, oldest first."""
     max_passage_tokens: NonNegativeInt | None = None
@@ -67,6 +77,15 @@ class ReasoningConfig(Section):
     most half a prompt; 0 cuts none."""
     max_step_tokens: PositiveInt = 128
     """Longest text of a step in tokens."""
+
+    @field_validator("cue")
+    @classmethod
+    def _check_cue(cls, cue: str | None) -> str | None:
+        if cue is not None and not _CUE.fullmatch(cue):
+            raise ValueError(
+                "expected one to four words of letters, without colon, number or line break, such as Fact"
+            )
+        return cue
 
     @field_validator("demonstrations", mode="before")
     @classmethod

@@ -1,16 +1,19 @@
-"""A model's thought before a step: kept beside the step, not in it, with a token budget of its own.
+"""The text of a step: what the engine writes, its thought apart, and beyond a stop text that came early.
 
 A thought stands between `<think>` and `</think>` in what a model writes, or an endpoint gives it apart from
-its reply. It may be ended without being begun (some chat templates begin it), stand in the middle, or
-never end: then it is closed for the model when its budget is spent.
+its reply. It has a token budget of its own. It may be ended without being begun (some chat templates begin
+it), stand in the middle, or never end: then it is closed for the model when its budget is spent.
+
+Where a stop text ends the step before it says anything (an empty line, an answer flag with the answer on
+the next line), the model is asked to go on after it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from steper_ray.engines.protocol import GREEDY, Engine, Generation, Sampling
-from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR, Prompt
+from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR, Prompt, empty_line
 
 THINK_START: Final = "<think>"
 
@@ -20,6 +23,10 @@ THINK_END: Final = "</think>"
 
 THOUGHT_BUDGET: Final = 16
 """Tokens of a thought that goes on, in multiples of a step's."""
+
+
+MAX_CONTINUATIONS: Final = 2
+"""Requests at most for a step that a stop text ended before it said anything."""
 
 
 _TAGS: Final = re.compile(f"({THINK_START}|{THINK_END})")
@@ -32,10 +39,13 @@ async def generate_step(
     stop: Sequence[str],
     max_tokens: int,
     sampling: Sampling = GREEDY,
+    unfinished: Callable[[str], str] = empty_line,
 ) -> Generation:
     """What the engine writes up to a stop text, with its thought apart.
 
-    A further request is made only where a thought is not finished, or nothing comes after it.
+    A further request is made only where a thought is not finished, or nothing is said yet.
+
+    unfinished: see `Framework.unfinished`
     """
 
     async def go_on(prompt: Prompt, stop: Sequence[str], max_tokens: int) -> Generation:
@@ -43,19 +53,26 @@ async def generate_step(
 
     parts = [await go_on(prompt, stop, max_tokens)]
     written = parts[0].text
-    thought, text, unfinished = split_thought(written)
-    if unfinished and not text.strip():
+    thought, text, thinks_on = split_thought(written)
+    if thinks_on and not text.strip():
         if parts[0].finish_reason != "length":
             written += STEP_TERMINATOR  # a line of the thought ended like a step
         budget = THOUGHT_BUDGET * max_tokens
         parts.append(await go_on(prompt.going_on(written), (THINK_END,), budget))
         written += parts[1].text + THINK_END
         thought, text, _ = split_thought(written)
-    if thought is not None and not text.strip():
-        parts.append(await go_on(prompt.going_on(written + STEP_TERMINATOR), stop, max_tokens))
-        _, text, _ = split_thought(parts[-1].text)
+    over = thought is None and parts[0].finish_reason == "length"
+    for _ in range(MAX_CONTINUATIONS):
+        ending = unfinished(text) or (empty_line(text) if thought is not None else "")
+        if over or not ending:
+            break
+        part = await go_on(prompt.going_on(written + ending), stop, max_tokens)
+        parts.append(part)
+        written += ending + part.text
+        thought, text, thinks_on = split_thought(written)
+        over = thinks_on or not part.text or part.finish_reason == "length"
     return Generation(
-        text=text,
+        text=text.lstrip("\n"),
         prompt_tokens=parts[0].prompt_tokens,
         cached_tokens=parts[0].cached_tokens,
         generated_tokens=sum(part.generated_tokens for part in parts),

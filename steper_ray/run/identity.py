@@ -34,7 +34,7 @@ RULES: Final[dict[str, int]] = {
     # Layout of prompts: raise it when the same question, passages and settings give another prompt.
     "prompt": 1,
     # Reading what a model wrote: raise it when the same text gives another answer, query or rationale.
-    "parse": 1,
+    "parse": 2,
     # Comparing with gold answers: raise it when the same answer gets another EM, F1 or accuracy.
     "match": 1,
     # From prompt and target to token ids (chat template, cut of long prompts): raise it when ids change.
@@ -72,8 +72,14 @@ REASONING: Final = (
         for kind in ("answers", "chains", "measurement", "stage", "sweep", "training")
     ),
     "chains.ensemble.*.reasoning",
+    "student",
 )
-"""Key paths of the reasoning settings in each kind of result."""
+"""Where records, and a student's `steper.json`, have the settings of the section `reasoning`."""
+
+
+def _cue_before(reasoning: Mapping[str, Any]) -> str | None:
+    """The cue that prompts had before it could be set."""
+    return "Step" if reasoning.get("framework") == "ircot" else None
 
 
 ADDED: Final[dict[str, Any]] = {
@@ -96,10 +102,13 @@ ADDED: Final[dict[str, Any]] = {
     **{f"{reasoning}.template_date": "2024-07-26" for reasoning in REASONING},
     # passages were whole
     **{f"{reasoning}.max_passage_tokens": 0 for reasoning in REASONING},
+    **{f"{reasoning}.cue": _cue_before for reasoning in REASONING},
+    **{f"{reasoning}.whole_line": True for reasoning in REASONING},
 }
 """Key path → value that reproduces what was done before the key existed, for keys added after format 1.
 
-A path begins with the kind of result, as "training.train.new_key"; `*` stands for any one key or index.
+A path begins with the kind of result, as "training.train.new_key"; `*` stands for any one key or index. A
+function gives the value from what stands beside the key.
 """
 
 
@@ -160,7 +169,7 @@ def migrated(older: Mapping[str, Any]) -> Record:
     for path, value in ADDED.items():
         *above, key = path.split(".")
         for parent in _parents(tree, above):
-            parent.setdefault(key, value)
+            parent.setdefault(key, value(parent) if callable(value) else value)
     return values
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.schema import Chain
+from steper_ray.selection.facts import states_nothing
 from steper_ray.selection.grounding import ungrounded
 from steper_ray.selection.settings import SelectConfig
 from steper_ray.tasks import qa
@@ -24,6 +25,7 @@ REJECTIONS: Final = {
     "early_answer": "an answer is given before the last step",
     "no_query": "a step before the last names nothing to search for",
     "repeated_step": "a step says what an earlier one has said",
+    "no_fact": "no step before the last states anything that the question does not say",
     "ungrounded": "a name or number in a step is in nothing that the step saw",
     "unsupported": "too few of the gold supporting passages were found",
     "low_confidence": "the teacher was too unsure of a step",
@@ -67,6 +69,8 @@ def rejection(
     texts = [normalize(step.rationale) for step in chain.steps]
     if len(set(texts)) < len(texts) and not config.repeated_steps:
         return "repeated_step"
+    if states_nothing(chain, before):
+        return "no_fact"
     if config.grounded and ungrounded(chain):
         return "ungrounded"
     if supporting_share(chain) < config.min_support:

@@ -159,6 +159,8 @@ def _step(
     sure = "unknown" if step.mean_logprob is None else f"{step.mean_logprob:.4f}"
     dropped = f" · {step.dropped_passages} passages left out" if step.dropped_passages else ""
     cut = " · cut off" if step.is_cut_off else ""
+    if step.cut_sentences:
+        cut += f" · sentences cut: {step.cut_sentences}"
     numbers = (
         f" · mean log-probability {sure} · {step.prompt_tokens:,} prompt tokens, "
         f"{step.generated_tokens:,} written{cut}{dropped}"

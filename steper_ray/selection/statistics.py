@@ -21,11 +21,14 @@ TOTALS: Final = (
     "rationalized",
     "cut_off_steps",
     "dropped_passages",
+    "cut_chains",
+    "cut_steps",
     "prompt_tokens",
     "cached_tokens",
     "generated_tokens",
 )
-"""Sums over chains: forced, second attempts, answer shown; steps cut off; passages and tokens of steps."""
+"""Sums over chains: forced, second attempts, answer shown; steps cut off by the limit of tokens; passages
+left out of prompts; chains with a step that was cut to one sentence, and such steps; tokens of steps."""
 
 
 MAX_BINS: Final = 40
@@ -60,12 +63,15 @@ class Counts:
         self.verdicts[chain.hops, reason] += 1
         self.models[public_name(chain.model)] += 1
         self.versions[chain.corpus_version] += 1
+        cut_steps = sum(step.cut_sentences > 0 for step in chain.steps)
         self.totals.update(
             forced=chain.answer_forced,
             corrected=chain.attempt == 2,
             rationalized=chain.rationalized,
             cut_off_steps=sum(step.is_cut_off for step in chain.steps),
             dropped_passages=sum(step.dropped_passages for step in chain.steps),
+            cut_chains=cut_steps > 0,
+            cut_steps=cut_steps,
             prompt_tokens=sum(step.prompt_tokens for step in chain.steps),
             cached_tokens=sum(step.cached_tokens or 0 for step in chain.steps),
             generated_tokens=sum(step.generated_tokens for step in chain.steps),

@@ -28,13 +28,13 @@ class ServingReasoning:
         """Reasoning settings of a request; raises pydantic's ValidationError.
 
         changes: any of framework, passages_per_step, max_steps. Another framework comes with its own
-            instruction and no demonstrations: those of the model are in the form of its own framework.
+            instruction and cue and no demonstrations: the model's are in the form of its own framework.
         """
         if not changes:
             return self.settings
         if changes.get("framework", self.settings.framework) == self.settings.framework:
             return self.settings.model_copy(update=dict(changes))
-        own = {"framework", "instruction", "demonstrations"}
+        own = {"framework", "instruction", "cue", "demonstrations"}
         changed = ReasoningConfig.model_validate(
             self.settings.model_dump(exclude=own) | dict(changes)
         )

@@ -10,8 +10,9 @@ from typing import Final
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from steper_ray.reasoning.frameworks.ircot import render_prompt, render_target
+from steper_ray.reasoning.frameworks.ircot import render_target
 from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR
+from steper_ray.toy.asking import render_prompt
 from steper_ray.toy.names import name_parts
 from steper_ray.toy.pretrain_rows import Row
 

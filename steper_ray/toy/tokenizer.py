@@ -7,7 +7,8 @@ round trip.
 
 from typing import TYPE_CHECKING
 
-from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG, INSTRUCTION
+from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG
+from steper_ray.toy.asking import CUE, INSTRUCTION
 from steper_ray.toy.world import vocabulary
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def make_tokenizer() -> "PreTrainedTokenizerFast":
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    frame = "\n\nTitle:\nText:\n\nQuestion:\nStep"
+    frame = f"\n\nTitle:\nText:\n\nQuestion:\n{CUE}"
     numbers = "".join(f" {n}" for n in range(10))
     text = f"{INSTRUCTION} {ANSWER_FLAG}{frame}{numbers} " + " ".join(vocabulary())
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)

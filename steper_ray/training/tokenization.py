@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import InputError
 from steper_ray.reasoning.encoder import PromptEncoder
-from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.reasoning.frameworks import cue_of, framework_named
 from steper_ray.reasoning.prompts import fit_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.identity import digest
@@ -188,7 +188,7 @@ def _whole_paths(
     framework = framework_named(reasoning.framework)
     for row in _path_ends(files, scheme):
         last = framework.parse(row["target"], forced=row["forced"]).rationale
-        target = framework.render_path([*row["reasoning"], last])
+        target = framework.render_path([*row["reasoning"], last], cue=cue_of(reasoning))
         whole = {"found": (), "reasoning": [], "forced": False, "target": target}
         yield {**row, **whole, "ability": scheme.names[-1]}
 

@@ -223,3 +223,27 @@ def test_a_chain_scored_again_by_the_same_rules_is_the_same(name: str) -> None:
         assert again.em == float(written.answer == "Neill")
     failed = replace(CHAIN, error="refused", em=0.5)
     assert score_again(failed, framework, qa) is failed
+
+
+@pytest.mark.parametrize(
+    ("name", "rationale", "stop_reason"),
+    [
+        ("ircot", "**So the answer is: Neill**", "answered"),
+        ("ircot", "So the answer is: Neill. Let me know if you have questions!", "answered"),
+        ("ircot", "So the answer is: Neill (the mayor of Old Harbour)", "forced"),
+        ("ircot", "So the answer is: So the answer is: Neill", "nothing_new"),
+        ("self_ask", "So the final answer is: **Neill**.", "forced"),
+        ("react", "Hm.\nAction: Finish[`Neill`.]", "answered"),
+        ("ircot", "So the answer is: Neill.", "forced"),
+    ],
+)
+def test_a_chain_of_an_earlier_rule_gets_the_answer_that_is_read_now(
+    name: str, rationale: str, stop_reason: Any
+) -> None:
+    last = replace(CHAIN.steps[-1], rationale=rationale)
+    chain = replace(
+        CHAIN, steps=(last,), stop_reason=stop_reason, answer=rationale, em=0.0, f1=0.0, acc=0.0
+    )
+    again = score_again(chain, FRAMEWORKS[name], qa)
+    assert (again.answer, again.em) == ("Neill", 1.0)
+    assert again.steps == (last,)  # what it was made of stays

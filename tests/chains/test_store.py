@@ -42,6 +42,8 @@ SETTINGS = {
         "k": 4,
         "template_date": "2024-07-26",
         "max_passage_tokens": 0,
+        "cue": None,
+        "whole_line": False,
     },
 }
 
@@ -89,7 +91,9 @@ def read(folder: Path) -> dict[str, tuple[str | None, str]]:
 
 def chains_record(ensemble: dict[str, Any] | None = None, **made_with: Any) -> Record:
     return record(
-        "chains", {**SETTINGS, **made_with, "ensemble": ensemble or {}}, ("match", "search")
+        "chains",
+        {**SETTINGS, **made_with, "ensemble": ensemble or {}},
+        ("match", "parse", "search"),
     )
 
 
@@ -100,7 +104,9 @@ def test_other_settings_are_refused_with_every_difference(tmp_path):
     prepare_store(out, chains_record())
     write(out, {1: None})
     prepare_store(out, chains_record())
-    other = chains_record(teacher="b", reasoning={"max_steps": 5}, samples=2)
+    other = chains_record(
+        teacher="b", reasoning={"max_steps": 5, "cue": None, "whole_line": False}, samples=2
+    )
     with pytest.raises(InputError) as refused:
         prepare_store(out, other)
     for difference in ("teacher: 'a' → 'b'", "reasoning.k: 4 → nothing", "samples: nothing → 2"):

@@ -8,51 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steper_ray.data.addresses import Source
-from steper_ray.data.chunking import cut, passage_spans, sentences
+from steper_ray.data.chunking import cut, passage_spans
 from steper_ray.data.documents import Part, document_passages, read_parts
 from steper_ray.data.published import passage_id
 from steper_ray.errors import InputError
-from tests.data.published_rows import hotpotqa_rows
+from steper_ray.sentences import sentences
 
 
 def parts(text: str, suffix: str) -> list[tuple[str, str]]:
     return [(p.title, p.text) for p in read_parts(text.encode(), suffix, f"x{suffix}", "x")]
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("One. Two! Three? Four… Five", ["One.", "Two!", "Three?", "Four…", "Five"]),
-        ('He said "go." She went.', ['He said "go."', "She went."]),
-        ("Dr. J. R. Smith met Mr. Wu of the U.S. Army.", None),
-        ("It grew by 3.5 percent, e.g. here, i.e. there.", None),
-        ("In No. 9 and Op. 3 by J.R.R. Tolkien at 9 a.m. EST.", None),
-        ("He said no. 5 came? No. She left.", ["He said no. 5 came?", "No.", "She left."]),
-        ("Version 2. Then version 3.", ["Version 2.", "Then version 3."]),
-        ("so it ended... and began... New.", ["so it ended... and began...", "New."]),
-        ("first line\nsecond line", ["first line", "second line"]),
-        ("一句话。两句话！「三。」四", ["一句话。", "两句话！", "「三。」", "四"]),
-        ("", []),
-        (" \n ", []),
-    ],
-)
-def test_sentences(text: str, wanted: list[str] | None) -> None:
-    assert [text[a:b] for a, b in sentences(text)] == (wanted if wanted is not None else [text])
-
-
-def test_sentences_of_wikipedia_against_the_dataset_s_own() -> None:
-    """HotpotQA comes cut into sentences (its authors used CoreNLP): nearly the same are found."""
-    theirs: set[tuple[str, int]] = set()
-    ours: set[tuple[str, int]] = set()
-    for row in hotpotqa_rows():
-        for title, cut_up in row["context"]:
-            text = "".join(cut_up)
-            lengths = itertools.accumulate(len(sentence) for sentence in cut_up[:-1])
-            theirs |= {(title, len(text[:length].rstrip())) for length in lengths}
-            ours |= {(title, end) for _, end in sentences(text)[:-1]}
-    assert len(theirs) == 1338
-    assert len(theirs & ours) / len(theirs) > 0.98
-    assert len(theirs & ours) / len(ours) > 0.98
 
 
 def test_passages_by_hand() -> None:

@@ -92,6 +92,8 @@ def settings(folder: Path) -> RunConfig:
                 "instruction": "Answer the question step by step.",
                 "demonstrations": [demonstration],
                 "passages_per_step": 2,
+                "cue": "Step",
+                "whole_line": True,
                 "max_prompt_tokens": 2000,
                 "max_passage_tokens": 0,  # as it was before the key
             },

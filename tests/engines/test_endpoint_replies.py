@@ -311,7 +311,7 @@ def test_a_completion_goes_on_after_its_thought(server: Server) -> None:
     assert [prompt_of(request) for _, request, _ in server.requests] == [
         "Step 1:",
         "Step 1:<think>\n",
-        "Step 1:<think>\nHm.</think>\n",
+        "Step 1:<think>\nHm.</think>\n\n",
     ]
     assert [request["stop"] for _, request, _ in server.requests] == [
         *(["\n"], ["</think>"], ["\n"])

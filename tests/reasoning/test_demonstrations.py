@@ -45,7 +45,7 @@ def test_the_bundled_ones_are_written_as_the_framework_keeps_them(name: str) -> 
     demonstrations = read_demonstrations("bundled", name, code)
     assert len(demonstrations) >= 2
     for demonstration in demonstrations:
-        text = render_demonstration(demonstration, code)
+        text = render_demonstration(demonstration, code, code.CUE)
         assert text.count("Title: ") == sum(len(step.passages) for step in demonstration.steps)
         for step in demonstration.steps:
             written = code.parse(step.text, forced=False)
@@ -85,7 +85,7 @@ def test_a_file_is_read_where_the_run_file_names_it(tmp_path: Path) -> None:
     (demonstration,) = demonstrations
     assert [step.text for step in demonstration.steps] == [
         "There is a.",
-        "It is b. So the answer is: b",
+        "It is b. So the answer is: b.",
     ]
     with pytest.raises(InputError, match=r"demonstrations: .*no such file"):
         complete_reasoning(load_config(run, ["reasoning.demonstrations=nowhere.yaml"]).reasoning)
@@ -102,6 +102,7 @@ def test_a_file_is_read_where_the_run_file_names_it(tmp_path: Path) -> None:
             "step 1: a step before the last gives an answer",
         ),
         (("There   is a.", "''"), "step 1: names nothing to search next"),
+        (("There   is a.", "There is one. It is a."), "step 1: has several sentences"),
         (("question", "query"), "demonstrations.0.question: field required"),
         (("framework: ircot", ""), "framework: field required"),
         (("- question", "question"), "not valid YAML|valid tuple"),

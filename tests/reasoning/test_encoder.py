@@ -107,8 +107,7 @@ def test_a_control_token_in_a_passage_is_split_into_words() -> None:
     ids = encoder.encode(Prompt("Question: a <|im_end|> <tool_call>b?\n", "Step 1:"))
     tokens = tokenizer.convert_ids_to_tokens(ids)
     assert tokens.count("<|im_end|>") == 2  # of the system's turn and the user's
-    start = tokens.index("Ġ<")
-    assert "".join(tokens[start:]).startswith("Ġ<|im_end|>Ġ<tool_call>b?<|im_end|>Ċ<|im_start|>")
+    assert ":ĠaĠ<|im_end|>Ġ<tool_call>b?<|im_end|>Ċ<|im_start|>" in "".join(tokens)
 
 
 def test_merges_do_not_lead_to_a_control_token() -> None:

@@ -2,14 +2,29 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from steper_ray.cli import TOY_RUN_FILE
+from steper_ray.errors import InputError
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.frameworks import FRAMEWORKS, ircot, react, self_ask
-from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR, Framework, ParsedStep
+from steper_ray.reasoning.frameworks.protocol import (
+    EMPTY_LINE,
+    STEP_TERMINATOR,
+    Framework,
+    ParsedStep,
+)
+from steper_ray.reasoning.prompts import make_prompt
+from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.loading import load_config
 from steper_ray.schema import Passage
+from steper_ray.toy import asking
+from tests.fakes import cut
 
 A, B, C = (Passage(name, name.upper(), f"About {name}.") for name in "abc")
 
@@ -26,12 +41,45 @@ TOY_PROMPT = (
 
 
 def test_ircot_prompts_are_laid_out_exactly_so() -> None:
-    assert ircot.render_prompt("Who?", [A, B], ["One."]) == TOY_PROMPT
-    prompt = ircot.lay_out("Who?", [[A], [B]], ["One."], forced=False)
-    assert prompt.headed(ircot.INSTRUCTION).text == TOY_PROMPT
+    assert asking.render_prompt("Who?", [A, B], ["One."]) == TOY_PROMPT
+    prompt = ircot.lay_out("Who?", [[A], [B]], ["One."], forced=False, cue="Step")
+    assert prompt.headed(asking.INSTRUCTION).text == TOY_PROMPT
     assert prompt.assistant == "Step 1: One.\nStep 2:"
     forced = ircot.render_prompt("Who?", [], [], forced=True, instruction="Go.")
-    assert forced == "Go.\n\nQuestion: Who?\nStep 1: So the answer is:"
+    assert forced == "Go.\n\nQuestion: Who?\nFact 1: So the answer is:"
+
+
+def test_the_toy_s_run_file_asks_its_models_as_they_were_trained() -> None:
+    reasoning = load_config(TOY_RUN_FILE).reasoning
+    assert {name: getattr(reasoning, name) for name in asking.REASONING} == asking.REASONING
+    assert make_prompt(reasoning, "Who?", [[A, B]], ["One."], forced=False).text == TOY_PROMPT
+
+
+@pytest.mark.parametrize("cue", ["Step", "Known fact", "Schritt", "事实"])
+def test_a_cue_stands_before_every_step(cue: str) -> None:
+    settings = complete_reasoning(
+        ReasoningConfig(cue=cue, instruction="Go.", demonstrations="bundled")
+    )
+    prompt = make_prompt(settings, "Who?", [[A]], ["One."], forced=True)
+    assert prompt.assistant == f"{cue} 1: One.\n{cue} 2: So the answer is:"
+    steps = sum(len(one.steps) for one in settings.demonstrations if not isinstance(one, str))
+    assert prompt.user.count(f"\n{cue} ") == steps > 4
+    assert ircot.render_path(["One.", "Two."], cue=cue) == f" One.\n{cue} 2: Two.\n"
+
+
+@pytest.mark.parametrize(
+    "cue", ["", "Fact:", "Fact 1", "a\nb", "One two three four five", " a", "#"]
+)
+def test_a_cue_is_a_few_words(cue: str) -> None:
+    with pytest.raises(ValidationError, match="expected one to four words"):
+        ReasoningConfig(cue=cue)
+
+
+@pytest.mark.parametrize("name", ["self_ask", "react"])
+def test_a_layout_without_a_cue_refuses_one(name: str) -> None:
+    assert complete_reasoning(ReasoningConfig(framework=name)).cue is None
+    with pytest.raises(InputError, match=f"reasoning.cue: the layout of {name} has no cue"):
+        complete_reasoning(ReasoningConfig(framework=name, cue="Fact"))
 
 
 def test_self_ask_prompts_are_laid_out_exactly_so() -> None:
@@ -105,7 +153,7 @@ def test_targets(code: Framework, rationale: str, forced: bool, target: str) -> 
 
 
 def test_paths_have_every_step_and_no_passages() -> None:
-    assert ircot.render_path(["One.", "Two."]) == " One.\nStep 2: Two.\n"
+    assert ircot.render_path(["One.", "Two."]) == " One.\nFact 2: Two.\n"
     asked = ["Yes.\nFollow up: Who?", "Ann.\nSo the final answer is: Ann."]
     assert self_ask.render_path(asked) == (
         " Yes.\nFollow up: Who?\nIntermediate answer: Ann.\nSo the final answer is: Ann.\n\nQuestion:"
@@ -130,19 +178,98 @@ def test_a_finished_chain_reads_like_the_prompts_it_had() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rationale", "answer"),
+    ("text", "rationale", "answer"),
     [
-        ("So the answer is: New York.", "New York"),
-        ("He is. so the ANSWER is: 42", "42"),
-        ("So the answer is: a. So the answer is: b.", "b"),
-        ("So the answer is:", ""),
-        ("The answer is 42.", None),
-        ("So the answer is: J. R. R.", "J. R. R"),
+        ("So the answer is: New York.", "So the answer is: New York.", "New York"),
+        ("He is. so the ANSWER is: 42", "He is. So the answer is: 42.", "42"),
+        ("It is a, so the answer is b", "It is a. So the answer is: b.", "b"),
+        ("**Fact 2:** It is.\n**Answer:** b", "It is. So the answer is: b.", "b"),
+        ("So the answer is:", "", None),
+        ("It is a. So the answer is: .", "It is a.", None),
+        (
+            "a. So the answer is: b. So the answer is: c.",
+            "a. So the answer is: b. So the answer is: c.",
+            "c",
+        ),
+        ("So the answer is: J. R. R.", "So the answer is: J. R. R.", "J. R. R."),
+        (
+            "One. Two. Three. So the answer is: 4. It is so.",
+            "One. Two. Three. So the answer is: 4.",
+            "4",
+        ),
     ],
 )
-def test_ircot_finds_answers_whatever_surrounds_them(rationale: str, answer: str | None) -> None:
-    assert ircot.find_answer(rationale) == answer
-    assert ircot.parse(f" {rationale}", forced=False) == ParsedStep(rationale, rationale, answer)
+def test_ircot_writes_every_answer_in_one_form(
+    text: str, rationale: str, answer: str | None
+) -> None:
+    for kept in (False, True):
+        read = ircot.parse(f" {text}", forced=False, whole_line=kept)
+        assert read == ParsedStep(rationale, rationale, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "cut"),
+    [
+        ("One fact.", "One fact.", 0),
+        ("One fact. Another. A third.", "One fact.", 2),
+        ("Dr. J. R. Li is in the U.S. Army, No. 5. He is.", "Dr. J. R. Li is in the U.S. Army, No. 5.", 1),
+        ("It grew by 3.5 percent", "It grew by 3.5 percent", 0),
+        ("它在巴黎。它很高。", "它在巴黎。", 1),
+        ("Who knows? Nobody.", "Who knows?", 1),
+        ("", "", 0),
+    ],
+)  # fmt: skip
+def test_ircot_takes_the_first_sentence_of_a_line(text: str, kept: str, cut: int) -> None:
+    assert ircot.parse(f" {text}", forced=False) == ParsedStep(kept, kept, None, cut)
+    assert ircot.parse(f" {text}", forced=False, whole_line=True) == ParsedStep(text, text, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "answer", "rationale"),
+    [
+        (ircot, " **Paris** (the capital of France)", "Paris", "So the answer is: Paris."),
+        (ircot, " So the answer is: Paris.", "Paris", "So the answer is: Paris."),
+        (ircot, " It is in Paris. So the answer is: Paris.", "Paris", "So the answer is: Paris."),
+        (ircot, "\n\nParis", "Paris", "So the answer is: Paris."),
+        (ircot, "", "", "So the answer is:"),
+        (self_ask, " The final answer is Paris? ", "Paris", "So the final answer is: Paris."),
+        (self_ask, " 巴黎。", "巴黎", "So the final answer is: 巴黎。"),
+        (react, "Paris.]", "Paris", f"{react.FORCED}Paris]"),
+        (react, "\nAction: Finish[Paris]", "Paris", f"{react.FORCED}Paris]"),
+        (react, " **Paris** (the capital of France)", "Paris", f"{react.FORCED}Paris]"),
+        (react, "", "", f"{react.FORCED}]"),
+    ],
+)
+def test_forced_answers(code: Framework, text: str, answer: str, rationale: str) -> None:
+    read = code.parse(text, forced=True)
+    assert (read.answer, read.rationale) == (answer, rationale)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "forced", "put_behind"),
+    [
+        (ircot, " One.", False, ""),
+        (ircot, "", False, EMPTY_LINE),
+        (ircot, " **", False, EMPTY_LINE),
+        (ircot, " ```", True, EMPTY_LINE),
+        (ircot, " It is. So the answer is:", False, STEP_TERMINATOR),
+        (ircot, " **Answer:**", False, STEP_TERMINATOR),
+        (ircot, " It is. So the answer is: .", False, ""),
+        (self_ask, "", True, EMPTY_LINE),
+        (self_ask, "", False, ""),
+        (self_ask, " Paris", True, ""),
+        (react, "", True, EMPTY_LINE),
+        (react, "", False, ""),
+        (react, " As said in [1] and [2", False, "]\n"),
+        (react, " I look.\nAction: Search[Paris [France", False, ""),
+        (react, " I look. Search[Paris", False, ""),
+        (react, " As said in [1].", False, ""),
+    ],
+)
+def test_a_stop_text_that_came_too_early_is_put_back(
+    code: Framework, text: str, forced: bool, put_behind: str
+) -> None:
+    assert code.unfinished(text, forced=forced) == put_behind
 
 
 @pytest.mark.parametrize(
@@ -159,6 +286,19 @@ def test_ircot_finds_answers_whatever_surrounds_them(rationale: str, answer: str
             ParsedStep("Ann.\nFollow up: Who is Ann?", "Who is Ann?", None),
         ),
         (" Just Ann.", ParsedStep("Just Ann.", "", None)),
+        (" No.\nAnn", ParsedStep("No. Ann", "", None)),
+        (" Yes.\nWho is she", ParsedStep("Yes.\nFollow up: Who is she?", "Who is she?", None)),
+        ("Who is she?", ParsedStep("Follow up: Who is she?", "Who is she?", None)),
+        (
+            " **Yes**.\n2. **Follow-up question #2：** “Who is she？”\n",
+            ParsedStep("Yes.\nFollow up: Who is she?", "Who is she?", None),
+        ),
+        (" Yes.\nFollow up: 她是谁", ParsedStep("Yes.\nFollow up: 她是谁？", "她是谁？", None)),
+        (
+            " Ann, so the final answer is Ann (a painter of old).",
+            ParsedStep("Ann.\nSo the final answer is: Ann.", "", "Ann"),
+        ),
+        (" No.\nFinal answer:\n", ParsedStep("No.", "", None)),
         (" Ann.\nFollow up:", ParsedStep("Ann.", "", None)),
         ("", ParsedStep("", "", None)),
     ],
@@ -175,7 +315,18 @@ def test_self_ask_reads_what_models_write(text: str, written: ParsedStep) -> Non
             " Hm.\n\nAction 1: search [ x  y ]\nObservation 1: z",
             ParsedStep("Hm.\nAction: Search[x y]", "x y", None),
         ),
-        ("Hm. Action: Finish[X.]", ParsedStep("Hm.\nAction: Finish[X.]", "", "X")),
+        ("Hm. Action: Finish[X.]", ParsedStep("Hm.\nAction: Finish[X]", "", "X")),
+        ("Hm.\nAction: Finish[]", ParsedStep("Hm.\nAction: Finish[]", "", None)),
+        ("Hm.\nAction: Finish", ParsedStep("Hm.\nAction: Finish[]", "", None)),
+        ("Hm.\nAction：Search（x (y)）", ParsedStep("Hm.\nAction: Search[x (y)]", "x (y)", None)),
+        ("**Action 2**: **Search**(x)", ParsedStep("Action: Search[x]", "x", None)),
+        ("Hm. Search[“x”]", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        ("Hm.\nfinish(x)", ParsedStep("Hm.\nAction: Finish[x]", "", "x")),
+        ("I search (in vain) for it.", ParsedStep("I search (in vain) for it.", "", None)),
+        ("Hm.\nAction 2: Search: x", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        ("Hm.\nAction: Search[<x>]", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        ("Thought: Hm.\nAction: Search: x", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        ("Hm.\nAction: Lookup[x]", ParsedStep("Hm. Action: Lookup(x)", "", None)),
         ("A.\nAction: Finish[f[0]] as said", ParsedStep("A.\nAction: Finish[f(0)]", "", "f(0)")),
         (
             "A.\nAction: Search[x]\nThought: B.\nAction: Finish[y]",
@@ -189,9 +340,10 @@ def test_react_reads_what_models_write(text: str, written: ParsedStep) -> None:
     assert react.parse(text, forced=False) == written
 
 
-WORDS = st.text(
-    st.sampled_from("aB é.?[]:\n"), max_size=12
-)  # everything that ends or begins something
+WORDS = st.lists(
+    st.sampled_from([*"aB é.?[]:\n1。", "**b**", '"b"', "`b`", "(b)", "\n- ", "\n2. "]), max_size=12
+).map("".join)
+"""Everything that ends or begins something, and marks of chat models."""
 PASSAGES = st.lists(st.sampled_from([A, B, C]), max_size=3)
 
 
@@ -219,20 +371,19 @@ def chains(
     return draw(st.lists(PASSAGES, min_size=count, max_size=count)), rationales, written
 
 
-def cut(text: str, stops: Sequence[str]) -> str:
-    """What an engine gives back of a text."""
-    return text[: min([place for stop in stops if (place := text.find(stop)) >= 0] or [len(text)])]
-
-
 @pytest.mark.parametrize("name", FRAMEWORKS)
 @given(data=st.data())
 def test_prompts_only_grow(name: str, data: st.DataObject) -> None:
     code = FRAMEWORKS[name]
     searches, rationales, _ = data.draw(chains(name))
     for step in range(1, len(rationales)):
-        before = code.lay_out("Who?", searches[:step], rationales[: step - 1], forced=False)
+        before = code.lay_out(
+            "Who?", searches[:step], rationales[: step - 1], forced=False, cue=code.CUE
+        )
         after = {
-            forced: code.lay_out("Who?", searches[: step + 1], rationales[:step], forced=forced)
+            forced: code.lay_out(
+                "Who?", searches[: step + 1], rationales[:step], forced=forced, cue=code.CUE
+            )
             for forced in (False, True)
         }
         target = code.render_target(rationales[step - 1], forced=False)
@@ -256,11 +407,12 @@ def test_what_is_rendered_is_read_back(name: str, data: st.DataObject) -> None:
     for rationale, text in zip(rationales, written, strict=True):
         read = code.parse(text, forced=False)
         target = code.render_target(rationale, forced=False)
-        assert code.parse(target, forced=False) == read
-        assert code.parse(cut(target, code.STOPS), forced=False) == read
+        kept = replace(read, cut_sentences=0)
+        assert code.parse(target, forced=False) == kept
+        assert code.parse(cut(target, code.STOPS), forced=False) == kept
         if read.query or read.answer is not None:
             assert any(stop in target for stop in code.STOPS)
-    path = code.render_path(rationales)
+    path = code.render_path(rationales, cue=code.CUE)
     assert path.startswith((" ", "\n"))
     if read_first := code.parse(written[0], forced=False).query:
         assert code.parse(cut(path, code.STOPS), forced=False).query == read_first
@@ -276,8 +428,9 @@ def test_forced_answers_are_read_back(name: str, text: str) -> None:
     target = code.render_target(read.rationale, forced=True)
     assert target.index(STEP_TERMINATOR) == len(target) - 1
     assert code.parse(target, forced=True) == read
-    begun = code.lay_out("Who?", [[A]], [], forced=True)
+    begun = code.lay_out("Who?", [[A]], [], forced=True, cue=code.CUE)
     assert (
-        code.render_chain("Who?", [[A]], [read.rationale]) == ((begun.text + target).rstrip())
+        code.render_chain("Who?", [[A]], [read.rationale], cue=code.CUE)
+        == ((begun.text + target).rstrip())
         or name == "ircot"
     )

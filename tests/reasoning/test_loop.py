@@ -51,7 +51,7 @@ def test_the_top_k_is_taken_before_seen_passages_are_dropped() -> None:
 def test_the_last_step_is_forced_to_answer() -> None:
     engine = ScriptedEngine(" One.", " Two.", " X.")
     result = run(engine, finding("a", "b", "c"), max_steps=3)
-    assert engine.prompts[-1].endswith(f"Step 3: {ANSWER_FLAG}")
+    assert engine.prompts[-1].endswith(f"Fact 3: {ANSWER_FLAG}")
     assert result.stop_reason == "forced"
     assert result.answer == "X"
     assert result.steps[-1].rationale == f"{ANSWER_FLAG} X."
@@ -60,12 +60,17 @@ def test_the_last_step_is_forced_to_answer() -> None:
 
 def test_an_empty_step_is_followed_by_the_forced_answer() -> None:
     retriever = finding("a", "b")
-    result = run(ScriptedEngine(" One.", "  ", ""), retriever)
+    engine = ScriptedEngine(" One.", "  ", "", "", "")
+    result = run(engine, retriever)
     assert [s.rationale for s in result.steps] == ["One.", "", ANSWER_FLAG]
     assert retriever.queries == ["Who?", "One."]
     assert [s.query for s in result.steps] == ["Who?", "One.", ""]
     assert result.stop_reason == "no_query"
     assert result.answer == ""
+    assert engine.texts == []
+    assert (
+        engine.prompts[2] == f"{engine.prompts[1]}  \n\n"
+    )  # asked to go on behind an empty line, once
 
 
 def test_two_searches_without_anything_new_are_the_last_ones() -> None:
@@ -75,7 +80,7 @@ def test_two_searches_without_anything_new_are_the_last_ones() -> None:
     assert retriever.queries == ["Who?", "One.", "Two."]
     assert result.stop_reason == "nothing_new"
     assert [s.rationale for s in result.steps][2:] == ["Three.", f"{ANSWER_FLAG} X."]
-    assert engine.prompts[3] == f"{engine.prompts[2]} Three.\nStep 4: {ANSWER_FLAG}"
+    assert engine.prompts[3] == f"{engine.prompts[2]} Three.\nFact 4: {ANSWER_FLAG}"
     assert result.answer == "X"
 
 
@@ -113,7 +118,7 @@ def test_self_ask_searches_with_its_follow_up_questions() -> None:
     assert engine.prompts[1] == engine.prompts[0] + (
         " Yes.\nFollow up: Who made B?\n\nTitle: B\nText: About b.\n\nIntermediate answer:"
     )
-    assert engine.stops[0] == ("?\n", "\nIntermediate answer:", "\nQuestion:")
+    assert engine.stops[0] == ("?\n", "？\n", "\nIntermediate answer:", "\nQuestion:")
     assert (result.answer, result.stop_reason) == ("Ann Lee", "answered")
 
 
@@ -140,7 +145,7 @@ def test_thinking_is_stripped_whether_or_not_it_spans_lines() -> None:
     result = run(engine, finding("a", "b"))
     assert [s.rationale for s in result.steps] == ["One.", f"Two. {ANSWER_FLAG} X."]
     assert engine.stops == [("\n",), ("</think>",), ("\n",), ("\n",)]
-    assert engine.prompts[2].endswith("<think> a\n b</think>\n")
+    assert engine.prompts[2].endswith("<think> a\n b</think>\n\n")
     assert "think" not in engine.prompts[3]
     assert [s.thought for s in result.steps] == ["a\n b", "c"]
     assert [s.query for s in result.steps] == ["Who?", "One."]
@@ -180,6 +185,37 @@ def test_a_limit_reached_after_the_end_of_a_step_cut_nothing_off(
     engine = ScriptedEngine(text, "X", finish_reason="length")
     result = run(engine, finding("a", "b"), framework=framework, max_steps=2)
     assert result.steps[0].finish_reason == reason
+
+
+def test_sentences_after_the_first_are_cut_and_counted() -> None:
+    texts = " One is so. Two is so.", f" So. {ANSWER_FLAG} Yes. It is so."
+    engine, retriever = ScriptedEngine(*texts), finding("a", "b")
+    result = run(engine, retriever)
+    assert [s.rationale for s in result.steps] == ["One is so.", f"So. {ANSWER_FLAG} Yes."]
+    assert [s.cut_sentences for s in result.steps] == [1, 0]
+    assert retriever.queries[1] == "One is so."
+    assert engine.prompts[1].endswith("Fact 1: One is so.\nFact 2:")
+    whole = run(ScriptedEngine(*texts), finding("a", "b"), whole_line=True)
+    assert [s.rationale for s in whole.steps] == [texts[0].strip(), f"So. {ANSWER_FLAG} Yes."]
+    assert [s.cut_sentences for s in whole.steps] == [0, 0]
+
+
+def test_an_answer_on_the_next_line_costs_one_request_more() -> None:
+    engine = ScriptedEngine(f" It is. {ANSWER_FLAG}", "X")
+    result = run(engine, finding("a"))
+    assert (result.answer, result.stop_reason) == ("X", "answered")
+    assert engine.prompts[1] == f"{engine.prompts[0]} It is. {ANSWER_FLAG}\n"
+    assert engine.stops == [("\n",)] * 2
+    assert result.steps[0].generated_tokens == 8
+
+
+def test_an_empty_answer_is_none() -> None:
+    engine = ScriptedEngine(f" It is. {ANSWER_FLAG} .", f" {ANSWER_FLAG} .", " X.")
+    retriever = finding("a", "b", "c")
+    result = run(engine, retriever)
+    assert retriever.queries == ["Who?", "It is."]
+    assert [s.rationale for s in result.steps] == ["It is.", "", f"{ANSWER_FLAG} X."]
+    assert (result.answer, result.stop_reason) == ("X", "no_query")
 
 
 def test_dropped_passages_are_counted_in_the_step() -> None:

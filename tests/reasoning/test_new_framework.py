@@ -37,13 +37,18 @@ def lay_out(
     rationales: Sequence[str],
     *,
     forced: bool,
+    cue: str = "",
 ) -> Prompt:
     lines = "".join(f"- {rationale}\n" for rationale in rationales)
     return Prompt(render_question(question, searches), f"{lines}-{' =' if forced else ''}")
 
 
 def render_chain(
-    question: str, searches: Sequence[Sequence[Passage]], rationales: Sequence[str]
+    question: str,
+    searches: Sequence[Sequence[Passage]],
+    rationales: Sequence[str],
+    *,
+    cue: str = "",
 ) -> str:
     prompt = lay_out(question, searches, rationales[:-1], forced=False)
     return f"{prompt.text} {rationales[-1]}"
@@ -53,11 +58,15 @@ def render_target(rationale: str, *, forced: bool) -> str:
     return f" {rationale.removeprefix('= ') if forced else rationale}"
 
 
-def render_path(rationales: Sequence[str]) -> str:
+def render_path(rationales: Sequence[str], *, cue: str = "") -> str:
     return " " + "\n- ".join(rationales)
 
 
-def parse(text: str, *, forced: bool) -> ParsedStep:
+def unfinished(text: str, *, forced: bool) -> str:
+    return ""
+
+
+def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:
     line = text.strip()
     if forced or line.startswith("="):
         answer = line.removeprefix("=").strip()
@@ -70,12 +79,14 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A framework of short notes: a line is searched with, `= x` is the answer."""
     module = SimpleNamespace(
         INSTRUCTION="Take notes.",
+        CUE="",
         STOPS=("\n",),
         lay_out=lay_out,
         render_chain=render_chain,
         render_target=render_target,
         render_path=render_path,
         parse=parse,
+        unfinished=unfinished,
     )
     monkeypatch.setitem(FRAMEWORKS, "notes", module)
 

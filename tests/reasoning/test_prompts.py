@@ -17,7 +17,7 @@ from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.errors import InputError
 from steper_ray.reasoning.encoder import PromptEncoder
-from steper_ray.reasoning.frameworks import framework_named
+from steper_ray.reasoning.frameworks import cue_of, framework_named
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.reasoning.prompts import fit_prompt, make_prompt, split_searches
@@ -154,7 +154,7 @@ def test_a_student_is_trained_on_the_very_tokens_it_is_asked_with(
     (whole,) = path.examples
     text = tokenizer.decode(whole.ids[-whole.target_tokens :])
     assert text == framework_named(settings.framework).render_path(
-        [step.rationale for step in reasoned.steps]
+        [step.rationale for step in reasoned.steps], cue=cue_of(settings)
     )
 
 
@@ -261,7 +261,7 @@ def test_demonstrations_come_right_after_the_instruction() -> None:
                 "question": "Where?",
                 "steps": [
                     {"passages": [{"title": "A", "text": "About a."}], "text": "There is a."},
-                    {"text": "It is b.  So the answer is: b"},
+                    {"text": "It is b.  So the **answer is b**"},
                 ],
             }
         ],
@@ -270,9 +270,9 @@ def test_demonstrations_come_right_after_the_instruction() -> None:
         "Go.\n\n"
         "Title: A\nText: About a.\n\n"
         "Question: Where?\n"
-        "Step 1: There is a.\n"
-        "Step 2: It is b. So the answer is: b\n\n"
+        "Fact 1: There is a.\n"
+        "Fact 2: It is b. So the answer is: b.\n\n"
         "Title: C\nText: About c.\n\n"
         "Question: Who?\n"
-        "Step 1:"
+        "Fact 1:"
     )

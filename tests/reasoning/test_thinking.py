@@ -73,23 +73,23 @@ def test_a_thought_on_one_line_costs_no_request() -> None:
 def test_a_thought_that_has_nothing_after_it_is_gone_on_from() -> None:
     done, prompts = step("<think>a</think>", " One.")
     assert (done.text, done.thought) == (" One.", "a")
-    assert prompts == ["P:", "P:<think>a</think>\n"]
+    assert prompts == ["P:", "P:<think>a</think>\n\n"]
     done, prompts = step("a</think>", " One.")
     assert (done.text, done.thought) == (" One.", "a")
-    assert prompts == ["P:", "P:a</think>\n"]
+    assert prompts == ["P:", "P:a</think>\n\n"]
 
 
 def test_a_thought_that_never_ends_is_closed() -> None:
     done, prompts = step("<think>a", "b", " One", finish_reason="length")
     assert (done.text, done.thought, done.finish_reason) == (" One", "ab", "length")
     # cut off within a line, it goes on within it
-    assert prompts == ["P:", "P:<think>a", "P:<think>ab</think>\n"]
+    assert prompts == ["P:", "P:<think>a", "P:<think>ab</think>\n\n"]
     assert (done.generated_tokens, done.logprob_sum, done.mean_logprob) == (12, -6.0, -0.5)
 
 
 def test_a_second_thought_after_the_first_is_no_step() -> None:
     done, _ = step("<think>a</think>", "<think>b")
-    assert (done.text, done.thought) == ("", "a")
+    assert (done.text, done.thought) == ("", "ab")
 
 
 def test_without_a_thought_there_is_none() -> None:

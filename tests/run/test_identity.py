@@ -154,6 +154,26 @@ def test_an_endpoint_of_an_older_record_was_asked_as_by_default() -> None:
         assert any("endpoint.send_stop: True → False" in one for one in differences(old, changed))
 
 
+@pytest.mark.parametrize(("framework", "cue"), [("ircot", "Step"), ("self_ask", None)])
+def test_prompts_had_a_fixed_cue_before_it_could_be_set(framework: str, cue: str | None) -> None:
+    reasoning = {"framework": framework, "max_steps": 5}
+    same = {"retriever": "bm25", "task": "qa"}
+    asked = {**same, "reasoning": reasoning, "ensemble": {"a": {"reasoning": reasoning}}}
+    now = {
+        **reasoning,
+        "template_date": "2024-07-26",
+        "max_passage_tokens": 0,
+        "cue": cue,
+        "whole_line": True,
+    }
+    today = {**same, "reasoning": now, "ensemble": {"a": {"reasoning": now}}}
+    assert differences(record("chains", asked), record("chains", today)) == []
+    other = {**same, "reasoning": {**now, "cue": "Fact"}, "ensemble": {"a": {"reasoning": now}}}
+    assert differences(record("chains", asked), record("chains", other)) == [
+        f"reasoning.cue: {cue!r} → 'Fact'"
+    ]
+
+
 def test_a_renamed_key_is_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = record("training", BODY)
     renamed = {**BODY, "train": {"learning_rate": 0.1, "lora": None}}

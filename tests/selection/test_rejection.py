@@ -34,7 +34,7 @@ def test_a_chain_becomes_one_example_a_step() -> None:
     assert second.prompt == (
         "Go.\n\nTitle: Zalk Stumum\nText: Zalk Stumum presents Kek Bibro. It ran for a long season.\n\n"
         "Title: Kek Bibro\nText: In 1984 Kek Bibro praised Old Harbour. It owns seven trucks.\n\n"
-        f"Question: {CHAIN.question}\nStep 1: Zalk Stumum presents Kek Bibro.\nStep 2:"
+        f"Question: {CHAIN.question}\nFact 1: Zalk Stumum presents Kek Bibro.\nFact 2:"
     )
 
 
@@ -42,7 +42,7 @@ def test_the_flag_of_a_forced_chain_is_in_the_prompt_and_not_in_the_target() -> 
     steps = (FIRST, step("So the answer is: X."))
     last = step_examples(replace(CHAIN, steps=steps, stop_reason="forced"), ReasoningConfig())[-1]
     assert last.forced
-    assert last.prompt.endswith("Step 2: So the answer is:")
+    assert last.prompt.endswith("Fact 2: So the answer is:")
     assert last.target == " X.\n"
 
 
@@ -93,12 +93,17 @@ def test_the_flag_of_a_forced_chain_is_in_the_prompt_and_not_in_the_target() -> 
         ({"rationalized": True}, {}, None),
         ({"rationalized": True}, {"keep_rationalized": False}, "rationalized"),
         ({"steps": (step("So the answer is: Neill.", "p3"), LAST)}, {}, "early_answer"),
+        ({"steps": (step("**Therefore, the answer is Neill**", "p3"), LAST)}, {}, "early_answer"),
+        ({"steps": (step("It is so. Answer: Neill (the mayor of it)", "p3"), LAST)}, {}, "early_answer"),
         ({"steps": (FIRST, step("Zalk Stumum presents Kek Bibro!"), LAST)}, {}, "repeated_step"),
         (
             {"steps": (FIRST, FIRST, SECOND, LAST), "passages": (PASSAGES[0], *PASSAGES)},
             {"repeated_steps": True},
             None,
         ),
+        ({"steps": (step("Identify the mayor of the town.", "p1"), LAST)}, {}, "no_fact"),
+        ({"steps": (step("Identify the mayor of the town.", "p1"), SECOND, LAST)}, {}, None),
+        ({"steps": (LAST,), "passages": PASSAGES[2:]}, {}, None),
         ({"steps": (step("Zalk Bibro plays.", "p1"), SECOND, LAST)}, {}, "ungrounded"),
         ({"steps": (step("Zalk Bibro plays.", "p1"), SECOND, LAST)}, {"grounded": False}, None),
         # The gold passages

@@ -28,7 +28,13 @@ REJECTED = replace(
     supporting_ids=("p1", "p9"),
     steps=(
         *CHAIN.steps[:2],
-        step("So the answer is: Foo Bar.", "p3", mean_logprob=None, dropped_passages=2),
+        step(
+            "So the answer is: Foo Bar.",
+            "p3",
+            mean_logprob=None,
+            dropped_passages=2,
+            cut_sentences=1,
+        ),
     ),
 )
 
@@ -80,7 +86,8 @@ def test_what_speaks_against_a_chain(tmp_path: Path) -> None:
     assert "not found   Bar (step 3)" in said
     assert "not found   gold passages p9" in said
     assert (
-        "mean log-probability unknown · 10 prompt tokens, 5 written · 2 passages left out" in said
+        "mean log-probability unknown · 10 prompt tokens, 5 written · sentences cut: 1 "
+        "· 2 passages left out" in said
     )
     assert "by the present settings" not in said
 

@@ -19,6 +19,7 @@ LONG = step(
     cached_tokens=64,
     dropped_passages=2,
     finish_reason="length",
+    cut_sentences=3,
 )
 FORCED = replace(
     CHAIN, id="q3", hops=None, stop_reason="nothing_new", em=0.0, f1=0.0, acc=0.0,
@@ -70,6 +71,8 @@ def test_everything_is_counted() -> None:
         "rationalized": 1,
         "cut_off_steps": 2,
         "dropped_passages": 2 + 2,
+        "cut_chains": 2,
+        "cut_steps": 2,
         "prompt_tokens": 3 * 10 + 10 + 130 + 120,
         "cached_tokens": 64 + 64,
         "generated_tokens": 3 * 5 + 5 + 65 + 60,

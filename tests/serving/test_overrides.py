@@ -53,6 +53,7 @@ def test_another_framework_brings_its_own_instruction_and_no_demonstrations(
     asked = SERVED.with_changes({"framework": name, "passages_per_step": 2})
     assert framework_named(asked.framework) is code
     assert asked.instruction == framework_named(asked.framework).INSTRUCTION != ircot.INSTRUCTION
+    assert (TRAINED.cue, asked.cue) == ("Fact", None)
     assert asked.demonstrations == ()
     assert (asked.passages_per_step, asked.max_steps) == (2, 3)
     assert (asked.max_step_tokens, asked.chat) == (64, False)

@@ -3,9 +3,9 @@
 import random
 from itertools import pairwise
 
-from steper_ray.reasoning.frameworks.ircot import render_prompt
 from steper_ray.retrieval import open_retriever
 from steper_ray.run.config import RunConfig
+from steper_ray.toy.asking import render_prompt
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.toy.world import make_world, vocabulary
 from tests.fakes import hits_of

@@ -15,15 +15,11 @@ import pytest
 
 from steper_ray.arrow import CHAIN_SCHEMA, STEP_EXAMPLE_SCHEMA
 from steper_ray.reasoning.demonstrations import complete_reasoning
-from steper_ray.reasoning.frameworks.ircot import (
-    ANSWER_FLAG,
-    INSTRUCTION,
-    render_prompt,
-    render_target,
-)
+from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG, render_target
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import StepExample
 from steper_ray.selection.abilities import STEPER, AbilityScheme
+from steper_ray.toy.asking import REASONING, render_prompt
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.toy.world import World, make_world
 from steper_ray.training.settings import TrainConfig
@@ -56,9 +52,7 @@ def chain_examples(
             passages=tuple(passages[:step]),
             reasoning=tuple(sentences[: step - 1]),
             forced=False,
-            prompt=render_prompt(
-                question, passages[:step], sentences[: step - 1], instruction=INSTRUCTION
-            ),
+            prompt=render_prompt(question, passages[:step], sentences[: step - 1]),
             target=render_target(sentences[step - 1], forced=False),
         )
         for step in range(1, hops + 1)
@@ -216,7 +210,7 @@ def task(tmp_path, write_stepwise, tiny_student, device) -> WorkerTask:
         stepwise_files=tuple(map(str, stepwise_files(tmp_path / "stepwise"))),
         training_dir=str(tmp_path / "training"),
         seed=0,
-        reasoning=complete_reasoning(ReasoningConfig(max_prompt_tokens=1000)),
+        reasoning=complete_reasoning(ReasoningConfig(**REASONING, max_prompt_tokens=1000)),
         corpus_version="v1",
     )
     prepare_process(task)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
 from steper_ray.errors import InputError
-from steper_ray.reasoning.frameworks.ircot import render_prompt
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.selection.abilities import AbilityScheme
+from steper_ray.toy.asking import REASONING, render_prompt
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.batches import cut_micro_batches, epoch_batches, hold_out, steps_per_epoch
 from steper_ray.training.tokenization import check_examples, stepwise_files, tokenize_examples
@@ -22,7 +22,7 @@ def tokenize(folder: Path, max_prompt_tokens: int = 1000, **choice):
     return tokenize_examples(
         stepwise_files(folder),
         make_tokenizer(),
-        reasoning=ReasoningConfig(max_prompt_tokens=max_prompt_tokens),
+        reasoning=ReasoningConfig(**REASONING, max_prompt_tokens=max_prompt_tokens),
         **choice,
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from steper_ray.errors import StageError
-from steper_ray.reasoning.frameworks.ircot import render_prompt
+from steper_ray.toy.asking import render_prompt
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.settings import LoraConfig
 from tests.training.one_rank import LR, SIGMA_LR, gather_and_save, start

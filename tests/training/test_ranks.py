@@ -14,6 +14,7 @@ import pytest
 
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.toy.asking import REASONING
 from steper_ray.training.rank import RankTraining
 from steper_ray.training.settings import TrainConfig
 from steper_ray.training.tokenization import stepwise_files
@@ -163,7 +164,7 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
         stepwise_files=tuple(map(str, stepwise_files(tmp_path / "stepwise"))),
         training_dir=str(tmp_path / "training"),
         seed=0,
-        reasoning=complete_reasoning(ReasoningConfig(max_prompt_tokens=1000)),
+        reasoning=complete_reasoning(ReasoningConfig(**REASONING, max_prompt_tokens=1000)),
         corpus_version="v1",
     )
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.toy.asking import REASONING
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.batches import cut_micro_batches
 from steper_ray.training.objective import OBJECTIVES, WeightInputs, example_weights
@@ -16,7 +17,7 @@ SIGMA = (0.7, 1.4, 0.9)
 def load_examples(run_dir: Path):
     files = stepwise_files(run_dir / "stepwise")
     return tokenize_examples(
-        files, make_tokenizer(), reasoning=ReasoningConfig(max_prompt_tokens=1000)
+        files, make_tokenizer(), reasoning=ReasoningConfig(**REASONING, max_prompt_tokens=1000)
     )
 
 

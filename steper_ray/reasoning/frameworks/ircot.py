@@ -9,36 +9,46 @@ question and the reasoning so far, one step a line:
     Text: <text>
 
     Question: <question>
-    Step 1: <r_1>
-    Step 2:
+    Fact 1: <r_1>
+    Fact 2:
 
 Nothing is ever re-sorted, so the prompt of step s+1 shares its beginning with that of step s. The model
 continues with a space and the next sentence, and ends the step with a newline (`STEP_TERMINATOR`): were
 the sentences on one line, the same text would ask for the next sentence at one step and for the end at
-another. The answer stands in the sentence that has the answer flag.
+another. The answer stands in the sentence that has the answer flag. What stands before the number is a
+setting (`reasoning.cue`).
 
-The bundled toy models were trained on exactly this text.
+The bundled toy models were trained on exactly this text, with `Step` as the cue and an instruction of
+their own (`steper_ray.toy.asking`).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
+from steper_ray.reasoning.answers import ends_in_flag, flagged, split_answer
+from steper_ray.reasoning.cleaning import clean, clean_line
 from steper_ray.reasoning.frameworks.protocol import (
     STEP_TERMINATOR,
     ParsedStep,
     Prompt,
-    clean_answer,
+    empty_line,
     render_passages,
 )
 from steper_ray.schema import Passage
-from steper_ray.text import squeeze
+from steper_ray.sentences import sentences
 
 ANSWER_FLAG: Final = "So the answer is:"
 
 
+CUE: Final = "Fact"
+"""After `Step 1:` chat models plan what to look for, after `Fact 1:` they state a fact."""
+
+
 INSTRUCTION: Final = (
-    "Answer the question step by step, one sentence at a time, using the passages. "
-    f"End with: {ANSWER_FLAG}"
+    "Answer the question with facts from the passages, one a line. A line is one sentence that states one "
+    "fact. As soon as the facts give the answer, end the line like this, with the answer in a few words:\n"
+    f"{ANSWER_FLAG} <answer>."
 )
 
 
@@ -51,17 +61,22 @@ def lay_out(
     rationales: Sequence[str],
     *,
     forced: bool,
+    cue: str = CUE,
 ) -> Prompt:
     """See `Framework`: P_≤s, then q, then R_<s (and the answer flag when `forced`)."""
-    cue = f"Step {len(rationales) + 1}:" + (f" {ANSWER_FLAG}" if forced else "")
-    return Prompt(_given(question, searches), _lines(rationales) + cue)
+    begun = f"{cue} {len(rationales) + 1}:" + (f" {ANSWER_FLAG}" if forced else "")
+    return Prompt(_given(question, searches), _lines(rationales, cue) + begun)
 
 
 def render_chain(
-    question: str, searches: Sequence[Sequence[Passage]], rationales: Sequence[str]
+    question: str,
+    searches: Sequence[Sequence[Passage]],
+    rationales: Sequence[str],
+    *,
+    cue: str = CUE,
 ) -> str:
     """See `Framework`."""
-    return (_given(question, searches) + _lines(rationales)).rstrip()
+    return (_given(question, searches) + _lines(rationales, cue)).rstrip()
 
 
 def render_target(rationale: str, *, forced: bool) -> str:
@@ -73,22 +88,34 @@ def render_target(rationale: str, *, forced: bool) -> str:
     return written + STEP_TERMINATOR
 
 
-def render_path(rationales: Sequence[str]) -> str:
+def render_path(rationales: Sequence[str], *, cue: str = CUE) -> str:
     """See `Framework`."""
-    return _lines(rationales).removeprefix("Step 1:")
+    return _lines(rationales, cue).removeprefix(f"{cue} 1:")
 
 
-def parse(text: str, *, forced: bool) -> ParsedStep:
-    """See `Framework`: the sentence is the next query."""
-    sentence = squeeze(text)
-    rationale = f"{ANSWER_FLAG} {sentence}".rstrip() if forced else sentence
-    return ParsedStep(rationale, rationale, find_answer(rationale))
+def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:
+    """See `Framework`: one sentence, or the line up to the answer, is the step and the next query."""
+    if forced:
+        _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"))
+        rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
+        return ParsedStep(rationale, rationale, answer)
+    before, answer = split_answer(clean_line(text))
+    cut = 0
+    if answer:
+        step = f"{before} {flagged(ANSWER_FLAG, answer)}".lstrip()
+    else:
+        spans = sentences(before)
+        cut = 0 if whole_line else max(0, len(spans) - 1)
+        step = before[: spans[0][1]] if cut else before
+    if step != clean_line(step):  # the cut has made it one that has marks
+        return replace(parse(step, forced=False, whole_line=whole_line), cut_sentences=cut)
+    return ParsedStep(step, step, answer or None, cut)
 
 
-def find_answer(rationale: str) -> str | None:
-    """The answer in a rationale, without its full stop; None if the answer flag is not in it."""
-    start = rationale.lower().rfind(ANSWER_FLAG.lower())
-    return None if start < 0 else clean_answer(rationale[start + len(ANSWER_FLAG) :])
+def unfinished(text: str, *, forced: bool) -> str:  # noqa: ARG001
+    """See `Framework`: an empty line is skipped, and an answer may stand on the line after its flag."""
+    line = clean_line(text)
+    return STEP_TERMINATOR if ends_in_flag(line) else empty_line(line)
 
 
 def render_prompt(
@@ -98,9 +125,11 @@ def render_prompt(
     *,
     forced: bool = False,
     instruction: str = INSTRUCTION,
+    cue: str = CUE,
 ) -> str:
     """The prompt of a base model with these passages, whichever search brought them."""
-    return lay_out(question, [passages], reasoning, forced=forced).headed(instruction).text
+    prompt = lay_out(question, [passages], reasoning, forced=forced, cue=cue)
+    return prompt.headed(instruction).text
 
 
 def _given(question: str, searches: Sequence[Sequence[Passage]]) -> str:
@@ -108,5 +137,5 @@ def _given(question: str, searches: Sequence[Sequence[Passage]]) -> str:
     return "\n\n".join([*render_passages(passages), f"Question: {question}\n"])
 
 
-def _lines(rationales: Sequence[str]) -> str:
-    return "".join(f"Step {s}: {r}{STEP_TERMINATOR}" for s, r in enumerate(rationales, 1))
+def _lines(rationales: Sequence[str], cue: str) -> str:
+    return "".join(f"{cue} {s}: {r}{STEP_TERMINATOR}" for s, r in enumerate(rationales, 1))

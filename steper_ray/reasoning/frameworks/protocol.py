@@ -9,17 +9,22 @@ passages stand before the question, with its instruction and passages. So vLLM's
 and in training the steps of a chain share a trunk. Only where a prompt would outgrow its context are its
 oldest passages left out (`steper_ray.reasoning.prompts`).
 
-A framework is a module of plain functions that satisfies `Framework`; `settings.FRAMEWORKS` names them.
+A framework is a module of plain functions that satisfies `Framework`; `FRAMEWORKS` names them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from steper_ray.reasoning.cleaning import clean
 from steper_ray.schema import Passage
 
 STEP_TERMINATOR: Final = "\n"
 """Ends a step that is one line, and every forced answer."""
+
+
+EMPTY_LINE: Final = "\n\n"
+"""What a model mostly writes where it begins with a line break: a single token of many tokenizers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class ParsedStep:
     """What it wants to search next; empty where it says nothing that could be searched."""
     answer: str | None
     """Its answer, without a full stop; None if it gives none."""
+    cut_sentences: int = 0
+    """Sentences that were written after the step and left out of it."""
 
 
 class Framework(Protocol):
@@ -65,11 +72,17 @@ class Framework(Protocol):
     searches:   P_1 … P_s, the new passages of each search; the first stands with the question
     rationales: r_1 … r_(s-1)
     forced:     whether the prompt itself begins the answer, so that whatever is written is one
+    cue:        as CUE; a framework without one does not look at it
     """
 
     @property
     def INSTRUCTION(self) -> str:
         """Begins every prompt unless `reasoning.instruction` says otherwise."""
+        ...
+
+    @property
+    def CUE(self) -> str:
+        """Begins each step with its number unless `reasoning.cue` says otherwise; empty if none does."""
         ...
 
     @property
@@ -84,12 +97,18 @@ class Framework(Protocol):
         rationales: Sequence[str],
         *,
         forced: bool,
+        cue: str,
     ) -> Prompt:
         """The prompt of one step, without instruction and demonstrations."""
         ...
 
     def render_chain(
-        self, question: str, searches: Sequence[Sequence[Passage]], rationales: Sequence[str]
+        self,
+        question: str,
+        searches: Sequence[Sequence[Passage]],
+        rationales: Sequence[str],
+        *,
+        cue: str,
     ) -> str:
         """A finished chain as a demonstration shows it; as many searches as rationales."""
         ...
@@ -98,15 +117,28 @@ class Framework(Protocol):
         """What the model should write after the prompt, up to the end of the text that ends the step."""
         ...
 
-    def render_path(self, rationales: Sequence[str]) -> str:
+    def render_path(self, rationales: Sequence[str], *, cue: str) -> str:
         """What a model should write that has all passages and writes r_1 … r_S at once (`vanilla-kd`).
 
         Cut at the first of `STOPS` it reads like the first step alone.
         """
         ...
 
-    def parse(self, text: str, *, forced: bool) -> ParsedStep:
-        """Read what was written after a prompt: a target, cut at its stop text or not, or worse."""
+    def parse(self, text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:
+        """Read what was written after a prompt: a target, cut at its stop text or not, or worse.
+
+        It takes off the marks of chat models itself (`steper_ray.reasoning.cleaning`). What it makes of a
+        rationale that it has made is the same again.
+
+        whole_line: whether a step that should be one sentence keeps all that stand on its line
+        """
+        ...
+
+    def unfinished(self, text: str, *, forced: bool) -> str:
+        """The text to put behind what was written, where a stop text ended it before it said anything.
+
+        The model then goes on after it. Empty where the step is complete, which is nearly always.
+        """
         ...
 
 
@@ -121,6 +153,6 @@ def render_question(question: str, searches: Sequence[Sequence[Passage]]) -> str
     return "\n\n".join([f"Question: {question}", *render_passages(passages), ""])
 
 
-def clean_answer(text: str) -> str:
-    """An answer without its full stop."""
-    return text.strip().removesuffix(".").rstrip()
+def empty_line(text: str) -> str:
+    """See `Framework.unfinished`, of a step that ends with its line: an empty line is skipped."""
+    return "" if clean(text) else EMPTY_LINE

@@ -28,16 +28,17 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from steper_ray.reasoning.answers import bare_answer
+from steper_ray.reasoning.cleaning import clean, clean_line, unquoted
 from steper_ray.reasoning.frameworks.protocol import (
     STEP_TERMINATOR,
     ParsedStep,
     Prompt,
-    clean_answer,
+    empty_line,
     render_passages,
     render_question,
 )
 from steper_ray.schema import Passage
-from steper_ray.text import squeeze
 
 THOUGHT: Final = "Thought:"
 
@@ -53,16 +54,45 @@ FORCED: Final = "I have to answer with what I have found.\nAction: Finish["
 """Begins the last step when the answer is forced."""
 
 
+CUE: Final = ""
+
+
 INSTRUCTION: Final = (
-    "Answer the question with the help of a search engine, in turns of a thought and an action. The action "
-    "is Search[what to look up], which shows passages, or Finish[the answer in a few words]."
+    "Answer the question with the help of a search engine, in turns of a thought and an action. A thought "
+    "is one sentence. The action stands on the line after it, and is one of these two:\n"
+    "Action: Search[<what to look up>]\n"
+    "Action: Finish[<the answer in a few words>]\n"
+    "A search shows passages."
 )
 
 
-STOPS: Final = ("]\n", f"\n{OBSERVATION}", "\nQuestion:")
+_END: Final = "]\n"
 
 
-_ACTION: Final = re.compile(r"\baction(?: \d+)?\s*:\s*(search|finish)\s*\[", re.IGNORECASE)
+STOPS: Final = (_END, f"\n{OBSERVATION}", "\nQuestion:")
+
+
+_LABEL: Final = r"\baction(?: \#?\d+)? ?[:：]"
+
+
+_LABELLED: Final = re.compile(
+    rf"{_LABEL}\s?(?P<name>search|finish) ?(?P<opening>[\[(［（【:：]|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+_BARE: Final = re.compile(
+    r"(?:^|(?<=[.!?…] )|(?<=[。！？]))(?P<name>search|finish)(?P<opening> ?[\[［【]|[(（])",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""An action without its label, at the beginning of a line or a sentence."""
+
+
+_BEGUN: Final = re.compile(r"\s*(?:action ?[:：] ?)?finish ?[\[(]", re.IGNORECASE)
+"""What a forced prompt has already."""
+
+
+_CLOSING: Final = {"[": "]", "(": ")", "［": "］", "（": "）", "【": "】"}
 
 
 _ROUND: Final = str.maketrans("[]", "()")
@@ -74,14 +104,19 @@ def lay_out(
     rationales: Sequence[str],
     *,
     forced: bool,
+    cue: str = CUE,  # noqa: ARG001
 ) -> Prompt:
     """See `Framework`; a forced prompt has the last thought written and its action begun."""
-    cue = f"{THOUGHT} {FORCED}" if forced else THOUGHT
-    return Prompt(render_question(question, searches[:1]), _trace(searches[1:], rationales) + cue)
+    begun = f"{THOUGHT} {FORCED}" if forced else THOUGHT
+    return Prompt(render_question(question, searches[:1]), _trace(searches[1:], rationales) + begun)
 
 
 def render_chain(
-    question: str, searches: Sequence[Sequence[Passage]], rationales: Sequence[str]
+    question: str,
+    searches: Sequence[Sequence[Passage]],
+    rationales: Sequence[str],
+    *,
+    cue: str = CUE,  # noqa: ARG001
 ) -> str:
     """See `Framework`."""
     return (render_question(question, searches[:1]) + _trace(searches[1:], rationales)).rstrip()
@@ -93,36 +128,65 @@ def render_target(rationale: str, *, forced: bool) -> str:
     return written + STEP_TERMINATOR
 
 
-def render_path(rationales: Sequence[str]) -> str:
+def render_path(rationales: Sequence[str], *, cue: str = CUE) -> str:  # noqa: ARG001
     """See `Framework`; a path has no observations."""
     return "".join(f"{THOUGHT}{_spaced(r)}{STEP_TERMINATOR}" for r in rationales).removeprefix(
         THOUGHT
     )
 
 
-def parse(text: str, *, forced: bool) -> ParsedStep:
-    """See `Framework`: the first action counts, and nothing after it."""
-    text = FORCED + squeeze(text) if forced else text
-    action = _ACTION.search(text)
+def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  # noqa: ARG001
+    """See `Framework`: the first action counts, and nothing after it.
+
+    A thought may have several sentences.
+    """
+    text = clean(f"{FORCED}{_unbegun(text)}" if forced else text)
+    action = _action(text)
     if action is None:
-        return ParsedStep(squeeze(text).translate(_ROUND), "", None)
-    thought = squeeze(text[: action.start()]).translate(_ROUND)
-    inside = squeeze(_inside(text[action.end() :].partition("\n")[0])).translate(_ROUND)
-    name = action[1].capitalize()
-    rationale = f"{thought}\nAction: {name}[{inside}]".lstrip()
-    if name == "Finish":
-        return ParsedStep(rationale, "", clean_answer(inside))
-    return ParsedStep(rationale, inside, None)
+        return ParsedStep(_thought(text), "", None)
+    thought = _thought(text[: action.start()])
+    argument = unquoted(_inside(text[action.end() :].partition("\n")[0], action["opening"].strip()))
+    if action["name"].casefold() == "finish":
+        answer = bare_answer(argument).translate(_ROUND)
+        rationale = f"{thought}\nAction: Finish[{answer}]".lstrip()
+        return ParsedStep(rationale, "", answer if answer or forced else None)
+    query = argument.strip("<> ").translate(_ROUND)
+    return ParsedStep(f"{thought}\nAction: Search[{query}]".lstrip(), query, None)
 
 
-def _inside(line: str) -> str:
+def unfinished(text: str, *, forced: bool) -> str:
+    """See `Framework`: a bracket that ends a line of the thought (a citation) ends no step."""
+    if forced:
+        return empty_line(text)
+    cleaned = clean(text)
+    acts = _BARE.search(cleaned) or re.search(_LABEL, cleaned, re.IGNORECASE)
+    return _END if text.rfind("[") > text.rfind("]") and not acts else ""
+
+
+def _action(text: str) -> re.Match[str] | None:
+    """The first action in a cleaned text, one with a label if there is any."""
+    return _LABELLED.search(text) or _BARE.search(text)
+
+
+def _unbegun(text: str) -> str:
+    """A forced answer without what the prompt has already begun."""
+    begun = _BEGUN.match(text)
+    return text[begun.end() :] if begun else text.lstrip()
+
+
+def _thought(text: str) -> str:
+    """A thought on one line, without the label that the prompt has already and without square brackets."""
+    return clean_line(clean_line(text.translate(_ROUND)).removeprefix(THOUGHT))
+
+
+def _inside(line: str, opening: str) -> str:
     """What stands before the bracket that closes the action; all of it where the line ends before."""
-    depth = 1
+    closing, depth = _CLOSING.get(opening), 1
     for place, sign in enumerate(line):
-        depth += (sign == "[") - (sign == "]")
+        depth += (sign == opening) - (sign == closing)
         if not depth:
-            return line[:place]
-    return line
+            return line[:place].strip()
+    return line.strip()
 
 
 def _trace(searches: Sequence[Sequence[Passage]], rationales: Sequence[str]) -> str:
@@ -138,4 +202,4 @@ def _trace(searches: Sequence[Sequence[Passage]], rationales: Sequence[str]) -> 
 
 def _spaced(rationale: str) -> str:
     """The rationale as it stands after its cue: on the next line where it is an action alone."""
-    return f"\n{rationale}" if _ACTION.match(rationale) else f" {rationale}"
+    return f"\n{rationale}" if rationale.startswith("Action:") else f" {rationale}"

@@ -28,16 +28,18 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from steper_ray.reasoning.answers import flagged, split_answer
+from steper_ray.reasoning.cleaning import clean, clean_line
 from steper_ray.reasoning.frameworks.protocol import (
     STEP_TERMINATOR,
     ParsedStep,
     Prompt,
-    clean_answer,
+    empty_line,
     render_passages,
     render_question,
 )
 from steper_ray.schema import Passage
-from steper_ray.text import squeeze
+from steper_ray.sentences import end_sign, finished, is_unspaced
 
 NEEDED: Final = "Are follow up questions needed here:"
 
@@ -51,23 +53,33 @@ INTERMEDIATE: Final = "Intermediate answer:"
 ANSWER_FLAG: Final = "So the final answer is:"
 
 
+CUE: Final = ""
+
+
 INSTRUCTION: Final = (
-    "Answer the question with the help of a search engine. Ask one follow up question at a time; passages "
-    "found for it are shown, and its intermediate answer is given from them in a few words. When nothing "
-    f"more is needed, end with: {ANSWER_FLAG}"
+    "Answer the question with the help of a search engine. While something is missing, ask for it in one "
+    f"sentence on a line of its own:\n{FOLLOW_UP} <one short question>?\n"
+    "Passages found for it are shown. Then write its answer in a few words, and again a follow up "
+    f"question, or when nothing more is needed:\n{ANSWER_FLAG} <the answer in a few words>."
 )
 
 
-STOPS: Final = ("?\n", f"\n{INTERMEDIATE}", "\nQuestion:")
+STOPS: Final = ("?\n", "？\n", f"\n{INTERMEDIATE}", "\nQuestion:")
 
 
 _END: Final = "\n\nQuestion:"
 """What a student learns to write after the final answer, as demonstrations have it."""
 
 
-_LABEL: Final = re.compile(
-    r"\b(?:(?P<ask>follow[ -]?up(?: question)?)|so the (?:final )?answer is)\s*:", re.IGNORECASE
+_ASK: Final = re.compile(
+    r"\bfollow[ -]?ups?(?: questions?)?(?: \#?\d+)? ?[:：][ \n]?", re.IGNORECASE
 )
+
+
+_NOT_NEEDED: Final = re.compile(r"no\b", re.IGNORECASE)
+
+
+_QUESTION_MARKS: Final = "?？؟"
 
 
 def lay_out(
@@ -76,14 +88,19 @@ def lay_out(
     rationales: Sequence[str],
     *,
     forced: bool,
+    cue: str = CUE,  # noqa: ARG001
 ) -> Prompt:
     """See `Framework`; a forced prompt asks for the final answer in place of the intermediate one."""
-    cue = ANSWER_FLAG if forced else _cue(len(rationales))
-    return Prompt(render_question(question, searches[:1]), _trace(searches[1:], rationales) + cue)
+    begun = ANSWER_FLAG if forced else _cue(len(rationales))
+    return Prompt(render_question(question, searches[:1]), _trace(searches[1:], rationales) + begun)
 
 
 def render_chain(
-    question: str, searches: Sequence[Sequence[Passage]], rationales: Sequence[str]
+    question: str,
+    searches: Sequence[Sequence[Passage]],
+    rationales: Sequence[str],
+    *,
+    cue: str = CUE,  # noqa: ARG001
 ) -> str:
     """See `Framework`."""
     return (render_question(question, searches[:1]) + _trace(searches[1:], rationales)).rstrip()
@@ -96,29 +113,37 @@ def render_target(rationale: str, *, forced: bool) -> str:
     return _spaced(rationale) + (_END if _answers(rationale) else STEP_TERMINATOR)
 
 
-def render_path(rationales: Sequence[str]) -> str:
+def render_path(rationales: Sequence[str], *, cue: str = CUE) -> str:  # noqa: ARG001
     """See `Framework`."""
     first, *others = rationales
     lines = [_spaced(first), *(_line(step, r) for step, r in enumerate(others, 1))]
     return STEP_TERMINATOR.join(lines) + (_END if _answers(rationales[-1]) else STEP_TERMINATOR)
 
 
-def parse(text: str, *, forced: bool) -> ParsedStep:
-    """See `Framework`: the follow-up question or the final answer, whichever comes first, ends the step."""
+def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  # noqa: ARG001
+    """See `Framework`: the follow-up question or the final answer, whichever comes first, ends the step.
+
+    A step may have several sentences.
+    """
     if forced:
-        answer = _unasked(text)
-        return ParsedStep(f"{ANSWER_FLAG} {answer}".rstrip(), "", clean_answer(answer))
-    label = _LABEL.search(text)
-    if label is None:
-        return ParsedStep(_unasked(text), "", None)
-    said = _unasked(text[: label.start()])
-    line = _unasked(text[label.end() :].lstrip(" ").removeprefix("\n").partition("\n")[0])
-    if not label["ask"]:
-        return ParsedStep(_joined(said, f"{ANSWER_FLAG} {line}".rstrip()), "", clean_answer(line))
-    query = line.rstrip("?. ")
-    if not query:
-        return ParsedStep(said, "", None)
-    return ParsedStep(_joined(said, f"{FOLLOW_UP} {query}?"), f"{query}?", None)
+        _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"), endings=_QUESTION_MARKS)
+        rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
+        return ParsedStep(rationale, "", answer)
+    text = clean(text)
+    asks = _ASK.search(text)
+    before, answer = split_answer(text[: asks.start()] if asks else text, endings=_QUESTION_MARKS)
+    said = _unasked(before)
+    if answer:
+        return ParsedStep(_joined(finished(said), flagged(ANSWER_FLAG, answer)), "", answer)
+    query = _question(text[asks.end() :].partition("\n")[0]) if asks else ""
+    if not asks:
+        said, query = _unlabelled(before)
+    return ParsedStep(_joined(said, f"{FOLLOW_UP} {query}") if query else said, query, None)
+
+
+def unfinished(text: str, *, forced: bool) -> str:
+    """See `Framework`: a forced answer may stand behind an empty line."""
+    return empty_line(text) if forced else ""
 
 
 def _trace(searches: Sequence[Sequence[Passage]], rationales: Sequence[str]) -> str:
@@ -144,12 +169,38 @@ def _cue(done: int) -> str:
 
 def _spaced(rationale: str) -> str:
     """The rationale as it stands after its cue: on the next line where it says nothing but a label."""
-    return f"\n{rationale}" if _LABEL.match(rationale) else f" {rationale}"
+    return f"\n{rationale}" if rationale.startswith((FOLLOW_UP, ANSWER_FLAG)) else f" {rationale}"
 
 
-def _unasked(text: str) -> str:
+def _unlabelled(text: str) -> tuple[str, str]:
+    """What is said and what is asked without a label: a question alone on its line.
+
+    Its question mark may be gone with the stop text; then it is the last line, and ends like no sentence.
+    """
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        last = number == len(lines) - 1
+        cut_off = last and number > 0 and not end_sign(line) and not _NOT_NEEDED.match(text)
+        asks = cut_off or line.endswith(tuple(_QUESTION_MARKS))
+        if asks and (query := _question(line)):
+            return _unasked("\n".join(lines[:number])), query
+    return _unasked(text), ""
+
+
+def _question(line: str) -> str:
+    """A question with one question mark; empty if nothing is asked."""
+    query = _unasked(line.strip("<> "), endings=f"{_QUESTION_MARKS}.。")
+    if not any(sign.isalnum() for sign in query):
+        return ""
+    return query + ("？" if is_unspaced(query[-1]) else "?")
+
+
+def _unasked(text: str, endings: str = _QUESTION_MARKS) -> str:
     """The text on one line, not ending like a question."""
-    return squeeze(text).rstrip("? ")
+    line = clean_line(text)
+    while (bare := clean_line(line.rstrip(endings))) != line:
+        line = bare
+    return line
 
 
 def _answers(rationale: str) -> bool:

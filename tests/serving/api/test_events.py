@@ -77,7 +77,8 @@ async def test_the_stages_of_a_stream_are_those_of_its_answer() -> None:
 
 
 async def test_a_step_that_does_not_search_shows_no_passages_of_the_one_before() -> None:
-    backend = ScriptedBackend([[" "], [" Delft."]])  # names nothing to search for
+    # names nothing to search for, though asked to go on behind the empty line
+    backend = ScriptedBackend([[" "], [], [" Delft."]])
     events = events_of((await ask(service_over(backend), STREAMED)).text)
     assert [name for name, _ in events] == [
         *("search", "passages", "token", "step"),

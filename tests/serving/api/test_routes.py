@@ -46,7 +46,7 @@ async def test_k_and_s_of_a_request_reach_the_loop_and_are_named() -> None:
     backend = ScriptedBackend([[" Ada knows Bob."], [" Delft."]])
     reply = await ask(service_over(backend), {**ASKED, "passages_per_step": 1, "max_steps": 2})
     assert [k for _, k in backend.searches] == [1, 1]
-    assert backend.prompts[1].endswith(f"Step 2: {ANSWER_FLAG}")
+    assert backend.prompts[1].endswith(f"Fact 2: {ANSWER_FLAG}")
     assert reply.json()["stop_reason"] == "forced"
     assert reply.json()["overrides"] == {
         "passages_per_step": {"trained": 2, "served": 1},

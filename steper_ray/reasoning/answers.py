@@ -1,0 +1,213 @@
+"""Answers in what a model wrote: the flag that says one, in every wording, and the answer behind it.
+
+One reader for all frameworks. A flag is `so the answer is`, with or without the connector, `final` and the
+colon; `Answer:` at the beginning of a sentence; LaTeX's box; and what chat models write in its place where
+the question is in another language. Of several flags the last one with an answer counts, and equal ones
+are one. The answer ends with its sentence; courtesy, an explanation in brackets, quotes and the full stop
+are not part of it, but the full stop of `Washington, D.C.` is. Cost: linear in the length of the text.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+from steper_ray.reasoning.cleaning import unquoted
+from steper_ray.sentences import end_sign, finished, sentences
+
+
+class Flagged(NamedTuple):
+    """A text that may give an answer."""
+
+    before: str
+    """What stands before the flag; the whole text where there is none."""
+    answer: str
+    """The answer; empty where there is none."""
+
+
+_CONNECTOR: Final = r"(?:(?:and|but)\s)?\b(?:so|therefore|thus|hence|consequently)\s?[,，:：]?\s?"
+
+
+_SUBJECT: Final = (
+    r"(?:the\s|my\s)?(?:final\s|correct\s|short\s)?(?<!intermediate\s)\banswer"
+    r"(?:\sto\s(?:the|this)\squestion)?"
+)
+
+
+_START: Final = r"(?:^|(?<=[.!?:;]\s)|(?<=[。！？]))"
+"""The beginning of a line or a sentence."""
+
+
+_NO_ANSWER: Final = (
+    r"(?!\s(?:not|still|un(?:clear|known|certain)"
+    r"|in\sthe\s(?:passages?|texts?|context|documents?))\b)"
+)
+"""`The answer is not in the passages.` gives none; behind a colon anything is an answer."""
+
+
+_ELSEWHERE: Final = (
+    r"(?:所以|因此|因而|故)?[,，]?\s?(?:最终|最終|正确|正確)?的?答案(?:(?:是|为|為)\s?[:：]?|\s?[:：])",
+    r"(?:したがって|従って|よって)?[、,]?\s?(?:最終的な)?答えは\s?[:：、]?",
+    r"(?:따라서|그러므로|그래서)?\s?,?\s?(?:최종\s)?(?:정답|답)은\s?[:：]?",
+    r"(?:(?:also|daher|somit)\s(?:ist|lautet)\s)?\bdie\s(?:endgültige\s)?antwort(?:\s(?:ist|lautet))?\s?[:：]",
+    r"(?:(?:donc|ainsi)\s?,?\s)?\bla\sréponse(?:\sfinale)?\sest\s?[:：]",
+    r"(?:(?:entonces|así que|por\s(?:lo\s)?tanto)\s?,?\s)?\bla\srespuesta(?:\sfinal)?\ses\s?[:：]",
+)
+"""The flag in other languages; where a colon is asked for, the words alone are too common."""
+
+
+_FLAG: Final = re.compile(
+    "|".join(
+        (
+            rf"{_CONNECTOR}{_SUBJECT}\s(?:is|was)\b(?:\s?[:：]|{_NO_ANSWER})",
+            rf"\b{_SUBJECT}\sis\s?[:：]",
+            rf"{_START}{_SUBJECT}(?:\sis\b{_NO_ANSWER}|\s?[:：])",
+            *_ELSEWHERE,
+            r"(?:\$\$?|\\[(\[])?\s?(?P<box>\\boxed)\s?\{",
+        )
+    ),
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+_COURTESY: Final = re.compile(
+    r"(?<=[.!?。！？…])\s?(?:let me know|i hope|i trust|hope th|please|feel free|if you (?:have|need|would)"
+    r"|is there any|do you (?:have|need)|thank you|thanks|explanation|note)\b",
+    re.IGNORECASE,
+)
+
+
+_LATEX: Final = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it))\s?\{([^{}]*)\}")
+
+
+_FULL_STOPS: Final = ".…。．｡"
+
+
+_COPULAS: Final = ("です", "である", "입니다")
+"""`is`, where it stands behind the answer."""
+
+
+_ORDINAL: Final = re.compile(r"\d{1,2}\.(?: (?![a-z])\w+){1,3}\.?")
+"""1. FC Köln, 3. Oktober 1990: one sentence."""
+
+
+_DOTTED: Final = re.compile(r"(?:[^\W\d_]{1,2}\.)+[^\W\d_]{1,2}")
+"""D.C., U.S., a.m., Ph.D., without the last full stop."""
+
+
+_ABBREVIATED_ENDS: Final = ("inc", "ltd", "corp", "bros", "jr", "sr")
+"""Words with a full stop of their own at the end of names."""
+
+
+_BRACKETS: Final = {"(": ")", "[": "]", "<": ">", "（": "）", "【": "】", "$": "$"}
+
+
+_CITES: Final = re.compile(
+    r"(?:see |from )?(?:passage|step|fact|source|text|document)s?\b", re.IGNORECASE
+)
+
+
+_NOTHING: Final = re.compile(r"[\s*_`~.:;,!?(){}\[\]\"'-]*")
+
+
+_MAX_LAYERS: Final = 8
+"""Quotes and brackets around each other are taken off so often."""
+
+
+_HINT: Final = re.compile(r"answer|boxed|答案|答え|답은|antwort|réponse|respuesta", re.IGNORECASE)
+"""What every flag has; looked for first, as most lines have none."""
+
+
+def split_answer(text: str, *, endings: str = "") -> Flagged:
+    """A cleaned text, cut where it says its answer; a flag without an answer is dropped.
+
+    endings: signs that no answer ends with, besides full stops
+    """
+    flags = list(_FLAG.finditer(text)) if _HINT.search(text) else []
+    if not flags:
+        return Flagged(text, "")
+    ends = [*(flag.start() for flag in flags[1:]), len(text)]
+    said = []
+    for flag, end in zip(flags, ends, strict=True):
+        behind = text[flag.end() : end]
+        said.append((flag, read_answer(_boxed(behind) if flag["box"] else behind, endings)))
+    while len(said) > 1 and not said[-1][1]:
+        said.pop()
+    flag, answer = said.pop()
+    while said and said[-1][1].casefold() in ("", answer.casefold()):
+        flag, _ = said.pop()
+    return Flagged(finished(text[: flag.start()].rstrip(" \n,;:-–—，；：、")), answer)
+
+
+def ends_in_flag(line: str) -> bool:
+    """Whether a cleaned line ends with a flag, so that the answer should follow."""
+    return any(flag.end() == len(line) for flag in _FLAG.finditer(line))
+
+
+def read_answer(text: str, endings: str = "") -> str:
+    """The answer at the beginning of a text, up to the end of its sentence; empty if there is none."""
+    text = text.lstrip(" :：\n").partition("\n")[0].removeprefix("- ")
+    courtesy = _COURTESY.search(text)
+    text = text[: courtesy.start()].rstrip("!！") if courtesy else text
+    for _, end in () if _ORDINAL.fullmatch(text) else sentences(text):
+        if end_sign(text[:end]) in tuple(_FULL_STOPS):  # not in Mamma Mia! Here We Go Again
+            text = text[:end]
+            break
+    return bare_answer(text, endings)
+
+
+def bare_answer(text: str, endings: str = "") -> str:
+    """An answer without what surrounds it, and without a full stop that is not its own."""
+    text = _LATEX.sub(r"\1", text)
+    for _ in range(_MAX_LAYERS):
+        bare = _unexplained(text.strip(" :：").rstrip(f"{_FULL_STOPS}{endings} "))
+        bare = unquoted(unquoted(bare), _BRACKETS)
+        for copula in _COPULAS:
+            bare = bare.removesuffix(copula)
+        if bare == text:
+            break
+        text = bare
+    if _NOTHING.fullmatch(text):
+        return ""
+    return f"{text}." if _has_own_full_stop(text) else text
+
+
+def flagged(flag: str, answer: str) -> str:
+    """A flag with its answer, as it stands in rationales."""
+    return f"{flag} {finished(answer)}"
+
+
+def _boxed(text: str) -> str:
+    """What stands before the brace that closes a box."""
+    depth = 1
+    for place, sign in enumerate(text):
+        depth += (sign == "{") - (sign == "}")
+        if not depth:
+            return text[:place]
+    return text
+
+
+def _unexplained(answer: str) -> str:
+    """The answer without an explanation in brackets behind it; brackets that belong to a name stay.
+
+    An explanation begins with a small letter and has three words, or more than three characters of a
+    script without capitals; or it names where the answer was found.
+    """
+    start = max(answer.rfind(opening) for opening in "(（[")
+    before, inside = answer[: max(0, start)].strip(), answer[start + 1 : -1].strip()
+    if not before or not answer.endswith((")", "）", "]")):
+        return answer
+    first = inside[:1]
+    if first.lower() == first.upper():
+        explains = len(inside) > 3 and not first.isdigit()
+    else:
+        explains = first.islower() and inside.count(" ") >= 2
+    return before if explains or _CITES.match(inside) else answer
+
+
+def _has_own_full_stop(answer: str) -> bool:
+    """Whether an answer without its full stop ends in an abbreviation that has one."""
+    if _DOTTED.fullmatch(answer.rpartition(" ")[2]):
+        return True
+    before, _, last = answer.rpartition(" ")
+    if before.endswith(".") and len(before.rpartition(" ")[2]) == 2:  # J. R. R.
+        return len(last) == 1 and last.isupper()
+    return before != "" and last.casefold() in _ABBREVIATED_ENDS

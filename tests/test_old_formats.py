@@ -31,7 +31,7 @@ from steper_ray.pipeline.training import train_student
 from steper_ray.run import dependencies, identity
 from steper_ray.run.config import RunConfig
 from steper_ray.run.dependencies import SCORING_RULES
-from steper_ray.run.identity import FORMAT, RECORD_FILE, RULES, read_record
+from steper_ray.run.identity import FORMAT, RECORD_FILE, read_record
 from steper_ray.schema import Chain, Passage, Step
 from steper_ray.selection.abilities import STEPER
 from steper_ray.sweep.sweep import sweep_folder
@@ -64,17 +64,11 @@ def run(
     run = settings(shutil.copytree(request.param, tmp_path / "run", copy_function=shutil.copyfile))
     before = read_record(record_file(run.folder.chains))
     assert before is not None
-    for name, numbers in before["rules"].items():
-        monkeypatch.setitem(identity.RULES, name, numbers[-1])
+    made_by = {name: numbers[-1] for name, numbers in before["rules"].items()}
+    made_by |= json.loads(settings_file(str(run.folder.student)).read_text())["rules"]
+    for name, number in made_by.items():
+        monkeypatch.setitem(identity.RULES, name, number)
     return run
-
-
-@pytest.fixture
-def rules_of_then(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rules by which the frozen run was made: what follows is about settings alone."""
-    carried = json.loads(settings_file(str(run.folder.student)).read_text())
-    for name, number in carried["rules"].items():
-        monkeypatch.setitem(RULES, name, number)
 
 
 @pytest.fixture
@@ -103,7 +97,7 @@ def test_every_format_is_frozen() -> None:
 
 
 @LATER
-@pytest.mark.usefixtures("rules_of_then", "nobody_works")
+@pytest.mark.usefixtures("nobody_works")
 def test_the_plan_is_paid_and_every_question_is_answered(run: RunConfig, later: Later) -> None:
     plan = plan_run(later(run))
     assert (plan.questions, plan.sample, plan.asked) == (3, 1, 0)
@@ -135,7 +129,7 @@ def test_its_chains_and_answers_are_read_by_the_rules_of_today(
 
 
 @LATER
-@pytest.mark.usefixtures("rules_of_then", "nobody_works")
+@pytest.mark.usefixtures("nobody_works")
 def test_students_and_their_answers_are_used(run: RunConfig, later: Later) -> None:
     summary = train_student(later(run))
     assert (summary.planned_steps, summary.chains) == (TRAINED_STEPS, 2)
@@ -146,7 +140,7 @@ def test_students_and_their_answers_are_used(run: RunConfig, later: Later) -> No
 
 
 @LATER
-@pytest.mark.usefixtures("rules_of_then", "nobody_works")
+@pytest.mark.usefixtures("nobody_works")
 def test_what_was_half_done_is_resumed(run: RunConfig, later: Later, capsys: Any) -> None:
     config = later(run)
     (sweep,) = (run.folder.sweep / "runs").iterdir()
@@ -161,7 +155,7 @@ def test_what_was_half_done_is_resumed(run: RunConfig, later: Later, capsys: Any
 
 
 @LATER
-@pytest.mark.usefixtures("rules_of_then", "nobody_works")
+@pytest.mark.usefixtures("nobody_works")
 def test_the_stages_of_the_demo_are_done(
     run: RunConfig, later: Later, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,8 +173,10 @@ def test_the_stages_of_the_demo_are_done(
 
 @pytest.mark.usefixtures("nobody_works")
 def test_by_the_rules_of_today_students_stay_and_chains_are_mixed_only_if_that_is_said(
-    run: RunConfig,
+    run: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, number in RULES_TODAY.items():
+        monkeypatch.setitem(identity.RULES, name, number)
     assert train_student(run).planned_steps == TRAINED_STEPS
     assert carried_settings(str(run.folder.student)) is not None
     raised = r"7 chains were made with .*search rule 1, new ones with \d.*; continue with --mix"
@@ -247,7 +243,6 @@ TRAININGS: Final = ("student", "checkpoints", "sweep")
         ("sweep.trials", 9, {"sweep": "sweep.trials: 8 → 9"}),
     ],
 )
-@pytest.mark.usefixtures("rules_of_then")
 def test_a_changed_setting_is_found_by_its_key(
     run: RunConfig, key: str, value: Any, expected: dict[str, str]
 ) -> None:
@@ -256,7 +251,6 @@ def test_a_changed_setting_is_found_by_its_key(
     assert {name: ", ".join(differ) for name, differ in found.items()} == expected
 
 
-@pytest.mark.usefixtures("rules_of_then")
 def test_a_key_that_results_depend_on_is_added_with_what_was_done_before(
     run: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,7 +300,7 @@ Open = Callable[[RunConfig], Any]
         ),
     ],
 )
-@pytest.mark.usefixtures("rules_of_then", "nobody_works")
+@pytest.mark.usefixtures("nobody_works")
 def test_what_a_newer_version_wrote_is_refused_in_one_line(
     run: RunConfig, file: str, opened: Open
 ) -> None:

@@ -117,10 +117,10 @@ def _read_rows(
     for _, _, passages in parse_rows(source, parse, account, config.bad_rows, "corpus"):
         account.used += 1
         for passage in passages:
-            if passage.title and passage.text:
+            if passage.text:
                 yield passage
             else:
-                account.note("passages without title or text, left out")
+                account.note("passages without text, left out")
 
 
 def _read_document(source: Source, config: CorpusConfig, account: RowCounts) -> Iterator[Passage]:
@@ -145,7 +145,7 @@ def _passage(where: str, row: Row, config: CorpusConfig) -> Passage:
         row = {**row, columns.text: join_sentences(texts_of(where, row, columns.text))}
     return Passage(
         id=text_of(where, row, columns.id, integers=True, setting="corpus.columns.id"),
-        title=text_of(where, row, columns.title, setting="corpus.columns.title"),
+        title=text_of(where, row, columns.title, may_be_empty=True, setting="corpus.columns.title"),
         text=text_of(where, row, columns.text, setting="corpus.columns.text"),
     )
 

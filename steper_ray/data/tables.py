@@ -230,11 +230,18 @@ def _read_parquet(source: Source) -> Iterator[tuple[int, Row]]:
 
 
 def text_of(
-    where: str, row: Mapping[str, Any], column: str, *, integers: bool = False, setting: str = ""
+    where: str,
+    row: Mapping[str, Any],
+    column: str,
+    *,
+    integers: bool = False,
+    may_be_empty: bool = False,
+    setting: str = "",
 ) -> str:
     """The text in a column; raises InputError for one that is missing, empty or not text.
 
     where: file and row, as `train.jsonl: row 7`; integers: take a whole number as text, as ids may be
+    may_be_empty: null and blanks are an empty text
     setting: what names the column in the run file; empty for the columns of a published format
     """
     if column not in row:
@@ -245,6 +252,8 @@ def text_of(
     value = row[column]
     if integers and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
+    if may_be_empty and (value is None or isinstance(value, str) and not value.strip()):
+        return ""
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: column {column!r} must be text and not empty, got {value!r}")
     if has_surrogate(value):

@@ -59,12 +59,20 @@ def test_every_kind_of_file_gives_the_same_passages(tmp_path: Path) -> None:
         assert passages(file) == wanted, file.name
 
 
+@pytest.mark.parametrize("title", [None, "", " \t"])
+def test_a_passage_may_have_no_title(tmp_path: Path, title: str | None) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({**GOOD, "title": title}))
+    assert [passage.title for passage in passages(file)] == [""]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         (b'{"id": "2", "title": "T"}', "row 2: no column 'text'; the row has id, title; name it"),
         (b'{"id": "2", "title": "T", "text": "  "}', "row 2: column 'text' must be text"),
-        (b'{"id": "2", "title": null, "text": "x"}', "row 2: column 'title' must be text"),
+        (b'{"id": "2", "title": 7, "text": "x"}', "row 2: column 'title' must be text"),
+        (b'{"id": "2", "text": "x"}', "row 2: no column 'title'"),
         (b'{"id": true, "title": "T", "text": "x"}', "row 2: column 'id'"),
         (b'{"id": "2", "title": "\\ud800", "text": "x"}', "row 2: column 'title' holds a lone"),
         (b'{"id": "2", "title": "\xff", "text": "x"}', "row 2: invalid UTF-8 at byte 23"),

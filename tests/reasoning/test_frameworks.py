@@ -18,6 +18,7 @@ from steper_ray.reasoning.frameworks.protocol import (
     STEP_TERMINATOR,
     Framework,
     ParsedStep,
+    render_passages,
 )
 from steper_ray.reasoning.prompts import make_prompt
 from steper_ray.reasoning.settings import ReasoningConfig
@@ -73,6 +74,13 @@ def test_a_cue_stands_before_every_step(cue: str) -> None:
 def test_a_cue_is_a_few_words(cue: str) -> None:
     with pytest.raises(ValidationError, match="expected one to four words"):
         ReasoningConfig(cue=cue)
+
+
+def test_a_passage_without_a_title_has_no_line_for_it() -> None:
+    assert render_passages([Passage("a", "", "x"), Passage("b", "T", "y")]) == [
+        "Text: x",
+        "Title: T\nText: y",
+    ]
 
 
 @pytest.mark.parametrize("name", ["self_ask", "react"])

@@ -66,8 +66,8 @@ def test_contexts_count_whether_or_not_their_question_does(tmp_path: Path) -> No
     rows[1]["context"] += [["Blank", [" "]], ["", ["x"]]]
     (tmp_path / "test.json").write_text(json.dumps(rows))
     passages, (account,) = passages_of(corpus_config(tmp_path, passages=str(tmp_path / "*.json")))
-    assert len(passages) == 20
-    assert account.notes["passages without title or text, left out"] == 2
+    assert len(passages) == 20 + 1  # it may have no title
+    assert account.notes["passages without text, left out"] == 1
 
 
 def test_an_indexed_corpus_of_all_kinds(ray_cluster: None, tmp_path: Path) -> None:

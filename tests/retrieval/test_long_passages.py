@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import lance
 import pyarrow as pa
 import pytest
 
@@ -18,6 +17,8 @@ def corpus(tmp_path: Path) -> Path:
         {"id": "b", "title": "Ada", "text": "x" * 1498},
         {"id": "c", "title": "", "text": "x" * 3000},
     ]
+    import lance
+
     for part in (rows[1:], rows[:1]):
         table = pa.Table.from_pylist(part, schema=PASSAGE_SCHEMA)
         lance.write_dataset(table, tmp_path / "corpus.lance", mode="append")

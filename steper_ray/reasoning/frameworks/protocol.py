@@ -143,8 +143,11 @@ class Framework(Protocol):
 
 
 def render_passages(passages: Sequence[Passage]) -> list[str]:
-    """One block of text for each passage."""
-    return [f"Title: {passage.title}\nText: {passage.text}" for passage in passages]
+    """One block of text for each passage; one without a title has no line for it."""
+    return [
+        (f"Title: {passage.title}\n" if passage.title else "") + f"Text: {passage.text}"
+        for passage in passages
+    ]
 
 
 def render_question(question: str, searches: Sequence[Sequence[Passage]]) -> str:

@@ -164,7 +164,8 @@ class Result {
     return `Step ${step}: ${plural(passages.length, "new passage")}, writing…`;
   }
 
-  card({ id, title, text, score }) {
+  card({ id, title: named, text, score }) {
+    const title = named || "Untitled";
     const heading = element("h4", {}, title);
     const body = element("p", { class: "text" }, text);
     const about = typeof score === "number" ? `${id} · score ${score.toFixed(2)}` : id;

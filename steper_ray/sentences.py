@@ -7,7 +7,8 @@ longer. Cost: linear in the length of the text.
 import re
 from typing import Final
 
-_SIGNS: Final = ".!?…؟۔।。！？｡"
+END_SIGNS: Final = ".!?…؟۔।。！？｡"
+"""Signs that may end a sentence, in any script."""
 
 
 _CLOSING: Final = "\"'”’»)]」』）"
@@ -60,7 +61,7 @@ def sentences(text: str) -> list[Span]:
 def end_sign(text: str) -> str:
     """The sign with which a text ends its last sentence, quotes and brackets aside; empty without one."""
     last = text.rstrip(_CLOSING)[-1:]
-    return last if last in _SIGNS else ""
+    return last if last in END_SIGNS else ""
 
 
 def finished(text: str) -> str:

@@ -252,7 +252,7 @@ def text_of(
     value = row[column]
     if integers and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    if may_be_empty and (value is None or isinstance(value, str) and not value.strip()):
+    if may_be_empty and (value is None or (isinstance(value, str) and not value.strip())):
         return ""
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: column {column!r} must be text and not empty, got {value!r}")

@@ -34,6 +34,7 @@ from functools import cached_property
 from typing import Final
 
 from steper_ray.schema import Chain
+from steper_ray.sentences import END_SIGNS
 
 _WORD: Final = re.compile(r"[^\W_]+")
 
@@ -51,7 +52,7 @@ _JOINS: Final = re.compile(r"\s+|['’.-]\s*|\s?&\s?")
 """What may stand between two words of one name; a full stop after an initial only."""
 
 
-_ENDS: Final = re.compile(r"[.!?:;]|\n")
+_ENDS: Final = re.compile(rf"[{END_SIGNS}:;]|\n")
 """What ends a sentence; a colon too, for what comes after `So the answer is:` begins anew."""
 
 

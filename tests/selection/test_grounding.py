@@ -57,6 +57,7 @@ def test_a_true_chain_is_grounded() -> None:
         ("Zork Stumum ran.", ["Stumum"]),
         ("Kek Harbour ran.", ["Kek Harbour"]),  # Kek is a name elsewhere
         ("The Harbour ran. Old trucks! Seven?", []),
+        *((f"x{sign} So it ran.", []) for sign in ".!?:;…。！？：；।؟۔｡"),
         ("Zork ran.", []),  # one word: not found out
         ("So the answer is: Yes.", []),
         ("So the answer is: Kek Stumum.", ["Kek Stumum"]),

@@ -73,11 +73,13 @@ def run(
             *(f"questions.{split}={FOLDER}/questions.jsonl" for split in ("train", "dev", "test")),
             "reasoning.max_steps=3",
             "reasoning.max_prompt_tokens=3000",
+            "engine.args.max_model_len=4096",
+            "reasoning.max_step_tokens=32",
             "reasoning.passages_per_step=4",
             "build.limit=null",
             f"train.model={model}",
             "train.chains_per_batch=4",
-            "train.validation_chains=2",
+            "train.validation_chains=0",
             f"serve.port={free_port}",
             f"serve.model={folder}/student",
         ],
@@ -139,7 +141,7 @@ def test_right_chains_of_every_script_are_kept(run: RunConfig, built: BuildSumma
 def test_a_student_is_trained_and_served(run: RunConfig, built: BuildSummary) -> None:
     summary = train_student(run)
     assert summary.planned_steps >= 2
-    assert summary.chains + 2 == built.kept
+    assert summary.chains == built.kept
     with running_server(run) as url:
         for id, question, *_ in QUESTIONS:
             reply = httpx.post(f"{url}/v1/answer", json={"question": question}, timeout=120)

@@ -13,7 +13,7 @@ from functools import partial
 from steper_ray.engines.protocol import GREEDY, Engine, Generation, Sampling
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.frameworks import framework_named
-from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR, Framework
+from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR, ParsedStep
 from steper_ray.reasoning.passages import cut_passage
 from steper_ray.reasoning.prompts import fit_prompt
 from steper_ray.reasoning.settings import ReasoningConfig
@@ -108,9 +108,8 @@ async def reason(
         new: tuple[Hit, ...] = ()
         if query:
             tell(SearchStarted(number, query))
-            new = await _search(retriever, query, config.passages_per_step, searches)
+            new = await _search(retriever, query, searches, config, engine)
             searched = time.monotonic()
-            new = await asyncio.to_thread(_cut, new, config.passage_limit, engine)
             tell(PassagesFound(number, new, searched - started))
         empty_searches = 0 if new else empty_searches + 1
         searches.append(new)
@@ -132,7 +131,8 @@ async def reason(
             sampling=sampling.at(len(steps)),
             unfinished=partial(framework.unfinished, forced=forced),
         )
-        written = framework.parse(generation.text, forced=forced, whole_line=config.whole_line)
+        parse = partial(framework.parse, forced=forced, whole_line=config.whole_line)
+        written = parse(generation.text)
         step = Step(
             query=query,
             passage_ids=tuple(hit.passage.id for hit in new),
@@ -144,7 +144,7 @@ async def reason(
             dropped_passages=fitted.dropped_passages,
             search_seconds=searched - started,
             generate_seconds=time.monotonic() - searched,
-            finish_reason=_finish_reason(generation, framework, forced=forced),
+            finish_reason=_finish_reason(generation, parse),
             thought=generation.thought,
             cut_sentences=written.cut_sentences,
         )
@@ -156,12 +156,12 @@ async def reason(
 
 
 def _finish_reason(
-    generation: Generation, framework: Framework, *, forced: bool
+    generation: Generation, parse: Callable[[str], ParsedStep]
 ) -> FinishReason | None:
     """Why the engine stopped; a limit that it reached in what the framework leaves out cut nothing off."""
     if generation.finish_reason != "length":
         return generation.finish_reason
-    read, longer = (framework.parse(generation.text + more, forced=forced) for more in ("", "x"))
+    read, longer = parse(generation.text), parse(f"{generation.text}x")
     whole = (read.rationale, read.answer) == (longer.rationale, longer.answer)
     return "stop" if whole else "length"
 
@@ -180,18 +180,23 @@ def _stop_or_search(
 
 
 async def _search(
-    retriever: Retriever, query: str, k: int, searches: Sequence[Sequence[Hit]]
+    retriever: Retriever,
+    query: str,
+    searches: Sequence[Sequence[Hit]],
+    config: ReasoningConfig,
+    engine: Engine,
 ) -> tuple[Hit, ...]:
-    """The hits among the top k for a query that no earlier search brought."""
-    (hits,) = await retriever.search([query], k)
+    """The hits among the top k for a query that no earlier search brought, long passages cut."""
+    (hits,) = await retriever.search([query], config.passages_per_step)
     seen = {hit.passage.id for earlier in searches for hit in earlier}
-    return tuple(hit for hit in hits if hit.passage.id not in seen)
+    new = tuple(hit for hit in hits if hit.passage.id not in seen)
+    if not config.passage_limit:
+        return new
+    return await asyncio.to_thread(_cut, new, config.passage_limit, engine)
 
 
 def _cut(hits: Sequence[Hit], limit: int, engine: Engine) -> tuple[Hit, ...]:
-    """The hits with passages of at most `limit` tokens; 0 cuts none."""
-    if not limit:
-        return tuple(hits)
+    """The hits with passages of at most `limit` tokens."""
     return tuple(
         replace(hit, passage=cut_passage(hit.passage, limit, engine.count_text)) for hit in hits
     )

@@ -187,6 +187,13 @@ def test_a_limit_reached_after_the_end_of_a_step_cut_nothing_off(
     assert result.steps[0].finish_reason == reason
 
 
+@pytest.mark.parametrize(("whole_line", "reason"), [(False, "stop"), (True, "length")])
+def test_a_second_sentence_is_cut_off_only_where_it_is_kept(whole_line: bool, reason: str) -> None:
+    engine = ScriptedEngine(" One is so. Two is", "X", finish_reason="length")
+    result = run(engine, finding("a", "b"), whole_line=whole_line, max_steps=2)
+    assert result.steps[0].finish_reason == reason
+
+
 def test_sentences_after_the_first_are_cut_and_counted() -> None:
     texts = " One is so. Two is so.", f" So. {ANSWER_FLAG} Yes. It is so."
     engine, retriever = ScriptedEngine(*texts), finding("a", "b")

@@ -191,9 +191,10 @@ class Result {
     part.ability.classList.remove("pending");
     part.sentence.classList.remove("writing");
     part.sentence.replaceChildren(...this.linked(data.rationale));
+    const note = (text) => part.body.append(element("p", { class: "quiet" }, text));
+    if (data.finish_reason === "length") note("Cut off by the limit of tokens of a step.");
     if (data.dropped_passages) {
-      const note = `${plural(data.dropped_passages, "passage")} did not fit into the prompt.`;
-      part.body.append(element("p", { class: "quiet" }, note));
+      note(`${plural(data.dropped_passages, "passage")} did not fit into the prompt.`);
     }
     return `Step ${data.step}, ${part.ability.textContent}, is written.`;
   }

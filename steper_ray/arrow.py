@@ -61,6 +61,7 @@ CHAIN_SCHEMA: Final = pa.schema(
         ("em", pa.float64()),
         ("f1", pa.float64()),
         ("acc", pa.float64()),
+        ("right", pa.float64()),
         ("model", pa.string()),
         ("corpus_version", pa.string()),
         ("supporting_ids", pa.list_(pa.string())),

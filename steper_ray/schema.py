@@ -96,7 +96,7 @@ class Step:
         return self.finish_reason == "length"
 
 
-SCORES: Final = ("em", "f1", "acc")
+SCORES: Final = ("em", "f1", "acc", "right")
 """Columns of a chain's scores."""
 
 
@@ -121,6 +121,8 @@ class Chain:
     """Whether a gold answer is contained in the answer, on word boundaries, 0 or 1."""
     model: str
     corpus_version: str
+    right: float = 0.0
+    """Whether the answer is right by the task, 0 or 1: what selection and second attempts go by."""
     supporting_ids: tuple[str, ...] = ()
     """Ids of the gold passages; empty where the dataset names none."""
     teacher: str = ""
@@ -142,11 +144,6 @@ class Chain:
     def answer_forced(self) -> bool:
         """Whether the last prompt itself began the answer, as the model had not given one."""
         return is_forced(self.stop_reason)
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """The scores by name."""
-        return {name: getattr(self, name) for name in SCORES}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,24 @@
 """Text on one line, and numbers as text: for people, prompts and messages."""
 
+import re
+import unicodedata
+from html import unescape
 from typing import Final
 
 UNKNOWN: Final = "–"
 """A value that is not known, in a table."""
+
+
+_INVISIBLE: Final = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u0307]"
+)
+"""Soft hyphens, joiners, marks of direction; and the dot that is left of a Turkish capital I."""
+
+
+def unify(text: str) -> str:
+    """A text in lower case and NFKC, without entities of HTML and without invisible characters."""
+    resolved = unescape(text) if "&" in text else text
+    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", resolved.lower()))
 
 
 def percent_number(share: float, digits: int = 1) -> str:

@@ -51,6 +51,7 @@ CHAIN: Final = Chain(
     em=1.0,
     f1=1.0,
     acc=1.0,
+    right=1.0,
     model="/models/teacher",
     corpus_version="c0ffee",
     supporting_ids=("p1", "p2", "p3"),

@@ -364,6 +364,7 @@ def test_chains_are_read(run: RunConfig) -> None:
         em=1.0,
         f1=1.0,
         acc=1.0,
+        right=1.0,
         model="/format_1/model",
         corpus_version=VERSION,
         supporting_ids=("p00051", "p00037"),

@@ -43,6 +43,7 @@ def make_chain(
         em=scores["em"],
         f1=scores["f1"],
         acc=scores["acc"],
+        right=scores["right"],
         model=model,
         corpus_version=corpus_version,
         supporting_ids=question.supporting_ids,

@@ -13,7 +13,6 @@ from typing import Final, Literal
 
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.schema import Chain, Question
-from steper_ray.tasks import task_named
 
 Kind = Literal["first", "corrected", "rationalized"]
 
@@ -55,14 +54,14 @@ class MissingAttempts:
 def missing_attempts(
     reasoner: Reasoner,
     questions: Sequence[Question],
-    existing: Mapping[str, Mapping[str, float] | None],
+    existing: Mapping[str, bool | None],
     read: Callable[[Sequence[str]], Iterable[Chain]],
     *,
     retry_errors: bool = True,
 ) -> list[MissingAttempts]:
     """Samples whose attempts are missing, in the order of the questions.
 
-    existing:     id of each existing chain → its scores, None for a chain that carries an error
+    existing:     id of each existing chain → whether it is right, None for a chain that carries an error
     read:         reads chains by their ids
     retry_errors: whether chains that carry an error count as missing
     """
@@ -71,7 +70,7 @@ def missing_attempts(
         for sample in range(1, reasoner.samples + 1):
             ids = {kind: chain_id(reasoner, question.id, sample, kind) for kind in KINDS}
             right = {
-                kind: _is_right(reasoner, existing[chain_id])
+                kind: existing[chain_id]
                 for kind, chain_id in ids.items()
                 if chain_id in existing and not (retry_errors and existing[chain_id] is None)
             }
@@ -97,15 +96,10 @@ def next_id(missing: MissingAttempts, reasoner: Reasoner) -> str:
 def missing_kind(reasoner: Reasoner, sample: int, chains: Mapping[Kind, Chain]) -> Kind | None:
     """Kind of the attempt to make next, given the sample's existing chains; None if it is complete."""
     right = {
-        kind: _is_right(reasoner, None if chain.error is not None else chain.scores)
+        kind: None if chain.error is not None else chain.right == 1.0
         for kind, chain in chains.items()
     }
     return next_kind(reasoner, sample, right)
-
-
-def _is_right(reasoner: Reasoner, scores: Mapping[str, float] | None) -> bool | None:
-    """Whether scores count as right by the reasoner's task; None without scores."""
-    return None if scores is None else task_named(reasoner.task).is_right(scores)
 
 
 def kind_of(chain: Chain) -> Kind:

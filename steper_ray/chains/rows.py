@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-ADDED_LATER: Final = {"teacher": "", "sample": 1, "attempt": 1, "rationalized": False}
+ADDED_LATER: Final = {
+    "teacher": "",
+    "sample": 1,
+    "attempt": 1,
+    "rationalized": False,
+}
 """Values of these columns in chains that were written before the columns existed."""
 
 
@@ -28,6 +33,8 @@ def chain_from_row(row: dict[str, Any]) -> Chain:
     for column, default in ADDED_LATER.items():
         if values.get(column) is None:
             values[column] = default
+    if values.get("right") is None:  # by the first rule an exact match was right
+        values["right"] = row["em"]
     values["gold_answers"] = tuple(row["gold_answers"])
     values["supporting_ids"] = tuple(row.get("supporting_ids") or ())
     values["passages"] = tuple(Passage(**passage) for passage in row["passages"])

@@ -21,7 +21,6 @@ from steper_ray.arrow import CHAIN_SCHEMA
 from steper_ray.errors import InputError
 from steper_ray.run.dependencies import SCORING_RULES
 from steper_ray.run.identity import RULES, Record, differences, migrated, read_record, write_record
-from steper_ray.schema import SCORES
 
 
 def record_file(out: Path) -> Path:
@@ -135,16 +134,18 @@ def record_scored(out: Path, task: str) -> None:
         )
 
 
-def existing_chains(out: Path) -> dict[str, dict[str, float] | None]:
-    """Id of each chain in the store → its scores, None for a chain that carries an error."""
+def existing_chains(out: Path) -> dict[str, bool | None]:
+    """Id of each chain in the store → whether it is right, None for a chain that carries an error."""
     import pyarrow.dataset as ds
 
     files = [str(file) for file in sorted(out.glob("*.parquet"))]
     if not files:
         return {}
-    table = ds.dataset(files, schema=CHAIN_SCHEMA).to_table(columns=["id", "error", *SCORES])
+    table = ds.dataset(files, schema=CHAIN_SCHEMA).to_table(columns=["id", "error", "right", "em"])
     return {
-        row["id"]: None if row["error"] is not None else {name: row[name] for name in SCORES}
+        row["id"]: None
+        if row["error"] is not None
+        else (row["em"] if row["right"] is None else row["right"]) == 1.0
         for row in table.to_pylist()
     }
 

@@ -58,7 +58,6 @@ def run_show(config: "RunConfig", *, id: str) -> None:
         id,
         select=config.select,
         framework=config.reasoning.framework,
-        task=config.questions.task,
     )
 
 

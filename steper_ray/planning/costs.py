@@ -16,7 +16,6 @@ from steper_ray.selection.choice import Judgement, choose, judge
 from steper_ray.selection.settings import SelectConfig
 from steper_ray.selection.shards import plan_shards, write_shard
 from steper_ray.selection.verdict_files import rewrite_file
-from steper_ray.tasks import task_named
 
 KINDS: Final = ("prompt", "cached", "generated")
 """Kinds of tokens; the cached ones are among those of the prompt."""
@@ -56,12 +55,11 @@ def file_costs(
     select: SelectConfig,
     reasoning: ReasoningConfig,
     teachers: Sequence[str],
-    task: str = "qa",
 ) -> list[ChainCosts]:
     """Costs of each chain of a file."""
     framework, scheme = framework_named(reasoning.framework), ability_scheme(select.abilities)
     return [
-        chain_costs(chain, judge(chain, select, framework, teachers, task_named(task)), scheme)
+        chain_costs(chain, judge(chain, select, framework, teachers), scheme)
         for chain in read_file(file)
     ]
 

@@ -95,9 +95,7 @@ def plan_build(
             on_progress=on_progress,
         )
         jobs, notes = _jobs(teachers, questions, measured, chains, stats)
-        costs = _read_costs(
-            chains, select, complete_reasoning(reasoning), settings.teachers, teachers[0].task
-        )
+        costs = _read_costs(chains, select, complete_reasoning(reasoning), settings.teachers)
         plan = _predict(jobs, costs, questions, select, complete_reasoning(reasoning), asked, notes)
         write_plan(out, measured, plan)
     return plan
@@ -133,11 +131,10 @@ def _read_costs(
     select: SelectConfig,
     reasoning: ReasoningConfig,
     teachers: Sequence[str],
-    task: str,
 ) -> dict[Path, list[ChainCosts]]:
     """The costs of every chain of a store, by file."""
     files = chain_files(chains)
-    read = partial(file_costs, select=select, reasoning=reasoning, teachers=teachers, task=task)
+    read = partial(file_costs, select=select, reasoning=reasoning, teachers=teachers)
     return dict(zip(files, parallel_map(read, files), strict=True))
 
 

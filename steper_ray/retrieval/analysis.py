@@ -10,13 +10,12 @@ which adds nothing; or `ngram`, which takes pairs and triples of characters in p
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
-from html import unescape
 from itertools import pairwise
 from typing import Any, Final, get_args
 
 from steper_ray.retrieval.settings import Analyzer, Language
+from steper_ray.text import unify
 
 LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
 
@@ -27,12 +26,6 @@ MIN_STOP_WORDS: Final = 0.15
 
 MAX_WORD_LENGTH: Final = 255
 """Longest word that is indexed, in characters; chemistry has some of more than a hundred."""
-
-
-_INVISIBLE: Final = re.compile(
-    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u0307]"
-)
-"""Soft hyphens, joiners, marks of direction; and the dot that is left of a Turkish capital I."""
 
 
 _DELIMITERS: Final = re.compile(r"[!-/:-@\[-`{-~’·]")
@@ -47,7 +40,7 @@ def analyze(text: str, analyzer: Analyzer) -> str:
 
     For `ngram` the normalized text, which the index cuts by itself.
     """
-    normal = normalize(text)
+    normal = unify(text)
     return normal if analyzer == "ngram" else " ".join(_words(normal))
 
 
@@ -77,18 +70,12 @@ def index_options(analyzer: Analyzer, *, stem: bool) -> dict[str, Any]:
 
 def detect_analyzer(texts: Sequence[str]) -> Analyzer:
     """The language whose stop words are most frequent in texts, or `unicode` where none's are."""
-    words = [word for text in texts for word in _words(normalize(text), fold=False)]
+    words = [word for text in texts for word in _words(unify(text), fold=False)]
     joined = " ".join(words)
     meaning = {language: len(_without_stop_words(joined, language)) for language in LANGUAGES}
     likeliest = min(LANGUAGES, key=meaning.__getitem__)
     stop_words = len(words) - meaning[likeliest]
     return likeliest if words and stop_words >= MIN_STOP_WORDS * len(words) else "unicode"
-
-
-def normalize(text: str) -> str:
-    """A text in lower case and NFKC, without entities of HTML and without invisible characters."""
-    resolved = unescape(text) if "&" in text else text
-    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", resolved.lower()))
 
 
 def _words(normal: str, *, fold: bool = True) -> list[str]:

@@ -36,7 +36,7 @@ RULES: Final[dict[str, int]] = {
     # Reading what a model wrote: raise it when the same text gives another answer, query or rationale.
     "parse": 2,
     # Comparing with gold answers: raise it when the same answer gets another EM, F1 or accuracy.
-    "match": 1,
+    "match": 2,
     # From prompt and target to token ids (chat template, cut of long prompts): raise it when ids change.
     "tokens": 2,
     # Searching and what the loop does with it: raise it when the same query brings other passages.

@@ -14,8 +14,6 @@ from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.schema import Chain
 from steper_ray.selection.rejection import rejection, worst_logprob
 from steper_ray.selection.settings import SelectConfig
-from steper_ray.tasks import qa
-from steper_ray.tasks.protocol import Task
 from steper_ray.tasks.qa import normalize
 
 
@@ -49,13 +47,11 @@ def judge(
     config: SelectConfig,
     framework: Framework,
     teachers: Sequence[str] = ("",),
-    task: Task = qa,
 ) -> Judgement:
     """Judgement of a chain by itself.
 
     framework: by which the chain was written
     teachers:  names of the teachers in the order of asking; any other teacher comes last
-    task:      says which answers are right
     """
     order = teachers.index(chain.teacher) if chain.teacher in teachers else len(teachers)
     confidence = worst_logprob(chain)
@@ -65,18 +61,18 @@ def judge(
         id=chain.id,
         question_id=chain.question_id,
         hops=chain.hops,
-        reason=rejection(chain, config, framework, task),
+        reason=rejection(chain, config, framework),
         before=chain.rejected,
         order=(chain.rationalized, chain.attempt, order, chain.sample),
-        answer=_vote(chain, task) if votes else None,
+        answer=_vote(chain) if votes else None,
         confidence=-float("inf") if confidence is None else confidence,
         text_digest=hashlib.sha256(texts.encode()).digest(),
     )
 
 
-def _vote(chain: Chain, task: Task) -> str:
+def _vote(chain: Chain) -> str:
     """Answer that a chain votes for."""
-    return RIGHT if task.is_right(chain.scores) else normalize(chain.answer)
+    return RIGHT if chain.right == 1.0 else normalize(chain.answer)
 
 
 def select(

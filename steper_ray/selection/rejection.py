@@ -11,8 +11,6 @@ from steper_ray.schema import Chain
 from steper_ray.selection.facts import states_nothing
 from steper_ray.selection.grounding import ungrounded
 from steper_ray.selection.settings import SelectConfig
-from steper_ray.tasks import qa
-from steper_ray.tasks.protocol import Task
 from steper_ray.tasks.qa import normalize
 
 REJECTIONS: Final = {
@@ -45,13 +43,11 @@ AMONG_OTHERS: Final = ("outvoted", "duplicate", "not_chosen", "surplus")
 """Reasons that depend on other chains."""
 
 
-def rejection(
-    chain: Chain, config: SelectConfig, framework: Framework, task: Task = qa
-) -> str | None:
+def rejection(chain: Chain, config: SelectConfig, framework: Framework) -> str | None:
     """Reason code of rejecting a chain by itself; None if it passes."""
     if chain.error is not None:
         return "error"
-    if not _answer_matches(chain, config, task):
+    if not _answer_matches(chain, config):
         return "wrong_answer"
     if any(not step.rationale.strip() for step in chain.steps):
         return "empty_step"
@@ -93,10 +89,11 @@ def worst_logprob(chain: Chain) -> float | None:
     return min(logprobs, default=None)
 
 
-def _answer_matches(chain: Chain, config: SelectConfig, task: Task) -> bool:
+def _answer_matches(chain: Chain, config: SelectConfig) -> bool:
     if config.match == "f1":
         return chain.f1 >= config.min_f1
-    return chain.acc == 1.0 if config.match == "contained" else task.is_right(chain.scores)
+    scores = {"right": chain.right, "em": chain.em, "contained": chain.acc}
+    return scores[config.match] == 1.0
 
 
 def _is_unsure(chain: Chain, config: SelectConfig) -> bool:

@@ -69,7 +69,7 @@ def select_examples(
     stats:     file of the statistics
     reasoning: how the student will be asked
     teachers:  names of the teachers in the order of asking
-    task:      name of the task that says which answers are right
+    task:      name of the task that scores the chains
     usage:     the engines' usage in the build of the chains; None keeps that in `stats`
     recorded:  settings to record in `stats`
     decorate:  writes files beside the examples (card, pictures) from the statistics, before `out` appears
@@ -81,7 +81,7 @@ def select_examples(
     with locked(chains):
         score_chains(chains, reasoning.framework, task)
         record_scored(chains, task)
-        judged = _judge_files(chain_files(chains), settings, reasoning, teachers, task)
+        judged = _judge_files(chain_files(chains), settings, reasoning, teachers)
         verdicts = final_verdicts(judged, settings)
         rows = [row for part in judged.values() for row in part]
         changes = Counter((r.before, verdicts[r.id]) for r in rows if r.before != verdicts[r.id])
@@ -112,10 +112,9 @@ def _judge_files(
     settings: SelectConfig,
     reasoning: ReasoningConfig,
     teachers: Sequence[str],
-    task: str,
 ) -> dict[Path, list[Judgement]]:
     """Judgements of the chains by themselves, by file."""
-    judge = partial(judge_file, select=settings, reasoning=reasoning, teachers=teachers, task=task)
+    judge = partial(judge_file, select=settings, reasoning=reasoning, teachers=teachers)
     return dict(zip(files, parallel_map(judge, files), strict=True))
 
 

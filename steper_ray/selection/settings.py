@@ -10,10 +10,11 @@ from steper_ray.run.section import Section
 class SelectConfig(Section):
     """Which chains become training data."""
 
-    match: Literal["em", "f1", "contained"] = "em"
-    """How the answer must match the best of the gold answers, after normalisation: `em` is right
-    by the task (questions.task), which for `qa` is equal, `f1`
-    has a token F1 of at least min_f1, `contained` has it inside on word boundaries."""
+    match: Literal["right", "em", "f1", "contained"] = "right"
+    """How the answer must match the best of the gold answers: `right` by the task (questions.task), which
+    for `qa` is the same to a reader, in any script; by the scores that are reported, `em` is equal after
+    HotpotQA's normalisation, `f1` has a token F1 of at least min_f1, `contained` has it inside on word
+    boundaries."""
     min_f1: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Lower bound for the F1 of `match: f1`."""
     keep_forced: bool = True

@@ -24,7 +24,6 @@ from steper_ray.selection.abilities import AbilityScheme, ability_scheme
 from steper_ray.selection.grounding import ungrounded
 from steper_ray.selection.rejection import AMONG_OTHERS, REJECTIONS, rejection
 from steper_ray.selection.settings import SelectConfig
-from steper_ray.tasks import task_named
 from steper_ray.text import squeeze
 
 MAX_NEAREST: Final = 5
@@ -48,7 +47,6 @@ def show(
     *,
     select: SelectConfig,
     framework: str,
-    task: str = "qa",
     console: Console | None = None,
 ) -> None:
     """Print the chain of this id, or every chain of the question of this id.
@@ -56,7 +54,6 @@ def show(
     chains:    the chain store
     select:    settings of the verdict that the chain would get now
     framework: name of the framework by which the chains were written
-    task:      name of the task that says which answers are right
     Raises InputError with the nearest ids if there is none.
     """
     console = console or Console(highlight=False, markup=False, emoji=False)
@@ -64,7 +61,7 @@ def show(
     for index, chain in enumerate(find_chains(chains, chain_id)):
         if index:
             console.print()
-        now = rejection(chain, select, framework_named(framework), task_named(task))
+        now = rejection(chain, select, framework_named(framework))
         _print(console, _head(chain, now))
         for number, step in enumerate(chain.steps, 1):
             console.print()

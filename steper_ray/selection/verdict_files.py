@@ -15,7 +15,6 @@ from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.selection.choice import Judgement, choose, judge
 from steper_ray.selection.settings import SelectConfig
 from steper_ray.selection.statistics import Counts
-from steper_ray.tasks import task_named
 
 
 def judge_file(
@@ -24,11 +23,10 @@ def judge_file(
     select: SelectConfig,
     reasoning: ReasoningConfig,
     teachers: Sequence[str],
-    task: str = "qa",
 ) -> list[Judgement]:
     """Judgement of each chain of a file by itself; see `judge`."""
-    framework, scored_by = framework_named(reasoning.framework), task_named(task)
-    return [judge(chain, select, framework, teachers, scored_by) for chain in read_file(file)]
+    framework = framework_named(reasoning.framework)
+    return [judge(chain, select, framework, teachers) for chain in read_file(file)]
 
 
 def rewrite_file(

@@ -8,10 +8,11 @@ answer stands inside the answer. With several accepted answers each metric takes
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from steper_ray.schema import Question
+from steper_ray.tasks.matching import is_same_answer
 
 _DELETE_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 
@@ -23,18 +24,14 @@ _CLOSED_ANSWERS: Final = frozenset({"yes", "no", "noanswer"})
 
 
 def score(answer: str, question: Question) -> dict[str, float]:
-    """Exact match, F1 and containment accuracy against the gold answers."""
+    """Exact match, F1 and containment accuracy against the gold answers, and whether it is right."""
     golds = question.gold_answers
     return {
         "em": exact_match(answer, golds),
         "f1": f1(answer, golds),
         "acc": accuracy(answer, golds),
+        "right": float(is_same_answer(answer, golds)),
     }
-
-
-def is_right(scores: Mapping[str, float]) -> bool:
-    """Whether the answer matches a gold answer exactly."""
-    return scores["em"] == 1.0
 
 
 def normalize(answer: str) -> str:

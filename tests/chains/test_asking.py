@@ -191,17 +191,17 @@ def test_what_is_left_to_be_asked(
             replace(
                 chain,
                 id=chain_id,
-                em=known[chain_id],
+                right=known[chain_id],
                 attempt=2 if chain_id.endswith(":corrected") else 1,
             )
             for chain_id in ids
         ]
 
-    scores = {i: em if em is None else {"em": em, "f1": em, "acc": em} for i, em in known.items()}
-    missing = missing_attempts(reasoner, [QUESTION], scores, read)
+    right = {i: em if em is None else em == 1.0 for i, em in known.items()}
+    missing = missing_attempts(reasoner, [QUESTION], right, read)
     assert [next_id(one, reasoner) for one in missing] == left
     if None in known.values():
-        assert missing_attempts(reasoner, [QUESTION], scores, read, retry_errors=False) == []
+        assert missing_attempts(reasoner, [QUESTION], right, read, retry_errors=False) == []
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
@@ -242,7 +242,14 @@ def test_a_chain_of_an_earlier_rule_gets_the_answer_that_is_read_now(
 ) -> None:
     last = replace(CHAIN.steps[-1], rationale=rationale)
     chain = replace(
-        CHAIN, steps=(last,), stop_reason=stop_reason, answer=rationale, em=0.0, f1=0.0, acc=0.0
+        CHAIN,
+        steps=(last,),
+        stop_reason=stop_reason,
+        answer=rationale,
+        em=0.0,
+        right=0.0,
+        f1=0.0,
+        acc=0.0,
     )
     again = score_again(chain, FRAMEWORKS[name], qa)
     assert (again.answer, again.em) == ("Neill", 1.0)

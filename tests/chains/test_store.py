@@ -48,14 +48,6 @@ SETTINGS = {
 }
 
 
-def scores_of(out: Path) -> dict[str, float | None]:
-    """Exact match of each existing chain."""
-    return {
-        chain_id: None if scores is None else scores["em"]
-        for chain_id, scores in existing_chains(out).items()
-    }
-
-
 def stored_record(out: Path) -> Record:
     """The record of a store, which is there."""
     record = read_record(record_file(out))
@@ -214,7 +206,7 @@ def test_what_is_known_of_chains(tmp_path):
     out = tmp_path / "chains"
     assert existing_chains(out) == {}
     write(out, {1: None, 2: "prompt too long", 4: None})
-    assert scores_of(out) == {"q1": 1.0, "q2": None, "q4": 0.0}
+    assert existing_chains(out) == {"q1": True, "q2": None, "q4": False}
 
 
 @settings(deadline=None)  # it writes files
@@ -253,7 +245,7 @@ def test_what_a_killed_build_had_ready_is_put_in(tmp_path, moment):
     assert {key: error for key, (error, _) in read(out).items()} == dict.fromkeys(
         ("q1", "q2", "q3")
     )
-    assert scores_of(out) == {"q1": 1.0, "q2": 0.0, "q3": 1.0}
+    assert existing_chains(out) == {"q1": True, "q2": False, "q3": True}
 
 
 def test_a_second_writer_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):

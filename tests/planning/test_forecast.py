@@ -31,7 +31,7 @@ ONE_STEP = replace(
 )
 
 
-WRONG = replace(CHAIN, id="q3", question_id="q3", em=0.0)
+WRONG = replace(CHAIN, id="q3", question_id="q3", em=0.0, right=0.0)
 
 
 def looked(*chains: Chain) -> list[ChainCosts]:

@@ -109,6 +109,7 @@ def chain_of(reasoned: Trajectory) -> Chain:
         em=1.0,
         f1=1.0,
         acc=1.0,
+        right=1.0,
         model="teacher",
         corpus_version="v1",
     )

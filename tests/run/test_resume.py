@@ -249,7 +249,7 @@ def test_a_raised_rule_of_scoring_selects_again_and_asks_nobody(
     shutil.rmtree(config.folder.chains)
     prepare_store(config)
     chains.mkdir()
-    rows = [asdict(chain) for chain in numbered(range(4), em=0.0, f1=0.0, acc=0.0)]
+    rows = [asdict(chain) for chain in numbered(range(4), em=0.0, right=0.0, f1=0.0, acc=0.0)]
     pq.write_table(pa.Table.from_pylist(rows, CHAIN_SCHEMA), chains / "a.parquet")
     assert build_run(config).kept == 0
     monkeypatch.setitem(RULES, "match", RULES["match"] + 1)
@@ -258,7 +258,7 @@ def test_a_raised_rule_of_scoring_selects_again_and_asks_nobody(
     assert {(c.em, c.f1, c.answer) for c in read_chains(chains)} == {(1.0, 1.0, CHAIN.answer)}
     record = read_record(record_file(chains))
     assert record is not None
-    assert (record["rules"]["match"], record["rules"]["parse"]) == ([2], [RULES["parse"]])
+    assert (record["rules"]["match"], record["rules"]["parse"]) == ([3], [RULES["parse"]])
 
 
 def test_a_raised_rule_of_asking_is_refused_before_anybody_is_asked(
@@ -280,7 +280,7 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     """Without Ray: a question asked would fail."""
     model, out = config.train.model, config.folder.root / "compare" / "base" / "test"
     out.mkdir(parents=True)
-    chains = numbered(range(3), em=0.0)
+    chains = numbered(range(3), em=0.0, right=0.0)
     pq.write_table(
         pa.Table.from_pylist([asdict(chain) for chain in chains], CHAIN_SCHEMA), out / "a.parquet"
     )

@@ -24,7 +24,7 @@ def chain(
     first, *others = CHAIN.steps
     steps = (replace(first, rationale=first.rationale + says), *others)
     steps = tuple(replace(one, mean_logprob=sure) for one in steps)
-    answer = {} if right else {"em": 0.0, "f1": 0.0, "acc": 0.0, "answer": "Milan"}
+    answer = {} if right else {"em": 0.0, "right": 0.0, "f1": 0.0, "acc": 0.0, "answer": "Milan"}
     return replace(CHAIN, **{"id": name, "question_id": "q", "steps": steps, **answer, **values})
 
 
@@ -119,7 +119,7 @@ def test_balance_by_hand() -> None:
 
 def test_only_kept_chains_take_up_a_share() -> None:
     right = numbered(range(4), hops=2)
-    wrong = numbered(range(4, 8), hops=2, em=0.0)
+    wrong = numbered(range(4, 8), hops=2, em=0.0, right=0.0)
     verdicts = select([*wrong, *right], SelectConfig(per_hops=3), ircot)
     assert [verdicts[c.id] for c in wrong] == ["wrong_answer"] * 4
     assert sorted(str(verdicts[c.id]) for c in right) == ["None", "None", "None", "surplus"]

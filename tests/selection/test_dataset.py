@@ -29,8 +29,8 @@ from tests.samples import CHAIN, config, numbered, step, write
 MIXED = [
     *numbered(range(6), hops=2),
     *numbered(range(6, 10), hops=3),
-    *numbered([10], em=0.0),
-    *numbered([11], error="too long", em=0.0, steps=()),
+    *numbered([10], em=0.0, right=0.0),
+    *numbered([11], error="too long", em=0.0, right=0.0, steps=()),
     *numbered([12], steps=(step("Foo Bar."), *CHAIN.steps)),
 ]
 """Ten good chains and three that are not."""

@@ -50,14 +50,14 @@ def test_the_flag_of_a_forced_chain_is_in_the_prompt_and_not_in_the_target() -> 
     ("change", "settings", "reason"),
     [
         ({}, {}, None),
-        ({"error": "the prompt is too long", "em": 0.0, "steps": ()}, {}, "error"),
+        ({"error": "the prompt is too long", "em": 0.0, "right": 0.0, "steps": ()}, {}, "error"),
         # The answer
-        ({"em": 0.0, "f1": 0.8, "acc": 1.0}, {}, "wrong_answer"),
-        ({"em": 0.0, "f1": 0.8, "acc": 1.0}, {"match": "contained"}, None),
-        ({"em": 0.0, "f1": 1.0, "acc": 0.0}, {"match": "contained"}, "wrong_answer"),
-        ({"em": 0.0, "f1": 0.8, "acc": 0.0}, {"match": "f1"}, None),
-        ({"em": 0.0, "f1": 0.79, "acc": 0.0}, {"match": "f1"}, "wrong_answer"),
-        ({"em": 0.0, "f1": 0.79, "acc": 0.0}, {"match": "f1", "min_f1": 0.5}, None),
+        ({"em": 0.0, "right": 0.0, "f1": 0.8, "acc": 1.0}, {}, "wrong_answer"),
+        ({"em": 0.0, "right": 0.0, "f1": 0.8, "acc": 1.0}, {"match": "contained"}, None),
+        ({"em": 0.0, "right": 0.0, "f1": 1.0, "acc": 0.0}, {"match": "contained"}, "wrong_answer"),
+        ({"em": 0.0, "right": 0.0, "f1": 0.8, "acc": 0.0}, {"match": "f1"}, None),
+        ({"em": 0.0, "right": 0.0, "f1": 0.79, "acc": 0.0}, {"match": "f1"}, "wrong_answer"),
+        ({"em": 0.0, "right": 0.0, "f1": 0.79, "acc": 0.0}, {"match": "f1", "min_f1": 0.5}, None),
         # The steps
         ({"steps": (step(" "), LAST)}, {}, "empty_step"),
         ({"steps": (replace(FIRST, finish_reason="length"), SECOND, LAST)}, {}, "cut_off"),
@@ -142,6 +142,7 @@ def test_the_first_reason_that_applies_is_the_one() -> None:
     faulty = replace(
         CHAIN,
         em=0.0,
+        right=0.0,
         stop_reason="forced",
         steps=(step("So the answer is: Foo Bar."), step("So the answer is: Foo Bar.")),
     )
@@ -149,7 +150,7 @@ def test_the_first_reason_that_applies_is_the_one() -> None:
     reasons = []
     for mend in (
         {},
-        {"em": 1.0},
+        {"right": 1.0},
         {"stop_reason": "answered"},
         {"steps": (step("Foo Bar."), step("Foo Bar."))},
         {"steps": (step("Foo Bar."), step("Bar Foo."))},

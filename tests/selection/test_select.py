@@ -190,7 +190,10 @@ def test_samples_of_one_question_are_chains_of_their_own(tmp_path: Path) -> None
     samples: list[Chain] = [replace(CHAIN, id=f"q1-{number}") for number in range(3)]
     run = config(tmp_path, choose="all")
     samples[1] = replace(samples[1], steps=(step("Kek Bibro.", "p1"),), passages=PASSAGES[:1])
-    write(run.folder.chains, [*samples, replace(CHAIN, id="q2-0", question_id="q2", em=0.0)])
+    write(
+        run.folder.chains,
+        [*samples, replace(CHAIN, id="q2-0", question_id="q2", em=0.0, right=0.0)],
+    )
     selected = select_run(run)
     assert (selected.questions, selected.counts.chains, selected.counts.kept) == (2, 4, 2)
     assert selected.counts.rejected == {"wrong_answer": 1, "duplicate": 1}

@@ -22,6 +22,7 @@ REJECTED = replace(
     question_id="q2",
     rejected="wrong_answer",
     em=0.0,
+    right=0.0,
     f1=0.5,
     acc=0.0,
     answer="Foo Bar",
@@ -110,7 +111,9 @@ def test_another_verdict_by_the_present_settings(tmp_path: Path) -> None:
 
 
 def test_a_chain_that_could_not_be_made(tmp_path: Path) -> None:
-    failed = replace(CHAIN, error="too long", em=0.0, steps=(), passages=(), answer="", hops=None)
+    failed = replace(
+        CHAIN, error="too long", em=0.0, right=0.0, steps=(), passages=(), answer="", hops=None
+    )
     said = shown(tmp_path, replace(failed, rejected="error"), chain_id="q1")
     assert "q1 · unknown hops · error: the teacher could not work on the question" in said
     assert "error       too long\n" in said

@@ -22,10 +22,10 @@ LONG = step(
     cut_sentences=3,
 )
 FORCED = replace(
-    CHAIN, id="q3", hops=None, stop_reason="nothing_new", em=0.0, f1=0.0, acc=0.0,
+    CHAIN, id="q3", hops=None, stop_reason="nothing_new", em=0.0, right=0.0, f1=0.0, acc=0.0,
     steps=(LONG, *CHAIN.steps),
 )  # fmt: skip
-FAILED = replace(CHAIN, id="q4", hops=2, error="no", em=0.0, f1=0.0, acc=0.0, steps=())
+FAILED = replace(CHAIN, id="q4", hops=2, error="no", em=0.0, right=0.0, f1=0.0, acc=0.0, steps=())
 
 
 def counted(*chains: tuple[Chain, str | None]) -> Counts:

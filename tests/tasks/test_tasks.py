@@ -1,7 +1,6 @@
 """Tasks by name, and a tiny one that a test adds: it alone decides what is right."""
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -28,14 +27,10 @@ from tests.samples import CHAIN
 def score(answer: str, question: Question) -> dict[str, float]:
     """How near a number is to the gold number, in [0, 1]."""
     near = 1 / (1 + abs(float(answer) - float(question.answer)))
-    return {"em": float(near == 1), "f1": near, "acc": near}
+    return {"em": float(near == 1), "f1": near, "acc": near, "right": float(near >= 0.5)}
 
 
-def is_right(scores: Mapping[str, float]) -> bool:
-    return scores["f1"] >= 0.5
-
-
-NUMBERS = SimpleNamespace(score=score, is_right=is_right)
+NUMBERS = SimpleNamespace(score=score)
 TEN = Question("q1", "How many?", "10")
 
 
@@ -71,12 +66,12 @@ def test_the_task_decides_on_attempts_and_selection(answer: str, attempts: int) 
     assert first.f1 == pytest.approx(1 / (1 + int(answer) - 10))
 
     right = attempts == 1
-    known = {first.id: first.scores}
+    known = {first.id: first.right == 1.0}
     assert bool(missing_attempts(reasoner, [TEN], known, lambda _ids: [first])) != right
-    verdict = rejection(first, SelectConfig(grounded=False), ircot, NUMBERS)
+    verdict = rejection(first, SelectConfig(grounded=False), ircot)
     assert verdict == (None if right else "wrong_answer")
-    assert rejection(first, SelectConfig(grounded=False), ircot, qa) == "wrong_answer"
-    assert (judge(first, SelectConfig(), ircot, task=NUMBERS).answer == answer) != right
+    assert rejection(first, SelectConfig(grounded=False, match="em"), ircot) == "wrong_answer"
+    assert (judge(first, SelectConfig(), ircot).answer == answer) != right
 
 
 def test_chains_are_scored_again_by_their_task() -> None:

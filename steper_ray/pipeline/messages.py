@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from steper_ray.chains.usage import EngineUsage
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from steper_ray.sweep.sweep import SweepSummary
     from steper_ray.sweep.trial_files import Trial
     from steper_ray.training.summary import TrainSummary
+
+
+MOST_FAULTS: Final = 10
+"""Names that are shown, of those for which most chains are ungrounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +67,17 @@ def select_lines(summary: "SelectionSummary", dataset: Path) -> list[str]:
     return [
         f"{counts.chains:,} chains = {_verdicts(counts.chains, counts.kept, counts.rejected)}",
         f"changed: {changes or 'nothing'}",
+        *_fault_lines(summary.faults),
         f"examples: {_examples(summary.examples)} → {dataset}",
         *pushed_lines(summary.pushed),
     ]
+
+
+def _fault_lines(faults: Mapping[str, int]) -> list[str]:
+    """The names for which most chains are ungrounded."""
+    most = sorted(faults.items(), key=lambda item: (-item[1], item[0]))[:MOST_FAULTS]
+    names = ", ".join(f"{name} ({count:,})" for name, count in most)
+    return [f"ungrounded for: {names}"] if names else []
 
 
 def train_lines(summary: "TrainSummary", student: Path) -> list[str]:

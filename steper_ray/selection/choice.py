@@ -12,7 +12,7 @@ from typing import Final
 
 from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.schema import Chain
-from steper_ray.selection.rejection import rejection, worst_logprob
+from steper_ray.selection.rejection import faults, rejection, worst_logprob
 from steper_ray.selection.settings import SelectConfig
 from steper_ray.tasks.qa import normalize
 
@@ -36,6 +36,8 @@ class Judgement:
     """Mean token log-probability of its worst step, in nats; -inf if it is unknown."""
     text_digest: bytes = b""
     """Digest of its steps' normalized rationales."""
+    faults: tuple[str, ...] = ()
+    """Names and numbers for which it is left out as ungrounded."""
 
 
 RIGHT: Final = "="
@@ -57,16 +59,18 @@ def judge(
     confidence = worst_logprob(chain)
     votes = chain.error is None and not chain.rationalized
     texts = "\n\n".join(normalize(step.rationale) for step in chain.steps)
+    reason = rejection(chain, config, framework)
     return Judgement(
         id=chain.id,
         question_id=chain.question_id,
         hops=chain.hops,
-        reason=rejection(chain, config, framework),
+        reason=reason,
         before=chain.rejected,
         order=(chain.rationalized, chain.attempt, order, chain.sample),
         answer=_vote(chain) if votes else None,
         confidence=-float("inf") if confidence is None else confidence,
         text_digest=hashlib.sha256(texts.encode()).digest(),
+        faults=tuple(dict.fromkeys(faults(chain, config))) if reason == "ungrounded" else (),
     )
 
 

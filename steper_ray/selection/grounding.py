@@ -34,6 +34,7 @@ from functools import cached_property
 from typing import Final
 
 from steper_ray.schema import Chain
+from steper_ray.selection.readings import NUMBER, canonical, numbers, peoples, readings
 from steper_ray.sentences import END_SIGNS
 
 _WORD: Final = re.compile(r"[^\W_]+")
@@ -45,9 +46,6 @@ _NO_WORD: Final = re.compile(r"[\W_]+")
 _ACCENTS: Final = re.compile(r"[\u0300-\u036f]+")
 
 
-_NUMBER: Final = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?")
-
-
 _JOINS: Final = re.compile(r"\s+|['’.-]\s*|\s?&\s?")
 """What may stand between two words of one name; a full stop after an initial only."""
 
@@ -56,9 +54,43 @@ _ENDS: Final = re.compile(rf"[{END_SIGNS}:;]|\n")
 """What ends a sentence; a colon too, for what comes after `So the answer is:` begins anew."""
 
 
-_NUMBER_WORDS: Final = (
-    *("zero", "one", "two", "three", "four", "five", "six"),
-    *("seven", "eight", "nine", "ten", "eleven", "twelve"),
+_REFERENCES: Final = re.compile(
+    r"\b(?:step|fact|passage|document|doc|source|text|context)s?\s*[\[(#]*\d+[\])]*|\[\d+(?:\s*,\s*\d+)*\]",
+    re.IGNORECASE,
+)
+"""What points to a step or passage by its number."""
+
+
+_YEARS: Final = re.compile(r"\b[12]\d{3}\b")
+
+
+_SPAN: Final = re.compile(
+    r"(?:\bag(?:ed|e of)\s+)(\d{1,3})\b|\b(\d{1,3})[\s-]years?\b", re.IGNORECASE
+)
+"""A number of years, which a reader counts from two years."""
+
+
+_LETTERS: Final = str.maketrans(
+    {"ł": "l", "Ł": "L", "ø": "o", "Ø": "O", "đ": "d", "Đ": "D", "ð": "d", "þ": "th", "ı": "i"}
+    | {"æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ß": "ss"}
+)
+"""Letters that have no accent to be taken off."""
+
+
+LONGEST_REORDERED: Final = 6
+"""Most words of a name that is looked for in another order, and most letters of initials."""
+
+
+COMMON_STEM: Final = 6
+"""Letters that two forms of a common noun share."""
+
+
+_SMALL_WORDS: Final = "of|the|and|for|in|on|de|la|du|von|van"
+"""Words that initials leave out."""
+
+
+_MONTHS: Final = frozenset(
+    ["jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"]
 )
 
 
@@ -74,18 +106,30 @@ _ONE_LETTER: Final = str.maketrans("ıς", "iσ")
 """Small letters that share their capital with another."""
 
 
-def ungrounded(chain: Chain) -> list[tuple[int, str]]:
-    """(step from 1, name or number as written) for each that the step could not know, in their order."""
+@dataclass(frozen=True, slots=True)
+class Ungrounded:
+    """A name or number that a step could not know."""
+
+    step: int
+    """From 1 on."""
+    text: str
+    """As written."""
+    certain: bool
+    """Whether it is a name with a word of which the step saw nothing; others may be worded or reckoned."""
+
+
+def ungrounded(chain: Chain) -> list[Ungrounded]:
+    """Each name and number that a step could not know, in their order."""
     # Two texts a passage. The comma: a title is a name, so its first word starts no sentence.
     shown = [Text(text) for p in chain.passages for text in (f", {p.title}", p.text)]
     asked_and_said = [Text(chain.question)]
-    found: list[tuple[int, str]] = []
+    found: list[Ungrounded] = []
     seen = 0
     for number, step in enumerate(chain.steps, 1):
         seen += len(step.passage_ids)
         source = Source([*shown[2 * step.dropped_passages : 2 * seen], *asked_and_said])
-        rationale = Text(step.rationale)
-        found += [(number, name) for name in _unknown(rationale, source)]
+        rationale = Text(_REFERENCES.sub(" ", step.rationale))
+        found += [Ungrounded(number, *one) for one in _unknown(rationale, source)]
         asked_and_said.append(rationale)
     return found
 
@@ -95,18 +139,24 @@ class Text:
 
     def __init__(self, text: str) -> None:
         if not text.isascii():
-            text = _ACCENTS.sub("", unicodedata.normalize("NFKD", text))
+            text = _ACCENTS.sub("", unicodedata.normalize("NFKD", text)).translate(_LETTERS)
         self.folded = text
         self.words = _NO_WORD.sub(" ", text).lower()
 
     @cached_property
-    def numbers(self) -> list[str]:
-        """Its numbers in digits alone; those inside a word like F16 are part of the word."""
-        return [
-            match[0].replace(",", "")
-            for match in _NUMBER.finditer(self.folded)
-            if match.start() == 0 or not self.folded[match.start() - 1].isalpha()
-        ]
+    def numbers(self) -> frozenset[str]:
+        """Every number that it says; see `readings.numbers`."""
+        return numbers(self.folded)
+
+    @cached_property
+    def years(self) -> frozenset[int]:
+        """Its numbers of four digits that may be years."""
+        return frozenset(map(int, _YEARS.findall(self.folded)))
+
+    @cached_property
+    def canonical(self) -> list[str]:
+        """Its words in lower case, ordinals and Roman numerals as digits."""
+        return [canonical(word) for word in _WORD.findall(self.folded)]
 
     @cached_property
     def small(self) -> str:
@@ -161,24 +211,33 @@ class Source:
     def _numbers(self) -> set[str]:
         return {number for text in self._texts for number in text.numbers}
 
+    @cached_property
+    def _spans(self) -> set[int]:
+        """Years between any two years, and one less: a birthday may lie between."""
+        years = {year for text in self._texts for year in text.years}
+        return {later - earlier - less for later in years for earlier in years for less in (0, 1)}
+
     def has_words(self, words: Sequence[str]) -> bool:
         """Whether the words follow one another somewhere."""
         return f" {' '.join(words).lower()} " in self._words
 
     def has_name(self, words: Sequence[str]) -> bool:
-        """Whether the words are a name that occurs: as they are, spread out, or in two pieces."""
+        """Whether the words are a name that occurs: as they are, spread, in two pieces, or otherwise."""
         if self.has_words(words):
             return True
         if len(words) > 1 and self._has_spread(words):
             return True
-        return len(words) > 2 and self._has_halves(words)
-
-    def has_number(self, number: str) -> bool:
-        """Whether a number occurs in digits, or up to twelve as a word."""
-        if number in self._numbers:
+        if len(words) > 2 and self._has_halves(words):
             return True
-        small = len(number) <= 2 and int(number) < len(_NUMBER_WORDS)
-        return small and self.has_words([_NUMBER_WORDS[int(number)]])
+        return self._has_otherwise(words)
+
+    def has_number(self, readings: Sequence[str]) -> bool:
+        """Whether a number occurs in one of its readings, however it is written."""
+        return not self._numbers.isdisjoint(readings)
+
+    def has_span(self, years: int) -> bool:
+        """Whether so many years lie between two years that occur."""
+        return years in self._spans
 
     def has_as_name(self, word: str) -> bool:
         """Whether a word occurs capitalised away from a sentence's start, and never in lower case."""
@@ -200,6 +259,51 @@ class Source:
             _is_spread(small, text.pieces)
             for text in self._texts
             if all(word in text.small for word in small)
+        )
+
+    def _has_otherwise(self, words: Sequence[str]) -> bool:
+        """Whether the words stand for a name that is written in another way."""
+        if any(self.has_words(_NO_WORD.split(form)) for form in peoples(" ".join(words))):
+            return True
+        if len(words) == 1:
+            (word,) = words
+            return self._has_short(word) or self._has_common(word)
+        return len(words) <= LONGEST_REORDERED and (
+            self._has_initials(words) or self._has_reordered(words)
+        )
+
+    def _has_short(self, word: str) -> bool:
+        """Whether a word is the initials of a name (BBC), letters apart (p.m.) or a month (Sept)."""
+        if word.lower() in _MONTHS:
+            return f" {word[:3].lower()}" in self._words
+        if not word.isupper() or not 2 <= len(word) <= LONGEST_REORDERED:
+            return False
+        parts = rf"[\w'’-]*[\s-]+(?:(?:{_SMALL_WORDS})\s+)*".join(map(re.escape, word))
+        initials = re.compile(rf"\b{parts}")
+        return self.has_words(word) or any(initials.search(text.folded) for text in self._texts)
+
+    def _has_common(self, word: str) -> bool:
+        """Whether a long word, or a form of it, is written small somewhere: a common noun (Director)."""
+        stem = word[:COMMON_STEM]
+        if len(stem) < COMMON_STEM:
+            return False
+        return any(re.search(rf"\b{re.escape(stem.lower())}", t.folded) for t in self._texts)
+
+    def _has_initials(self, words: Sequence[str]) -> bool:
+        """Whether the words occur with names in place of single letters (F. W. Murnau)."""
+        if all(len(word) > 1 for word in words):
+            return False
+        parts = (re.escape(w.lower()) + (r"\S*" if len(w) == 1 else "") for w in words)
+        return re.search(rf" {' '.join(parts)} ", self._words) is not None
+
+    def _has_reordered(self, words: Sequence[str]) -> bool:
+        """Whether words with a numeral follow one another in another order (World War II)."""
+        wanted, size = sorted(map(canonical, words)), len(words)
+        return any(word.isdecimal() for word in wanted) and any(
+            sorted(text.canonical[place : place + size]) == wanted
+            for text in self._texts
+            if wanted[0] in text.canonical
+            for place in range(len(text.canonical) - size + 1)
         )
 
     def _has_halves(self, words: Sequence[str]) -> bool:
@@ -227,8 +331,8 @@ def _is_spread(words: Sequence[str], pieces: Pieces) -> bool:
     return places != 0
 
 
-def _unknown(rationale: Text, source: Source) -> Iterator[str]:
-    """Names and numbers of a rationale that the source does not have."""
+def _unknown(rationale: Text, source: Source) -> Iterator[tuple[str, bool]]:
+    """Names and numbers of a rationale that the source does not have, and whether that is certain."""
     for words, starts_sentence in names(rationale.folded):
         rest = words
         if source.has_name(words):
@@ -236,10 +340,14 @@ def _unknown(rationale: Text, source: Source) -> Iterator[str]:
         if starts_sentence and not source.has_as_name(words[0]):
             rest = words[1:]
         if any(len(word) > 1 for word in rest) and (rest is words or not source.has_name(rest)):
-            yield " ".join(rest)
-    for number in rationale.numbers:
-        if not source.has_number(number):
-            yield number
+            new = (word for word in rest if len(word) > 1)
+            yield " ".join(rest), any(not source.has_name([word]) for word in new)
+    spans = {match.start(match.lastindex or 0) for match in _SPAN.finditer(rationale.folded)}
+    for match in NUMBER.finditer(rationale.folded):
+        if source.has_number(readings(rationale.folded, match)):
+            continue
+        if match.start() not in spans or not source.has_span(int(match[0])):
+            yield match[0], False
 
 
 def names(text: str) -> Iterator[tuple[list[str], bool]]:

@@ -67,13 +67,20 @@ def rejection(chain: Chain, config: SelectConfig, framework: Framework) -> str |
         return "repeated_step"
     if states_nothing(chain, before):
         return "no_fact"
-    if config.grounded and ungrounded(chain):
+    if faults(chain, config):
         return "ungrounded"
     if supporting_share(chain) < config.min_support:
         return "unsupported"
     if _is_unsure(chain, config):
         return "low_confidence"
     return _bad_length(chain, config)
+
+
+def faults(chain: Chain, config: SelectConfig) -> list[str]:
+    """Names and numbers for which `select.grounded` leaves a chain out, as written."""
+    if not config.grounded:
+        return []
+    return [one.text for one in ungrounded(chain) if one.certain or config.grounded is True]
 
 
 def supporting_share(chain: Chain) -> float:

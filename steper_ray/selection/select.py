@@ -44,6 +44,8 @@ class SelectionSummary:
     """Ability → examples, every ability of the scheme."""
     changes: Counter[tuple[str | None, str | None]]
     """(old verdict, new verdict; None is kept) → chains whose verdict changed."""
+    faults: Counter[str]
+    """Name or number → chains that are left out as ungrounded for it."""
     pushed: str | None = None
     """Address of the repository that the data set was uploaded to."""
 
@@ -104,7 +106,8 @@ def select_examples(
         replace_folder(out, dataset)
         write_whole(stats, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
     questions = described["questions"]["all"]
-    return SelectionSummary(questions, counts, counts.by_ability(scheme.names), changes)
+    faults = Counter(name for row in rows for name in row.faults)
+    return SelectionSummary(questions, counts, counts.by_ability(scheme.names), changes, faults)
 
 
 def _judge_files(

@@ -24,9 +24,10 @@ class SelectConfig(Section):
     keep_cut_off: bool = False
     """Keep chains with a step that `reasoning.max_step_tokens` cut off before its end; raise that limit
     rather than train on half sentences."""
-    grounded: bool = True
-    """Leave out chains with a name or number in a step that is in none of its passages, the earlier steps
-    and the question (see selection/grounding.py); false for languages that capitalise more than names."""
+    grounded: bool | Literal["certain"] = "certain"
+    """Leave out chains with a name in a step of which a word is in none of its passages, the earlier steps
+    and the question (see selection/grounding.py); true leaves out every name and number that is not there,
+    false none, as for languages that capitalise more than names."""
     repeated_steps: bool = False
     """Keep chains in which a step says what an earlier one has said."""
     min_support: Annotated[float, Field(ge=0, le=1)] = 0.0

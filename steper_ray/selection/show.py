@@ -141,8 +141,9 @@ def _head(chain: Chain, now: str | None) -> Iterator[tuple[int, Text]]:
         yield 0, _labelled("criticism", chain.critique)
     if chain.error is not None:
         yield 0, _labelled("error", chain.error, "red")
-    for number, name in ungrounded(chain):
-        yield 0, _labelled("not found", f"{name} (step {number})", "red")
+    for one in ungrounded(chain):
+        doubt = "" if one.certain else "; it may be worded in another way"
+        yield 0, _labelled("not found", f"{one.text} (step {one.step}{doubt})", "red")
     if missing := sorted(set(chain.supporting_ids) - {passage.id for passage in chain.passages}):
         yield 0, _labelled("not found", f"gold passages {', '.join(missing)}", "red")
 

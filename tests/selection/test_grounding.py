@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steper_ray.schema import Passage
-from steper_ray.selection.grounding import Source, Text, names, ungrounded
+from steper_ray.selection.grounding import Source, Text, Ungrounded, names, ungrounded
 from tests.conftest import ROOT
 from tests.samples import CHAIN, PASSAGES, step
 
@@ -21,7 +21,7 @@ def missing(rationale: str, *texts: str) -> list[str]:
     passages = tuple(Passage(str(n), "Old Harbour", text) for n, text in enumerate(texts))
     steps = (step(rationale, *(passage.id for passage in passages)),)
     chain = replace(CHAIN, question="Who is Ann Lee?", passages=passages, steps=steps)
-    return [name for _, name in ungrounded(chain)]
+    return [one.text for one in ungrounded(chain)]
 
 
 def test_a_true_chain_is_grounded() -> None:
@@ -88,17 +88,17 @@ def test_names_and_numbers(rationale: str, unknown: list[str]) -> None:
 def test_each_step_knows_what_stood_in_its_prompt() -> None:
     told = step("It presents Kek Bibro, whose mayor is Marie-Claire O'Neill.", "p1")
     early = replace(CHAIN, steps=(told, SECOND, LAST))
-    assert ungrounded(early) == [(1, "Marie Claire O Neill")]
+    assert ungrounded(early) == [Ungrounded(1, "Marie Claire O Neill", certain=True)]
     # What an earlier step said is known, be it true or not; that step is the one that is blamed.
     later = replace(CHAIN, steps=(step("Of Foo Bar.", "p1"), step("So Foo Bar.", "p2"), LAST))
-    assert ungrounded(later) == [(1, "Foo Bar")]
+    assert ungrounded(later) == [Ungrounded(1, "Foo Bar", certain=True)]
     # A passage that did not fit into the prompt was not seen.
     whole = step("It praised Zalk Stumum, presents Kek Bibro.", "p2")
     first = step("A show.", "p1")
     asked = replace(CHAIN, question="Who?", steps=(first, whole, LAST))
     assert ungrounded(asked) == []
     cut = replace(asked, steps=(first, replace(whole, dropped_passages=1), LAST))
-    assert ungrounded(cut) == [(2, "Zalk Stumum")]
+    assert ungrounded(cut) == [Ungrounded(2, "Zalk Stumum", certain=True)]
 
 
 def test_titles_and_texts_do_not_run_together() -> None:
@@ -125,7 +125,7 @@ def test_what_a_passage_says_may_be_repeated(before: str, after: str) -> None:
     rationale = f"Kek Bibro met {after}"
     source = Source([Text(f"{before} {rationale}")])
     assert all(source.has_name(words) for words, _ in names(Text(rationale).folded))
-    assert all(source.has_number(number) for number in Text(rationale).numbers)
+    assert all(source.has_number([number]) for number in Text(rationale).numbers)
 
 
 def spread(words: list[str], passage: list[str]) -> bool:
@@ -193,7 +193,7 @@ def test_repeated_words_take_time_by_their_number(repeated: str, end: str) -> No
 def test_any_text_can_be_looked_at(text: str) -> None:
     passages = (Passage("p1", text, text), *PASSAGES[1:])
     chain = replace(CHAIN, question=text, passages=passages, steps=(step(text, "p1"), SECOND, LAST))
-    assert all(number != 1 for number, _ in ungrounded(chain))
+    assert all(one.step != 1 for one in ungrounded(chain))
 
 
 def test_real_sentences_over_their_own_passages_and_over_others() -> None:
@@ -224,3 +224,89 @@ def test_real_sentences_over_their_own_passages_and_over_others() -> None:
                 rationales[shift] += 1
     assert rationales == {0: 136, 7: 96}
     assert found == {0: 0, 7: 93}
+
+
+TRUE_SENTENCES = [
+    (
+        "Anna Kowalska (3 May 1961 – 12 June 2004) was a Polish painter.",
+        "Anna Kowalska was born on 3rd May 1961 and died aged 43.",
+    ),
+    (
+        "Smith was born in 1961. Jones was born in 1965.",
+        "Smith was born in 1961 and Jones in 1965, so Smith is 4 years older.",
+    ),
+    (
+        "It was made for $1,500,000.",
+        "It was made for $1.5 million.",
+    ),
+    (
+        "Barack Hussein Obama II was the 44th president of the United States.",
+        "Obama led the USA.",
+    ),
+    (
+        "The Beatles were an English rock band formed in Liverpool.",
+        "The Beatles were formed in Liverpool, England.",
+    ),
+    (
+        "Robyn Rihanna Fenty is a Barbadian singer.",
+        "Rihanna is from Barbados.",
+    ),
+    (
+        "Nosferatu was directed by Friedrich Wilhelm Murnau.",
+        "Nosferatu was directed by F. W. Murnau.",
+    ),
+    (
+        "He fought in World War II.",
+        "He fought in the Second World War.",
+    ),
+    (
+        "The office is in New York City.",
+        "The office is in NYC.",
+    ),
+    (
+        "It was aired by the British Broadcasting Corporation.",
+        "It was aired by the BBC.",
+    ),
+    (
+        "The castle was built in the 19th century.",
+        "The castle was built in the 1800s.",
+    ),
+    (
+        "There are twenty episodes.",
+        "The series has 20 episodes.",
+    ),
+    (
+        "It opens at 7:30 p.m.",
+        "It opens at 7:30 PM.",
+    ),
+    (
+        "The siege lasted from September to December 1941.",
+        "The siege began in Sept. 1941.",
+    ),
+    (
+        "Smith directed it.",
+        "The film was directed by Smith. Therefore, Smith is the Director. So the answer is: Smith.",
+    ),
+    (
+        "Smith directed it.",
+        "Based on Document [1], Smith directed it.",
+    ),
+    (
+        "It was a Spanish and Portuguese production.",
+        "The producers were Spaniards.",
+    ),
+    (
+        "It ran 1990–1995.",
+        "It ran for 5 years, from 1990 to 1995.",
+    ),
+    (
+        "He was king Louis XIV.",
+        "He was Louis the 14th.",
+    ),
+]
+"""(source, what is true of it in other words)"""
+
+
+def test_true_sentences_in_other_words_are_grounded() -> None:
+    faulted = [said for source, said in TRUE_SENTENCES if missing(said, source)]
+    assert faulted == []

@@ -23,7 +23,7 @@ their own (`steper_ray.toy.asking`).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from steper_ray.reasoning.answers import ends_in_flag, flagged, split_answer
@@ -35,6 +35,7 @@ from steper_ray.reasoning.frameworks.protocol import (
     empty_line,
     render_passages,
 )
+from steper_ray.reasoning.frameworks.reading import settled
 from steper_ray.schema import Passage
 from steper_ray.sentences import sentences
 
@@ -95,21 +96,12 @@ def render_path(rationales: Sequence[str], *, cue: str = CUE) -> str:
 
 def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:
     """See `Framework`: one sentence, or the line up to the answer, is the step and the next query."""
-    if forced:
-        _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"))
-        rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
-        return ParsedStep(rationale, rationale, answer)
-    before, answer = split_answer(clean_line(text))
-    cut = 0
-    if answer:
-        step = f"{before} {flagged(ANSWER_FLAG, answer)}".lstrip()
-    else:
-        spans = sentences(before)
-        cut = 0 if whole_line else max(0, len(spans) - 1)
-        step = before[: spans[0][1]] if cut else before
-    if step != clean_line(step):  # the cut has made it one that has marks
-        return replace(parse(step, forced=False, whole_line=whole_line), cut_sentences=cut)
-    return ParsedStep(step, step, answer or None, cut)
+    return settled(
+        text,
+        partial(_read, forced=forced, whole_line=whole_line),
+        write=partial(render_target, forced=forced),
+        stops=STOPS,
+    )
 
 
 def unfinished(text: str, *, forced: bool) -> str:  # noqa: ARG001
@@ -130,6 +122,23 @@ def render_prompt(
     """The prompt of a base model with these passages, whichever search brought them."""
     prompt = lay_out(question, [passages], reasoning, forced=forced, cue=cue)
     return prompt.headed(instruction).text
+
+
+def _read(text: str, *, forced: bool, whole_line: bool) -> ParsedStep:
+    """What a text says at a first look; see `settled`."""
+    if forced:
+        _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"))
+        rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
+        return ParsedStep(rationale, rationale, answer)
+    before, answer = split_answer(clean_line(text))
+    cut = 0
+    if answer:
+        step = f"{before} {flagged(ANSWER_FLAG, answer)}".lstrip()
+    else:
+        spans = sentences(before)
+        cut = 0 if whole_line else max(0, len(spans) - 1)
+        step = before[: spans[0][1]] if cut else before
+    return ParsedStep(step, step, answer or None, cut)
 
 
 def _given(question: str, searches: Sequence[Sequence[Passage]]) -> str:

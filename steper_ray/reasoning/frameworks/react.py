@@ -26,6 +26,7 @@ nothing else ends one.
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from steper_ray.reasoning.answers import bare_answer
@@ -38,6 +39,7 @@ from steper_ray.reasoning.frameworks.protocol import (
     render_passages,
     render_question,
 )
+from steper_ray.reasoning.frameworks.reading import settled
 from steper_ray.schema import Passage
 
 THOUGHT: Final = "Thought:"
@@ -140,6 +142,25 @@ def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  
 
     A thought may have several sentences.
     """
+    return settled(
+        text,
+        partial(_read, forced=forced),
+        write=partial(render_target, forced=forced),
+        stops=(STEP_TERMINATOR,) if forced else STOPS,
+    )
+
+
+def unfinished(text: str, *, forced: bool) -> str:
+    """See `Framework`: a bracket that ends a line of the thought (a citation) ends no step."""
+    if forced:
+        return empty_line(text)
+    cleaned = clean(text)
+    acts = _BARE.search(cleaned) or re.search(_LABEL, cleaned, re.IGNORECASE)
+    return _END if text.rfind("[") > text.rfind("]") and not acts else ""
+
+
+def _read(text: str, *, forced: bool) -> ParsedStep:
+    """What a text says at a first look; see `settled`."""
     text = clean(f"{FORCED}{_unbegun(text)}" if forced else text)
     action = _action(text)
     if action is None:
@@ -152,15 +173,6 @@ def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  
         return ParsedStep(rationale, "", answer if answer or forced else None)
     query = argument.strip("<> ").translate(_ROUND)
     return ParsedStep(f"{thought}\nAction: Search[{query}]".lstrip(), query, None)
-
-
-def unfinished(text: str, *, forced: bool) -> str:
-    """See `Framework`: a bracket that ends a line of the thought (a citation) ends no step."""
-    if forced:
-        return empty_line(text)
-    cleaned = clean(text)
-    acts = _BARE.search(cleaned) or re.search(_LABEL, cleaned, re.IGNORECASE)
-    return _END if text.rfind("[") > text.rfind("]") and not acts else ""
 
 
 def _action(text: str) -> re.Match[str] | None:

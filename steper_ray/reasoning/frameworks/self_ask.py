@@ -26,6 +26,7 @@ step with the final answer ends where the next example would begin.
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from steper_ray.reasoning.answers import flagged, split_answer
@@ -38,6 +39,7 @@ from steper_ray.reasoning.frameworks.protocol import (
     render_passages,
     render_question,
 )
+from steper_ray.reasoning.frameworks.reading import settled
 from steper_ray.schema import Passage
 from steper_ray.sentences import end_sign, finished, is_unspaced
 
@@ -125,6 +127,21 @@ def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  
 
     A step may have several sentences.
     """
+    return settled(
+        text,
+        partial(_read, forced=forced),
+        write=partial(render_target, forced=forced),
+        stops=(STEP_TERMINATOR,) if forced else STOPS,
+    )
+
+
+def unfinished(text: str, *, forced: bool) -> str:
+    """See `Framework`: a forced answer may stand behind an empty line."""
+    return empty_line(text) if forced else ""
+
+
+def _read(text: str, *, forced: bool) -> ParsedStep:
+    """What a text says at a first look; see `settled`."""
     if forced:
         _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"), endings=_QUESTION_MARKS)
         rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
@@ -139,11 +156,6 @@ def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  
     if not asks:
         said, query = _unlabelled(before)
     return ParsedStep(_joined(said, f"{FOLLOW_UP} {query}") if query else said, query, None)
-
-
-def unfinished(text: str, *, forced: bool) -> str:
-    """See `Framework`: a forced answer may stand behind an empty line."""
-    return empty_line(text) if forced else ""
 
 
 def _trace(searches: Sequence[Sequence[Passage]], rationales: Sequence[str]) -> str:
@@ -204,7 +216,7 @@ def _unasked(text: str, endings: str = _QUESTION_MARKS) -> str:
 
 
 def _answers(rationale: str) -> bool:
-    return parse(rationale, forced=False).answer is not None
+    return rationale.rpartition("\n")[2].startswith(f"{ANSWER_FLAG} ")
 
 
 def _joined(said: str, line: str) -> str:

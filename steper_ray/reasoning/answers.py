@@ -23,7 +23,9 @@ class Flagged(NamedTuple):
     """The answer; empty where there is none."""
 
 
-_CONNECTOR: Final = r"(?:(?:and|but)\s)?\b(?:so|therefore|thus|hence|consequently)\s?[,，:：]?\s?"
+_CONNECTOR: Final = (
+    r"(?:(?:and|but)\s)?\b(?:so|therefore|thus|hence|consequently|in\sconclusion)\s?[,，:：]?\s?"
+)
 
 
 _SUBJECT: Final = (
@@ -43,13 +45,27 @@ _NO_ANSWER: Final = (
 """`The answer is not in the passages.` gives none; behind a colon anything is an answer."""
 
 
+_LABEL: Final = (
+    "antwort|réponse|respuesta|resposta|risposta|ответ|câu trả lời|정답|답변|답|答案|答え|回答|正解|答"
+    "|उत्तर|คำตอบ|الإجابة|الجواب"
+)
+"""`Answer` in other languages."""
+
+
+_INTERMEDIATE: Final = r"[^:：\n]{0,20}(?:interm[eé]d|zwischen|中间|中間|중간)"
+
+
 _ELSEWHERE: Final = (
-    r"(?:所以|因此|因而|故)?[,，]?\s?(?:最终|最終|正确|正確)?的?答案(?:(?:是|为|為)\s?[:：]?|\s?[:：])",
-    r"(?:したがって|従って|よって)?[、,]?\s?(?:最終的な)?答えは\s?[:：、]?",
-    r"(?:따라서|그러므로|그래서)?\s?,?\s?(?:최종\s)?(?:정답|답)은\s?[:：]?",
-    r"(?:(?:also|daher|somit)\s(?:ist|lautet)\s)?\bdie\s(?:endgültige\s)?antwort(?:\s(?:ist|lautet))?\s?[:：]",
-    r"(?:(?:donc|ainsi)\s?,?\s)?\bla\sréponse(?:\sfinale)?\sest\s?[:：]",
-    r"(?:(?:entonces|así que|por\s(?:lo\s)?tanto)\s?,?\s)?\bla\srespuesta(?:\sfinal)?\ses\s?[:：]",
+    rf"{_START}(?!{_INTERMEDIATE})(?:[^\s:：]{{1,20}}\s){{0,2}}(?:최종|最終的な|ดังนั้น)?(?:{_LABEL})(?:คือ|\s[^\s:：]{{1,9}})?\s?[:：]",
+    r"(?:所以|因此|因而|故)?[,，]?\s?(?:最终|最終|正确|正確)?的?(?<!中间)(?<!中間)答案(?:(?:应该是|應該是|是|为|為)\s?[:：]?|\s?[:：])",
+    r"(?:したがって|従って|よって)?[、,]?\s?(?:最終的な)?(?:答え|正解)は\s?[:：、]?",
+    r"(?:따라서|그러므로|그래서)?\s?,?\s?(?:최종\s)?(?:정답|답)은\s?(?:다음과\s같습니다\s?)?[:：]?",
+    r"(?:also|daher|deshalb|somit)\s(?:ist|lautet)\sdie\s(?:\w+\s)?antwort\b\s?[:：]?",
+    r"\bdie\s(?:\w+\s)?antwort\s(?:ist|lautet)\s?[:：]",
+    r"(?:donc|ainsi)\s?,?\sla\sréponse(?:\sfinale)?\sest\b\s?[:：]?",
+    r"\bla\sréponse(?:\sfinale)?\sest\s?[:：]",
+    r"(?:entonces|así\sque|por\s(?:lo\s)?tanto)\s?,?\sla\srespuesta(?:\sfinal)?\ses\b\s?[:：]?",
+    r"\bla\srespuesta(?:\sfinal)?\ses\s?[:：]",
 )
 """The flag in other languages; where a colon is asked for, the words alone are too common."""
 
@@ -57,15 +73,19 @@ _ELSEWHERE: Final = (
 _FLAG: Final = re.compile(
     "|".join(
         (
-            rf"{_CONNECTOR}{_SUBJECT}\s(?:is|was)\b(?:\s?[:：]|{_NO_ANSWER})",
+            rf"{_CONNECTOR}{_SUBJECT}\s(?:is|was|(?:would|should|must)\sbe)\b(?:\s?[:：]|{_NO_ANSWER})",
             rf"\b{_SUBJECT}\sis\s?[:：]",
             rf"{_START}{_SUBJECT}(?:\sis\b{_NO_ANSWER}|\s?[:：])",
             *_ELSEWHERE,
             r"(?:\$\$?|\\[(\[])?\s?(?P<box>\\boxed)\s?\{",
+            r'[{,]\s?"(?:final[_\s]?)?answer"\s?:\s?(?P<quoted>")(?=[^"]*")',
         )
     ),
     re.IGNORECASE | re.MULTILINE,
 )
+
+
+_HEADING: Final = re.compile(rf"^(?:final\s)?(?:answer|{_LABEL})$", re.IGNORECASE | re.MULTILINE)
 
 
 _COURTESY: Final = re.compile(
@@ -78,10 +98,10 @@ _COURTESY: Final = re.compile(
 _LATEX: Final = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it))\s?\{([^{}]*)\}")
 
 
-_FULL_STOPS: Final = ".…。．｡"
+_FULL_STOPS: Final = ".…。．｡।۔"
 
 
-_COPULAS: Final = ("です", "である", "입니다")
+_COPULAS: Final = ("です", "である", "입니다", "예요")
 """`is`, where it stands behind the answer."""
 
 
@@ -105,6 +125,13 @@ _CITES: Final = re.compile(
 )
 
 
+_CITATIONS: Final = re.compile(r"(?:\s?(?:\[[1-9]\d?(?:, ?[1-9]\d?)*\]|【\d{1,2}[^】]{0,20}】))+$")
+"""Numbers of passages behind an answer: [1], [1, 2], 【1†source】."""
+
+
+_EMOJI: Final = re.compile(r"\s[\U0001f300-\U0001faff✅✔✨❤⭐\ufe0f]+$")
+
+
 _NOTHING: Final = re.compile(r"[\s*_`~.:;,!?(){}\[\]\"'-]*")
 
 
@@ -112,7 +139,7 @@ _MAX_LAYERS: Final = 8
 """Quotes and brackets around each other are taken off so often."""
 
 
-_HINT: Final = re.compile(r"answer|boxed|答案|答え|답은|antwort|réponse|respuesta", re.IGNORECASE)
+_HINT: Final = re.compile(rf"answer|boxed|{_LABEL}", re.IGNORECASE)
 """What every flag has; looked for first, as most lines have none."""
 
 
@@ -127,14 +154,19 @@ def split_answer(text: str, *, endings: str = "") -> Flagged:
     ends = [*(flag.start() for flag in flags[1:]), len(text)]
     said = []
     for flag, end in zip(flags, ends, strict=True):
-        behind = text[flag.end() : end]
-        said.append((flag, read_answer(_boxed(behind) if flag["box"] else behind, endings)))
+        said.append((flag, read_answer(_inside(flag, text[flag.end() : end]), endings)))
     while len(said) > 1 and not said[-1][1]:
         said.pop()
     flag, answer = said.pop()
     while said and said[-1][1].casefold() in ("", answer.casefold()):
         flag, _ = said.pop()
-    return Flagged(finished(text[: flag.start()].rstrip(" \n,;:-–—，；：、")), answer)
+    before = text[: flag.start()].rstrip(" \n,;:-–—，；：、")
+    return Flagged(finished(before) if any(map(str.isalnum, before)) else "", answer)
+
+
+def with_colons(text: str) -> str:
+    """A cleaned text in which `Answer` on a line of its own, a heading, has the colon of a flag."""
+    return _HEADING.sub(r"\g<0>:", text)
 
 
 def ends_in_flag(line: str) -> bool:
@@ -158,7 +190,8 @@ def bare_answer(text: str, endings: str = "") -> str:
     """An answer without what surrounds it, and without a full stop that is not its own."""
     text = _LATEX.sub(r"\1", text)
     for _ in range(_MAX_LAYERS):
-        bare = _unexplained(text.strip(" :：").rstrip(f"{_FULL_STOPS}{endings} "))
+        bare = _EMOJI.sub("", text.strip(" :：").rstrip(f"{_FULL_STOPS}{endings} "))
+        bare = _unexplained(_CITATIONS.sub("", bare) or bare)
         bare = unquoted(unquoted(bare), _BRACKETS)
         for copula in _COPULAS:
             bare = bare.removesuffix(copula)
@@ -175,8 +208,12 @@ def flagged(flag: str, answer: str) -> str:
     return f"{flag} {finished(answer)}"
 
 
-def _boxed(text: str) -> str:
-    """What stands before the brace that closes a box."""
+def _inside(flag: re.Match[str], text: str) -> str:
+    """Of the text behind a flag what stands before the brace or quote that closes its answer."""
+    if flag["quoted"]:
+        return text.partition('"')[0]
+    if not flag["box"]:
+        return text
     depth = 1
     for place, sign in enumerate(text):
         depth += (sign == "{") - (sign == "}")

@@ -46,15 +46,23 @@ _EMPHASIS: Final = re.compile(
 QUOTES: Final = {
     '"': '"',
     "'": "'",
+    "＂": "＂",
     "“": "”",
+    "”": "”",
+    "„": "“”",
     "‘": "’",
-    "„": "“",
+    "’": "’",
+    "‚": "‘’",
     "«": "»",
+    "»": "«»",
+    "‹": "›",
+    "›": "‹›",
     "「": "」",
     "『": "』",
     "《": "》",
+    "〈": "〉",
 }
-"""Opening → closing quote."""
+"""Opening → closing quotes."""
 
 
 def clean(text: str) -> str:
@@ -73,11 +81,11 @@ def unquoted(text: str, pairs: Mapping[str, str] = QUOTES) -> str:
 
     pairs: opening → closing
     """
-    closing = pairs.get(text[:1])
-    if len(text) < 2 or closing is None or text[-1] != closing:
+    closing = pairs.get(text[:1], "")
+    if len(text) < 2 or text[-1] not in closing:
         return text
     inside = text[1:-1]
-    return text if text[0] in inside or closing in inside else inside.strip()
+    return text if any(sign in inside for sign in text[0] + closing) else inside.strip()
 
 
 def _clean_line(line: str) -> str:

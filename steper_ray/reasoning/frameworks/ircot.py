@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from steper_ray.reasoning.answers import ends_in_flag, flagged, split_answer
+from steper_ray.reasoning.answers import ends_in_flag, flagged, split_answer, with_colons
 from steper_ray.reasoning.cleaning import clean, clean_line
 from steper_ray.reasoning.frameworks.protocol import (
     STEP_TERMINATOR,
@@ -106,7 +106,7 @@ def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:
 
 def unfinished(text: str, *, forced: bool) -> str:  # noqa: ARG001
     """See `Framework`: an empty line is skipped, and an answer may stand on the line after its flag."""
-    line = clean_line(text)
+    line = _line(text)
     return STEP_TERMINATOR if ends_in_flag(line) else empty_line(line)
 
 
@@ -130,7 +130,7 @@ def _read(text: str, *, forced: bool, whole_line: bool) -> ParsedStep:
         _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"))
         rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
         return ParsedStep(rationale, rationale, answer)
-    before, answer = split_answer(clean_line(text))
+    before, answer = split_answer(_line(text))
     cut = 0
     if answer:
         step = f"{before} {flagged(ANSWER_FLAG, answer)}".lstrip()
@@ -139,6 +139,11 @@ def _read(text: str, *, forced: bool, whole_line: bool) -> ParsedStep:
         cut = 0 if whole_line else max(0, len(spans) - 1)
         step = before[: spans[0][1]] if cut else before
     return ParsedStep(step, step, answer or None, cut)
+
+
+def _line(text: str) -> str:
+    """The text on one line without marks; a heading over the answer has become a flag."""
+    return clean_line(with_colons(clean(text)))
 
 
 def _given(question: str, searches: Sequence[Sequence[Passage]]) -> str:

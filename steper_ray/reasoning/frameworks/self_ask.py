@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from steper_ray.reasoning.answers import flagged, split_answer
+from steper_ray.reasoning.answers import flagged, split_answer, with_colons
 from steper_ray.reasoning.cleaning import clean, clean_line
 from steper_ray.reasoning.frameworks.protocol import (
     STEP_TERMINATOR,
@@ -146,7 +146,7 @@ def _read(text: str, *, forced: bool) -> ParsedStep:
         _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"), endings=_QUESTION_MARKS)
         rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
         return ParsedStep(rationale, "", answer)
-    text = clean(text)
+    text = with_colons(clean(text))
     asks = _ASK.search(text)
     before, answer = split_answer(text[: asks.start()] if asks else text, endings=_QUESTION_MARKS)
     said = _unasked(before)

@@ -247,6 +247,8 @@ def test_ircot_takes_the_first_sentence_of_a_line(text: str, kept: str, cut: int
         (react, "Paris.]", "Paris", f"{react.FORCED}Paris]"),
         (react, "\nAction: Finish[Paris]", "Paris", f"{react.FORCED}Paris]"),
         (react, " **Paris** (the capital of France)", "Paris", f"{react.FORCED}Paris]"),
+        (react, "It is Paris. **Action 2**: Finish[Paris]", "Paris", f"{react.FORCED}Paris]"),
+        (react, "The answer is Paris.]", "Paris", f"{react.FORCED}Paris]"),
         (react, "", "", f"{react.FORCED}]"),
     ],
 )
@@ -310,6 +312,27 @@ def test_a_stop_text_that_came_too_early_is_put_back(
         ),
         (" No.\nFinal answer:\n", ParsedStep("No.", "", None)),
         (" Ann.\nFollow up:", ParsedStep("Ann.", "", None)),
+        (" Yes.\nFollow up (1): Who?", ParsedStep("Yes.\nFollow up: Who?", "Who?", None)),
+        (" Yes.\nFollow up 1. Who?", ParsedStep("Yes.\nFollow up: Who?", "Who?", None)),
+        (" Yes.\nFollow up: [Who?]", ParsedStep("Yes.\nFollow up: Who?", "Who?", None)),
+        (" Yes.\nFollow up: Who? (to know)\n", ParsedStep("Yes.\nFollow up: Who?", "Who?", None)),
+        (
+            " Yes.\nFollow up: Is it “Who?” by Li? 🤔",
+            ParsedStep("Yes.\nFollow up: Is it “Who?” by Li?", "Is it “Who?” by Li?", None),
+        ),
+        (
+            " No.\n**Follow up:** None.\nSo the final answer is: Ann.",
+            ParsedStep("No.\nSo the final answer is: Ann.", "", "Ann"),
+        ),
+        (" Yes.\nFollow up: N/A", ParsedStep("Yes.", "", None)),
+        (
+            " Yes.\nFollow up: No one did?",
+            ParsedStep("Yes.\nFollow up: No one did?", "No one did?", None),
+        ),
+        (
+            "Intermediate answer: Ann.\nFollow up: Who?",
+            ParsedStep("Ann.\nFollow up: Who?", "Who?", None),
+        ),
         ("", ParsedStep("", "", None)),
     ],
 )
@@ -344,6 +367,18 @@ def test_self_ask_reads_what_models_write(text: str, written: ParsedStep) -> Non
         ),
         (" Just a thought [1].", ParsedStep("Just a thought (1).", "", None)),
         (" Hm.\nAction: Search[]", ParsedStep("Hm.\nAction: Search[]", "", None)),
+        ("Hm.\nAction (2): Search[x]", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        ("Hm.\nAction2: Search[x]", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        ("Hm.\nAction: Search\nAction Input: x\n", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        (
+            "Hm.\nAction: Finish\n**Action Input:** “y”",
+            ParsedStep("Hm.\nAction: Finish[y]", "", "y"),
+        ),
+        (
+            "Hm.\nAction: Finish[So the answer is: X.]",
+            ParsedStep("Hm.\nAction: Finish[X]", "", "X"),
+        ),
+        ("Hm.\nAction: Finish[\\boxed{X}]", ParsedStep("Hm.\nAction: Finish[X]", "", "X")),
     ],
 )
 def test_react_reads_what_models_write(text: str, written: ParsedStep) -> None:

@@ -30,7 +30,7 @@ from functools import partial
 from typing import Final
 
 from steper_ray.reasoning.answers import flagged, split_answer, with_colons
-from steper_ray.reasoning.cleaning import clean, clean_line
+from steper_ray.reasoning.cleaning import clean, clean_line, unquoted
 from steper_ray.reasoning.frameworks.protocol import (
     STEP_TERMINATOR,
     ParsedStep,
@@ -73,15 +73,25 @@ _END: Final = "\n\nQuestion:"
 """What a student learns to write after the final answer, as demonstrations have it."""
 
 
-_ASK: Final = re.compile(
-    r"\bfollow[ -]?ups?(?: questions?)?(?: \#?\d+)? ?[:：][ \n]?", re.IGNORECASE
+_LABEL: Final = r"\bfollow[ -]?ups?(?: questions?)?(?: ?\(?\#?\d+\)?)?(?: ?[:：]|(?<=\d)\.)"
+
+
+_ASK: Final = re.compile(rf"{_LABEL}[ \n]?", re.IGNORECASE)
+
+
+_NONE: Final = re.compile(
+    rf"{_LABEL} ?(?:none|n/?a|nothing|no|not needed)\b[^\w\n]*$", re.IGNORECASE | re.MULTILINE
 )
+"""What stands in place of a question where none is needed."""
 
 
 _NOT_NEEDED: Final = re.compile(r"no\b", re.IGNORECASE)
 
 
 _QUESTION_MARKS: Final = "?？؟"
+
+
+_BRACKETS: Final = {"(": ")", "（": "）", "[": "]"}
 
 
 def lay_out(
@@ -146,7 +156,9 @@ def _read(text: str, *, forced: bool) -> ParsedStep:
         _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"), endings=_QUESTION_MARKS)
         rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
         return ParsedStep(rationale, "", answer)
-    text = with_colons(clean(text))
+    text = clean(_NONE.sub("", with_colons(clean(text))))
+    for cue in (NEEDED, INTERMEDIATE):
+        text = text.removeprefix(cue).lstrip()
     asks = _ASK.search(text)
     before, answer = split_answer(text[: asks.start()] if asks else text, endings=_QUESTION_MARKS)
     said = _unasked(before)
@@ -200,11 +212,20 @@ def _unlabelled(text: str) -> tuple[str, str]:
 
 
 def _question(line: str) -> str:
-    """A question with one question mark; empty if nothing is asked."""
-    query = _unasked(line.strip("<> "), endings=f"{_QUESTION_MARKS}.。")
+    """A question with one question mark, without what explains it; empty if nothing is asked."""
+    end = max(map(line.rfind, _QUESTION_MARKS)) + 1
+    question, behind = line[:end], line[end:]
+    if question and behind.startswith(" ") and not _adds(behind.strip()):
+        line = question
+    query = _unasked(line.strip("<>[] "), endings=f"{_QUESTION_MARKS}.。")
     if not any(sign.isalnum() for sign in query):
         return ""
     return query + ("？" if is_unspaced(query[-1]) else "?")
+
+
+def _adds(behind: str) -> bool:
+    """Whether what follows a question mark has words outside of brackets."""
+    return any(map(str.isalnum, behind)) and unquoted(behind, _BRACKETS) == behind
 
 
 def _unasked(text: str, endings: str = _QUESTION_MARKS) -> str:

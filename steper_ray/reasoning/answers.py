@@ -78,6 +78,7 @@ _FLAG: Final = re.compile(
             rf"{_START}{_SUBJECT}(?:\sis\b{_NO_ANSWER}|\s?[:：])",
             *_ELSEWHERE,
             r"(?:\$\$?|\\[(\[])?\s?(?P<box>\\boxed)\s?\{",
+            r"(?P<tag><answer>)",
             r'[{,]\s?"(?:final[_\s]?)?answer"\s?:\s?(?P<quoted>")(?=[^"]*")',
         )
     ),
@@ -209,9 +210,9 @@ def flagged(flag: str, answer: str) -> str:
 
 
 def _inside(flag: re.Match[str], text: str) -> str:
-    """Of the text behind a flag what stands before the brace or quote that closes its answer."""
-    if flag["quoted"]:
-        return text.partition('"')[0]
+    """Of the text behind a flag what stands before the sign that closes its answer."""
+    if flag["quoted"] or flag["tag"]:
+        return text.partition('"' if flag["quoted"] else "</answer>")[0]
     if not flag["box"]:
         return text
     depth = 1

@@ -17,12 +17,17 @@ _FENCE: Final = re.compile(r"(?:```|~~~)\s?\w*|[\s*_`~#>=-]+")
 
 
 _LINE_MARKS: Final = re.compile(
-    r"""(?: \#{1,6}\s | >\s? | [-+*•·‣–—]\s               # heading, quotation, bullet
-          | \(?\d{1,2}[.)]\s                               # list number
-          | (?!action)[^\W\d_]+\s\#?\d{1,2}(?::\s|\s?：\s?+)(?!\d)  # numbered label, but an action of ReAct
+    r"""(?: \#{1,6}\s | >\s? | [-+*•·‣◦●▪–—]\s            # heading, quotation, bullet
+          | \(?\d{1,2}[.)]\s | （\d{1,2}）\s? | \d{1,2}、   # list number
+          # numbered label, but an action of ReAct
+          | (?:(?!action)[^\W\d_]+\s\#?|[\u30a0-\u30ff\u3400-\u9fff]+)\d{1,2}\s?(?::(?:\s|$)|：\s?+)(?!\d)
         )+""",
     re.VERBOSE | re.IGNORECASE,
 )
+
+
+_INVISIBLE: Final = str.maketrans(dict.fromkeys("\xad\u200b\u2060\ufeff", "") | {"\u2011": "-"})
+"""Signs that cannot be seen, and the hyphen that looks like any other."""
 
 
 _EDGES: Final = re.compile(
@@ -67,6 +72,7 @@ QUOTES: Final = {
 
 def clean(text: str) -> str:
     """The text without marks, empty lines and surplus space; a line stays a line."""
+    text = text.translate(_INVISIBLE)
     lines = (_clean_line(squeeze(line)) for line in text.split("\n") if line.strip())
     return "\n".join(line for line in lines if line)
 

@@ -67,7 +67,9 @@ from steper_ray.toy.world import make_world
             "الإجابة: Paris.",
             "إذن الجواب هو: Paris.",
         ),
-        # JSON
+        # JSON and a tag
+        "<answer>Paris</answer>",
+        "So the answer is: <answer> Paris </answer> It is so.",
         '{"answer": "Paris"}',
         '{"answer": "Paris", "confidence": 0.9}',
         # The same twice, and a flag without an answer before it or behind it

@@ -38,7 +38,16 @@ from steper_ray.toy.world import make_world
         ("Step 2: It is so.", "It is so."),
         ("Schritt #2： Es ist so.", "Es ist so."),
         ("**Thought 1:** I see.", "I see."),
+        ("Étape 1 : Il est là.", "Il est là."),
+        *(
+            (f"{label}它在。", "它在。")
+            for label in ("事实2：", "步骤 1：", "ステップ1: ", "1、", "（2）")
+        ),
+        *((f"{bullet} It is so.", "It is so.") for bullet in "◦●▪"),
+        ("Fact 2:\n\nIt is so.", "It is so."),
+        ("\ufeffJean\u2011Paul\u00ad is\u200b so.", "Jean-Paul is so."),
         # No mark before a line
+        ("比分3：4",) * 2,
         ("1984. A novel.",) * 2,
         ("3.5 metres.",) * 2,
         ("#1 hits",) * 2,

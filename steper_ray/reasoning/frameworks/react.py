@@ -162,7 +162,7 @@ def unfinished(text: str, *, forced: bool) -> str:
 
 def _read(text: str, *, forced: bool) -> ParsedStep:
     """What a text says at a first look; see `settled`."""
-    text = clean(f"{FORCED}{_unbegun(clean(text))}" if forced else text)
+    text = clean(f"{FORCED}{_unbegun(text)}" if forced else text)
     action = _action(text)
     if action is None:
         return ParsedStep(_thought(text), "", None)
@@ -182,9 +182,10 @@ def _action(text: str) -> re.Match[str] | None:
 
 
 def _unbegun(text: str) -> str:
-    """A forced answer, cleaned, without what the prompt has already begun."""
-    begun = _BEGUN.search(text)
-    return text[begun.end() :] if begun else text
+    """A forced answer without what the prompt has already begun."""
+    cleaned = clean(text)
+    begun = _BEGUN.search(cleaned)
+    return cleaned[begun.end() :] if begun else text.lstrip()
 
 
 def _thought(text: str) -> str:

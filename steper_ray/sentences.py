@@ -44,14 +44,15 @@ _ABBREVIATION: Final = re.compile(
 _BEFORE_NUMBERS: Final = re.compile(r"nos?|nr|op|p|ch|art|sec", re.IGNORECASE)
 
 
-_AT_AN_END: Final = re.compile(r"(?:[a-z]\.)+[a-z]|inc|ltd|corp|co|bros|jr|sr", re.IGNORECASE)
-"""Abbreviations that sentences end with: U.S., p.m., Jr."""
+_AT_AN_END: Final = re.compile(r"(?:[a-z]\.)*[a-z]|inc|ltd|corp|co|bros|jr|sr", re.IGNORECASE)
+"""Abbreviations that sentences end with: U.S., p.m., Jr., vitamin C."""
 
 
 _BEGINNING: Final = re.compile(
-    r"(?:it|he|she|they|this|these|those|there|the|then|however)\s", re.IGNORECASE
+    r"(?:it|she|they|this|these|those|there|the|then|however|he(?=\s(?:was|is|had|has|also)\b))\s",
+    re.IGNORECASE,
 )
-"""Words that no name goes on with."""
+"""Words that no name goes on with; He is one in China."""
 
 
 _ORDINAL_BEFORE: Final = re.compile(

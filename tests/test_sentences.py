@@ -30,10 +30,10 @@ from tests.data.published_rows import hotpotqa_rows
             ["He left the company in 3.5 years.", "It ended."],
         ),
         # an abbreviation that may end a sentence does so before a word that begins one
-        ("He left the U.S. It was 5 p.m. Then J. The sailed.",
-            ["He left the U.S.", "It was 5 p.m.", "Then J. The sailed."]),
-        ("M. L. King Jr. He led. Mr. He and Dr. This did not.",
-            ["M. L. King Jr.", "He led.", "Mr. He and Dr. This did not."]),
+        ("He left the U.S. It was 5 p.m. Then J. Lee met K. He at 7.",
+            ["He left the U.S.", "It was 5 p.m.", "Then J. Lee met K. He at 7."]),
+        ("M. L. King Jr. He was first. Malcolm X. He is it. Mr. He is not.",
+            ["M. L. King Jr.", "He was first.", "Malcolm X.", "He is it.", "Mr. He is not."]),
         # titles with an exclamation mark
         ("Yahoo! Inc. made it.", None),
         ("The film Mamma Mia! Here We Go Again is old. It ran.",

@@ -34,6 +34,10 @@ _SUBJECT: Final = (
 )
 
 
+_SO: Final = r"(?:\s(?-i:therefore|thus|hence|then)\b,?)?"
+"""A connector behind the verb, but not in Thus Spoke Zarathustra."""
+
+
 _START: Final = r"(?:^|(?<=[.!?:;]\s)|(?<=[。！？]))"
 """The beginning of a line or a sentence."""
 
@@ -73,9 +77,9 @@ _ELSEWHERE: Final = (
 _FLAG: Final = re.compile(
     "|".join(
         (
-            rf"{_CONNECTOR}{_SUBJECT}\s(?:is|was|(?:would|should|must)\sbe)\b(?:\s?[:：]|{_NO_ANSWER})",
-            rf"\b{_SUBJECT}\sis\s?[:：]",
-            rf"{_START}{_SUBJECT}(?:\sis\b{_NO_ANSWER}|\s?[:：])",
+            rf"{_CONNECTOR}{_SUBJECT}\s(?:is|was|(?:would|should|must)\sbe)\b{_SO}(?:\s?[:：]|{_NO_ANSWER})",
+            rf"\b{_SUBJECT}\sis{_SO}\s?[:：]",
+            rf"{_START}{_SUBJECT}(?:(?:,\s(?:therefore|thus|hence),)?\sis\b{_SO}{_NO_ANSWER}|\s?[:：])",
             *_ELSEWHERE,
             r"(?:\$\$?|\\[(\[])?\s?(?P<box>\\boxed)\s?\{",
             r"(?P<tag><answer>)",
@@ -121,9 +125,14 @@ _ABBREVIATED_ENDS: Final = ("inc", "ltd", "corp", "bros", "jr", "sr")
 _BRACKETS: Final = {"(": ")", "[": "]", "<": ">", "（": "）", "【": "】", "$": "$"}
 
 
-_CITES: Final = re.compile(
-    r"(?:see |from )?(?:passage|step|fact|source|text|document)s?\b", re.IGNORECASE
+_OPENING: Final = {")": "(", "）": "（", "]": "["}
+
+
+_EXPLAINS: Final = re.compile(
+    r"(?:from )?(?:passage|step|fact|source|text|document)s?\b|(?:see|born|died|i\.e\.)\s|.*\d{3,4}\s?[-–]",
+    re.IGNORECASE,
 )
+"""Where an answer was found, and when a person lived."""
 
 
 _CITATIONS: Final = re.compile(r"(?:\s?(?:\[[1-9]\d?(?:, ?[1-9]\d?)*\]|【\d{1,2}[^】]{0,20}】))+$")
@@ -227,18 +236,19 @@ def _unexplained(answer: str) -> str:
     """The answer without an explanation in brackets behind it; brackets that belong to a name stay.
 
     An explanation begins with a small letter and has three words, or more than three characters of a
-    script without capitals; or it names where the answer was found.
+    script without capitals; or it is one of _EXPLAINS.
     """
-    start = max(answer.rfind(opening) for opening in "(（[")
+    opening = _OPENING.get(answer[-1:], "")
+    start = answer.rfind(opening) if opening else 0
     before, inside = answer[: max(0, start)].strip(), answer[start + 1 : -1].strip()
-    if not before or not answer.endswith((")", "）", "]")):
+    if not before:
         return answer
     first = inside[:1]
     if first.lower() == first.upper():
         explains = len(inside) > 3 and not first.isdigit()
     else:
         explains = first.islower() and inside.count(" ") >= 2
-    return before if explains or _CITES.match(inside) else answer
+    return before if explains or _EXPLAINS.match(inside) else answer
 
 
 def _has_own_full_stop(answer: str) -> bool:

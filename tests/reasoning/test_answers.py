@@ -23,6 +23,9 @@ from steper_ray.toy.world import make_world
         "The answer is: Paris.",
         "The answer is Paris.",
         "My answer is: Paris",
+        "The answer is therefore Paris.",
+        "The answer, thus, is Paris.",
+        "The final answer is then: Paris.",
         "Answer: Paris",
         "Final answer : Paris",
         "**Answer:** Paris",
@@ -84,6 +87,10 @@ from steper_ray.toy.world import make_world
         "So the answer is: Paris (the capital of France).",
         "So the answer is: Paris (Passage 2)",
         "So the answer is: Paris（法国的首都）。",
+        *(
+            f"So the answer is: Paris ({said})."
+            for said in ("born 1950", "7 May 1833 – 1897", "see [1]")
+        ),
         "So the answer is: Paris [1].",
         "So the answer is: Paris[1][2, 3].",
         "So the answer is: Paris【1†source】",
@@ -119,7 +126,8 @@ def test_every_wording_says_paris(text: str) -> None:
         *("Mamma Mia! Here We Go Again", "Jeopardy!", "Who's Afraid of Virginia Woolf?", "C++", "50%"),
         *("(500) Days of Summer", "The Office (US)", "Paris (Texas)", "Titanic (1997 film)", "f(x)"),
         *("'Til Dawn", "the '90s", "Sagittarius A*", "Hawai`i", "\"Heroes\" and \"Low\"", "巴黎", "東京"),
-        *("C#", "🎉", "Bogotá", "आगरा", "القاهرة", "กรุงเทพ", "아이다", "July 14, 1789", "$5.2 million"),
+        *("Halo (video game)", "C#", "🎉", "Bogotá", "आगरा", "القاهرة", "กรุงเทพ", "아이다"),
+        *("July 14, 1789", "$5.2 million"),
         *("The Passage", "In the Passage of Time", "a note", "the answer"),
     ],
 )  # fmt: skip
@@ -166,6 +174,8 @@ def test_what_gives_no_answer(text: str) -> None:
         ("So the answer is: Washington, D.C. Let me know!", "", "Washington, D.C."),
         ("It is there. So the answer is: .", "It is there.", ""),
         ("It is there. So the answer is: the U.S. It is big.", "It is there.", "the U.S."),
+        ("So the answer is: vitamin C. It is good.", "", "vitamin C"),
+        ("The answer is Thus Spoke Zarathustra.", "", "Thus Spoke Zarathustra"),
         ("🎉 So the answer is: Paris!", "", "Paris!"),
         ("So the answer is:", "", ""),
         ('So the answer is: "**".', "", ""),

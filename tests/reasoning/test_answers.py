@@ -150,6 +150,7 @@ def test_an_answer_in_the_canonical_form_is_as_it_was(answer: str) -> None:
         "The intermediate answer is: 42.",
         "Respuesta intermedia: 42.",
         "중간 답변: 42.",
+        "그의 대답은 42이다.",
         "中间答案：42。",
         "Zwischenantwort: 42.",
         "Intermediate answer: 42.",

@@ -24,7 +24,9 @@ from steper_ray.toy.world import make_world
         ("`So the answer is: Paris`", "So the answer is: Paris"),
         ("**`Search[x]`**", "Search[x]"),
         ("**Action**: Search[x]", "Action: Search[x]"),
+        ("**[Paris](https://x.org/a_b)** is [so](http://x).", "Paris is so."),
         # No emphasis
+        ("As said in [1](2) and [x](y).",) * 2,
         ("Sagittarius A* is a star, and M*A*S*H a film.",) * 2,
         ("2**3 is 8, 2 * 3 is 6, and 2 ** 3 is 8 too.",) * 2,
         ("Hawai`i and O`ahu use snake_case_names.",) * 2,
@@ -105,7 +107,25 @@ def test_a_cleaned_line_has_single_spaces_and_only_characters_of_the_text(text: 
 
 @pytest.mark.parametrize(
     "piece",
-    ["*", "_", "`", "**a ", "*a ", "_a ", "`a ", "**`", "1. ", "> - ", "\n", "\n*", '"', "a 1: "],
+    [
+        "*",
+        "_",
+        "`",
+        "**a ",
+        "*a ",
+        "_a ",
+        "`a ",
+        "**`",
+        "[a](http://",
+        "[",
+        "[a](",
+        "1. ",
+        "> - ",
+        "\n",
+        "\n*",
+        '"',
+        "a 1: ",
+    ],
 )
 def test_no_text_takes_long(piece: str) -> None:
     started = time.process_time()

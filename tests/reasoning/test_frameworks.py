@@ -482,8 +482,9 @@ def test_noise_that_never_reads_the_same_says_nothing(name: str, forced: bool) -
     changing = itertools.count()
     read = settled(
         "x",
-        lambda text: ParsedStep(str(next(changing)), "", None) if text else nothing,
-        write=str,
+        lambda text, **_: ParsedStep(str(next(changing)), "", None) if text else nothing,
+        lambda rationale, **_: str(rationale),
+        forced=False,
         stops=(),
     )
     assert read == nothing

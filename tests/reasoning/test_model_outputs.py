@@ -18,7 +18,7 @@ from steper_ray.reasoning.frameworks import FRAMEWORKS
 from steper_ray.reasoning.frameworks.protocol import ParsedStep, Prompt
 from steper_ray.reasoning.thinking import generate_step
 from tests.conftest import ROOT
-from tests.fakes import cut
+from tests.fakes import CountsWords, cut
 
 LINES: Final = (ROOT / "tests/data/model_outputs.jsonl").read_text(encoding="utf-8").splitlines()
 OUTPUTS: Final[list[dict[str, Any]]] = [json.loads(line) for line in LINES]
@@ -31,18 +31,12 @@ FURTHER: Final = {
 """Output → requests it costs besides the first."""
 
 
-class Recording:
+class Recording(CountsWords):
     """Plays a model's whole reply, up to a stop text, and then from where the prompt has got to."""
 
     def __init__(self, reply: str) -> None:
         self.reply = reply
         self.requests = 0
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        return self.count_text(prompt.text)
-
-    def count_text(self, text: str) -> int:
-        return len(text.split())
 
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY

@@ -96,12 +96,8 @@ def render_path(rationales: Sequence[str], *, cue: str = CUE) -> str:
 
 def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:
     """See `Framework`: one sentence, or the line up to the answer, is the step and the next query."""
-    return settled(
-        text,
-        partial(_read, forced=forced, whole_line=whole_line),
-        write=partial(render_target, forced=forced),
-        stops=STOPS,
-    )
+    read = partial(_read, whole_line=whole_line)
+    return settled(text, read, render_target, forced=forced, stops=STOPS)
 
 
 def unfinished(text: str, *, forced: bool) -> str:  # noqa: ARG001

@@ -26,7 +26,6 @@ nothing else ends one.
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from typing import Final
 
 from steper_ray.reasoning.answers import bare_answer, split_answer
@@ -143,12 +142,7 @@ def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  
 
     A thought may have several sentences.
     """
-    return settled(
-        text,
-        partial(_read, forced=forced),
-        write=partial(render_target, forced=forced),
-        stops=(STEP_TERMINATOR,) if forced else STOPS,
-    )
+    return settled(text, _read, render_target, forced=forced, stops=STOPS)
 
 
 def unfinished(text: str, *, forced: bool) -> str:

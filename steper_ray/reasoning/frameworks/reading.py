@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from steper_ray.reasoning.frameworks.protocol import ParsedStep
+from steper_ray.reasoning.frameworks.protocol import ParsedStep, ends_of
 
 MAX_READINGS: Final = 8
 """What changes more often than this is noise, and says nothing."""
@@ -17,24 +17,28 @@ MAX_READINGS: Final = 8
 
 def settled(
     text: str,
-    read: Callable[[str], ParsedStep],
+    read: Callable[..., ParsedStep],
+    write: Callable[..., str],
     *,
-    write: Callable[[str], str],
+    forced: bool,
     stops: Sequence[str],
 ) -> ParsedStep:
     """The step in a text, as it is read back from its target, whole or cut at the text that ends it.
 
-    write: a rationale's target
+    read:  what a text says at a first look, from the text and `forced`
+    write: a rationale's target, see `Framework.render_target`
+    stops: see `Framework.STOPS`
     """
-    step = read(text)
+    step = read(text, forced=forced)
     for _ in range(MAX_READINGS):
-        target = write(step.rationale)
-        end = min((at for stop in stops if (at := target.find(stop)) >= 0), default=None)
+        target = write(step.rationale, forced=forced)
+        ends = (target.find(end) for end in ends_of(stops, forced=forced))
+        end = min((at for at in ends if at >= 0), default=None)
         for form in dict.fromkeys((target.rstrip(), target[:end].rstrip())):
-            again = replace(read(form), cut_sentences=step.cut_sentences)
+            again = replace(read(form, forced=forced), cut_sentences=step.cut_sentences)
             if again != step:
                 break
         else:
             return step
         step = again
-    return read("")
+    return read("", forced=forced)

@@ -26,7 +26,6 @@ step with the final answer ends where the next example would begin.
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from typing import Final
 
 from steper_ray.reasoning.answers import flagged, split_answer, with_colons
@@ -137,12 +136,7 @@ def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  
 
     A step may have several sentences.
     """
-    return settled(
-        text,
-        partial(_read, forced=forced),
-        write=partial(render_target, forced=forced),
-        stops=(STEP_TERMINATOR,) if forced else STOPS,
-    )
+    return settled(text, _read, render_target, forced=forced, stops=STOPS)
 
 
 def unfinished(text: str, *, forced: bool) -> str:

@@ -11,7 +11,7 @@ END_SIGNS: Final = ".!?…؟۔।。！？｡"
 """Signs that may end a sentence, in any script."""
 
 
-_CLOSING: Final = "\"'”’»)]」』）"
+_CLOSING: Final = "\"'”’“‘»«›‹)]」』）"
 
 
 Span = tuple[int, int]
@@ -19,7 +19,7 @@ Span = tuple[int, int]
 
 
 _ENDS: Final = re.compile(
-    r"""(?<![.!?…؟۔।])[.!?…؟۔।]++["'”’»)\]]*+[^\S\n]++   # a sign, what closes with it, and a space
+    r"""(?<![.!?…؟۔।])[.!?…؟۔।]++["'”’“‘»«›‹)\]]*+[^\S\n]++   # a sign, what closes with it, and a space
       | [。！？｡]+[」』”）]*   # in Chinese and Japanese no space follows
       | \n\s*                 # a line of its own: a paragraph, a list item, a row
     """,
@@ -34,20 +34,40 @@ _ABBREVIATION: Final = re.compile(
     r"""mr|mrs|ms|dr|prof|rev|hon|gen|col|lt|sgt|capt|st|mt|ft|jr|sr|vs|cf|al|vol|fig|eq|eds|pp|ca|approx
       | gov|sen|adm|cmdr|maj|msgr|inc|ltd|corp|co|bros|dept|est|viz
       | jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec
+      | bzw|hr|mme|mlle|sra|srta|dra
       | (?:[a-z]\.)*[a-z]               # initials, e.g., U.S., a.m.
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 
 
-_BEFORE_NUMBERS: Final = re.compile(r"nos?|op|p|ch|art|sec", re.IGNORECASE)
+_BEFORE_NUMBERS: Final = re.compile(r"nos?|nr|op|p|ch|art|sec", re.IGNORECASE)
+
+
+_AT_AN_END: Final = re.compile(r"(?:[a-z]\.)*[a-z]|inc|ltd|corp|co|bros|jr|sr", re.IGNORECASE)
+"""Abbreviations that sentences end with: U.S., p.m., Jr., vitamin C."""
+
+
+_BEGINNING: Final = re.compile(
+    r"(?:it|she|they|this|these|those|there|the|then|however|he(?=\s(?:was|is|had|has|also)\b))\s",
+    re.IGNORECASE,
+)
+"""Words that no name goes on with; He is one in China."""
+
+
+_ORDINAL_BEFORE: Final = re.compile(
+    r"""januar|jänner|februar|märz|april|mai|juni|juli|august|september|oktober|november|dezember
+      | jahrhunderts?\b|weltkriegs?\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""What a German number with a full stop is said of: am 3. Oktober, im 19. Jahrhundert."""
 
 
 def sentences(text: str) -> list[Span]:
     """Spans of the sentences of a text, without the space between them.
 
-    A sign followed by a lower-case letter, an abbreviation or an initial ends none. What is missed only
-    makes a sentence longer.
+    A sign followed by a lower-case letter, an abbreviation or an initial ends none, nor does an exclamation
+    mark between two capitalised words. What is missed only makes a sentence longer.
     """
     spans, start = [], 0
     for match in _ENDS.finditer(text):
@@ -89,10 +109,16 @@ def _ends(text: str, match: re.Match[str]) -> bool:
     following = text[match.end() : match.end() + 1]
     if following.islower():
         return False
-    if not match.group().startswith(".") or match.group().startswith(".."):
-        return True
     before = _WORD_BEFORE.search(text, max(0, match.start() - 20), match.start())
     word = before.group().lstrip("'’-&") if before else ""
+    if match.group().rstrip() == "!":  # in a title: Mamma Mia! Here We Go Again
+        return not (word[:1].isupper() and following.isupper())
+    if not match.group().startswith(".") or match.group().startswith(".."):
+        return True
     if following.isdigit() and _BEFORE_NUMBERS.fullmatch(word):
         return False
+    if word.isdecimal() and _ORDINAL_BEFORE.match(text, match.end()):
+        return False
+    if _AT_AN_END.fullmatch(word) and _BEGINNING.match(text, match.end()):
+        return True
     return _ABBREVIATION.fullmatch(word) is None

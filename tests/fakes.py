@@ -62,7 +62,17 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-class ScriptedEngine:
+class CountsWords:
+    """What an engine counts: a word is a token."""
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        return self.count_text(prompt.text)
+
+    def count_text(self, text: str) -> int:
+        return len(text.split())
+
+
+class ScriptedEngine(CountsWords):
     """Writes these texts, one a step; keeps the prompts and the texts that end a step."""
 
     def __init__(self, *texts: str, finish_reason: FinishReason | None = None) -> None:
@@ -70,12 +80,6 @@ class ScriptedEngine:
         self.finish_reason = finish_reason
         self.prompts: list[str] = []
         self.stops: list[tuple[str, ...]] = []
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        return self.count_text(prompt.text)
-
-    def count_text(self, text: str) -> int:
-        return len(text.split())
 
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY

@@ -12,7 +12,7 @@ from tests.data.published_rows import hotpotqa_rows
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("One. Two! Three? Four… Five", ["One.", "Two!", "Three?", "Four…", "Five"]),
+        ("One. Is two! Three? Four… Five", ["One.", "Is two!", "Three?", "Four…", "Five"]),
         ('He said "go." She went.', ['He said "go."', "She went."]),
         ("Dr. J. R. Smith met Mr. Wu of the U.S. Army.", None),
         ("It grew by 3.5 percent, e.g. here, i.e. there.", None),
@@ -29,10 +29,25 @@ from tests.data.published_rows import hotpotqa_rows
             "He left the company in 3.5 years. It ended.",
             ["He left the company in 3.5 years.", "It ended."],
         ),
+        # an abbreviation that may end a sentence does so before a word that begins one
+        ("He left the U.S. It was 5 p.m. Then J. Lee met K. He at 7.",
+            ["He left the U.S.", "It was 5 p.m.", "Then J. Lee met K. He at 7."]),
+        ("M. L. King Jr. He was first. Malcolm X. He is it. Mr. He is not.",
+            ["M. L. King Jr.", "He was first.", "Malcolm X.", "He is it.", "Mr. He is not."]),
+        # titles with an exclamation mark
+        ("Yahoo! Inc. made it.", None),
+        ("The film Mamma Mia! Here We Go Again is old. It ran.",
+            ["The film Mamma Mia! Here We Go Again is old.", "It ran."]),
+        ("So it was! He left.", ["So it was!", "He left."]),
+        # German
+        ("Es war am 3. Oktober im 19. Jahrhundert. Dann war Nr. 5 bzw. Mme. Li da. Ja.",
+            ["Es war am 3. Oktober im 19. Jahrhundert.", "Dann war Nr. 5 bzw. Mme. Li da.", "Ja."]),
+        ("Er sagte: „Es ist so.“ Dann ging er. »Ja.« Nein.",
+            ["Er sagte: „Es ist so.“", "Dann ging er.", "»Ja.«", "Nein."]),
         ("", []),
         (" \n ", []),
     ],
-)
+)  # fmt: skip
 def test_sentences(text: str, wanted: list[str] | None) -> None:
     assert [text[a:b] for a, b in sentences(text)] == (wanted if wanted is not None else [text])
 

@@ -23,13 +23,19 @@ class Flagged(NamedTuple):
     """The answer; empty where there is none."""
 
 
-_CONNECTOR: Final = r"(?:(?:and|but)\s)?\b(?:so|therefore|thus|hence|consequently)\s?[,，:：]?\s?"
+_CONNECTOR: Final = (
+    r"(?:(?:and|but)\s)?\b(?:so|therefore|thus|hence|consequently|in\sconclusion)\s?[,，:：]?\s?"
+)
 
 
 _SUBJECT: Final = (
     r"(?:the\s|my\s)?(?:final\s|correct\s|short\s)?(?<!intermediate\s)\banswer"
     r"(?:\sto\s(?:the|this)\squestion)?"
 )
+
+
+_SO: Final = r"(?:\s(?-i:therefore|thus|hence|then)\b,?)?"
+"""A connector behind the verb, but not in Thus Spoke Zarathustra."""
 
 
 _START: Final = r"(?:^|(?<=[.!?:;]\s)|(?<=[。！？]))"
@@ -43,13 +49,27 @@ _NO_ANSWER: Final = (
 """`The answer is not in the passages.` gives none; behind a colon anything is an answer."""
 
 
+_LABEL: Final = (
+    "antwort|réponse|respuesta|resposta|risposta|ответ|câu trả lời|정답|답변|답|答案|答え|回答|正解|答"
+    "|उत्तर|คำตอบ|الإجابة|الجواب"
+)
+"""`Answer` in other languages."""
+
+
+_INTERMEDIATE: Final = r"[^:：\n]{0,20}(?:interm[eé]d|zwischen|中间|中間|중간)"
+
+
 _ELSEWHERE: Final = (
-    r"(?:所以|因此|因而|故)?[,，]?\s?(?:最终|最終|正确|正確)?的?答案(?:(?:是|为|為)\s?[:：]?|\s?[:：])",
-    r"(?:したがって|従って|よって)?[、,]?\s?(?:最終的な)?答えは\s?[:：、]?",
-    r"(?:따라서|그러므로|그래서)?\s?,?\s?(?:최종\s)?(?:정답|답)은\s?[:：]?",
-    r"(?:(?:also|daher|somit)\s(?:ist|lautet)\s)?\bdie\s(?:endgültige\s)?antwort(?:\s(?:ist|lautet))?\s?[:：]",
-    r"(?:(?:donc|ainsi)\s?,?\s)?\bla\sréponse(?:\sfinale)?\sest\s?[:：]",
-    r"(?:(?:entonces|así que|por\s(?:lo\s)?tanto)\s?,?\s)?\bla\srespuesta(?:\sfinal)?\ses\s?[:：]",
+    rf"{_START}(?!{_INTERMEDIATE})(?:[^\s:：]{{1,20}}\s){{0,2}}(?:최종|最終的な|ดังนั้น)?(?:{_LABEL})(?:คือ|\s[^\s:：]{{1,9}})?\s?[:：]",
+    r"(?:所以|因此|因而|故)?[,，]?\s?(?:最终|最終|正确|正確)?的?(?<!中间)(?<!中間)答案(?:(?:应该是|應該是|是|为|為)\s?[:：]?|\s?[:：])",
+    r"(?:したがって|従って|よって)?[、,]?\s?(?:最終的な)?(?:答え|正解)は\s?[:：、]?",
+    r"(?:따라서|그러므로|그래서)?\s?,?\s?(?<![가-힣])(?:최종\s?)?(?:정답|답)은\s?(?:다음과\s같습니다\s?)?[:：]?",
+    r"(?:also|daher|deshalb|somit)\s(?:ist|lautet)\sdie\s(?:\w+\s)?antwort\b\s?[:：]?",
+    r"\bdie\s(?:\w+\s)?antwort\s(?:ist|lautet)\s?[:：]",
+    r"(?:donc|ainsi)\s?,?\sla\sréponse(?:\sfinale)?\sest\b\s?[:：]?",
+    r"\bla\sréponse(?:\sfinale)?\sest\s?[:：]",
+    r"(?:entonces|así\sque|por\s(?:lo\s)?tanto)\s?,?\sla\srespuesta(?:\sfinal)?\ses\b\s?[:：]?",
+    r"\bla\srespuesta(?:\sfinal)?\ses\s?[:：]",
 )
 """The flag in other languages; where a colon is asked for, the words alone are too common."""
 
@@ -57,15 +77,20 @@ _ELSEWHERE: Final = (
 _FLAG: Final = re.compile(
     "|".join(
         (
-            rf"{_CONNECTOR}{_SUBJECT}\s(?:is|was)\b(?:\s?[:：]|{_NO_ANSWER})",
-            rf"\b{_SUBJECT}\sis\s?[:：]",
-            rf"{_START}{_SUBJECT}(?:\sis\b{_NO_ANSWER}|\s?[:：])",
+            rf"{_CONNECTOR}{_SUBJECT}\s(?:is|was|(?:would|should|must)\sbe)\b{_SO}(?:\s?[:：]|{_NO_ANSWER})",
+            rf"\b{_SUBJECT}\sis{_SO}\s?[:：]",
+            rf"{_START}{_SUBJECT}(?:(?:,\s(?:therefore|thus|hence),)?\sis\b{_SO}{_NO_ANSWER}|\s?[:：])",
             *_ELSEWHERE,
             r"(?:\$\$?|\\[(\[])?\s?(?P<box>\\boxed)\s?\{",
+            r"(?P<tag><answer>)",
+            r'[{,]\s?"(?:final[_\s]?)?answer"\s?:\s?(?P<quoted>")(?=[^"]*")',
         )
     ),
     re.IGNORECASE | re.MULTILINE,
 )
+
+
+_HEADING: Final = re.compile(rf"^(?:final\s)?(?:answer|{_LABEL})$", re.IGNORECASE | re.MULTILINE)
 
 
 _COURTESY: Final = re.compile(
@@ -78,10 +103,10 @@ _COURTESY: Final = re.compile(
 _LATEX: Final = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it))\s?\{([^{}]*)\}")
 
 
-_FULL_STOPS: Final = ".…。．｡"
+_FULL_STOPS: Final = ".…。．｡।۔"
 
 
-_COPULAS: Final = ("です", "である", "입니다")
+_COPULAS: Final = ("です", "である", "입니다", "예요")
 """`is`, where it stands behind the answer."""
 
 
@@ -100,9 +125,21 @@ _ABBREVIATED_ENDS: Final = ("inc", "ltd", "corp", "bros", "jr", "sr")
 _BRACKETS: Final = {"(": ")", "[": "]", "<": ">", "（": "）", "【": "】", "$": "$"}
 
 
-_CITES: Final = re.compile(
-    r"(?:see |from )?(?:passage|step|fact|source|text|document)s?\b", re.IGNORECASE
+_OPENING: Final = {")": "(", "）": "（", "]": "["}
+
+
+_EXPLAINS: Final = re.compile(
+    r"(?:from )?(?:passage|step|fact|source|text|document)s?\b|(?:see|born|died|i\.e\.)\s|.*\d{3,4}\s?[-–]",
+    re.IGNORECASE,
 )
+"""Where an answer was found, and when a person lived."""
+
+
+_CITATIONS: Final = re.compile(r"(?:\s?(?:\[[1-9]\d?(?:, ?[1-9]\d?)*\]|【\d{1,2}[^】]{0,20}】))+$")
+"""Numbers of passages behind an answer: [1], [1, 2], 【1†source】."""
+
+
+_EMOJI: Final = re.compile(r"\s[\U0001f300-\U0001faff✅✔✨❤⭐\ufe0f]+$")
 
 
 _NOTHING: Final = re.compile(r"[\s*_`~.:;,!?(){}\[\]\"'-]*")
@@ -112,7 +149,7 @@ _MAX_LAYERS: Final = 8
 """Quotes and brackets around each other are taken off so often."""
 
 
-_HINT: Final = re.compile(r"answer|boxed|答案|答え|답은|antwort|réponse|respuesta", re.IGNORECASE)
+_HINT: Final = re.compile(rf"answer|boxed|{_LABEL}", re.IGNORECASE)
 """What every flag has; looked for first, as most lines have none."""
 
 
@@ -127,14 +164,19 @@ def split_answer(text: str, *, endings: str = "") -> Flagged:
     ends = [*(flag.start() for flag in flags[1:]), len(text)]
     said = []
     for flag, end in zip(flags, ends, strict=True):
-        behind = text[flag.end() : end]
-        said.append((flag, read_answer(_boxed(behind) if flag["box"] else behind, endings)))
+        said.append((flag, read_answer(_inside(flag, text[flag.end() : end]), endings)))
     while len(said) > 1 and not said[-1][1]:
         said.pop()
     flag, answer = said.pop()
     while said and said[-1][1].casefold() in ("", answer.casefold()):
         flag, _ = said.pop()
-    return Flagged(finished(text[: flag.start()].rstrip(" \n,;:-–—，；：、")), answer)
+    before = text[: flag.start()].rstrip(" \n,;:-–—，；：、")
+    return Flagged(finished(before) if any(map(str.isalnum, before)) else "", answer)
+
+
+def with_colons(text: str) -> str:
+    """A cleaned text in which `Answer` on a line of its own, a heading, has the colon of a flag."""
+    return _HEADING.sub(r"\g<0>:", text)
 
 
 def ends_in_flag(line: str) -> bool:
@@ -158,7 +200,8 @@ def bare_answer(text: str, endings: str = "") -> str:
     """An answer without what surrounds it, and without a full stop that is not its own."""
     text = _LATEX.sub(r"\1", text)
     for _ in range(_MAX_LAYERS):
-        bare = _unexplained(text.strip(" :：").rstrip(f"{_FULL_STOPS}{endings} "))
+        bare = _EMOJI.sub("", text.strip(" :：").rstrip(f"{_FULL_STOPS}{endings} "))
+        bare = _unexplained(_CITATIONS.sub("", bare) or bare)
         bare = unquoted(unquoted(bare), _BRACKETS)
         for copula in _COPULAS:
             bare = bare.removesuffix(copula)
@@ -175,8 +218,12 @@ def flagged(flag: str, answer: str) -> str:
     return f"{flag} {finished(answer)}"
 
 
-def _boxed(text: str) -> str:
-    """What stands before the brace that closes a box."""
+def _inside(flag: re.Match[str], text: str) -> str:
+    """Of the text behind a flag what stands before the sign that closes its answer."""
+    if flag["quoted"] or flag["tag"]:
+        return text.partition('"' if flag["quoted"] else "</answer>")[0]
+    if not flag["box"]:
+        return text
     depth = 1
     for place, sign in enumerate(text):
         depth += (sign == "{") - (sign == "}")
@@ -189,18 +236,19 @@ def _unexplained(answer: str) -> str:
     """The answer without an explanation in brackets behind it; brackets that belong to a name stay.
 
     An explanation begins with a small letter and has three words, or more than three characters of a
-    script without capitals; or it names where the answer was found.
+    script without capitals; or it is one of _EXPLAINS.
     """
-    start = max(answer.rfind(opening) for opening in "(（[")
+    opening = _OPENING.get(answer[-1:], "")
+    start = answer.rfind(opening) if opening else 0
     before, inside = answer[: max(0, start)].strip(), answer[start + 1 : -1].strip()
-    if not before or not answer.endswith((")", "）", "]")):
+    if not before:
         return answer
     first = inside[:1]
     if first.lower() == first.upper():
         explains = len(inside) > 3 and not first.isdigit()
     else:
         explains = first.islower() and inside.count(" ") >= 2
-    return before if explains or _CITES.match(inside) else answer
+    return before if explains or _EXPLAINS.match(inside) else answer
 
 
 def _has_own_full_stop(answer: str) -> bool:

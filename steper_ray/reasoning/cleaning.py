@@ -2,8 +2,9 @@
 
 Every framework's `parse` begins with it. Gone are empty lines, code fences, bullets, list numbers, headings
 and numbered labels (`Step 2:`) at the beginning of a line, emphasis (`**x**`, `*x*`, `_x_`, `x` in
-backticks) and quotes around a whole line. Text without such marks keeps its words; each of its lines has
-single spaces. Cost: linear in the length, some microseconds a sentence.
+backticks), the addresses of links, quotes around a whole line and signs that cannot be seen. Text without
+such marks keeps its words; each of its lines has single spaces. Cost: linear in the length, some
+microseconds a sentence.
 """
 
 import re
@@ -17,12 +18,17 @@ _FENCE: Final = re.compile(r"(?:```|~~~)\s?\w*|[\s*_`~#>=-]+")
 
 
 _LINE_MARKS: Final = re.compile(
-    r"""(?: \#{1,6}\s | >\s? | [-+*•·‣–—]\s               # heading, quotation, bullet
-          | \(?\d{1,2}[.)]\s                               # list number
-          | (?!action)[^\W\d_]+\s\#?\d{1,2}(?::\s|\s?：\s?+)(?!\d)  # numbered label, but an action of ReAct
+    r"""(?: \#{1,6}\s | >\s? | [-+*•·‣◦●▪–—]\s            # heading, quotation, bullet
+          | \(?\d{1,2}[.)]\s | （\d{1,2}）\s? | \d{1,2}、   # list number
+          # numbered label, but an action of ReAct
+          | (?:(?!action)[^\W\d_]+\s\#?|[\u30a0-\u30ff\u3400-\u9fff]+)\d{1,2}\s?(?::(?:\s|$)|：\s?+)(?!\d)
         )+""",
     re.VERBOSE | re.IGNORECASE,
 )
+
+
+_INVISIBLE: Final = str.maketrans(dict.fromkeys("\xad\u200b\u2060\ufeff", "") | {"\u2011": "-"})
+"""Signs that cannot be seen, and the hyphen that looks like any other."""
 
 
 _EDGES: Final = re.compile(
@@ -43,22 +49,34 @@ _EMPHASIS: Final = re.compile(
 )
 
 
+_LINK: Final = re.compile(r"\[([^\[\]]+)\]\(https?://[^\s()]*\)")
+
+
 QUOTES: Final = {
     '"': '"',
     "'": "'",
+    "＂": "＂",
     "“": "”",
+    "”": "”",
+    "„": "“”",
     "‘": "’",
-    "„": "“",
+    "’": "’",
+    "‚": "‘’",
     "«": "»",
+    "»": "«»",
+    "‹": "›",
+    "›": "‹›",
     "「": "」",
     "『": "』",
     "《": "》",
+    "〈": "〉",
 }
-"""Opening → closing quote."""
+"""Opening → closing quotes."""
 
 
 def clean(text: str) -> str:
     """The text without marks, empty lines and surplus space; a line stays a line."""
+    text = text.translate(_INVISIBLE)
     lines = (_clean_line(squeeze(line)) for line in text.split("\n") if line.strip())
     return "\n".join(line for line in lines if line)
 
@@ -73,18 +91,18 @@ def unquoted(text: str, pairs: Mapping[str, str] = QUOTES) -> str:
 
     pairs: opening → closing
     """
-    closing = pairs.get(text[:1])
-    if len(text) < 2 or closing is None or text[-1] != closing:
+    closing = pairs.get(text[:1], "")
+    if len(text) < 2 or text[-1] not in closing:
         return text
     inside = text[1:-1]
-    return text if text[0] in inside or closing in inside else inside.strip()
+    return text if any(sign in inside for sign in text[0] + closing) else inside.strip()
 
 
 def _clean_line(line: str) -> str:
     """A line without its marks; it has single spaces."""
     if _FENCE.fullmatch(line):
         return ""
-    line = _EMPHASIS.sub(_inside, _EDGES.sub("", line)).strip()
+    line = _EMPHASIS.sub(_inside, _EDGES.sub("", _LINK.sub(r"\1", line))).strip()
     match = _LINE_MARKS.match(line)
     return unquoted(line[match.end() :] if match else line)
 

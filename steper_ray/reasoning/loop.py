@@ -13,7 +13,7 @@ from functools import partial
 from steper_ray.engines.protocol import GREEDY, Engine, Generation, Sampling
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.frameworks import framework_named
-from steper_ray.reasoning.frameworks.protocol import STEP_TERMINATOR, ParsedStep
+from steper_ray.reasoning.frameworks.protocol import ParsedStep, ends_of
 from steper_ray.reasoning.passages import cut_passage
 from steper_ray.reasoning.prompts import fit_prompt
 from steper_ray.reasoning.settings import ReasoningConfig
@@ -126,7 +126,7 @@ async def reason(
         generation = await generate_step(
             engine,
             fitted.prompt,
-            stop=(STEP_TERMINATOR,) if forced else framework.STOPS,
+            stop=ends_of(framework.STOPS, forced=forced),
             max_tokens=config.max_step_tokens,
             sampling=sampling.at(len(steps)),
             unfinished=partial(framework.unfinished, forced=forced),
@@ -144,7 +144,7 @@ async def reason(
             dropped_passages=fitted.dropped_passages,
             search_seconds=searched - started,
             generate_seconds=time.monotonic() - searched,
-            finish_reason=_finish_reason(generation, parse),
+            finish_reason=_finish_reason(generation, written, parse),
             thought=generation.thought,
             cut_sentences=written.cut_sentences,
         )
@@ -156,12 +156,12 @@ async def reason(
 
 
 def _finish_reason(
-    generation: Generation, parse: Callable[[str], ParsedStep]
+    generation: Generation, read: ParsedStep, parse: Callable[[str], ParsedStep]
 ) -> FinishReason | None:
     """Why the engine stopped; a limit that it reached in what the framework leaves out cut nothing off."""
     if generation.finish_reason != "length":
         return generation.finish_reason
-    read, longer = parse(generation.text), parse(f"{generation.text}x")
+    longer = parse(f"{generation.text}x")
     whole = (read.rationale, read.answer) == (longer.rationale, longer.answer)
     return "stop" if whole else "length"
 

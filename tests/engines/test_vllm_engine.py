@@ -46,11 +46,16 @@ def test_every_framework_ends_its_chains_and_a_step_finds_the_ones_before_it_in_
     """The toy's teacher knows IRCoT only; what it writes in the others is poor, and must end as well."""
     asked = [question.question for question in questions_of(toy_corpus, "dev")[:QUESTIONS]]
     retriever = open_retriever(toy_corpus.folder.corpus)
+    given = toy_corpus.reasoning.model_dump(exclude={"instruction", "cue"})
     settings = {
-        name: ReasoningConfig.model_validate(
-            {**toy_corpus.reasoning.model_dump(exclude={"instruction"}), "framework": name}
+        name: ReasoningConfig(
+            **{
+                **given,
+                "framework": name,
+                "cue": toy_corpus.reasoning.cue if framework.CUE else None,
+            }
         )
-        for name in FRAMEWORKS
+        for name, framework in FRAMEWORKS.items()
     }
 
     async def run() -> dict[str, list[Trajectory]]:

@@ -23,6 +23,9 @@ from steper_ray.toy.world import make_world
         "The answer is: Paris.",
         "The answer is Paris.",
         "My answer is: Paris",
+        "The answer is therefore Paris.",
+        "The answer, thus, is Paris.",
+        "The final answer is then: Paris.",
         "Answer: Paris",
         "Final answer : Paris",
         "**Answer:** Paris",
@@ -38,6 +41,40 @@ from steper_ray.toy.world import make_world
         "Also ist die Antwort: Paris.",
         "Donc, la réponse est : Paris.",
         "Por lo tanto, la respuesta es: Paris.",
+        "Hence the answer would be Paris.",
+        "In conclusion, the answer must be: Paris.",
+        "Somit ist die Antwort Paris.",
+        "Por lo tanto, la respuesta es Paris.",
+        "所以答案应该是Paris。",
+        "따라서 답은 다음과 같습니다: Paris.",
+        "よって、正解はParisです。",
+        # `Answer:` elsewhere
+        *(
+            "정답: Paris",
+            "최종 답변: Paris",
+            "答え：Paris",
+            "最終的な答え：Paris",
+            "答：Paris",
+            "Respuesta final: Paris",
+        ),
+        *(
+            "Réponse : Paris.",
+            "Antwort: Paris.",
+            "Итак, ответ: Paris.",
+            "Quindi la risposta è: Paris.",
+        ),
+        *(
+            "उत्तर: Paris।",
+            "इसलिए उत्तर है: Paris।",
+            "ดังนั้นคำตอบคือ: Paris",
+            "الإجابة: Paris.",
+            "إذن الجواب هو: Paris.",
+        ),
+        # JSON and a tag
+        "<answer>Paris</answer>",
+        "So the answer is: <answer> Paris </answer> It is so.",
+        '{"answer": "Paris"}',
+        '{"answer": "Paris", "confidence": 0.9}',
         # The same twice, and a flag without an answer before it or behind it
         "So the answer is: Paris. So the answer is: Paris.",
         "So the answer is: Paris. So, the final answer is **paris**.",
@@ -50,12 +87,28 @@ from steper_ray.toy.world import make_world
         "So the answer is: Paris (the capital of France).",
         "So the answer is: Paris (Passage 2)",
         "So the answer is: Paris（法国的首都）。",
+        *(
+            f"So the answer is: Paris ({said})."
+            for said in ("born 1950", "7 May 1833 – 1897", "see [1]")
+        ),
+        "So the answer is: Paris [1].",
+        "So the answer is: Paris[1][2, 3].",
+        "So the answer is: Paris【1†source】",
+        "So the answer is: Paris 🎉",
         # What surrounds it
         "So the answer is: “Paris”.",
         "So the answer is: 'Paris.'",
         "So the answer is: [Paris].",
         "So the answer is: <Paris>",
         "So the answer is: Paris…",
+        *(
+            f"So the answer is: {quoted}."
+            for quoted in ("„Paris“", "„Paris”", "”Paris”", "»Paris«", "‚Paris‘")
+        ),
+        *(
+            f"So the answer is: {quoted}."
+            for quoted in ("‹Paris›", "＂Paris＂", "〈Paris〉", "« Paris »")
+        ),
     ],
 )
 def test_every_wording_says_paris(text: str) -> None:
@@ -73,6 +126,8 @@ def test_every_wording_says_paris(text: str) -> None:
         *("Mamma Mia! Here We Go Again", "Jeopardy!", "Who's Afraid of Virginia Woolf?", "C++", "50%"),
         *("(500) Days of Summer", "The Office (US)", "Paris (Texas)", "Titanic (1997 film)", "f(x)"),
         *("'Til Dawn", "the '90s", "Sagittarius A*", "Hawai`i", "\"Heroes\" and \"Low\"", "巴黎", "東京"),
+        *("Halo (video game)", "C#", "🎉", "Bogotá", "आगरा", "القاهرة", "กรุงเทพ", "아이다"),
+        *("July 14, 1789", "$5.2 million"),
         *("The Passage", "In the Passage of Time", "a note", "the answer"),
     ],
 )  # fmt: skip
@@ -93,6 +148,11 @@ def test_an_answer_in_the_canonical_form_is_as_it_was(answer: str) -> None:
         "The answer is in the passages.",
         "He said the answer is 42.",
         "The intermediate answer is: 42.",
+        "Respuesta intermedia: 42.",
+        "중간 답변: 42.",
+        "그의 대답은 42이다.",
+        "中间答案：42。",
+        "Zwischenantwort: 42.",
         "Intermediate answer: 42.",
         "The question has one answer: hers.",
         "Therefore it is Paris.",
@@ -114,6 +174,10 @@ def test_what_gives_no_answer(text: str) -> None:
         ("So the answer is: Rome. So the answer is: Paris.", "So the answer is: Rome.", "Paris"),
         ("So the answer is: Washington, D.C. Let me know!", "", "Washington, D.C."),
         ("It is there. So the answer is: .", "It is there.", ""),
+        ("It is there. So the answer is: the U.S. It is big.", "It is there.", "the U.S."),
+        ("So the answer is: vitamin C. It is good.", "", "vitamin C"),
+        ("The answer is Thus Spoke Zarathustra.", "", "Thus Spoke Zarathustra"),
+        ("🎉 So the answer is: Paris!", "", "Paris!"),
         ("So the answer is:", "", ""),
         ('So the answer is: "**".', "", ""),
     ],
@@ -127,6 +191,16 @@ def test_a_text_that_ends_in_a_flag_is_seen() -> None:
     assert ends_in_flag("Answer:")
     assert not ends_in_flag("So the answer is: .")
     assert not ends_in_flag("")
+
+
+@pytest.mark.parametrize(
+    "text", ["### Final Answer\nParis", "**Final Answer**\n\n\\boxed{Paris}", "答案\n**Paris**"]
+)
+def test_a_heading_over_the_answer_is_a_flag(text: str) -> None:
+    heading = text.partition("\n")[0]
+    assert ircot.unfinished(heading, forced=False) == "\n"
+    for name in ("ircot", "self_ask"):
+        assert FRAMEWORKS[name].parse(f"It is.\n{text}", forced=False).answer == "Paris"
 
 
 def test_answers_alone() -> None:

@@ -24,7 +24,9 @@ from steper_ray.toy.world import make_world
         ("`So the answer is: Paris`", "So the answer is: Paris"),
         ("**`Search[x]`**", "Search[x]"),
         ("**Action**: Search[x]", "Action: Search[x]"),
+        ("**[Paris](https://x.org/a_b)** is [so](http://x).", "Paris is so."),
         # No emphasis
+        ("As said in [1](2) and [x](y).",) * 2,
         ("Sagittarius A* is a star, and M*A*S*H a film.",) * 2,
         ("2**3 is 8, 2 * 3 is 6, and 2 ** 3 is 8 too.",) * 2,
         ("Hawai`i and O`ahu use snake_case_names.",) * 2,
@@ -38,7 +40,16 @@ from steper_ray.toy.world import make_world
         ("Step 2: It is so.", "It is so."),
         ("Schritt #2： Es ist so.", "Es ist so."),
         ("**Thought 1:** I see.", "I see."),
+        ("Étape 1 : Il est là.", "Il est là."),
+        *(
+            (f"{label}它在。", "它在。")
+            for label in ("事实2：", "步骤 1：", "ステップ1: ", "1、", "（2）")
+        ),
+        *((f"{bullet} It is so.", "It is so.") for bullet in "◦●▪"),
+        ("Fact 2:\n\nIt is so.", "It is so."),
+        ("\ufeffJean\u2011Paul\u00ad is\u200b so.", "Jean-Paul is so."),
         # No mark before a line
+        ("比分3：4",) * 2,
         ("1984. A novel.",) * 2,
         ("3.5 metres.",) * 2,
         ("#1 hits",) * 2,
@@ -96,7 +107,25 @@ def test_a_cleaned_line_has_single_spaces_and_only_characters_of_the_text(text: 
 
 @pytest.mark.parametrize(
     "piece",
-    ["*", "_", "`", "**a ", "*a ", "_a ", "`a ", "**`", "1. ", "> - ", "\n", "\n*", '"', "a 1: "],
+    [
+        "*",
+        "_",
+        "`",
+        "**a ",
+        "*a ",
+        "_a ",
+        "`a ",
+        "**`",
+        "[a](http://",
+        "[",
+        "[a](",
+        "1. ",
+        "> - ",
+        "\n",
+        "\n*",
+        '"',
+        "a 1: ",
+    ],
 )
 def test_no_text_takes_long(piece: str) -> None:
     started = time.process_time()

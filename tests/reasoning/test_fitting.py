@@ -161,7 +161,7 @@ def test_sizes_that_say_nothing_only_take_longer() -> None:
 
 # Long passages -----------------------------------------------------------------------------------------
 
-LONG = Passage("p", "Rome", "Rome is old. It has a mayor.  She is Ada! And so on, for ever.")
+LONG = Passage("p", "Rome", "Rome is old. It has a mayor.  She is ten! And so on, for ever.")
 
 
 def count(text: str) -> int:
@@ -172,8 +172,8 @@ def count(text: str) -> int:
     ("limit", "expected"),
     [
         (18, LONG.text),  # with "Title: Rome Text:" it has 18 words
-        (17, "Rome is old. It has a mayor.  She is Ada!"),
-        (13, "Rome is old. It has a mayor.  She is Ada!"),
+        (17, "Rome is old. It has a mayor.  She is ten!"),
+        (13, "Rome is old. It has a mayor.  She is ten!"),
         (12, "Rome is old. It has a mayor."),
         (6, "Rome is old."),
         (5, "Rome is"),

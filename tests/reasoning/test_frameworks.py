@@ -1,11 +1,12 @@
 """Prompts and targets of each framework, worked by hand; what holds for all of them, by property."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -20,6 +21,7 @@ from steper_ray.reasoning.frameworks.protocol import (
     ParsedStep,
     render_passages,
 )
+from steper_ray.reasoning.frameworks.reading import settled
 from steper_ray.reasoning.prompts import make_prompt
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.loading import load_config
@@ -245,6 +247,8 @@ def test_ircot_takes_the_first_sentence_of_a_line(text: str, kept: str, cut: int
         (react, "Paris.]", "Paris", f"{react.FORCED}Paris]"),
         (react, "\nAction: Finish[Paris]", "Paris", f"{react.FORCED}Paris]"),
         (react, " **Paris** (the capital of France)", "Paris", f"{react.FORCED}Paris]"),
+        (react, "It is Paris. **Action 2**: Finish[Paris]", "Paris", f"{react.FORCED}Paris]"),
+        (react, "The answer is Paris.]", "Paris", f"{react.FORCED}Paris]"),
         (react, "", "", f"{react.FORCED}]"),
     ],
 )
@@ -308,6 +312,27 @@ def test_a_stop_text_that_came_too_early_is_put_back(
         ),
         (" No.\nFinal answer:\n", ParsedStep("No.", "", None)),
         (" Ann.\nFollow up:", ParsedStep("Ann.", "", None)),
+        (" Yes.\nFollow up (1): Who?", ParsedStep("Yes.\nFollow up: Who?", "Who?", None)),
+        (" Yes.\nFollow up 1. Who?", ParsedStep("Yes.\nFollow up: Who?", "Who?", None)),
+        (" Yes.\nFollow up: [Who?]", ParsedStep("Yes.\nFollow up: Who?", "Who?", None)),
+        (" Yes.\nFollow up: Who? (to know)\n", ParsedStep("Yes.\nFollow up: Who?", "Who?", None)),
+        (
+            " Yes.\nFollow up: Is it “Who?” by Li? 🤔",
+            ParsedStep("Yes.\nFollow up: Is it “Who?” by Li?", "Is it “Who?” by Li?", None),
+        ),
+        (
+            " No.\n**Follow up:** None.\nSo the final answer is: Ann.",
+            ParsedStep("No.\nSo the final answer is: Ann.", "", "Ann"),
+        ),
+        (" Yes.\nFollow up: N/A", ParsedStep("Yes.", "", None)),
+        (
+            " Yes.\nFollow up: No one did?",
+            ParsedStep("Yes.\nFollow up: No one did?", "No one did?", None),
+        ),
+        (
+            "Intermediate answer: Ann.\nFollow up: Who?",
+            ParsedStep("Ann.\nFollow up: Who?", "Who?", None),
+        ),
         ("", ParsedStep("", "", None)),
     ],
 )
@@ -342,16 +367,33 @@ def test_self_ask_reads_what_models_write(text: str, written: ParsedStep) -> Non
         ),
         (" Just a thought [1].", ParsedStep("Just a thought (1).", "", None)),
         (" Hm.\nAction: Search[]", ParsedStep("Hm.\nAction: Search[]", "", None)),
+        ("Hm.\nAction (2): Search[x]", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        ("Hm.\nAction2: Search[x]", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        ("Hm.\nAction: Search\nAction Input: x\n", ParsedStep("Hm.\nAction: Search[x]", "x", None)),
+        (
+            "Hm.\nAction: Finish\n**Action Input:** “y”",
+            ParsedStep("Hm.\nAction: Finish[y]", "", "y"),
+        ),
+        (
+            "Hm.\nAction: Finish[So the answer is: X.]",
+            ParsedStep("Hm.\nAction: Finish[X]", "", "X"),
+        ),
+        ("Hm.\nAction: Finish[\\boxed{X}]", ParsedStep("Hm.\nAction: Finish[X]", "", "X")),
     ],
 )
 def test_react_reads_what_models_write(text: str, written: ParsedStep) -> None:
     assert react.parse(text, forced=False) == written
 
 
-WORDS = st.lists(
-    st.sampled_from([*"aB é.?[]:\n1。", "**b**", '"b"', "`b`", "(b)", "\n- ", "\n2. "]), max_size=12
-).map("".join)
-"""Everything that ends or begins something, and marks of chat models."""
+PIECES = [
+    *"aB é.?![]:\n1。？،।*_`\"'()<>#|\\{}",
+    *("**", "```", "“", "”", "「", "」", "\n- ", "\n2. ", "\n\n", "> ", "\r", "\u2028"),
+    *("**b**", '"b"', "U.S.", "So the answer is: ", "Answer: ", " (see step 1)"),
+    *("the final answer is ", "\\boxed{", "答案是", "답은 "),
+    *("Follow up: ", "Intermediate answer: ", "Action 1: Search[", "finish(", "Thought: ", "Fact 2: "),
+]  # fmt: skip
+WORDS = st.one_of(st.text(max_size=12), st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+"""Any text; and everything that ends or begins something, with the marks of chat models."""
 PASSAGES = st.lists(st.sampled_from([A, B, C]), max_size=3)
 
 
@@ -375,7 +417,9 @@ def chains(
     count = draw(st.integers(1, 4))
     written = [draw(texts(name, number == count - 1)) for number in range(count)]
     code = FRAMEWORKS[name]
-    rationales = [code.parse(text, forced=False).rationale for text in written]
+    read = [code.parse(text, forced=False) for text in written]
+    assume(all(step.answer is None for step in read[:-1]))  # a chain ends with its answer
+    rationales = [step.rationale for step in read]
     return draw(st.lists(PASSAGES, min_size=count, max_size=count)), rationales, written
 
 
@@ -427,12 +471,31 @@ def test_what_is_rendered_is_read_back(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
+@pytest.mark.parametrize("forced", [False, True])
+def test_noise_that_never_reads_the_same_says_nothing(name: str, forced: bool) -> None:
+    code = FRAMEWORKS[name]
+    nothing = code.parse("", forced=forced)
+    assert not nothing.query or nothing.rationale == ircot.ANSWER_FLAG
+    assert (
+        code.parse(code.render_target(nothing.rationale, forced=forced), forced=forced) == nothing
+    )
+    changing = itertools.count()
+    read = settled(
+        "x",
+        lambda text, **_: ParsedStep(str(next(changing)), "", None) if text else nothing,
+        lambda rationale, **_: str(rationale),
+        forced=False,
+        stops=(),
+    )
+    assert read == nothing
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
 @given(text=WORDS)
 def test_forced_answers_are_read_back(name: str, text: str) -> None:
     code = FRAMEWORKS[name]
     read = code.parse(cut(text, [STEP_TERMINATOR]), forced=True)
     assert read.answer is not None
-    assert not code.parse(read.rationale, forced=False).query or name == "ircot"
     target = code.render_target(read.rationale, forced=True)
     assert target.index(STEP_TERMINATOR) == len(target) - 1
     assert code.parse(target, forced=True) == read

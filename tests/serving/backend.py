@@ -22,6 +22,7 @@ from steper_ray.serving.api_middleware import Take
 from steper_ray.serving.keys import KeyRing, Keys, RateLimiter
 from steper_ray.serving.overrides import ServingReasoning
 from steper_ray.serving.settings import ServeConfig
+from tests.fakes import CountsWords
 
 PASSAGES: Final = {
     name: Passage(name, name.upper(), f"About {name}.") for name in ("ada", "bob", "cy", "dee")
@@ -36,7 +37,7 @@ TWO_STEPS: Final[list[list[Act]]] = [
 ]
 
 
-class ScriptedEngine:
+class ScriptedEngine(CountsWords):
     """Writes the steps of one question.
 
     Of step s the prompt counts 10·s tokens, 5·(s−1) of them cached; every piece of text is one token.
@@ -46,12 +47,6 @@ class ScriptedEngine:
         self._backend, self._say = backend, say
         self._script: list[Sequence[Act]] | None = None
         self._written = 0
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        return self.count_text(prompt.text)
-
-    def count_text(self, text: str) -> int:
-        return len(text.split())
 
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY

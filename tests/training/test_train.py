@@ -24,6 +24,7 @@ from steper_ray.pipeline.training import train_student
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.run.config import RunConfig
 from steper_ray.run.identity import differences
+from steper_ray.toy.asking import REASONING
 from steper_ray.training.resume import find_checkpoints, task_identity
 from steper_ray.training.settings import TrainConfig
 from steper_ray.training.tokenization import stepwise_files
@@ -34,7 +35,9 @@ LR, SIGMA_LR, STEPS = 2e-3, 0.1, 3
 
 
 def run_config(run_dir: Path, **train_values) -> RunConfig:
-    return RunConfig.model_validate({"run": {"dir": str(run_dir)}, "train": train_values})
+    return RunConfig.model_validate(
+        {"run": {"dir": str(run_dir)}, "reasoning": REASONING, "train": train_values}
+    )
 
 
 def task_of(config: RunConfig, files: list[Path]) -> WorkerTask:
@@ -213,7 +216,8 @@ def test_a_killed_job_goes_on_with_fewer_workers_and_is_not_done_twice(
     expected, _ = plain_training(tiny_student, examples, STEPS, lr=LR, sigma_lr=SIGMA_LR)
     config = small_run(tmp_path, tiny_student, checkpoint_every_steps=1, num_to_keep=9)
     file = tmp_path / "run.yaml"
-    sections = {"run": {"dir": str(tmp_path)}, "train": config.train.model_dump(mode="json")}
+    train = config.train.model_dump(mode="json")
+    sections = {"run": {"dir": str(tmp_path)}, "reasoning": REASONING, "train": train}
     file.write_text(yaml.safe_dump(sections))
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as ray:
         job = subprocess.Popen(

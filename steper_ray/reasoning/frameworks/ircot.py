@@ -23,10 +23,10 @@ their own (`steper_ray.toy.asking`).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Final
 
-from steper_ray.reasoning.answers import ends_in_flag, flagged, split_answer
+from steper_ray.reasoning.answers import ends_in_flag, flagged, split_answer, with_colons
 from steper_ray.reasoning.cleaning import clean, clean_line
 from steper_ray.reasoning.frameworks.protocol import (
     STEP_TERMINATOR,
@@ -35,6 +35,7 @@ from steper_ray.reasoning.frameworks.protocol import (
     empty_line,
     render_passages,
 )
+from steper_ray.reasoning.frameworks.reading import settled
 from steper_ray.schema import Passage
 from steper_ray.sentences import sentences
 
@@ -95,26 +96,13 @@ def render_path(rationales: Sequence[str], *, cue: str = CUE) -> str:
 
 def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:
     """See `Framework`: one sentence, or the line up to the answer, is the step and the next query."""
-    if forced:
-        _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"))
-        rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
-        return ParsedStep(rationale, rationale, answer)
-    before, answer = split_answer(clean_line(text))
-    cut = 0
-    if answer:
-        step = f"{before} {flagged(ANSWER_FLAG, answer)}".lstrip()
-    else:
-        spans = sentences(before)
-        cut = 0 if whole_line else max(0, len(spans) - 1)
-        step = before[: spans[0][1]] if cut else before
-    if step != clean_line(step):  # the cut has made it one that has marks
-        return replace(parse(step, forced=False, whole_line=whole_line), cut_sentences=cut)
-    return ParsedStep(step, step, answer or None, cut)
+    read = partial(_read, whole_line=whole_line)
+    return settled(text, read, render_target, forced=forced, stops=STOPS)
 
 
 def unfinished(text: str, *, forced: bool) -> str:  # noqa: ARG001
     """See `Framework`: an empty line is skipped, and an answer may stand on the line after its flag."""
-    line = clean_line(text)
+    line = _line(text)
     return STEP_TERMINATOR if ends_in_flag(line) else empty_line(line)
 
 
@@ -130,6 +118,28 @@ def render_prompt(
     """The prompt of a base model with these passages, whichever search brought them."""
     prompt = lay_out(question, [passages], reasoning, forced=forced, cue=cue)
     return prompt.headed(instruction).text
+
+
+def _read(text: str, *, forced: bool, whole_line: bool) -> ParsedStep:
+    """What a text says at a first look; see `settled`."""
+    if forced:
+        _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"))
+        rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
+        return ParsedStep(rationale, rationale, answer)
+    before, answer = split_answer(_line(text))
+    cut = 0
+    if answer:
+        step = f"{before} {flagged(ANSWER_FLAG, answer)}".lstrip()
+    else:
+        spans = sentences(before)
+        cut = 0 if whole_line else max(0, len(spans) - 1)
+        step = before[: spans[0][1]] if cut else before
+    return ParsedStep(step, step, answer or None, cut)
+
+
+def _line(text: str) -> str:
+    """The text on one line without marks; a heading over the answer has become a flag."""
+    return clean_line(with_colons(clean(text)))
 
 
 def _given(question: str, searches: Sequence[Sequence[Passage]]) -> str:

@@ -142,6 +142,11 @@ class Framework(Protocol):
         ...
 
 
+def ends_of(stops: Sequence[str], *, forced: bool) -> tuple[str, ...]:
+    """Texts that end a step: those of its framework, or the end of the line of a forced answer."""
+    return (STEP_TERMINATOR,) if forced else tuple(stops)
+
+
 def render_passages(passages: Sequence[Passage]) -> list[str]:
     """One block of text for each passage; one without a title has no line for it."""
     return [

@@ -28,7 +28,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from steper_ray.reasoning.answers import bare_answer
+from steper_ray.reasoning.answers import bare_answer, split_answer
 from steper_ray.reasoning.cleaning import clean, clean_line, unquoted
 from steper_ray.reasoning.frameworks.protocol import (
     STEP_TERMINATOR,
@@ -38,6 +38,7 @@ from steper_ray.reasoning.frameworks.protocol import (
     render_passages,
     render_question,
 )
+from steper_ray.reasoning.frameworks.reading import settled
 from steper_ray.schema import Passage
 
 THOUGHT: Final = "Thought:"
@@ -72,13 +73,14 @@ _END: Final = "]\n"
 STOPS: Final = (_END, f"\n{OBSERVATION}", "\nQuestion:")
 
 
-_LABEL: Final = r"\baction(?: \#?\d+)? ?[:：]"
+_LABEL: Final = r"\baction(?: ?\(?\#?\d+\)?)? ?[:：]"
 
 
 _LABELLED: Final = re.compile(
-    rf"{_LABEL}\s?(?P<name>search|finish) ?(?P<opening>[\[(［（【:：]|$)",
+    rf"{_LABEL}\s?(?P<name>search|finish) ?(?P<opening>[\[(［（【:：]|\n(?:action )?input ?[:：]|$)",
     re.IGNORECASE | re.MULTILINE,
 )
+"""An action with its label; what it acts on may stand on a line of its own, as LangChain has it."""
 
 
 _BARE: Final = re.compile(
@@ -88,8 +90,8 @@ _BARE: Final = re.compile(
 """An action without its label, at the beginning of a line or a sentence."""
 
 
-_BEGUN: Final = re.compile(r"\s*(?:action ?[:：] ?)?finish ?[\[(]", re.IGNORECASE)
-"""What a forced prompt has already."""
+_BEGUN: Final = re.compile(rf"(?:\A|{_LABEL} ?)finish ?[\[(]", re.IGNORECASE)
+"""What a forced prompt has already; a thought may stand before it."""
 
 
 _CLOSING: Final = {"[": "]", "(": ")", "［": "］", "（": "）", "【": "】"}
@@ -140,18 +142,7 @@ def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  
 
     A thought may have several sentences.
     """
-    text = clean(f"{FORCED}{_unbegun(text)}" if forced else text)
-    action = _action(text)
-    if action is None:
-        return ParsedStep(_thought(text), "", None)
-    thought = _thought(text[: action.start()])
-    argument = unquoted(_inside(text[action.end() :].partition("\n")[0], action["opening"].strip()))
-    if action["name"].casefold() == "finish":
-        answer = bare_answer(argument).translate(_ROUND)
-        rationale = f"{thought}\nAction: Finish[{answer}]".lstrip()
-        return ParsedStep(rationale, "", answer if answer or forced else None)
-    query = argument.strip("<> ").translate(_ROUND)
-    return ParsedStep(f"{thought}\nAction: Search[{query}]".lstrip(), query, None)
+    return settled(text, _read, render_target, forced=forced, stops=STOPS)
 
 
 def unfinished(text: str, *, forced: bool) -> str:
@@ -163,6 +154,22 @@ def unfinished(text: str, *, forced: bool) -> str:
     return _END if text.rfind("[") > text.rfind("]") and not acts else ""
 
 
+def _read(text: str, *, forced: bool) -> ParsedStep:
+    """What a text says at a first look; see `settled`."""
+    text = clean(f"{FORCED}{_unbegun(text)}" if forced else text)
+    action = _action(text)
+    if action is None:
+        return ParsedStep(_thought(text), "", None)
+    thought = _thought(text[: action.start()])
+    argument = unquoted(_inside(text[action.end() :].partition("\n")[0], action["opening"].strip()))
+    if action["name"].casefold() == "finish":
+        answer = (split_answer(argument).answer or bare_answer(argument)).translate(_ROUND)
+        rationale = f"{thought}\nAction: Finish[{answer}]".lstrip()
+        return ParsedStep(rationale, "", answer if answer or forced else None)
+    query = argument.strip("<> ").translate(_ROUND)
+    return ParsedStep(f"{thought}\nAction: Search[{query}]".lstrip(), query, None)
+
+
 def _action(text: str) -> re.Match[str] | None:
     """The first action in a cleaned text, one with a label if there is any."""
     return _LABELLED.search(text) or _BARE.search(text)
@@ -170,8 +177,9 @@ def _action(text: str) -> re.Match[str] | None:
 
 def _unbegun(text: str) -> str:
     """A forced answer without what the prompt has already begun."""
-    begun = _BEGUN.match(text)
-    return text[begun.end() :] if begun else text.lstrip()
+    cleaned = clean(text)
+    begun = _BEGUN.search(cleaned)
+    return cleaned[begun.end() :] if begun else text.lstrip()
 
 
 def _thought(text: str) -> str:

@@ -28,8 +28,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from steper_ray.reasoning.answers import flagged, split_answer
-from steper_ray.reasoning.cleaning import clean, clean_line
+from steper_ray.reasoning.answers import flagged, split_answer, with_colons
+from steper_ray.reasoning.cleaning import clean, clean_line, unquoted
 from steper_ray.reasoning.frameworks.protocol import (
     STEP_TERMINATOR,
     ParsedStep,
@@ -38,6 +38,7 @@ from steper_ray.reasoning.frameworks.protocol import (
     render_passages,
     render_question,
 )
+from steper_ray.reasoning.frameworks.reading import settled
 from steper_ray.schema import Passage
 from steper_ray.sentences import end_sign, finished, is_unspaced
 
@@ -71,15 +72,25 @@ _END: Final = "\n\nQuestion:"
 """What a student learns to write after the final answer, as demonstrations have it."""
 
 
-_ASK: Final = re.compile(
-    r"\bfollow[ -]?ups?(?: questions?)?(?: \#?\d+)? ?[:：][ \n]?", re.IGNORECASE
+_LABEL: Final = r"\bfollow[ -]?ups?(?: questions?)?(?: ?\(?\#?\d+\)?)?(?: ?[:：]|(?<=\d)\.)"
+
+
+_ASK: Final = re.compile(rf"{_LABEL}[ \n]?", re.IGNORECASE)
+
+
+_NONE: Final = re.compile(
+    rf"{_LABEL} ?(?:none|n/?a|nothing|no|not needed)\b[^\w\n]*$", re.IGNORECASE | re.MULTILINE
 )
+"""What stands in place of a question where none is needed."""
 
 
 _NOT_NEEDED: Final = re.compile(r"no\b", re.IGNORECASE)
 
 
 _QUESTION_MARKS: Final = "?？؟"
+
+
+_BRACKETS: Final = {"(": ")", "（": "）", "[": "]"}
 
 
 def lay_out(
@@ -125,11 +136,23 @@ def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  
 
     A step may have several sentences.
     """
+    return settled(text, _read, render_target, forced=forced, stops=STOPS)
+
+
+def unfinished(text: str, *, forced: bool) -> str:
+    """See `Framework`: a forced answer may stand behind an empty line."""
+    return empty_line(text) if forced else ""
+
+
+def _read(text: str, *, forced: bool) -> ParsedStep:
+    """What a text says at a first look; see `settled`."""
     if forced:
         _, answer = split_answer(clean(f"{ANSWER_FLAG} {text}"), endings=_QUESTION_MARKS)
         rationale = flagged(ANSWER_FLAG, answer) if answer else ANSWER_FLAG
         return ParsedStep(rationale, "", answer)
-    text = clean(text)
+    text = clean(_NONE.sub("", with_colons(clean(text))))
+    for cue in (NEEDED, INTERMEDIATE):
+        text = text.removeprefix(cue).lstrip()
     asks = _ASK.search(text)
     before, answer = split_answer(text[: asks.start()] if asks else text, endings=_QUESTION_MARKS)
     said = _unasked(before)
@@ -139,11 +162,6 @@ def parse(text: str, *, forced: bool, whole_line: bool = False) -> ParsedStep:  
     if not asks:
         said, query = _unlabelled(before)
     return ParsedStep(_joined(said, f"{FOLLOW_UP} {query}") if query else said, query, None)
-
-
-def unfinished(text: str, *, forced: bool) -> str:
-    """See `Framework`: a forced answer may stand behind an empty line."""
-    return empty_line(text) if forced else ""
 
 
 def _trace(searches: Sequence[Sequence[Passage]], rationales: Sequence[str]) -> str:
@@ -188,11 +206,20 @@ def _unlabelled(text: str) -> tuple[str, str]:
 
 
 def _question(line: str) -> str:
-    """A question with one question mark; empty if nothing is asked."""
-    query = _unasked(line.strip("<> "), endings=f"{_QUESTION_MARKS}.。")
+    """A question with one question mark, without what explains it; empty if nothing is asked."""
+    end = max(map(line.rfind, _QUESTION_MARKS)) + 1
+    question, behind = line[:end], line[end:]
+    if question and behind.startswith(" ") and not _adds(behind.strip()):
+        line = question
+    query = _unasked(line.strip("<>[] "), endings=f"{_QUESTION_MARKS}.。")
     if not any(sign.isalnum() for sign in query):
         return ""
     return query + ("？" if is_unspaced(query[-1]) else "?")
+
+
+def _adds(behind: str) -> bool:
+    """Whether what follows a question mark has words outside of brackets."""
+    return any(map(str.isalnum, behind)) and unquoted(behind, _BRACKETS) == behind
 
 
 def _unasked(text: str, endings: str = _QUESTION_MARKS) -> str:
@@ -204,7 +231,7 @@ def _unasked(text: str, endings: str = _QUESTION_MARKS) -> str:
 
 
 def _answers(rationale: str) -> bool:
-    return parse(rationale, forced=False).answer is not None
+    return rationale.rpartition("\n")[2].startswith(f"{ANSWER_FLAG} ")
 
 
 def _joined(said: str, line: str) -> str:

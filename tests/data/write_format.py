@@ -125,7 +125,7 @@ def settings(folder: Path) -> RunConfig:
                 "checkpoint_every_steps": 3,
                 "trackers": [],
             },
-            "select": {"match": "em"},  # as it was by default
+            "select": {"match": "em", "grounded": True},  # as they were by default
             "eval": {"models": {"student": str(folder / "student")}},
             "compare": {
                 "variants": {"uniform": {"objective": "uniform", "epochs": 1}},

@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from steper_ray.arrow import PASSAGE_SCHEMA
 from steper_ray.chains.rows import chain_files, read_chains
 from steper_ray.chains.store import record_file
 from steper_ray.chains.stream import _prepare_partial
@@ -62,6 +64,7 @@ def run(
 ) -> RunConfig:
     """The settings of a frozen run, in a new folder with new times, and by the rules of its time."""
     run = settings(shutil.copytree(request.param, tmp_path / "run", copy_function=shutil.copyfile))
+    write_gold_passages(run)
     before = read_record(record_file(run.folder.chains))
     assert before is not None
     made_by = {name: numbers[-1] for name, numbers in before["rules"].items()}
@@ -69,6 +72,17 @@ def run(
     for name, number in made_by.items():
         monkeypatch.setitem(identity.RULES, name, number)
     return run
+
+
+def write_gold_passages(run: RunConfig) -> None:
+    """The passages of the corpus that questions name, which the frozen run has only the record of."""
+    import lance
+
+    files = (run.folder.root / f"{split}.jsonl" for split in ("train", "dev", "test"))
+    questions = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    ids = sorted({id for question in questions for id in question["supporting_ids"]})
+    rows = [{"id": id, "title": id, "text": id} for id in ids]
+    lance.write_dataset(pa.Table.from_pylist(rows, schema=PASSAGE_SCHEMA), run.folder.corpus)
 
 
 @pytest.fixture

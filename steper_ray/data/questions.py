@@ -123,6 +123,8 @@ def _usable(
         if format and question.hops and not question.supporting_ids:
             account.note(UNSUPPORTED)
         account.used += 1
+        if not settings.gold_passages:
+            question = replace(question, supporting_ids=())
         yield _with_aliases(question, aliases.get(str(row.get("answer_id")), ()))
 
 

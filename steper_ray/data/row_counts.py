@@ -143,6 +143,20 @@ def write_row_counts(
     write_whole(inputs / f"{setting}.json", counted, errors="backslashreplace")
 
 
+def note_missing_gold(
+    inputs: Path, setting: str, named: int, missing: int, shown: Sequence[str]
+) -> None:
+    """Add to the written counts of a setting its gold passages, and those that the corpus lacks.
+
+    shown: some of the missing ones, for people
+    """
+    file = inputs / f"{setting}.json"
+    counts = json.loads(file.read_text(encoding="utf-8"))
+    counts["gold_passages"] = {"named": named, "not_in_corpus": missing, "first": list(shown)}
+    written = json.dumps(counts, indent=2, ensure_ascii=False) + "\n"
+    write_whole(file, written, errors="backslashreplace")
+
+
 def skipped_file(inputs: Path, setting: str) -> Path:
     """The file of a setting's skipped rows; missing when none was skipped."""
     return inputs / f"{setting}.skipped.jsonl"
@@ -162,6 +176,12 @@ def row_count_lines(inputs: Path, *settings: str) -> list[str]:
         ]
         if written["skipped"]:
             lines.append(f"{setting}: skipped rows → {skipped_file(inputs, setting)}")
+        gold = written.get("gold_passages", {})
+        if missing := gold.get("not_in_corpus"):
+            lines.append(
+                f"{setting}: {missing:,} of {gold['named']:,} gold passages are not in the corpus, as "
+                f"{', '.join(gold['first'])}; they count as not found"
+            )
         if count := written["files_left_out"]["count"]:
             lines.append(f"{setting}: {count:,} files of other kinds left out")
     return lines

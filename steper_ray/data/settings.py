@@ -70,7 +70,11 @@ class QuestionsConfig(Section):
     """Names of the columns, where they differ from ours."""
     task: str = "qa"
     """What counts as a right answer: `qa` compares it with the gold answers (exact match, F1,
-    contained)."""
+    contained), with HotpotQA's F1; `musique` does the same with MuSiQue's F1, in which yes and no are
+    words like others."""
+    gold_passages: bool = True
+    """Take from the files which passages support an answer, for recall and `select.min_support`; false for
+    a corpus of other passages."""
     aliases: str = ""
     """2WikiMultihopQA's id_aliases.json: other names of the answers that its rows give an `answer_id`."""
     bad_rows: BadRows = "error"

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from steper_ray.chains.teachers import Reasoner, model_reasoning
-from steper_ray.data.questions import load_questions
 from steper_ray.errors import ConfigError, InputError
 from steper_ray.evaluation.answer import answer
 from steper_ray.evaluation.comparison import (
@@ -32,6 +31,7 @@ from steper_ray.evaluation.summary import BASE, TEACHER, Scores, summarize
 from steper_ray.models.folder import check_model, pinned
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.retrieval import corpus_identity
+from steper_ray.retrieval.gold import asked_questions
 from steper_ray.run.dependencies import SCORED_BY, answers_identity
 from steper_ray.run.identity import RECORD_FILE, differences, read_record, write_record
 from steper_ray.schema import Question
@@ -74,7 +74,7 @@ def compare(
     base = check_model(config.train.model, "train.model", config.train.revision)
     teacher = check_model(config.build.teacher, "build.teacher", config.build.revision)
     dev = dev_questions(config)
-    test = load_questions(config.questions, "test", config.folder.inputs)
+    test = asked_questions(config, "test")
     if {question.id for question in dev} & {question.id for question in test}:
         raise InputError(
             "questions.test: shares ids with questions.dev; settings are chosen on dev"
@@ -152,7 +152,7 @@ def evaluated_model(config: "RunConfig", model: str, revision: str | None = None
 
 def dev_questions(config: "RunConfig") -> list[Question]:
     """The dev questions that a run evaluates on: `questions.dev`, at most `eval.limit` of them."""
-    return load_questions(config.questions, "dev", config.folder.inputs)[: config.eval.limit]
+    return asked_questions(config, "dev")[: config.eval.limit]
 
 
 def dev_scores(config: "RunConfig", student: Path, out: Path) -> Scores:

@@ -6,18 +6,24 @@ denominator of every score. Such a chain has no steps and would lower the mean c
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from steper_ray.errors import InputError
+from steper_ray.retrieval.gold import found_by_step, recall_by_step
 from steper_ray.schema import UNKNOWN_HOPS, is_forced
+from steper_ray.tasks.qa import contains
 
 Row = Mapping[str, Any]
 """A row with the columns of `schema.CHAIN_SCHEMA`."""
 
 
-COLUMNS: Final = ("hops", "steps", "stop_reason", "em", "f1", "acc", "error")
+COLUMNS: Final = (
+    *("gold_answers", "supporting_ids", "hops", "steps", "answer", "stop_reason"),
+    *("em", "f1", "acc", "error"),
+)
 
 
 STUDENT: Final = "student"
@@ -41,6 +47,8 @@ class Scores:
     """Share of questions answered exactly, over all questions; f1 and acc likewise."""
     f1: float
     acc: float
+    acc_substring: float
+    """Share of answers in which a gold answer stands as a substring: FlashRAG's `acc`."""
     forced: float
     """Share of questions whose last prompt began the answer, as the model had not given one."""
     steps: float
@@ -52,6 +60,15 @@ class Scores:
     """Mean prompt tokens of a question, all steps together (cached ones included)."""
     generated_tokens: float
     """Mean tokens written for a question, all steps together."""
+    supported: int
+    """Questions with a chain whose gold passages are known."""
+    recall: tuple[float, ...]
+    """Mean share of these that the searches up to each step found; see `retrieval.gold.recall_by_step`."""
+
+    @property
+    def found(self) -> float | None:
+        """Mean share of the gold passages that whole chains found; None where none are known."""
+        return self.recall[-1] if self.recall else None
 
     @property
     def produced(self) -> int:
@@ -104,6 +121,11 @@ def wilson_interval(share: float, questions: int, z: float = 1.96) -> tuple[floa
 def _scores(chains: Sequence[Row]) -> Scores:
     produced = [chain for chain in chains if chain["error"] is None]
     steps = [step for chain in produced for step in chain["steps"]]
+    found = Counter(
+        found_by_step((step["passage_ids"] for step in chain["steps"]), chain["supporting_ids"])
+        for chain in produced
+        if chain["supporting_ids"]
+    )
     asked = len(chains)
     return Scores(
         questions=asked,
@@ -111,6 +133,9 @@ def _scores(chains: Sequence[Row]) -> Scores:
         em=_mean((chain["em"] for chain in produced), asked),
         f1=_mean((chain["f1"] for chain in produced), asked),
         acc=_mean((chain["acc"] for chain in produced), asked),
+        acc_substring=_mean(
+            (contains(chain["answer"], chain["gold_answers"]) for chain in produced), asked
+        ),
         forced=_mean((is_forced(chain["stop_reason"]) for chain in produced), asked),
         steps=_mean((1 for _ in steps), len(produced)),
         seconds=_mean(
@@ -118,6 +143,8 @@ def _scores(chains: Sequence[Row]) -> Scores:
         ),
         prompt_tokens=_mean((step["prompt_tokens"] for step in steps), len(produced)),
         generated_tokens=_mean((step["generated_tokens"] for step in steps), len(produced)),
+        supported=found.total(),
+        recall=tuple(recall_by_step(found)),
     )
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from steper_ray.chains.build import build_chains
 from steper_ray.chains.teachers import Reasoner, find_teachers
 from steper_ray.chains.usage import EngineUsage, Progress
-from steper_ray.data.questions import load_questions
 from steper_ray.pipeline.select import check_push, select_run
 from steper_ray.pipeline.versions import BUILD_PACKAGES, installed_versions
+from steper_ray.retrieval.gold import asked_questions
 from steper_ray.schema import Question
 from steper_ray.selection.abilities import ability_scheme
 
@@ -76,7 +76,7 @@ def build_run(config: "RunConfig", on_progress: Progress | None = None) -> Build
 
 def training_questions(config: "RunConfig") -> list[Question]:
     """The questions that the teachers of a run are asked: at most `build.limit` of `questions.train`."""
-    return load_questions(config.questions, "train", config.folder.inputs)[: config.build.limit]
+    return asked_questions(config, "train")[: config.build.limit]
 
 
 def run_teachers(config: "RunConfig") -> list[Reasoner]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from steper_ray.evaluation.summary import Summary
+from steper_ray.evaluation.summary import Scores, Summary
 from steper_ray.schema import UNKNOWN_HOPS
 from steper_ray.text import UNKNOWN, percent_number
 
@@ -53,12 +53,17 @@ def main_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
         TableLine("Exact match", [percent_text(scores.em) for scores in overall]),
         TableLine("F1", [percent_text(scores.f1) for scores in overall]),
         TableLine("Accuracy", [percent_text(scores.acc) for scores in overall]),
+        TableLine("Substring", [percent_text(scores.acc_substring) for scores in overall]),
     ]
     question = [
         TableLine("Time", costs(seconds_text(scores.seconds) for scores in overall)),
         TableLine("Steps", costs(f"{scores.steps:.1f}" for scores in overall)),
         TableLine("Tokens read", costs(f"{scores.prompt_tokens:,.0f}" for scores in overall)),
         TableLine("Tokens written", costs(f"{scores.generated_tokens:,.0f}" for scores in overall)),
+    ]
+    found = [
+        TableLine(f"Step {number}", [_recall_text(scores, number) for scores in overall])
+        for number in range(1, max(len(scores.recall) for scores in overall) + 1)
     ]
     chains = [
         TableLine("Questions", [f"{scores.questions:,}" for scores in overall]),
@@ -72,6 +77,7 @@ def main_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
     groups = [
         TableGroup("Answers", answers),
         TableGroup("Exact match by hops", _hops_lines(models, "em")),
+        TableGroup("Gold passages found by", found),
         TableGroup("One question", question),
         TableGroup("All chains", chains),
         TableGroup("Model", [line for line in size if set(line.cells) != {UNKNOWN}]),
@@ -80,11 +86,19 @@ def main_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
 
 
 def hops_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
-    """F1 and accuracy by hops."""
-    return [
+    """F1, accuracy and the share of gold passages that were found, by hops."""
+    groups = [
         TableGroup("F1", _hops_lines(models, "f1")),
         TableGroup("Accuracy", _hops_lines(models, "acc")),
     ]
+    if any(report.summary.overall.recall for report in models.values()):
+        groups.append(TableGroup("Gold passages found", _hops_lines(models, "found")))
+    return groups
+
+
+def _recall_text(scores: Scores, step: int) -> str:
+    """Share of gold passages found by a step; chains that ended before it keep theirs."""
+    return percent_text(scores.recall[:step][-1]) if scores.recall else UNKNOWN
 
 
 def _hops_lines(models: Mapping[str, ModelReport], metric: str) -> list[TableLine]:
@@ -93,7 +107,8 @@ def _hops_lines(models: Mapping[str, ModelReport], metric: str) -> list[TableLin
         groups = [report.summary.hops.get(hops) for report in models.values()]
         counts = sorted({scores.questions for scores in groups if scores})
         note = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-        cells = [percent_text(getattr(scores, metric)) if scores else UNKNOWN for scores in groups]
+        shares = [getattr(scores, metric) if scores else None for scores in groups]
+        cells = [UNKNOWN if share is None else percent_text(share) for share in shares]
         lines.append(TableLine(hops_label(hops), cells, note))
     return lines
 

@@ -91,6 +91,7 @@ ADDED: Final[dict[str, Any]] = {
     "stage.corpus.retriever.analyzer": "auto",
     "stage.corpus.retriever.title_weight": 8,
     "stage.corpus.search_rule": 1,
+    "stage.questions.gold_passages": True,
     # no chain of that time says that a step was cut off
     "stage.select.keep_cut_off": False,
     **{

@@ -133,6 +133,7 @@ QUESTIONS_KEYS: Final = (
     "columns.supporting_ids",
     "columns.hops",
     "task",
+    "gold_passages",
     "aliases",
     "bad_rows",
 )

@@ -6,10 +6,11 @@ teacher's tokenizer.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from steper_ray.retrieval.gold import Found, found_by_step, recall_by_step
 from steper_ray.run.secrets import public_name
 from steper_ray.schema import UNKNOWN_HOPS, Chain
 from steper_ray.selection.abilities import AbilityScheme
@@ -51,6 +52,8 @@ class Counts:
     """(metric, value) → chains; counted, so that means do not depend on the order of addition."""
     examples: Counter[tuple[int | None, str]] = field(default_factory=Counter)
     """(hops, ability) → examples of kept chains."""
+    found: Counter[tuple[int | None, Found]] = field(default_factory=Counter)
+    """(hops, gold passages found by each step) → chains whose gold passages are known."""
     steps: Counter[int] = field(default_factory=Counter)
     """Number of steps → kept chains."""
     prompt_tokens: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -77,6 +80,9 @@ class Counts:
             generated_tokens=sum(step.generated_tokens for step in chain.steps),
         )
         self.scores.update([("em", chain.em), ("f1", chain.f1), ("acc", chain.acc)])
+        if chain.supporting_ids and chain.error is None:
+            searches = (step.passage_ids for step in chain.steps)
+            self.found[chain.hops, found_by_step(searches, chain.supporting_ids)] += 1
         if reason is not None:
             return
         self.steps[len(chain.steps)] += 1
@@ -125,11 +131,15 @@ def merge(parts: Iterable[Counts]) -> Counts:
 
 def describe(counts: Counts, scheme: AbilityScheme) -> dict[str, Any]:
     """The counts as plain JSON values, smallest keys first, with the ability scheme."""
+    hops = _hop_counts(counts)
     return {
         "chains": {"all": counts.chains, "kept": counts.kept, "rejected": counts.rejected},
         "hops": {
-            name: _describe_hops(counts, hops, scheme.names)
-            for name, hops in _hop_counts(counts).items()
+            name: _describe_hops(counts, number, scheme.names) for name, number in hops.items()
+        },
+        "gold_passages": {
+            **_describe_found(counts, list(hops.values())),
+            "hops": {name: _describe_found(counts, [number]) for name, number in hops.items()},
         },
         "steps": {str(steps): counts.steps[steps] for steps in sorted(counts.steps)},
         "abilities": scheme.record(),
@@ -219,6 +229,15 @@ def _describe_hops(counts: Counts, hops: int | None, names: Sequence[str]) -> di
         "rejected": _by_reason(of_these),
         "examples": {ability: counts.examples[hops, ability] for ability in names},
     }
+
+
+def _describe_found(counts: Counts, hops: Collection[int | None]) -> dict[str, Any]:
+    """Chains whose gold passages are known, and the share of these that was found up to each step."""
+    found: Counter[Found] = Counter()
+    for (of, sizes), number in counts.found.items():
+        found[sizes] += number if of in hops else 0
+    found = +found
+    return {"chains": found.total(), "recall_by_step": recall_by_step(found)}
 
 
 def _by_reason(verdicts: Iterable[tuple[tuple[int | None, str | None], int]]) -> dict[str, int]:

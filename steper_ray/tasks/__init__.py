@@ -4,10 +4,10 @@ from typing import Final
 
 from steper_ray.errors import InputError
 from steper_ray.run.section import did_you_mean
-from steper_ray.tasks import qa
+from steper_ray.tasks import musique, qa
 from steper_ray.tasks.protocol import Task
 
-TASKS: Final[dict[str, Task]] = {"qa": qa}
+TASKS: Final[dict[str, Task]] = {"qa": qa, "musique": musique}
 
 
 def task_named(name: str) -> Task:

@@ -59,7 +59,7 @@ def f1(answer: str, golds: Sequence[str]) -> float:
     If either side is yes, no or noanswer, anything but equality scores 0 (official script).
     """
     given = normalize(answer)
-    return max((_token_f1(given, normalize(gold)) for gold in _listed(golds)), default=0.0)
+    return max((_official_f1(given, normalize(gold)) for gold in _listed(golds)), default=0.0)
 
 
 def accuracy(answer: str, golds: Sequence[str]) -> float:
@@ -72,13 +72,27 @@ def accuracy(answer: str, golds: Sequence[str]) -> float:
     return float(any(f" {gold} " in given for gold in normalised if gold))
 
 
-def _token_f1(given: str, gold: str) -> float:
-    if given != gold and not _CLOSED_ANSWERS.isdisjoint((given, gold)):
-        return 0.0
+def contains(answer: str, golds: Sequence[str]) -> bool:
+    """Whether the normalised answer contains a normalised gold answer, whatever stands around it.
+
+    FlashRAG's `acc`: 1912 is in 19125, and an empty gold answer in everything.
+    """
+    given = normalize(answer)
+    return any(normalize(gold) in given for gold in _listed(golds))
+
+
+def token_f1(given: str, gold: str) -> float:
+    """F1 of two normalised texts, whose tokens count as often as they occur; 0 with none in common."""
     given_tokens, gold_tokens = given.split(), gold.split()
     common = (Counter(given_tokens) & Counter(gold_tokens)).total()
     # 2PR / (P + R) with P = common / given and R = common / gold, without the roundings between.
     return 2 * common / (len(given_tokens) + len(gold_tokens)) if common else 0.0
+
+
+def _official_f1(given: str, gold: str) -> float:
+    if given != gold and not _CLOSED_ANSWERS.isdisjoint((given, gold)):
+        return 0.0
+    return token_f1(given, gold)
 
 
 def _listed(golds: Sequence[str]) -> Sequence[str]:

@@ -32,6 +32,9 @@ def rows(right: set[int]) -> list[dict[str, Any]]:
         {
             "hops": 2 + number % 2,
             "steps": [],
+            "supporting_ids": [],
+            "gold_answers": ["Quell"],
+            "answer": "Quell" if number in right else "Tamsin",
             "stop_reason": "answered",
             "error": None,
             **dict.fromkeys(("em", "f1", "acc"), float(number in right)),

@@ -17,6 +17,7 @@ def row(
     error: str | None = None,
 ) -> dict[str, Any]:
     step = {
+        "passage_ids": ("p1",),
         "search_seconds": 0.25,
         "generate_seconds": 0.5,
         "prompt_tokens": 100,
@@ -25,6 +26,9 @@ def row(
     return {
         "hops": hops,
         "steps": [step] * steps,
+        "supporting_ids": (),
+        "gold_answers": ["Rome"],
+        "answer": "Rome" if em else "Milan",
         "stop_reason": stop,
         "em": em,
         "f1": f1,
@@ -44,6 +48,7 @@ def test_means_over_all_chains() -> None:
     overall = summary.overall
     assert (overall.questions, overall.errors) == (4, 0)
     assert (overall.em, overall.f1, overall.acc) == (0.5, 0.625, 0.5)
+    assert overall.acc_substring == 0.5
     assert overall.forced == 0.25
     # 10 steps over 4 questions, each 0.75 s, 100 tokens read and 20 written
     assert overall.steps == 2.5
@@ -66,6 +71,29 @@ def test_an_error_counts_as_wrong_and_costs_nothing() -> None:
     assert (overall.questions, overall.errors, overall.produced) == (2, 1, 1)
     assert (overall.em, overall.f1, overall.acc) == (0.5, 0.5, 0.5)
     assert (overall.steps, overall.seconds, overall.prompt_tokens) == (2.0, 1.5, 200.0)
+
+
+def test_gold_passages_found_by_each_step_and_by_hops() -> None:
+    def searched(*searches: tuple[str, ...], gold: tuple[str, ...], **named: Any) -> dict[str, Any]:
+        chain = row(0.0, 0.0, steps=len(searches), **named)
+        steps = [{**chain["steps"][0], "passage_ids": ids} for ids in searches] if searches else []
+        return {**chain, "steps": steps, "supporting_ids": gold}
+
+    chains = [
+        searched(("a", "x"), ("b",), gold=("a", "b")),  # 1/2, 1, and stays so
+        searched(("y",), ("z",), ("c",), gold=("a", "c"), hops=3),  # 0, 0, 1/2
+        searched(("a",), gold=("a", "b", "c", "d")),  # 1/4, and stays so
+        searched(("a",), gold=()),
+        searched(gold=("a",), error="engine died"),
+    ]
+    summary = summarize(chains)
+    assert summary.overall.supported == 3
+    assert summary.overall.recall == (0.25, 0.416667, 0.583333)
+    assert summary.hops["2"].recall == (0.375, 0.625)
+    assert summary.hops["3"].recall == (0.0, 0.0, 0.5)
+    assert (summary.overall.found, summary.hops["2"].found) == (0.583333, 0.625)
+    nothing = summarize([row(1.0, 1.0)]).overall
+    assert (nothing.supported, nothing.recall, nothing.found) == (0, (), None)
 
 
 def test_nothing_but_errors() -> None:

@@ -14,6 +14,7 @@ def answers(right: int, questions: int) -> list[dict[str, Any]]:
         {
             "hops": 2,
             "steps": [],
+            "supporting_ids": [],
             "passages": [],
             "question": f"Question {number}?",
             "gold_answers": ["Quell"],

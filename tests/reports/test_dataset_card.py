@@ -62,7 +62,7 @@ def test_every_count_is_there() -> None:
     assert "3,597 examples" in text
     assert "1,199 chains" in text
     assert "1,201 chains = 1,199 kept + 2 rejected." in text
-    columns, abilities, hops, steps, reasons, tokens, made = tables(text)
+    columns, abilities, hops, steps, reasons, found, tokens, made = tables(text)
     assert [row[0] for row in columns[1:]] == STEP_EXAMPLE_SCHEMA.names == list(COLUMNS)
     assert [(row[0], row[2]) for row in abilities[1:]] == [
         *(("init", "1,199"), ("exp", "1,199"), ("agg", "1,199"))
@@ -77,6 +77,13 @@ def test_every_count_is_there() -> None:
         ["Reason", "What it means", "Chains", "2 hops", "3 hops", "unknown hops"],
         ["wrong_answer", REJECTIONS["wrong_answer"], "1", "0", "1", "0"],
         ["ungrounded", REJECTIONS["ungrounded"], "1", "0", "1", "0"],
+    ]
+    assert found == [
+        ["Hops", "Chains", "Step 1", "Step 2", "Step 3"],
+        ["all", "1,201", "33.3 %", "66.6 %", "100.0 %"],
+        ["2", "400", "33.3 %", "66.7 %", "100.0 %"],
+        ["3", "401", "33.3 %", "66.6 %", "99.9 %"],
+        ["unknown", "400", "33.3 %", "66.7 %", "100.0 %"],
     ]
     assert tokens[1] == ["prompt", "init", "10", "10", "10.0", "10", "10"]
     assert len(tokens) == 7

@@ -48,6 +48,7 @@ def chain(em: float, *, number: int = 1, stop: str = "answered", **changes: Any)
         "passages": passages,
         "steps": steps,
         "answer": "Quell" if em else f"Tamsin {HOSTILE}",
+        "supporting_ids": ["p1", "p2"],
         "stop_reason": stop,
         "em": em,
         "f1": em,
@@ -175,6 +176,8 @@ def test_it_holds_the_numbers(tmp_path: Path) -> None:
     # even numbers have 2 hops, odd ones 3: of the first five right ones 3 and 2 of 4
     assert "2 hops 4 75.0% 25.0% 75.0% 50.0%" in text
     assert "3 hops 4 50.0% 0.0% 75.0% 50.0%" in text
+    # each chain finds p1 at its first step and p2 at its second
+    assert "Gold passages found by Step 1 50.0% 50.0% 50.0% 50.0% Step 2 100.0% 100.0%" in text
     assert "Time 1.50 s 1.50 s 1.50 s 1.50 s" in text
     assert "Tokens read 200 200 200 200" in text
     assert "Tokens written 40 40 40 40" in text

@@ -59,6 +59,17 @@ def test_everything_is_counted() -> None:
         "examples": {"init": 0, "exp": 0, "agg": 1},
     }
     assert described["hops"]["unknown"]["kept"] == 0
+    # Three gold passages each. The steps of CHAIN find one each, LONG none; the chains end after 3, 1, 4
+    # and 3 steps with 3, 1, 3 and 2 of them.
+    assert described["gold_passages"] == {
+        "chains": 4,
+        "recall_by_step": [0.25, 0.5, 0.666667, 0.75],
+        "hops": {
+            "2": {"chains": 1, "recall_by_step": [0.333333]},
+            "3": {"chains": 2, "recall_by_step": [0.333333, 0.666667, 0.833333]},
+            "unknown": {"chains": 1, "recall_by_step": [0.0, 0.333333, 0.666667, 1.0]},
+        },
+    }
     assert described["steps"] == {"1": 1, "3": 1}
     assert described["examples"] == {"init": 1, "exp": 1, "agg": 2}
     assert described["teacher"] == {

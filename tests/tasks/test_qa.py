@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steper_ray.tasks.qa import accuracy, exact_match, f1, normalize
+from steper_ray.tasks.qa import accuracy, contains, exact_match, f1, normalize
 
 WORDS = st.lists(st.sampled_from(["red", "fox", "hill", "sea", "old", "yes"]), max_size=6)
 
@@ -141,3 +141,17 @@ def test_an_alias_never_lowers_a_score(
     texts = [" ".join(words) for words in (answer, gold, alias)]
     for metric in (exact_match, f1, accuracy):
         assert metric(texts[0], texts[1:]) == max(metric(texts[0], [text]) for text in texts[1:])
+
+
+@pytest.mark.parametrize(
+    ("answer", "golds", "expected"),
+    [
+        ("in 19125", ["1912"], True),
+        ("It is Paris, France", ["Rome", "paris"], True),
+        ("Par is", ["Paris"], False),
+        ("fox", ["The"], True),  # as FlashRAG has it: nothing is in everything
+        ("fox", [], False),
+    ],
+)
+def test_contains(answer: str, golds: list[str], expected: bool) -> None:
+    assert contains(answer, golds) is expected

@@ -5,12 +5,16 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from steper_ray.errors import StageError
+from steper_ray.ray_runtime.guard import MARK, guarded
 from steper_ray.ray_runtime.logs import quieten
 from steper_ray.ray_runtime.serve_environment import SERVE_SETTINGS
+from steper_ray.text import short_message
 
 
 @contextmanager
@@ -43,18 +47,85 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ours = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address=address,
-        num_cpus=None if address else max(2, os.cpu_count() or 2),
-        include_dashboard=None if address else False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with _joined(address) if address else _started():
+        yield
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """Connected to a running cluster, which ends the actors of this process with it."""
+    import ray
+
+    with _sigterm_kept():
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     quieten()
-    # Ray has put its own there, in Python and in its core: the one exits with 1, the other at once
-    signal.signal(signal.SIGTERM, ours if callable(ours) else signal.getsignal(signal.SIGTERM))
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _started() -> Iterator[None]:
+    """A Ray of this process's own, of which nothing is left when the process has ended in any way."""
+    import ray
+
+    mark = secrets.token_hex(8)
+    sockets = Path(tempfile.mkdtemp(prefix="steper-"))
+    with guarded(mark) as guard:
+        guard.removes(sockets)
+        # what Ray's own processes are started with, and so all that they start
+        environment = {MARK: mark, "VLLM_RPC_BASE_PATH": str(sockets)}
+        with _environment(environment), _sigterm_kept():
+            _start()
+        quieten()
+        try:
+            guard.removes(Path(ray.nodes()[0]["RayletSocketName"]).parent)
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start() -> None:
+    """Start Ray, and once more where it did not come up; raises StageError where it does not then."""
+    import ray
+
+    for attempt in (1, 2):
+        try:
+            ray.init(
+                num_cpus=max(2, os.cpu_count() or 2),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:  # Ray raises no narrower one
+            reason = f"Ray did not start: {short_message(error)}"
+            if attempt == 2:
+                raise StageError(
+                    f"{reason}; the machine may be too busy, or short of memory or of room in its "
+                    "temporary folder (RAY_TMPDIR)"
+                ) from error
+            ray.shutdown()
+            print(f"{reason}; it is started once more", file=sys.stderr, flush=True)
+        else:
+            return
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables that are set while the block runs; those that are set already keep their values."""
+    added = values.keys() - os.environ.keys()
+    os.environ.update({name: values[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray puts handlers of SIGTERM in place, in Python and in its core: one exits with 1, one at once."""
+    ours = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, ours if callable(ours) else signal.getsignal(signal.SIGTERM))

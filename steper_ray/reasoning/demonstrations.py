@@ -167,6 +167,19 @@ def render_head(settings: ReasoningConfig) -> tuple[str, ...]:
     return (settings.instruction, *shown)
 
 
+def check_room(settings: ReasoningConfig) -> None:
+    """Raises InputError where instruction and demonstrations alone fill the longest prompt.
+
+    No tokenizer is needed to know that: a word takes a token at least.
+    """
+    words = sum(len(block.split()) for block in render_head(settings))
+    if words >= settings.max_prompt_tokens:
+        raise InputError(
+            f"reasoning.max_prompt_tokens: {settings.max_prompt_tokens} leaves no room for a passage: the "
+            f"instruction and the demonstrations have {words} words; raise it, or shorten them"
+        )
+
+
 def render_demonstration(demonstration: Demonstration, code: Framework, cue: str) -> str:
     """A demonstration as a block of a prompt."""
     searches = [

@@ -10,6 +10,7 @@ from steper_ray.errors import InputError
 from steper_ray.models.student_settings import SETTINGS_FILE, carried_settings, student_settings
 from steper_ray.reasoning.demonstrations import (
     FOLDER,
+    check_room,
     complete_reasoning,
     read_demonstrations,
     render_demonstration,
@@ -149,6 +150,20 @@ def test_a_file_may_have_a_byte_order_mark_anchors_and_empty_lists(tmp_path: Pat
     (demonstration,) = read_demonstrations(str(file), "ircot", FRAMEWORKS["ircot"])
     assert demonstration.question == "2026-11-27"
     assert demonstration.steps[0].passages == ()
+
+
+def test_a_prompt_that_is_full_without_a_passage_is_refused() -> None:
+    settings = ReasoningConfig(instruction="one two  three\nfour", max_prompt_tokens=5)
+    check_room(settings)
+    with pytest.raises(InputError) as caught:
+        check_room(settings.model_copy(update={"max_prompt_tokens": 4}))
+    assert str(caught.value) == (
+        "reasoning.max_prompt_tokens: 4 leaves no room for a passage: the instruction and the "
+        "demonstrations have 4 words; raise it, or shorten them"
+    )
+    shown = ReasoningConfig(demonstrations="bundled", max_prompt_tokens=100)
+    with pytest.raises(InputError, match=r"100 leaves no room for a passage: .* have \d{3} words"):
+        check_room(shown)
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)

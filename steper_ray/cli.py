@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from steper_ray.pipeline.commands import Command, all_commands
 from steper_ray.pipeline.stage import Option
+from steper_ray.text import is_unicode
 
 TOY_RUN_FILE: Final = Path(__file__).parent / "toy" / "run.yaml"
 
@@ -72,6 +73,14 @@ def _settings_of(option: Option) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     words = sys.argv[1:] if argv is None else argv
+    if (garbled := next((word for word in words if not is_unicode(word)), None)) is not None:
+        shown = garbled.encode("utf-8", "backslashreplace").decode()
+        print(
+            f"steper: the argument {shown} is not UTF-8 text; type it in a UTF-8 terminal, and rename a "
+            "file or folder that is called so",
+            file=sys.stderr,
+        )
+        return 2
     if (unknown := _unknown_command(words)) is not None:
         print(f"steper: {unknown}", file=sys.stderr)
         return 2

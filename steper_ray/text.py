@@ -31,6 +31,11 @@ def squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text is whole characters: no half of a pair, and no byte that was not UTF-8."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 def one_line(text: str) -> str:
     """The text on one line, with single spaces, without what cannot be printed."""
     return squeeze("".join(sign if sign.isprintable() else " " for sign in text))

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from steper_ray.retrieval.settings import BM25Config, RetrieverConfig
-from steper_ray.run.section import Section
+from steper_ray.run.section import Address, Section
 
 BadRows = Literal["error", "skip"]
 
@@ -21,7 +21,7 @@ class PassageColumns(Section):
 class CorpusConfig(Section):
     """The passages and how they are searched."""
 
-    passages: str | tuple[str, ...] = ""
+    passages: Address | tuple[Address, ...] = ""
     """Tables with columns id, title, text, question files with their contexts, or documents (text,
     Markdown, HTML): a file, a folder, a pattern, an s3:// or gs:// address, hf:owner/name:config:split,
     or a list of such."""
@@ -60,11 +60,11 @@ class QuestionsConfig(Section):
     """The questions of each split: a file, a folder, a pattern, an s3:// or gs:// address, or
     hf:owner/name:config:split."""
 
-    train: str = ""
+    train: Address = ""
     """Questions the teacher answers to make training data."""
-    dev: str = ""
+    dev: Address = ""
     """Held-out questions for evaluation; settings may be chosen on them."""
-    test: str = ""
+    test: Address = ""
     """Held-out questions that nothing is chosen on, for `steper compare`."""
     columns: QuestionColumns = QuestionColumns()
     """Names of the columns, where they differ from ours."""
@@ -75,7 +75,7 @@ class QuestionsConfig(Section):
     gold_passages: bool = True
     """Take from the files which passages support an answer, for recall and `select.min_support`; false for
     a corpus of other passages."""
-    aliases: str = ""
+    aliases: Address = ""
     """2WikiMultihopQA's id_aliases.json: other names of the answers that its rows give an `answer_id`."""
     bad_rows: BadRows = "error"
     """A broken row stops the stage (`error`), or is left out and written down (`skip`)."""

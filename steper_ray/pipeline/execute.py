@@ -14,7 +14,7 @@ from steper_ray.ray_runtime.logs import launch, stderr_to
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
 from steper_ray.ray_runtime.session import ray_session
 from steper_ray.ray_runtime.waiting import telling_of_waits
-from steper_ray.reasoning.demonstrations import complete_reasoning
+from steper_ray.reasoning.demonstrations import check_room
 from steper_ray.tasks import task_named
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def run_stages(names: Sequence[str], config: "RunConfig") -> None:
 
 
 def prepare(config: "RunConfig") -> None:
-    """Reach the Hub as the settings say, and refuse unusable demonstrations before Ray starts."""
+    """Reach the Hub as the settings say, and refuse an unusable head of prompts before Ray starts."""
     use_hub(config.hub)
-    complete_reasoning(config.reasoning)
+    check_room(config.reasoning)
     task_named(config.questions.task)

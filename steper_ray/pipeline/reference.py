@@ -29,8 +29,25 @@ INTRODUCTION: Final = """\
 
 <!-- Made by `make docs` from the settings.py of each package: change it there. -->
 
-One YAML file describes a run. Every key is optional; an unknown key is refused with the nearest valid one.
-`--set section.key=value` overrides one value, and `{run.dir}` in a value stands for the run folder.
+One YAML file describes a run. Every key is optional; an unknown key is refused with the nearest valid
+one. A section, a list or a mapping that is left empty has its default.
+
+- **Texts** are what is written: `dir: 2026-11-27` and `answer: no` are a folder and a column. A text with
+  `: ` or ` #`, or that begins with one of ``[ { * & ! % @ ` ``, needs quotes in the file.
+- **Numbers** are finite, and `1e-5` is one. `010` and `1:30`, which YAML 1.1 and 1.2 read differently,
+  are refused.
+- **Paths** may begin with `~` and name environment variables, as `$DATA/train.jsonl` or
+  `${DATA}/train.jsonl`; `$$` is a dollar sign. A variable that is not set is refused, and so is one that
+  is called like a secret (`$HF_TOKEN`). `{run.dir}` stands for the run folder. Both hold for folders,
+  files, models and addresses, also in the middle of one; other texts, such as an instruction, are left
+  alone. `{run.dir}` is filled in too where values are passed through to a library (`engine.args`).
+  Relative paths are relative to the working directory.
+- **Anchors** (`&name`, `*name`) and merge keys (`<<: *name`) work; keys at the top that begin with `x-`
+  are yours, to put anchors under.
+- **On the command line**, `--set section.key=value` overrides one value. Where a text is expected, the
+  value is the text as it is given, whatever signs are in it: `--set "reasoning.instruction=Use #1: {x}"`.
+  `null` is null, quotes around the whole are taken off, and lists and sections are written as in the
+  file: `--set "corpus.passages=[a.jsonl, b.jsonl]"`.
 
 The last column names the results that depend on a key: when the key changes, they are made again, or the
 stage refuses to mix old and new. Where it is empty, the key may change at any time. What follows from a

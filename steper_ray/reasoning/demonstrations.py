@@ -32,10 +32,10 @@ from steper_ray.errors import InputError
 from steper_ray.reasoning.frameworks import cue_of, framework_named
 from steper_ray.reasoning.frameworks.protocol import Framework
 from steper_ray.reasoning.settings import Demonstration, ReasoningConfig
+from steper_ray.run.findings import explained
 from steper_ray.run.section import Section, local_path
-from steper_ray.run.yaml_text import load_yaml
+from steper_ray.run.yaml_text import load_yaml, yaml_reason
 from steper_ray.schema import Passage
-from steper_ray.text import squeeze
 
 BUNDLED: Final = "bundled"
 
@@ -94,22 +94,25 @@ def read_demonstrations(
     except ValueError as error:
         raise InputError(f"demonstrations: {path}: {error}") from None
     file = FOLDER / f"{framework}.yaml" if path == BUNDLED else Path(path).expanduser()
-    try:
-        values = load_yaml(file.read_text(encoding="utf-8"), _File)
-    except FileNotFoundError:
-        raise InputError(
-            f"demonstrations: {file}: no such file; check the path, or use {BUNDLED!r}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"demonstrations: {file}: cannot be read as UTF-8 text: {error}") from None
-    except yaml.YAMLError as error:
-        line = squeeze(str(error))
-        raise InputError(f"demonstrations: {file}: not valid YAML: {line}") from None
     where = f"demonstrations: {file}"
+    try:
+        values = load_yaml(file.read_text(encoding="utf-8-sig"), _File)
+    except FileNotFoundError:
+        raise InputError(f"{where}: no such file; check the path, or use {BUNDLED!r}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{where}: cannot be read as UTF-8 text: {error}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: {yaml_reason(error)}") from None
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{where}: expected the keys framework and demonstrations; begin with `framework: {framework}` "
+            "and put the list under `demonstrations:`"
+        )
     try:
         content = _File.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{where}: {_first(error)}") from None
+        place, reason = explained(error, values, _File)
+        raise InputError(f"{where}: {place}: {reason}") from None
     if content.framework != framework:
         raise InputError(
             f"{where}: written for {content.framework!r}, but reasoning.framework is {framework!r}; "
@@ -164,6 +167,19 @@ def render_head(settings: ReasoningConfig) -> tuple[str, ...]:
     return (settings.instruction, *shown)
 
 
+def check_room(settings: ReasoningConfig) -> None:
+    """Raises InputError where instruction and demonstrations alone fill the longest prompt.
+
+    No tokenizer is needed to know that: a word takes a token at least.
+    """
+    words = sum(len(block.split()) for block in render_head(settings))
+    if words >= settings.max_prompt_tokens:
+        raise InputError(
+            f"reasoning.max_prompt_tokens: {settings.max_prompt_tokens} leaves no room for a passage: the "
+            f"instruction and the demonstrations have {words} words; raise it, or shorten them"
+        )
+
+
 def render_demonstration(demonstration: Demonstration, code: Framework, cue: str) -> str:
     """A demonstration as a block of a prompt."""
     searches = [
@@ -172,9 +188,3 @@ def render_demonstration(demonstration: Demonstration, code: Framework, cue: str
     ]
     rationales = [step.text for step in demonstration.steps]
     return code.render_chain(demonstration.question, searches, rationales, cue=cue)
-
-
-def _first(error: ValidationError) -> str:
-    finding = error.errors()[0]
-    path = ".".join(str(part) for part in finding["loc"])
-    return f"{path}: {finding['msg'].lower()}" if path else finding["msg"].lower()

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from steper_ray.run.section import Section, local_path
+from steper_ray.run.section import Address, Section, local_path
 
 TEMPLATE_DATE: Final = date(2024, 7, 26)
 """The default of Llama 3.1's chat template."""
@@ -53,7 +53,7 @@ class ReasoningConfig(Section):
     written, and if it gives no answer, the next one is forced to."""
     instruction: str | None = None
     """Begins every prompt; null takes the framework's own."""
-    demonstrations: str | tuple[Demonstration, ...] = ()
+    demonstrations: Address | tuple[Demonstration, ...] = ()
     """Worked examples after the instruction. In the run file: a YAML file, or `bundled`; the student's
     folder carries what was in it. None by default."""
     cue: str | None = None

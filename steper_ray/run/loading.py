@@ -1,57 +1,67 @@
 """The run file: one YAML that describes a run from corpus to served student.
 
-Every stage reads the same file and uses its own section. Values may name the run folder as
-`{run.dir}`; relative paths are relative to the working directory. `--set section.key=value` overrides
-single values, with the value read as YAML. Where text is expected (a folder, a name), it is taken as it is
-written: `dir: 2026-11-27` is a folder of this name.
+Every stage reads the same file and uses its own section. `--set section.key=value` overrides single values.
+Where text is expected (a folder, a name), it is taken as it is written: `dir: 2026-11-27` is a folder of
+this name. Paths may begin with `~`, name environment variables, and the run folder as `{run.dir}`; relative
+paths are relative to the working directory. Keys that begin with `x-` are the user's own, for anchors.
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from steper_ray.errors import ConfigError
 from steper_ray.run.config import RunConfig
+from steper_ray.run.findings import explained
+from steper_ray.run.kinds import empty_is_default, inside, is_path, is_unknown
+from steper_ray.run.paths import RUN_DIR, escaped, expanded
 from steper_ray.run.secrets import holds_secret
-from steper_ray.run.section import HIDDEN, did_you_mean, first_reason
+from steper_ray.run.section import is_hidden
 from steper_ray.run.settings import RunSection, absolute
-from steper_ray.run.yaml_text import inside, load_yaml
-from steper_ray.text import squeeze
+from steper_ray.run.yaml_text import dump_yaml, load_yaml, read_argument, without_empty, yaml_reason
+from steper_ray.text import is_unicode, one_line
+
+
+class _WrongValueError(Exception):
+    """A value that cannot be used: key path, and why with what to do."""
+
+    def __init__(self, place: str, reason: str, *, secret: bool = False) -> None:
+        super().__init__(place, reason)
+        self.place, self.reason, self.secret = place, reason, secret
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run file.
 
-    Raises ConfigError with the file, the key path, what was expected and the nearest valid key.
+    overrides: what is given with `--set`, as `section.key=value`
+    Raises ConfigError with the file or the override, the key path, what was expected and the nearest
+    valid key.
     """
     path = Path(path)
-    values = _read_yaml(path)
+    written = _read_yaml(path)
+    values = dict(written)
     for override in overrides:
         _apply_override(values, override)
-    run = values.get("run", {})
-    if not isinstance(run, dict):
-        raise ConfigError(f"{path}: run: expected a section with keys, got {run!r}")
-    folder = run.get("dir", RunSection().dir)
-    values = _interpolate({**values, "run": {**run, "dir": folder}}, absolute(str(folder)))
-    if (place := _secret_place(values)) is not None:
-        raise ConfigError(
-            f"{path}: {place}: holds a token or a password, which no run file may; put it into an "
-            "environment variable, and that one's name into hub.token_env or an endpoint's api_key_env"
-        )
     try:
+        values = _with_paths(without_empty(values, RunConfig))
+        _check_leaves(values)
         return RunConfig.model_validate(values)
+    except _WrongValueError as error:
+        wrong = error
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error)}") from None
+        wrong = _WrongValueError(*explained(error, values, RunConfig), secret=is_hidden(error))
+    source = _source(path, written, overrides, wrong)
+    raise ConfigError(f"{source}: {wrong.place}: {wrong.reason}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such run file; give one with --config") from None
     except IsADirectoryError:
@@ -63,7 +73,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = load_yaml(text, RunConfig)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {squeeze(str(error))}") from None
+        raise ConfigError(f"{path}: {yaml_reason(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -71,106 +81,160 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def run_file_text(values: Mapping[str, Any]) -> str:
+    """A run file that gives the values as they are, with no path to fill in."""
+
+    def escape(text: str, kind: Any, _place: str) -> str:
+        return escaped(text) if is_path(kind) else text
+
+    return dump_yaml(map_texts(values, RunConfig, escape))
+
+
+# --set ------------------------------------------------------------------------------------------------
+
+
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.split(".")
+    if not is_unicode(override):
+        raise ConfigError(
+            f"--set {_shown(override)}: is not UTF-8 text; type it in a UTF-8 terminal"
+        )
     if not equals or len(parts) < 2 or not all(parts):
-        raise ConfigError(f"--set {override}: expected section.key=value")
+        raise ConfigError(f"--set {_shown(override)}: expected section.key=value")
+    kind = functools.reduce(inside, parts, RunConfig)
     try:
-        value = load_yaml(text, functools.reduce(inside, parts, RunConfig))
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+        value = read_argument(text, kind)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {_shown(override)}: {yaml_reason(error)}") from None
     target = values
-    for part in parts[:-1]:
+    for at, part in enumerate(parts[:-1], 1):
         inner = target.get(part)
-        target[part] = dict(inner) if isinstance(inner, dict) else {}
+        if inner is not None and not isinstance(inner, dict):
+            above = ".".join(parts[:at])
+            raise ConfigError(
+                f"--set {_shown(override)}: {above} is no section with keys, it is {inner!r}; set {above} "
+                "as a whole"
+            )
+        target[part] = dict(inner or {})
         target = target[part]
-    target[parts[-1]] = value
+    if value is None and empty_is_default(kind):
+        target.pop(parts[-1], None)
+    else:
+        target[parts[-1]] = value
 
 
-def _interpolate(value: Any, folder: str) -> Any:
+def _source(
+    path: Path, written: Mapping[str, Any], overrides: Sequence[str], wrong: _WrongValueError
+) -> str:
+    """What gave a wrong value: the run file, the `--set` that set it, or both."""
+    own, within = None, []
+    for override in overrides:
+        key = override.partition("=")[0]
+        if wrong.place == key or wrong.place.startswith(f"{key}."):
+            own = override
+        elif key.startswith(f"{wrong.place}."):
+            within.append(override)
+    given = [own] if own is not None else within
+    said = ", ".join(f"--set {_shown(override, secret=wrong.secret)}" for override in given)
+    if own is not None or (within and not _stands_in(written, wrong.place)):
+        return said
+    return f"{path} with {said}" if said else f"{path}"
+
+
+def _stands_in(values: Any, place: str) -> bool:
+    """Whether a run file says something under a key path."""
+    for part in place.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+def _shown(override: str, *, secret: bool = False) -> str:
+    """An override as it was given, on one line; without its value, if that is secret."""
+    key, equals, text = override.partition("=")
+    if secret or holds_secret(text) or holds_secret(key):
+        return f"{'…' if holds_secret(key) else key}{equals}…"
+    line = override.encode("utf-8", "backslashreplace").decode()
+    return line if line.isprintable() else one_line(line)
+
+
+# Values -----------------------------------------------------------------------------------------------
+
+
+def _with_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with paths filled in: `~`, environment variables, `{run.dir}`."""
+    run = values.get("run", {})
+    if not isinstance(run, dict):
+        raise _WrongValueError("run", f"expected a section with keys, got {run!r}")
+    folder = run.get("dir", RunSection().dir)
+    if isinstance(folder, str):
+        if RUN_DIR in folder:
+            raise _WrongValueError("run.dir", f"names itself by {RUN_DIR}; write the folder")
+        folder = _expanded(folder, "run.dir")
+    root = absolute(str(folder))
+
+    def fill(text: str, kind: Any, place: str) -> str:
+        if place == "run.dir":
+            return str(folder)
+        if is_path(kind):
+            return _expanded(text, place).replace(RUN_DIR, root)
+        return text.replace(RUN_DIR, root) if is_unknown(kind) else text
+
+    filled: dict[str, Any] = map_texts({**values, "run": {**run, "dir": folder}}, RunConfig, fill)
+    return filled
+
+
+def map_texts(
+    value: Any, kind: Any, change: Callable[[str, Any, str], str], place: str = ""
+) -> Any:
+    """The value with every text in it changed by a function of the text, its type and its key path."""
     if isinstance(value, str):
-        return value.replace("{run.dir}", folder)
+        return change(value, kind, place)
     if isinstance(value, Mapping):
-        return {key: _interpolate(inner, folder) for key, inner in value.items()}
+        return {
+            key: map_texts(inner, inside(kind, key), change, f"{place}.{key}".lstrip("."))
+            for key, inner in value.items()
+        }
     if isinstance(value, list):
-        return [_interpolate(inner, folder) for inner in value]
+        return [
+            map_texts(inner, inside(kind, at), change, f"{place}.{at}")
+            for at, inner in enumerate(value)
+        ]
     return value
 
 
-def _secret_place(value: Any, place: str = "") -> str | None:
-    """The key path of the first text with a secret in it."""
-    if isinstance(value, str):
-        return place if holds_secret(value) else None
-    inner: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else ()
-    if isinstance(value, list):
-        inner = enumerate(value)
-    found = (_secret_place(one, f"{place}.{key}" if place else str(key)) for key, one in inner)
-    return next((one for one in found if one is not None), None)
+def _expanded(path: str, place: str) -> str:
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise _WrongValueError(place, str(error)) from None
 
 
-def _explain(error: ValidationError) -> str:
-    """The first finding as one line: key path, what was expected, the nearest valid key."""
-    finding = error.errors()[0]
-    location = finding["loc"]
-    path = ".".join(_key_path(location))
-    if finding["type"] != "extra_forbidden":
-        reason, given = first_reason(error), finding["input"]
-        if finding["type"] == "model_type" and (keys := _valid_keys(location)):
-            reason += f" ({', '.join(keys)})"
-        said = isinstance(given, str) and repr(given) in reason
-        if isinstance(given, Mapping) or finding["type"] == HIDDEN or said:
-            return f"{path}: {reason}"
-        wrong, semicolon, advice = reason.partition(";")
-        return f"{path}: {wrong}, got {given!r}{semicolon}{advice}"
-    keys = _valid_keys(location[:-1])
-    hint = did_you_mean(str(location[-1]), keys) or f"valid keys: {', '.join(keys)}"
-    return f"{path}: unknown key; {hint}"
+def _check_leaves(values: dict[str, Any]) -> None:
+    """Raises _WrongValueError for a secret, and for a number that is not finite."""
+    for place, value in _leaves(values):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _WrongValueError(place, f"must be a finite number, got {value}")
+        if isinstance(value, str) and holds_secret(value):
+            raise _WrongValueError(
+                place,
+                "holds a token or a password, which no run file may; put it into an environment variable, "
+                "and that one's name into hub.token_env or an endpoint's api_key_env",
+                secret=True,
+            )
 
 
-def _valid_keys(location: Sequence[int | str]) -> list[str]:
-    """The keys of the section at a location of pydantic's."""
-    model = _models(location)[-1]
-    return sorted(model.model_fields) if hasattr(model, "model_fields") else []
-
-
-def _key_path(location: Sequence[int | str]) -> list[str]:
-    """A location of pydantic's as keys of the run file: without the tags of unions by `type`."""
-    models = _models(location)
-    return [
-        str(part)
-        for part, model in zip(location, models, strict=False)
-        if not isinstance(model, tuple)
-    ]
-
-
-def _models(location: Sequence[int | str]) -> list[Any]:
-    """What each part of a location is looked up in, and what the last one leads to.
-
-    A section; a tuple of sections where the part is the `type` of one of them; or None.
-    """
-    models: list[Any] = [RunConfig]
-    for part in location:
-        models.append(_inner(models[-1], str(part)))
-    return models
-
-
-def _inner(model: Any, part: str) -> Any:
-    if isinstance(model, tuple):
-        return next((one for one in model if one.model_fields["type"].default == part), None)
-    if not hasattr(model, "model_fields") or part not in model.model_fields:
-        return None
-    field = model.model_fields[part]
-    sections = [one for one in _members(field.annotation) if hasattr(one, "model_fields")]
-    if any("type" in one.model_fields for one in sections) and len(sections) > 1:
-        return tuple(sections)
-    return sections[0] if sections else None
-
-
-def _members(annotation: Any) -> list[Any]:
-    """The members of a union, without their annotations; of any other type itself."""
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [member for part in get_args(annotation) for member in _members(part)]
-    return [annotation]
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every single value with its key path."""
+    items: Iterable[tuple[Any, Any]]
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
+        yield place, value
+        return
+    for key, inner in items:
+        yield from _leaves(inner, f"{place}.{key}".lstrip("."))

@@ -16,10 +16,14 @@ HIDDEN: Final = "hidden"
 
 
 class Section(BaseModel):
-    """Immutable, and closed: a key it does not know is an error."""
+    """Immutable, and closed: a key it does not know is an error. Numbers are finite."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
 
@@ -47,10 +51,23 @@ def first_reason(error: ValidationError) -> str:
     return f"{message[0].lower()}{message[1:]}"
 
 
+def is_hidden(error: ValidationError) -> bool:
+    """Whether the value that was found wrong first must not be shown."""
+    return bool(error.errors()[0]["type"] == HIDDEN)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """A question with the known name nearest to an unknown one; None if none is near."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else None
+
+
+PATH: Final = "path"
+"""Marks types of text in which the run file resolves `~`, environment variables and `{run.dir}`."""
+
+
+Address = Annotated[str, PATH]
+"""A file, folder or pattern, or an address of rows that is not on this machine."""
 
 
 def local_path(value: str) -> str:
@@ -63,7 +80,7 @@ def local_path(value: str) -> str:
     return value
 
 
-LocalPath = Annotated[str, AfterValidator(local_path)]
+LocalPath = Annotated[str, PATH, AfterValidator(local_path)]
 """A file or folder of this machine's file system, or a name on the Hub where a model is meant."""
 
 

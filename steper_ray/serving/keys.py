@@ -64,7 +64,7 @@ def hash_key(key: str) -> str:
 def read_keys(file: Path) -> Keys:
     """Keys of a keys file; raises InputError if the file cannot be read as one."""
     try:
-        values = load_yaml(file.read_text(encoding="utf-8"), Keys) or {}
+        values = load_yaml(file.read_text(encoding="utf-8-sig"), Keys) or {}
         keys = TypeAdapter(Keys).validate_python(values)
     except FileNotFoundError:
         raise InputError(

@@ -11,13 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from steper_ray.errors import ConfigError, find_steper_error
 from steper_ray.files import new_folder, write_whole
 from steper_ray.models.folder import check_model
 from steper_ray.run.dependencies import sweep_identity
 from steper_ray.run.identity import RECORD_FILE, Record, because, digest, find_folder, write_record
+from steper_ray.run.loading import run_file_text
 from steper_ray.sweep.capacity import check_capacity
 from steper_ray.sweep.live_table import showing_trials
 from steper_ray.sweep.space import check_space, data_key, data_settings, points
@@ -188,5 +187,4 @@ def _export(config: "RunConfig", best: Trial) -> None:
         f"# The best of a sweep: trial {best.number}, {config.sweep.metric} {best.metric:.6g}.\n"
         "# `steper train --config` on it finds its student there; with another run.dir it trains again.\n"
     )
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    write_whole(config.folder.sweep / "best.yaml", head + text)
+    write_whole(config.folder.sweep / "best.yaml", head + run_file_text(values))

@@ -83,6 +83,30 @@ def test_a_word_that_is_no_command_is_one_line(
     assert capsys.readouterr() == ("", f"steper: no command {word!r}; {hint}\n")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["caf\udce9"], ["index", "--config", "caf\udce9"], ["index", "--set", "run.dir=caf\udce9"]],
+)
+def test_an_argument_that_is_no_utf8_is_one_line(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    shown = words[-1].replace("\udce9", r"\udce9")
+    line = (
+        f"steper: the argument {shown} is not UTF-8 text; type it in a UTF-8 terminal, and rename a file "
+        "or folder that is called so\n"
+    )
+    assert capsys.readouterr() == ("", line)
+
+
+def test_a_bad_value_of_set_is_one_line(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tiny", *arguments, "--set", "train.lr=.inf"]) == 2
+    line = "steper tiny: --set train.lr=.inf: train.lr: must be a finite number, got inf\n"
+    assert capsys.readouterr() == ("", line)
+
+
 def test_a_new_stage_has_a_log_of_each_launch(tmp_path: Path, arguments: list[str]) -> None:
     assert main(["tiny", *arguments]) == 0
     assert main(["tiny", *arguments, "--set", "run.log_format=json"]) == 0

@@ -10,6 +10,7 @@ from steper_ray.errors import InputError
 from steper_ray.models.student_settings import SETTINGS_FILE, carried_settings, student_settings
 from steper_ray.reasoning.demonstrations import (
     FOLDER,
+    check_room,
     complete_reasoning,
     read_demonstrations,
     render_demonstration,
@@ -105,7 +106,20 @@ def test_a_file_is_read_where_the_run_file_names_it(tmp_path: Path) -> None:
         (("There   is a.", "There is one. It is a."), "step 1: has several sentences"),
         (("question", "query"), "demonstrations.0.question: field required"),
         (("framework: ircot", ""), "framework: field required"),
-        (("- question", "question"), "not valid YAML|valid tuple"),
+        (("- question", "question"), "not valid YAML: line 5, column 10: "),
+        (
+            ("text: There   is a.", "rationale: a"),
+            r"demonstrations\.0\.steps\.0\.text: field required",
+        ),
+        (
+            ("title: A, text", "title: A, id: 1, text"),
+            r"passages\.0\.id: unknown key; valid keys: te",
+        ),
+        (
+            ('"It is b. So the answer is: b"', "So the answer is: b"),
+            r"line 8, column 31: .* in quotes",
+        ),
+        (("framework: ircot\n", "\tframework: ircot\n"), "spaces, not tabs"),
     ],
 )
 def test_what_cannot_be_used_is_refused(
@@ -116,6 +130,40 @@ def test_what_cannot_be_used_is_refused(
         read_demonstrations(str(file), "ircot", FRAMEWORKS["ircot"])
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["- question: Where?\n  steps: []\n", "", "ircot"])
+def test_a_file_without_its_two_keys_is_told_what_to_write(tmp_path: Path, text: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        read_demonstrations(str(file), "ircot", FRAMEWORKS["ircot"])
+    assert str(caught.value) == (
+        f"demonstrations: {file}: expected the keys framework and demonstrations; begin with "
+        "`framework: ircot` and put the list under `demonstrations:`"
+    )
+
+
+def test_a_file_may_have_a_byte_order_mark_anchors_and_empty_lists(tmp_path: Path) -> None:
+    text = FILE.replace("passages: [{title: A, text: About a.}]", "passages: ")
+    text = text.replace("question: Where?", "question: *q")
+    file = write(tmp_path, f"\ufeffx-texts: [&q 2026-11-27]\n{text}")
+    (demonstration,) = read_demonstrations(str(file), "ircot", FRAMEWORKS["ircot"])
+    assert demonstration.question == "2026-11-27"
+    assert demonstration.steps[0].passages == ()
+
+
+def test_a_prompt_that_is_full_without_a_passage_is_refused() -> None:
+    settings = ReasoningConfig(instruction="one two  three\nfour", max_prompt_tokens=5)
+    check_room(settings)
+    with pytest.raises(InputError) as caught:
+        check_room(settings.model_copy(update={"max_prompt_tokens": 4}))
+    assert str(caught.value) == (
+        "reasoning.max_prompt_tokens: 4 leaves no room for a passage: the instruction and the "
+        "demonstrations have 4 words; raise it, or shorten them"
+    )
+    shown = ReasoningConfig(demonstrations="bundled", max_prompt_tokens=100)
+    with pytest.raises(InputError, match=r"100 leaves no room for a passage: .* have \d{3} words"):
+        check_room(shown)
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)

@@ -103,7 +103,8 @@ def test_settings_by_type(tmp_path: Path) -> None:
             run_file(tmp_path, {"retriever": typed})
     with pytest.raises(ConfigError, match=r"has type 'xyz'.*; choose one of bm25, none"):
         run_file(tmp_path, {"retriever": "xyz"})
-    for wrong in (None, 5, ["bm25"]):
+    assert run_file(tmp_path, {"retriever": None}) == run_file(tmp_path, {})
+    for wrong in (5, ["bm25"]):
         with pytest.raises(ConfigError, match=r"retriever: expected .* type: bm25 or none, got "):
             run_file(tmp_path, {"retriever": wrong})
     with pytest.raises(

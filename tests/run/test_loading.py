@@ -3,7 +3,6 @@
 import functools
 import json
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,8 @@ from pydantic import BaseModel
 
 from steper_ray.errors import ConfigError, InputError
 from steper_ray.run.config import RunConfig
+from steper_ray.run.kinds import section_of
 from steper_ray.run.loading import load_config
-from steper_ray.run.yaml_text import section_of
 from tests.conftest import ROOT
 
 
@@ -79,7 +78,8 @@ def test_overrides_are_read_as_yaml_and_checked(tmp_path: Path) -> None:
         ("run: 5", ["run", "got 5"]),
         ("- 1", ["sections", "list"]),
         ("a: [", ["not valid YAML"]),
-        ("run: {seed: 2026-99-99}", ["not valid YAML", "month must be in 1..12"]),
+        ("run: {seed: 2026-99-99}", ["run.seed: expected a whole number, got '2026-99-99'"]),
+        ("reasoning: {template_date: 2026-99-99}", ["reasoning.template_date: ", "month"]),
         ("run: {dir: a}\nrun: {dir: b}", ["'run' is given twice", "line 2"]),
         ("run: {dir: a, dir: b}", ["'dir' is given twice"]),
     ],
@@ -97,7 +97,7 @@ def test_a_mistake_is_named_with_file_key_and_way_out(
         assert part in message
 
 
-@pytest.mark.parametrize("override", ["run.dir", "dir=x", ".x=1", "run.dir=[", "=1"])
+@pytest.mark.parametrize("override", ["run.dir", "dir=x", ".x=1", "train.trackers=[", "=1"])
 def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
         load_config(write(tmp_path, ""), [override])
@@ -194,7 +194,7 @@ def test_what_is_no_text_stays_what_yaml_says(tmp_path: Path) -> None:
     config = load_config(file, ["engine.args.d=7", "build.limit=8"])
     assert (config.run.seed, config.folder.data) == (7, Path.cwd() / "7")
     assert (config.train.offload_dir, config.train.use_gpu) == (None, True)
-    assert config.engine.args == {"a": 7, "b": False, "c": {1: date(2026, 11, 27)}, "d": 7}
+    assert config.engine.args == {"a": 7, "b": False, "c": {1: "2026-11-27"}, "d": 7}
     assert (config.reasoning.chat, config.build.limit) == (False, 8)
 
 
@@ -202,8 +202,11 @@ def test_what_is_no_text_stays_what_yaml_says(tmp_path: Path) -> None:
 def test_a_run_folder_that_is_no_text_is_not_another_one(tmp_path: Path, given: str) -> None:
     with pytest.raises(ConfigError, match=r"run\.dir: expected text"):
         load_config(write(tmp_path, f"run: {{dir: {given}}}"))
-    with pytest.raises(ConfigError, match=r"run\.dir: expected text"):
-        load_config(write(tmp_path, ""), [f"run.dir={given}"])
+
+
+def test_a_run_folder_is_not_taken_back(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run\.dir: expected text, got None"):
+        load_config(write(tmp_path, "run: {dir: a}"), ["run.dir=null"])
 
 
 LOCAL = {

@@ -17,14 +17,36 @@ from urllib.parse import urlsplit
 from steper_ray.errors import InputError
 from steper_ray.text import short_message
 
-DATA_SUFFIXES: Final = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+DATA_SUFFIXES: Final = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".parquet")
 
 
 DOCUMENT_SUFFIXES: Final = (".txt", ".md", ".markdown", ".html", ".htm")
 
 
-COMPRESSED_SUFFIXES: Final = (".gz", ".bz2", ".zst")
-"""Suffixes that stand after the suffix of the format; such files are decompressed as they are read."""
+COMPRESSIONS: Final = {
+    ".gz": "gzip",
+    ".gzip": "gzip",
+    ".bz2": "bz2",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+}
+"""Suffixes that stand after the suffix of the format, in any case, and Arrow's names of what they mean.
+
+Such files are decompressed as they are read."""
+
+
+MAX_EXPANSION: Final = 250
+"""Bytes that a compressed byte may become at most, in a file of more than `FREE_BYTES`.
+
+Text becomes 3 to 20 times as small; gzip alone can make a thousand bytes of one, and files that do are
+made to fill a machine."""
+
+
+FREE_BYTES: Final = 1 << 28
+
+
+HUB_FILES: Final = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+"""What the Hub and `datasets` write beside tables; no rows."""
 
 
 HUB: Final = "hf:"
@@ -72,9 +94,14 @@ class Source:
         return self._uncompressed.stem
 
     @property
+    def is_compressed(self) -> bool:
+        """Whether the name ends as those of compressed files do."""
+        return PurePosixPath(self.name).suffix.lower() in COMPRESSIONS
+
+    @property
     def _uncompressed(self) -> PurePosixPath:
         path = PurePosixPath(self.name)
-        return path.with_suffix("") if path.suffix.lower() in COMPRESSED_SUFFIXES else path
+        return path.with_suffix("") if self.is_compressed else path
 
     @property
     def is_document(self) -> bool:
@@ -84,12 +111,45 @@ class Source:
     def open(self) -> BinaryIO:
         """The bytes of the file from its start, decompressed. Raises OSError where it cannot be read."""
         system, _ = _filesystem(self.root)
-        return cast(BinaryIO, io.BufferedReader(system.open_input_stream(self.path), 1 << 20))
+        compression = COMPRESSIONS.get(PurePosixPath(self.name).suffix.lower())
+        stream: Any = system.open_input_stream(self.path, compression=compression)
+        if compression:
+            size = system.get_file_info(self.path).size or 0
+            stream = _Bounded(stream, max(FREE_BYTES, size * MAX_EXPANSION), str(self))
+        return cast(BinaryIO, io.BufferedReader(stream, 1 << 20))
 
     def open_for_seeking(self) -> Any:
         """The bytes of the file as they are, as an Arrow file. Raises OSError where it cannot be read."""
         system, _ = _filesystem(self.root)
         return system.open_input_file(self.path)
+
+
+class _Bounded(io.RawIOBase):
+    """A decompressed stream that may have so many bytes and no more."""
+
+    def __init__(self, stream: Any, limit: int, where: str) -> None:
+        super().__init__()
+        self._stream = stream
+        self._remaining = limit
+        self._where = where
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read(len(buffer))
+        buffer[: len(content)] = content
+        self._remaining -= len(content)
+        if self._remaining < 0:
+            raise InputError(
+                f"{self._where}: becomes more than {MAX_EXPANSION} times as large when it is decompressed, "
+                "which no text does; decompress it yourself if it is what it should be"
+            )
+        return len(content)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +219,32 @@ def _find(address: str, setting: str, suffixes: tuple[str, ...]) -> SourceListin
             listing.sources.append(source)
         else:
             listing.skipped_files.append(below)
+    _leave_out_descriptions(listing)
     if not listing.sources:
         raise InputError(
             f"{setting}: {_shown(address)}: no {_listed(suffixes)} file in this folder "
             f"({len(listing.skipped_files)} others)"
         )
     return listing
+
+
+def _leave_out_descriptions(listing: SourceListing) -> None:
+    """Skip what describes tables beside them, as in a snapshot of a Hub data set.
+
+    A README is a document like others where there are no tables, or other documents.
+    """
+    tables = [s for s in listing.sources if not s.is_document and not _has_name(s, HUB_FILES)]
+    if not tables:
+        return
+    documents = [s for s in listing.sources if s.is_document]
+    readme_only = all(source.stem.lower() == "readme" for source in documents)
+    kept = {*tables} if readme_only else {*tables, *documents}
+    listing.skipped_files.extend(s.name for s in listing.sources if s not in kept)
+    listing.sources[:] = [source for source in listing.sources if source in kept]
+
+
+def _has_name(source: Source, names: tuple[str, ...]) -> bool:
+    return PurePosixPath(source.name).name in names
 
 
 def _match(address: str, setting: str) -> SourceListing:

@@ -13,7 +13,7 @@ from typing import Final
 
 from steper_ray.data.addresses import Source
 from steper_ray.data.chunking import cut
-from steper_ray.data.published import passage_id
+from steper_ray.data.formats import passage_id
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage
 from steper_ray.text import short_message, squeeze

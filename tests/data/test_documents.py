@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from steper_ray.data.addresses import Source
 from steper_ray.data.chunking import cut, passage_spans
 from steper_ray.data.documents import Part, document_passages, read_parts
-from steper_ray.data.published import passage_id
+from steper_ray.data.formats import passage_id
 from steper_ray.errors import InputError
 from steper_ray.sentences import sentences
 

@@ -12,7 +12,6 @@ columns of lists, some JSON text, FlashRAG's stand under `metadata`), and all ar
 """
 
 from collections.abc import Mapping
-from html import unescape
 from typing import Any, Final
 
 from steper_ray.data.formats import (
@@ -30,6 +29,7 @@ from steper_ray.data.formats import (
 from steper_ray.data.values import brief, has_surrogate, is_false, is_missing, text_of, texts_of
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage, Question
+from steper_ray.text import unescaped
 
 
 def _is_hotpotqa(row: Row) -> bool:
@@ -101,7 +101,7 @@ def _hotpotqa_question(where: str, row: Row) -> Question | UnusableRow:
 
 def _plain(title: str) -> str:
     """A title to compare: some copies have `&amp;` in the context and `&` in the facts."""
-    return unescape(title).strip()
+    return unescaped(title).strip()
 
 
 def _musique_passages(where: str, row: Row) -> list[Passage]:

@@ -99,8 +99,8 @@ def _write_passages(
     if not any(True for unit in units for _ in islice(read_unit(unit, settings, accounts), 1)):
         write_row_counts(inputs, SETTING, accounts, sources.skipped_files)
         raise InputError(
-            f"{SETTING}: {settings.passages}: no passage in it; give a table with a column text, perhaps id and title, "
-            "or documents with text"
+            f"{SETTING}: {settings.passages}: no passage in it; give a table with a column text, "
+            "and best with id and title, or documents with text"
         )
     shutil.rmtree(counted, ignore_errors=True)
     counted.mkdir(parents=True)

@@ -75,6 +75,9 @@ def main(argv: list[str] | None = None) -> int:
     if (unknown := _unknown_command(words)) is not None:
         print(f"steper: {unknown}", file=sys.stderr)
         return 2
+    if (unreadable := _no_text(words)) is not None:
+        print(f"steper: {unreadable}", file=sys.stderr)
+        return 2
     given = parser().parse_args(words)
     signal.signal(signal.SIGTERM, _interrupt)
     from steper_ray.errors import InputError, find_steper_error
@@ -112,6 +115,17 @@ def _unknown_command(arguments: list[str]) -> str | None:
 
     hint = did_you_mean(arguments[0], commands) or "steper --help lists the commands"
     return f"no command {arguments[0]!r}; {hint}"
+
+
+def _no_text(arguments: list[str]) -> str | None:
+    """A line about the first argument whose bytes are no UTF-8; None if all are."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = argument.encode(errors="replace").decode()
+            return f"{shown!r}: this argument is no UTF-8 text; rename what it names"
+    return None
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

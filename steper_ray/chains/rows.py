@@ -28,7 +28,11 @@ ADDED_LATER: Final = {
 
 
 def chain_from_row(row: dict[str, Any]) -> Chain:
-    """A row of `CHAIN_SCHEMA` as a Chain."""
+    """A row of `CHAIN_SCHEMA` as a Chain.
+
+    Raises InputError for one without a value that chains need, as another tool may write it.
+    """
+    _check_values(row)
     values = dict(row)
     for column, default in ADDED_LATER.items():
         if values.get(column) is None:
@@ -49,6 +53,25 @@ def chain_from_row(row: dict[str, Any]) -> Chain:
         for step in row["steps"]
     )
     return Chain(**values)
+
+
+def _check_values(row: dict[str, Any]) -> None:
+    """Raises InputError for a row that lacks a value."""
+    for column in REQUIRED_COLUMNS:
+        if row[column] is None and column != "hops":
+            raise _missing_value(row, column)
+    for column, names in REQUIRED_FIELDS.items():
+        for at, item in enumerate(row[column]):
+            for name in names:
+                if item is None or item[name] is None:
+                    raise _missing_value(row, f"{column}[{at}].{name}")
+
+
+def _missing_value(row: dict[str, Any], column: str) -> InputError:
+    return InputError(
+        f"chain {row['id']!r}: column {column!r} has no value; these are not a teacher's chains, or "
+        "another tool has changed them"
+    )
 
 
 def read_chains(folder: Path, ids: Sequence[str] | None = None) -> list[Chain]:
@@ -107,6 +130,13 @@ CHAINS_AT_ONCE: Final = 64
 
 REQUIRED_COLUMNS: Final = tuple(field.name for field in fields(Chain) if field.default is MISSING)
 """Columns that a file of chains must have; the others were added later."""
+
+
+REQUIRED_FIELDS: Final = {
+    "passages": ("id", "title", "text"),
+    "steps": ("query", "passage_ids", "rationale", "prompt_tokens", "generated_tokens"),
+}
+"""Fields of a chain's lists that must have a value."""
 
 
 def chain_files(chains_dir: Path) -> list[Path]:

@@ -183,6 +183,11 @@ def find_sources(
     for address in named:
         try:
             listing = _find(address, setting, suffixes)
+        except UnicodeError:
+            raise InputError(
+                f"{setting}: {short_message(_shown(address))}: it, or a file in it, has a name that is no "
+                "UTF-8; rename it"
+            ) from None
         except OSError as error:
             raise InputError(
                 f"{setting}: {_shown(address)}: cannot be read ({short_message(error)}); check the address "

@@ -85,13 +85,25 @@ def read_object(where: str, stream: BinaryIO) -> Iterator[tuple[int, Row | Input
 
 
 def wrapped_rows(row: Row) -> list[Any] | None:
-    """The list of rows that an object holds, as `{"data": [...]}`; None if it is a row itself."""
+    """The rows that an object holds; None if it is a row itself.
+
+    They are its one list of objects, as `{"data": [...]}`, or each title with its sentences, as HippoRAG's
+    `{"Owl": ["Owls hunt.", ...], ...}`.
+    """
+    if ROW_NAMES & row.keys():
+        return None
+    if row and all(map(_is_sentences, row.values())):
+        return [{"title": title, "text": sentences} for title, sentences in row.items()]
     lists = [
         value
         for value in row.values()
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
     ]
-    return lists[0] if len(lists) == 1 and not ROW_NAMES & row.keys() else None
+    return lists[0] if len(lists) == 1 else None
+
+
+def _is_sentences(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def read_list(

@@ -8,23 +8,22 @@ under these names or those that `questions.columns` gives.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from steper_ray.data.addresses import Source, find_sources
 from steper_ray.data.formats import Format, Row, UnusableRow
+from steper_ray.data.overlap import SPLITS, write_asked
 from steper_ray.data.published import format_of
 from steper_ray.data.row_counts import RowCounts, parse_rows, write_row_counts
-from steper_ray.data.settings import QuestionsConfig
+from steper_ray.data.settings import QuestionsConfig, Split
 from steper_ray.data.tables import read_rows
 from steper_ray.data.values import text_of, texts_of
 from steper_ray.errors import InputError
 from steper_ray.schema import Question
 from steper_ray.tasks.qa import normalize
-
-Split = Literal["train", "dev", "test"]
-
 
 UNSUPPORTED: Final = "with supporting passages that are not among their own"
 
@@ -51,7 +50,20 @@ def load_questions(settings: QuestionsConfig, split: Split, inputs: Path) -> lis
     setting, address = f"questions.{split}", getattr(settings, split)
     gathered = gather_questions(address, setting, settings)
     write_row_counts(inputs, setting, gathered.accounts, gathered.skipped_files)
+    write_asked(inputs, split, gathered.questions)
     return _required(gathered, address, setting)
+
+
+def load_other_splits(settings: QuestionsConfig, split: Split, inputs: Path) -> None:
+    """Read the splits beside `split`, to be compared with it; bad ones are not compared."""
+    for other in SPLITS:
+        address = getattr(settings, other)
+        if other == split or not address:
+            continue
+        with suppress(InputError):  # the stage that uses it says what is wrong
+            write_asked(
+                inputs, other, gather_questions(address, f"questions.{other}", settings).questions
+            )
 
 
 def read_questions(

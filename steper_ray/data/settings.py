@@ -10,6 +10,9 @@ from steper_ray.run.section import Section
 BadRows = Literal["error", "skip"]
 
 
+Split = Literal["train", "dev", "test"]
+
+
 def _number_as_name(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 

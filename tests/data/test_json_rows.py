@@ -65,6 +65,11 @@ def test_an_object_is_a_row_unless_exactly_one_list_of_rows_is_in_it() -> None:
     assert wrapped_rows({"train": rows, "dev": rows}) is None
     assert wrapped_rows({"id": "1", "question": "q?", "paragraphs": rows}) is None
     assert wrapped_rows({"data": []}) is None
+    assert wrapped_rows({"id": ["1"], "text": ["x"]}) is None  # pandas' columns as lists
+    assert wrapped_rows({"Owl": ["Owls hunt.", " They see."], "Hen": ["x"]}) == [  # HippoRAG
+        {"title": "Owl", "text": ["Owls hunt.", " They see."]},
+        {"title": "Hen", "text": ["x"]},
+    ]
     assert wrapped_rows({"data": [1]}) is None
 
 

@@ -83,6 +83,13 @@ def test_a_word_that_is_no_command_is_one_line(
     assert capsys.readouterr() == ("", f"steper: no command {word!r}; {hint}\n")
 
 
+def test_an_argument_that_is_no_text_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "--config", "a\udcff.yaml"]) == 2
+    assert capfd.readouterr().err == (
+        "steper: 'a?.yaml': this argument is no UTF-8 text; rename what it names\n"
+    )
+
+
 def test_a_new_stage_has_a_log_of_each_launch(tmp_path: Path, arguments: list[str]) -> None:
     assert main(["tiny", *arguments]) == 0
     assert main(["tiny", *arguments, "--set", "run.log_format=json"]) == 0

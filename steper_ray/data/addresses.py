@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 from urllib.parse import urlsplit
 
+from steper_ray.data.compression import BoundedStream, compression_of
 from steper_ray.errors import InputError
 from steper_ray.text import short_message
 
@@ -21,28 +22,6 @@ DATA_SUFFIXES: Final = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".ts
 
 
 DOCUMENT_SUFFIXES: Final = (".txt", ".md", ".markdown", ".html", ".htm")
-
-
-COMPRESSIONS: Final = {
-    ".gz": "gzip",
-    ".gzip": "gzip",
-    ".bz2": "bz2",
-    ".zst": "zstd",
-    ".zstd": "zstd",
-}
-"""Suffixes that stand after the suffix of the format, in any case, and Arrow's names of what they mean.
-
-Such files are decompressed as they are read."""
-
-
-MAX_EXPANSION: Final = 250
-"""Bytes that a compressed byte may become at most, in a file of more than `FREE_BYTES`.
-
-Text becomes 3 to 20 times as small; gzip alone can make a thousand bytes of one, and files that do are
-made to fill a machine."""
-
-
-FREE_BYTES: Final = 1 << 28
 
 
 HUB_FILES: Final = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
@@ -96,7 +75,7 @@ class Source:
     @property
     def is_compressed(self) -> bool:
         """Whether the name ends as those of compressed files do."""
-        return PurePosixPath(self.name).suffix.lower() in COMPRESSIONS
+        return compression_of(self.name) is not None
 
     @property
     def _uncompressed(self) -> PurePosixPath:
@@ -111,45 +90,17 @@ class Source:
     def open(self) -> BinaryIO:
         """The bytes of the file from its start, decompressed. Raises OSError where it cannot be read."""
         system, _ = _filesystem(self.root)
-        compression = COMPRESSIONS.get(PurePosixPath(self.name).suffix.lower())
+        compression = compression_of(self.name)
         stream: Any = system.open_input_stream(self.path, compression=compression)
         if compression:
             size = system.get_file_info(self.path).size or 0
-            stream = _Bounded(stream, max(FREE_BYTES, size * MAX_EXPANSION), str(self))
+            stream = BoundedStream(stream, size, str(self))
         return cast(BinaryIO, io.BufferedReader(stream, 1 << 20))
 
     def open_for_seeking(self) -> Any:
         """The bytes of the file as they are, as an Arrow file. Raises OSError where it cannot be read."""
         system, _ = _filesystem(self.root)
         return system.open_input_file(self.path)
-
-
-class _Bounded(io.RawIOBase):
-    """A decompressed stream that may have so many bytes and no more."""
-
-    def __init__(self, stream: Any, limit: int, where: str) -> None:
-        super().__init__()
-        self._stream = stream
-        self._remaining = limit
-        self._where = where
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._stream.read(len(buffer))
-        buffer[: len(content)] = content
-        self._remaining -= len(content)
-        if self._remaining < 0:
-            raise InputError(
-                f"{self._where}: becomes more than {MAX_EXPANSION} times as large when it is decompressed, "
-                "which no text does; decompress it yourself if it is what it should be"
-            )
-        return len(content)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
 
 
 @dataclass(frozen=True, slots=True)

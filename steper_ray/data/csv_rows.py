@@ -123,7 +123,9 @@ def _tsv_cells(text: Iterable[str]) -> Iterator[list[str]]:
             yield []
             continue
         width = width or len(cells)
-        if any(cell.startswith('"') and not _QUOTED.fullmatch(cell) for cell in cells):
+        if '"' not in line:
+            yield cells
+        elif any(cell.startswith('"') and not _QUOTED.fullmatch(cell) for cell in cells):
             yield _quoted_over_lines(line, lines, ahead, width) or cells
         else:
             yield [_unquoted(cell) for cell in cells]

@@ -10,7 +10,6 @@ a limit of time, beyond which it counts as broken. Titles are cut, and long head
 passages together are not many times as large as their document.
 """
 
-import codecs
 import re
 import signal
 import threading
@@ -22,9 +21,9 @@ from typing import Final
 
 from steper_ray.data.addresses import Source
 from steper_ray.data.chunking import cut
+from steper_ray.data.decoding import decoded
 from steper_ray.data.formats import passage_id
 from steper_ray.data.html_tokens import RAW, Tag, attribute, html_tokens
-from steper_ray.data.json_rows import UTF_16, likely_encoding
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage
 from steper_ray.text import short_message, squeeze
@@ -76,28 +75,6 @@ _CELLS: Final = frozenset(["td", "th"])
 
 
 _FRONT_MATTER: Final = re.compile(r"\A---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-
-
-_CHARSET: Final = re.compile(rb"<meta[^>]*charset\s*=\s*[\"']?([\w-]+)", re.IGNORECASE)
-
-
-_WIDER: Final = {
-    "ascii": "cp1252",
-    "iso8859-1": "cp1252",
-    "iso8859-9": "cp1254",
-    "gb2312": "gb18030",
-    "gbk": "gb18030",
-    "shift_jis": "cp932",
-    "euc_kr": "cp949",
-}
-"""Encodings for which browsers read a wider one, since files often hold it."""
-
-
-_TEXT_ENCODING: Final = re.compile(
-    r"utf-8|cp125\d|cp866|cp874|cp932|cp949|iso8859-\d+|koi8-[rut]|mac-(?:roman|cyrillic)"
-    r"|gb18030|big5(?:hkscs)?|euc_jp|iso2022_jp|tis-620"
-)
-"""Encodings that a page may name; Python has others, such as `rot13`, `utf-7` and `unicode_escape`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +137,7 @@ def read_parts(content: bytes, suffix: str, where: str, name: str) -> list[Part]
     suffix: one of KINDS; where: names the document in errors; name: its title if it has none of its own
     """
     text = (
-        _decode(content, where, KINDS[suffix] == "HTML").replace("\r\n", "\n").replace("\x00", " ")
+        decoded(content, where, KINDS[suffix] == "HTML").replace("\r\n", "\n").replace("\x00", " ")
     )
     if KINDS[suffix] == "text":
         lines = [line for block in re.split(r"\n\s*\n", text) if (line := squeeze(block))]
@@ -169,38 +146,6 @@ def read_parts(content: bytes, suffix: str, where: str, name: str) -> list[Part]
         title, text = _front_matter(text)
         return _titled(_blocks(_rendered(text)), title or name)
     return _titled(_blocks(text), name)
-
-
-def _decode(content: bytes, where: str, html: bool) -> str:
-    """The text of a document: what is valid UTF-8 is UTF-8, whatever the document says of itself."""
-    try:
-        if likely_encoding(content) != UTF_16:
-            return content.decode("utf-8-sig")
-        fault = "it looks like UTF-16"
-    except UnicodeDecodeError as error:
-        fault = f"invalid UTF-8 at byte {error.start + 1}"
-    named = _CHARSET.search(content[:2048]) if html else None
-    if named is not None and fault != "it looks like UTF-16":
-        label = named.group(1).decode()
-        encoding = _encoding(label)
-        if encoding is None:
-            fault = f"unknown encoding {label!r}"
-        else:
-            try:
-                return content.decode(encoding)
-            except UnicodeDecodeError as error:
-                fault = f"invalid {label.upper()} at byte {error.start + 1}"
-    raise InputError(f"{where}: {fault}; save the file as UTF-8") from None
-
-
-def _encoding(label: str) -> str | None:
-    """Python's name of the encoding that browsers read for a label; None for one that is no text's."""
-    try:
-        name = codecs.lookup(label).name
-    except LookupError:
-        return None
-    known = _WIDER.get(name, name)
-    return known if _TEXT_ENCODING.fullmatch(known) else None
 
 
 def _rendered(markdown: str) -> str:

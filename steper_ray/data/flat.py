@@ -34,8 +34,14 @@ OWN_QUESTIONS: Final = "table of questions"
 OWN_PASSAGES: Final = "table of passages"
 
 
+OWN_QUESTION_COLUMNS: Final = QuestionColumns()
+
+
+OWN_PASSAGE_COLUMNS: Final = PassageColumns()
+
+
 QUESTION_LAYOUTS: Final = (
-    (OWN_QUESTIONS, QuestionColumns()),
+    (OWN_QUESTIONS, OWN_QUESTION_COLUMNS),
     ("FlashRAG", QuestionColumns(answer="golden_answers")),  # and Search-R1
     ("BEIR", QuestionColumns(id="_id", question="text", answer="metadata.answer")),
     ("DPR", QuestionColumns(answer="answers")),
@@ -44,7 +50,7 @@ QUESTION_LAYOUTS: Final = (
 
 
 PASSAGE_LAYOUTS: Final = (
-    (OWN_PASSAGES, PassageColumns()),  # and DPR's psgs, HippoRAG's corpora
+    (OWN_PASSAGES, OWN_PASSAGE_COLUMNS),  # and DPR's psgs, HippoRAG's corpora
     ("BEIR", PassageColumns(id="_id")),
     ("FlashRAG", PassageColumns(title=None, text="contents")),  # and Search-R1, Pyserini
     ("MS MARCO", PassageColumns(id="pid", title=None, text="passage")),
@@ -65,8 +71,8 @@ def question_table(columns: QuestionColumns, first: Row | None) -> Format:
     columns: the names in the run file
     first:   the table's first row; None without rows
     """
-    name, is_named = OWN_QUESTIONS, columns.id != QuestionColumns().id
-    if columns == QuestionColumns() and first is not None:
+    name, is_named = OWN_QUESTIONS, columns.id != OWN_QUESTION_COLUMNS.id
+    if columns == OWN_QUESTION_COLUMNS and first is not None:
         name, columns = next(
             (
                 (name, layout)
@@ -103,8 +109,8 @@ def question_table(columns: QuestionColumns, first: Row | None) -> Format:
 
 def passage_table(columns: PassageColumns, first: Row | None) -> Format:
     """The format of a table of passages; see `question_table`."""
-    name, is_named = OWN_PASSAGES, columns.id != PassageColumns().id
-    if columns == PassageColumns() and first is not None:
+    name, is_named = OWN_PASSAGES, columns.id != OWN_PASSAGE_COLUMNS.id
+    if columns == OWN_PASSAGE_COLUMNS and first is not None:
         fitting = [each for each in PASSAGE_LAYOUTS if has_column(first, each[1].text)]
         with_ids = [each for each in fitting if _has(first, each[1].id)]
         name, columns = next(iter([*with_ids, *fitting]), (name, columns))
@@ -112,9 +118,8 @@ def passage_table(columns: PassageColumns, first: Row | None) -> Format:
 
     def passages(where: str, row: Row) -> list[Passage]:
         title, text = _title_and_text(where, row, columns)
-        passage = hashed_passage(title, text)
         if id is None:
-            return [passage]
+            return [hashed_passage(title, text)]
         given = text_of(where, row, id, integers=True, setting="corpus.columns.id")
         return [Passage(given, title, text)]
 
@@ -137,7 +142,7 @@ def _title_and_text(where: str, row: Row, columns: PassageColumns) -> tuple[str,
     text = text_of(where, row, columns.text, setting="corpus.columns.text")
     if columns.title is None:
         return split_contents(text) if columns.text == CONTENTS else ("", text)
-    if columns.title == PassageColumns().title and not has_column(row, columns.title):
+    if columns.title == OWN_PASSAGE_COLUMNS.title and not has_column(row, columns.title):
         return "", text
     setting = "corpus.columns.title"
     return text_of(where, row, columns.title, may_be_empty=True, setting=setting), text

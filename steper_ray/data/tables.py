@@ -30,6 +30,10 @@ ROWS_AT_ONCE: Final = 4096
 """Rows of a Parquet file that are turned into objects at a time."""
 
 
+ROWS_TO_RECOGNISE: Final = 16
+"""The same where one row is looked for that shows the format."""
+
+
 LINES: Final = (".jsonl", ".ndjson", ".jsonlines")
 """Suffixes of files with one object a line."""
 
@@ -137,7 +141,8 @@ def _read_parquet(
         if chosen is not None:
             chosen = [name for name in chosen if name not in twice]
         number = 0
-        for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=chosen):
+        size = ROWS_AT_ONCE if all_needed else ROWS_TO_RECOGNISE
+        for batch in table.iter_batches(batch_size=size, columns=chosen):
             for row in _rows(batch, f"{source}: row ", number + 1):
                 number += 1
                 yield number, row

@@ -52,7 +52,10 @@ def is_missing(value: object) -> bool:
 
 def is_blank(text: str) -> bool:
     """Whether a text shows nothing: spaces, line ends, characters of no width."""
-    return all(sign.isspace() or unicodedata.category(sign) in ("Cf", "Cc") for sign in text)
+    seen = text.strip()
+    if seen and seen[0].isprintable():
+        return False
+    return all(sign.isspace() or unicodedata.category(sign) in ("Cf", "Cc") for sign in seen)
 
 
 def is_false(value: object) -> bool:

@@ -114,7 +114,7 @@ def test_endings_in_any_case(tmp_path: Path, name: str, compress: Callable[[byte
 def test_a_file_made_to_fill_the_machine_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steper_ray.data.addresses.FREE_BYTES", 1 << 20)
+    monkeypatch.setattr("steper_ray.data.compression.FREE_BYTES", 1 << 20)
     bomb = gzip.compress(b"[" + b" " * (8 << 20) + b"]")  # 1,000 bytes of each
     (tmp_path / "bomb.json.gz").write_bytes(bomb)
     with pytest.raises(InputError, match=r"bomb\.json\.gz: becomes more than 250 times as large"):

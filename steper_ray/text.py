@@ -15,8 +15,8 @@ _INVISIBLE: Final = re.compile(
 """Soft hyphens, joiners, marks of direction; and the dot that is left of a Turkish capital I."""
 
 
-_HUGE_REFERENCE: Final = re.compile(r"&#(?:[0-9]{8,}|[xX][0-9a-fA-F]{7,});?")
-"""A reference to a character that there is none of; the number may be too long for Python."""
+_HUGE_REFERENCE: Final = re.compile(r"&#[0-9]{20,};?")
+"""A reference to no character, with a number that may be too long for Python."""
 
 
 def unescaped(text: str) -> str:

@@ -15,10 +15,18 @@ _INVISIBLE: Final = re.compile(
 """Soft hyphens, joiners, marks of direction; and the dot that is left of a Turkish capital I."""
 
 
+_HUGE_REFERENCE: Final = re.compile(r"&#[0-9]{20,};?")
+"""A reference to no character, with a number that may be too long for Python."""
+
+
+def unescaped(text: str) -> str:
+    """The text without entities and character references of HTML."""
+    return unescape(_HUGE_REFERENCE.sub("\ufffd", text)) if "&" in text else text
+
+
 def unify(text: str) -> str:
     """A text in lower case and NFKC, without entities of HTML and without invisible characters."""
-    resolved = unescape(text) if "&" in text else text
-    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", resolved.lower()))
+    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", unescaped(text).lower()))
 
 
 def percent_number(share: float, digits: int = 1) -> str:

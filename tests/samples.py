@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steper_ray.arrow import CHAIN_SCHEMA
-from steper_ray.data.questions import Split, load_questions
+from steper_ray.data.questions import load_questions
+from steper_ray.data.settings import Split
 from steper_ray.reports.student_card import Card
 from steper_ray.retrieval.corpus import CorpusInfo, build_corpus
 from steper_ray.run.config import RunConfig

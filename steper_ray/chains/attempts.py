@@ -12,9 +12,14 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from steper_ray.chains.teachers import Reasoner
+from steper_ray.errors import InputError
 from steper_ray.schema import Chain, Question
 
 Kind = Literal["first", "corrected", "rationalized"]
+
+
+MARKS: Final = ("@", "#", ":")
+"""Signs with which a chain's id goes on after that of its question."""
 
 
 KINDS: Final[tuple[Kind, ...]] = ("first", "corrected", "rationalized")
@@ -25,6 +30,23 @@ def chain_id(reasoner: Reasoner, question_id: str, sample: int = 1, kind: Kind =
     by = f"@{reasoner.name}" if reasoner.name else ""
     number = f"#{sample}" if sample > 1 else ""
     return f"{question_id}{by}{number}" + ("" if kind == "first" else f":{kind}")
+
+
+def check_ids(reasoners: Sequence[Reasoner], questions: Sequence[Question]) -> None:
+    """Raises InputError where chains of two questions would have one id: `q#2` is a sample of `q`."""
+    if not any(mark in question.id for question in questions for mark in MARKS):
+        return
+    first: dict[str, str] = {}
+    for question in questions:
+        for reasoner in reasoners:
+            for sample in range(1, reasoner.samples + 1):
+                for kind in KINDS:
+                    id = chain_id(reasoner, question.id, sample, kind)
+                    if first.setdefault(id, question.id) != question.id:
+                        raise InputError(
+                            f"questions.train: {first[id]!r} and {question.id!r} would both have chains of "
+                            f"the id {id!r}; give one of these questions another id"
+                        )
 
 
 def next_kind(reasoner: Reasoner, sample: int, right: Mapping[Kind, bool | None]) -> Kind | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from steper_ray.chains.attempts import MissingAttempts, missing_attempts
+from steper_ray.chains.attempts import MissingAttempts, check_ids, missing_attempts
 from steper_ray.chains.rows import read_chains
 from steper_ray.chains.scoring import score_chains
 from steper_ray.chains.settings import BuildConfig
@@ -37,8 +37,10 @@ def build_chains(
     teachers: from `find_teachers`, the main one first
     corpus:   folder of an indexed corpus
     log:      folder for the log of a new launch; within a launch its log is written on
-    Raises InputError if existing chains were made with other settings, StageError if a chain is missing.
+    Raises InputError if existing chains were made with other settings, and for ids of questions with which
+    chains would have one id; StageError if a chain is missing.
     """
+    check_ids(teachers, questions)
     with locked(out), launch(log) as launch_log:
         prepare_chains(settings, teachers=teachers, corpus=corpus, out=out)
         score_chains(out, teachers[0].reasoning.framework, teachers[0].task)

@@ -1,5 +1,6 @@
 """Chains in Parquet files: rows ↔ `Chain`, columns that were added later, files that hold no chains."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
@@ -28,7 +29,11 @@ ADDED_LATER: Final = {
 
 
 def chain_from_row(row: dict[str, Any]) -> Chain:
-    """A row of `CHAIN_SCHEMA` as a Chain."""
+    """A row of `CHAIN_SCHEMA` as a Chain.
+
+    Raises InputError for one without a value that chains need, as another tool may write it.
+    """
+    _check_values(row)
     values = dict(row)
     for column, default in ADDED_LATER.items():
         if values.get(column) is None:
@@ -49,6 +54,27 @@ def chain_from_row(row: dict[str, Any]) -> Chain:
         for step in row["steps"]
     )
     return Chain(**values)
+
+
+def _check_values(row: dict[str, Any]) -> None:
+    """Raises InputError for a row that lacks a value."""
+    for column in REQUIRED_COLUMNS:
+        value = row[column]
+        is_nan = isinstance(value, float) and math.isnan(value)
+        if (value is None or is_nan) and column != "hops":
+            raise _missing_value(row, column)
+    for column, names in REQUIRED_FIELDS.items():
+        for at, item in enumerate(row[column]):
+            for name in names:
+                if item is None or item[name] is None:
+                    raise _missing_value(row, f"{column}[{at}].{name}")
+
+
+def _missing_value(row: dict[str, Any], column: str) -> InputError:
+    return InputError(
+        f"chain {row['id']!r}: column {column!r} has no value; these are not a teacher's chains, or "
+        "another tool has changed them"
+    )
 
 
 def read_chains(folder: Path, ids: Sequence[str] | None = None) -> list[Chain]:
@@ -109,6 +135,13 @@ REQUIRED_COLUMNS: Final = tuple(field.name for field in fields(Chain) if field.d
 """Columns that a file of chains must have; the others were added later."""
 
 
+REQUIRED_FIELDS: Final = {
+    "passages": ("id", "title", "text"),
+    "steps": ("query", "passage_ids", "rationale", "prompt_tokens", "generated_tokens"),
+}
+"""Fields of a chain's lists that must have a value."""
+
+
 def chain_files(chains_dir: Path) -> list[Path]:
     """The Parquet files of a folder of chains, sorted, each with the columns that chains need.
 
@@ -123,16 +156,43 @@ def chain_files(chains_dir: Path) -> list[Path]:
         raise InputError(f"{chains_dir}: no chains; run `steper build` first")
     for file in files:
         try:
-            present = set(pq.read_schema(file).names)
+            schema = pq.read_schema(file)
         except pa.ArrowInvalid as error:
             line = squeeze(str(error))
             raise InputError(
                 f"{file}: not a Parquet file ({line}); delete it and run `steper build`"
             ) from None
         for column in REQUIRED_COLUMNS:
-            if column not in present:
+            if column not in schema.names:
                 raise InputError(f"{file}: no column {column!r}; these are not a teacher's chains")
+            given, wanted = (each.field(column).type for each in (schema, CHAIN_SCHEMA))
+            if not _is_of_kind(given, wanted):
+                raise InputError(
+                    f"{file}: column {column!r} must be of type {_brief(wanted)}, got {_brief(given)}; "
+                    "these are not a teacher's chains"
+                )
     return files
+
+
+def _is_of_kind(given: "pa.DataType", wanted: "pa.DataType") -> bool:
+    """Whether a column can be read as one of another type: lists, texts and numbers are three kinds."""
+    import pyarrow.types as types
+
+    def kind(type_: "pa.DataType") -> tuple[bool, bool]:
+        is_list = types.is_list(type_) or types.is_large_list(type_)
+        is_text = (
+            types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_)
+        )
+        return is_list, is_text
+
+    if types.is_dictionary(given):
+        given = given.value_type
+    return types.is_null(given) or kind(given) == kind(wanted)
+
+
+def _brief(type_: "pa.DataType") -> str:
+    """A type without what is inside it."""
+    return str(type_).partition("<")[0]
 
 
 def read_file(file: Path) -> Iterator[Chain]:

@@ -14,17 +14,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 from urllib.parse import urlsplit
 
+from steper_ray.data.compression import BoundedStream, compression_of
 from steper_ray.errors import InputError
 from steper_ray.text import short_message
 
-DATA_SUFFIXES: Final = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+DATA_SUFFIXES: Final = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".parquet")
 
 
 DOCUMENT_SUFFIXES: Final = (".txt", ".md", ".markdown", ".html", ".htm")
 
 
-COMPRESSED_SUFFIXES: Final = (".gz", ".bz2", ".zst")
-"""Suffixes that stand after the suffix of the format; such files are decompressed as they are read."""
+HUB_FILES: Final = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+"""What the Hub and `datasets` write beside tables; no rows."""
 
 
 HUB: Final = "hf:"
@@ -72,9 +73,14 @@ class Source:
         return self._uncompressed.stem
 
     @property
+    def is_compressed(self) -> bool:
+        """Whether the name ends as those of compressed files do."""
+        return compression_of(self.name) is not None
+
+    @property
     def _uncompressed(self) -> PurePosixPath:
         path = PurePosixPath(self.name)
-        return path.with_suffix("") if path.suffix.lower() in COMPRESSED_SUFFIXES else path
+        return path.with_suffix("") if self.is_compressed else path
 
     @property
     def is_document(self) -> bool:
@@ -84,7 +90,12 @@ class Source:
     def open(self) -> BinaryIO:
         """The bytes of the file from its start, decompressed. Raises OSError where it cannot be read."""
         system, _ = _filesystem(self.root)
-        return cast(BinaryIO, io.BufferedReader(system.open_input_stream(self.path), 1 << 20))
+        compression = compression_of(self.name)
+        stream: Any = system.open_input_stream(self.path, compression=compression)
+        if compression:
+            size = system.get_file_info(self.path).size or 0
+            stream = BoundedStream(stream, size, str(self))
+        return cast(BinaryIO, io.BufferedReader(stream, 1 << 20))
 
     def open_for_seeking(self) -> Any:
         """The bytes of the file as they are, as an Arrow file. Raises OSError where it cannot be read."""
@@ -123,6 +134,11 @@ def find_sources(
     for address in named:
         try:
             listing = _find(address, setting, suffixes)
+        except UnicodeError:
+            raise InputError(
+                f"{setting}: {short_message(_shown(address))}: it, or a file in it, has a name that is no "
+                "UTF-8; rename it"
+            ) from None
         except OSError as error:
             raise InputError(
                 f"{setting}: {_shown(address)}: cannot be read ({short_message(error)}); check the address "
@@ -159,12 +175,32 @@ def _find(address: str, setting: str, suffixes: tuple[str, ...]) -> SourceListin
             listing.sources.append(source)
         else:
             listing.skipped_files.append(below)
+    _leave_out_descriptions(listing)
     if not listing.sources:
         raise InputError(
             f"{setting}: {_shown(address)}: no {_listed(suffixes)} file in this folder "
             f"({len(listing.skipped_files)} others)"
         )
     return listing
+
+
+def _leave_out_descriptions(listing: SourceListing) -> None:
+    """Skip what describes tables beside them, as in a snapshot of a Hub data set.
+
+    A README is a document like others where there are no tables, or other documents.
+    """
+    tables = [s for s in listing.sources if not s.is_document and not _has_name(s, HUB_FILES)]
+    if not tables:
+        return
+    documents = [s for s in listing.sources if s.is_document]
+    readme_only = all(source.stem.lower() == "readme" for source in documents)
+    kept = {*tables} if readme_only else {*tables, *documents}
+    listing.skipped_files.extend(s.name for s in listing.sources if s not in kept)
+    listing.sources[:] = [source for source in listing.sources if source in kept]
+
+
+def _has_name(source: Source, names: tuple[str, ...]) -> bool:
+    return PurePosixPath(source.name).name in names
 
 
 def _match(address: str, setting: str) -> SourceListing:

@@ -8,9 +8,13 @@ and no passage is longer than the size. Cost: one pass over the text.
 Sizes are in characters, which bound a passage in every script; a word has about six in English.
 """
 
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from steper_ray.sentences import Span, sentences, stripped_span
+
+_NO_SPACE: Final = re.compile(r"\S")
 
 
 def passage_spans(text: str, size: int, overlap: int) -> list[Span]:
@@ -55,5 +59,6 @@ def _pieces(text: str, span: Span, size: int) -> Iterator[Span]:
         )
         cut_at = space if space > start else start + size
         yield stripped_span(text, (start, cut_at))
-        start, _ = stripped_span(text, (cut_at, end))
+        following = _NO_SPACE.search(text, cut_at, end)
+        start = following.start() if following else end
     yield start, end

@@ -2,23 +2,49 @@
 
 A part is the text under one heading; its title is the path of headings above it, beginning with the
 document's own title: `Handbook › Travel › Trains`. Passages never reach across headings. Markdown is
-rendered to HTML (markdown-it-py, CommonMark with tables), so that both are read by one parser, Python's.
-Skipped: scripts, styles, templates and `<nav>`, which repeats on every page of a site.
+rendered to HTML (markdown-it-py, CommonMark with tables), so that both are read in one way. Skipped:
+scripts, styles, templates and `<nav>`, which repeats on every page of a site.
+
+Reading takes time in proportion to the length; Markdown can be written to take more, so every document has
+a limit of time, beyond which it counts as broken. Titles are cut, and long headings stand in the text too:
+passages together are not many times as large as their document.
 """
 
 import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from html.parser import HTMLParser
+from types import FrameType
 from typing import Final
 
 from steper_ray.data.addresses import Source
 from steper_ray.data.chunking import cut
-from steper_ray.data.published import passage_id
+from steper_ray.data.decoding import decoded
+from steper_ray.data.formats import passage_id
+from steper_ray.data.html_tokens import RAW, Tag, attribute, html_tokens
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage
 from steper_ray.text import short_message, squeeze
 
 BETWEEN_TITLES: Final = " › "
+
+
+MAX_DOCUMENT: Final = 1 << 27
+"""Bytes of a document at most."""
+
+
+MAX_SECONDS: Final = 120.0
+"""Seconds for the passages of a document at most; a megabyte takes about one."""
+
+
+MAX_HEADING: Final = 100
+"""Characters of a heading in titles; a longer one is text too."""
+
+
+MAX_TITLE: Final = 200
+"""Characters of a title, for which headings between the first and the last one are left out."""
 
 
 KINDS: Final = {
@@ -33,10 +59,7 @@ KINDS: Final = {
 _HEADINGS: Final = {f"h{level}": level for level in range(1, 7)}
 
 
-_NEVER_TEXT: Final = frozenset(["script", "style"])
-
-
-_LEFT_OUT: Final = frozenset(["template", "svg", "nav", *_NEVER_TEXT])
+_LEFT_OUT: Final = frozenset(["template", "svg", "nav", *RAW])
 
 
 _IN_LINE: Final = re.compile(
@@ -52,9 +75,6 @@ _CELLS: Final = frozenset(["td", "th"])
 
 
 _FRONT_MATTER: Final = re.compile(r"\A---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-
-
-_CHARSET: Final = re.compile(rb"<meta[^>]*charset\s*=\s*[\"']?([\w-]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +94,41 @@ def document_passages(source: Source, size: int, overlap: int) -> list[Passage]:
     """
     try:
         with source.open() as stream:
-            content = stream.read()
+            content = stream.read(MAX_DOCUMENT + 1)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({short_message(error)})") from None
+    if len(content) > MAX_DOCUMENT:
+        raise InputError(f"{source}: more than {MAX_DOCUMENT >> 20} MiB; divide it")
     passages = {}
-    for part in read_parts(content, source.suffix, str(source), source.stem):
-        for text in cut(part.text, size, overlap):
-            id = f"{source.name}#{passage_id(part.title, text)}"
-            passages[id] = Passage(id, part.title, text)
+    with time_limit(MAX_SECONDS, str(source)):
+        for part in read_parts(content, source.suffix, str(source), source.stem):
+            for text in cut(part.text, size, overlap):
+                id = f"{source.name}#{passage_id(part.title, text)}"
+                passages[id] = Passage(id, part.title, text)
     return list(passages.values())
+
+
+@contextmanager
+def time_limit(seconds: float, where: str) -> Iterator[None]:
+    """Raises InputError after so many seconds; without a limit outside a process's main thread.
+
+    where: names what is read, for the error
+    """
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise InputError(f"{where}: takes more than {seconds:g} s to read; simplify or divide it")
+
+    in_thread = threading.current_thread() is not threading.main_thread()
+    if in_thread or signal.getitimer(signal.ITIMER_REAL)[0] > 0:
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def read_parts(content: bytes, suffix: str, where: str, name: str) -> list[Part]:
@@ -91,7 +137,7 @@ def read_parts(content: bytes, suffix: str, where: str, name: str) -> list[Part]
     suffix: one of KINDS; where: names the document in errors; name: its title if it has none of its own
     """
     text = (
-        _decode(content, where, KINDS[suffix] == "HTML").replace("\r\n", "\n").replace("\x00", " ")
+        decoded(content, where, KINDS[suffix] == "HTML").replace("\r\n", "\n").replace("\x00", " ")
     )
     if KINDS[suffix] == "text":
         lines = [line for block in re.split(r"\n\s*\n", text) if (line := squeeze(block))]
@@ -100,23 +146,6 @@ def read_parts(content: bytes, suffix: str, where: str, name: str) -> list[Part]
         title, text = _front_matter(text)
         return _titled(_blocks(_rendered(text)), title or name)
     return _titled(_blocks(text), name)
-
-
-def _decode(content: bytes, where: str, html: bool) -> str:
-    named = _CHARSET.search(content[:2048]) if html else None
-    encoding = named.group(1).decode() if named else "utf-8"
-    encoding = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
-    try:
-        return content.decode(encoding)
-    except LookupError:
-        raise InputError(
-            f"{where}: unknown encoding {encoding!r}; save the file as UTF-8"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where}: invalid {encoding.removesuffix('-sig').upper()} at byte {error.start + 1}; "
-            "save the file as UTF-8"
-        ) from None
 
 
 def _rendered(markdown: str) -> str:
@@ -133,8 +162,9 @@ def _front_matter(text: str) -> tuple[str, str]:
     if match is None:
         return "", text
     try:
-        values = yaml.safe_load(match.group(1))
-    except yaml.YAMLError:
+        # every scalar as it is written: 1984 is a title, and 2024-99-99 no date that stops the reader
+        values = yaml.load(match.group(1), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError):
         return "", text
     if not isinstance(values, dict):
         return "", text
@@ -150,23 +180,19 @@ class _Block:
 
 
 def _blocks(html: str) -> list[_Block]:
-    parser = _Blocks(_LEFT_OUT)
-    parser.feed(html)
-    parser.close()
-    if parser.inside:
+    collected = _Blocks(_LEFT_OUT)
+    collected.read(html)
+    if collected.inside:
         # An element that is left out was never closed; rather too much than the rest of the document.
-        parser = _Blocks(_NEVER_TEXT)
-        parser.feed(html)
-        parser.close()
-    parser.end_line()
-    return parser.blocks
+        collected = _Blocks(frozenset(RAW))
+        collected.read(html)
+    return collected.blocks
 
 
-class _Blocks(HTMLParser):
+class _Blocks:
     """Collects lines of text and headings."""
 
     def __init__(self, left_out: frozenset[str]) -> None:
-        super().__init__(convert_charrefs=True)
         self.blocks: list[_Block] = []
         self.inside: list[str] = []
         """Open elements whose text is skipped."""
@@ -175,43 +201,50 @@ class _Blocks(HTMLParser):
         self._level = 0
         self._preformatted = 0
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in self._left_out:
-            self.inside.append(tag)
+    def read(self, html: str) -> None:
+        """Read a whole document."""
+        for token in html_tokens(html):
+            if isinstance(token, str):
+                self._add_text(token)
+            elif token.is_end:
+                self._end_element(token.name)
+            elif not (token.closes_itself and token.name in self._left_out):
+                self._start_element(token)
+        self.end_line()
+
+    def _start_element(self, tag: Tag) -> None:
+        if tag.name in self._left_out:
+            self.inside.append(tag.name)
         if self.inside:
             return
-        if tag in _CELLS:
+        if tag.name in _CELLS:
             self._line.append(" ")
-        elif not _IN_LINE.fullmatch(tag):
+        elif not _IN_LINE.fullmatch(tag.name):
             self.end_line()
-        self._preformatted += tag == "pre"
-        if tag in _HEADINGS or (tag == "title" and not self.blocks):
-            self._level = _HEADINGS.get(tag, -1)
-        if tag == "img":
-            self._line.append(f" {dict(attrs).get('alt') or ''} ")
+        self._preformatted += tag.name == "pre"
+        if tag.name in _HEADINGS or (tag.name == "title" and not self.blocks):
+            self._level = _HEADINGS.get(tag.name, -1)
+        if tag.name == "img":
+            self._line.append(f" {attribute(tag, 'alt')} ")
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in self._left_out:
-            self.handle_starttag(tag, attrs)
-
-    def handle_endtag(self, tag: str) -> None:
+    def _end_element(self, name: str) -> None:
         if self.inside:
-            if tag == self.inside[-1]:
+            if name == self.inside[-1]:
                 self.inside.pop()
             return
-        if not _IN_LINE.fullmatch(tag) and tag not in _CELLS:
+        if not _IN_LINE.fullmatch(name) and name not in _CELLS:
             self.end_line()
-        if tag in _HEADINGS or tag == "title":
+        if name in _HEADINGS or name == "title":
             self._level = 0
-        self._preformatted = max(0, self._preformatted - (tag == "pre"))
+        self._preformatted = max(0, self._preformatted - (name == "pre"))
 
-    def handle_data(self, data: str) -> None:
+    def _add_text(self, text: str) -> None:
         if self.inside:
             return
         if not self._preformatted:
-            self._line.append(data)
+            self._line.append(text)
             return
-        first, *others = data.split("\n")
+        first, *others = text.split("\n")
         self._line.append(first)
         for line in others:
             self.end_line()
@@ -238,8 +271,7 @@ def _titled(blocks: list[_Block], name: str) -> list[Part]:
         if not text and own and following <= max(path):
             text = own[-1]  # a heading with nothing under it is all there is to find
         if text:
-            names = own if 1 in path else [title, *own]
-            parts.append(Part(BETWEEN_TITLES.join(names), text))
+            parts.append(Part(_joined(own if 1 in path else [title, *own]), text))
         lines.clear()
 
     for block in blocks:
@@ -249,5 +281,19 @@ def _titled(blocks: list[_Block], name: str) -> list[Part]:
             end_part(block.level)
             path = {level: text for level, text in path.items() if level < block.level}
             path[block.level] = block.text
+            if len(block.text) > MAX_HEADING:
+                lines.append(block.text)
     end_part(0)
     return parts
+
+
+def _joined(headings: list[str]) -> str:
+    """A title of at most MAX_TITLE characters: the first and last headings, as many between as fit."""
+    names = [_shortened(heading) for heading in headings]
+    while len(title := BETWEEN_TITLES.join(names)) > MAX_TITLE and len(names) > 2:
+        del names[1]
+    return title[:MAX_TITLE]
+
+
+def _shortened(heading: str) -> str:
+    return heading if len(heading) <= MAX_HEADING else f"{heading[: MAX_HEADING - 1]}…"

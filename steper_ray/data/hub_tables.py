@@ -7,7 +7,7 @@ Config and split may be left out where there is one of them; `hf:owner/name::spl
 what is kept may be used.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +20,12 @@ from steper_ray.text import short_message
 VARIABLE: Final = "HF_TOKEN (or what hub.token_env names)"
 
 
-def read_hub(address: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_hub(
+    address: str, columns: Collection[str] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number, row) for each row of the split.
+
+    columns: names of the columns to read, with dots for fields inside objects; None reads all
 
     Raises InputError for a dataset that cannot be had, and where a split has to be named.
     """
@@ -43,6 +47,9 @@ def read_hub(address: str) -> Iterator[tuple[int, dict[str, Any]]]:
             f"{HUB}{name}:{config}:{next(iter(dataset))}"
         )
     rows = dataset[split] if split else next(iter(dataset.values()))
+    if columns is not None:
+        asked = {*columns, *(name.partition(".")[0] for name in columns)}
+        rows = rows.select_columns([name for name in rows.column_names if name in asked])
     for number, row in enumerate(rows, 1):
         yield number, dict(row)
 

@@ -2,8 +2,9 @@
 
 | source | its passages | their ids |
 |---|---|---|
-| a table (JSON Lines, JSON, CSV, Parquet, Hub dataset) | its rows | its column `id` |
-| HotpotQA, 2WikiMultihopQA, MuSiQue | every context of every row, each once | hash of title and text |
+| a table (JSON Lines, JSON, CSV, Parquet, Hub dataset) | its rows | its column of ids |
+| a table without ids | its rows, each once | hash of title and text |
+| HotpotQA, 2WikiMultihopQA, MuSiQue … | every context of every row, each once | hash of title and text |
 | text, Markdown, HTML | cut by sentences (`steper_ray.data.documents`) | the file's name and such a hash |
 
 A corpus of contexts is what IRCoT (Trivedi et al. 2023) made for 2WikiMultihopQA and MuSiQue. The contexts
@@ -21,10 +22,10 @@ from steper_ray.data.addresses import (
     SourceListing,
     find_sources,
 )
-from steper_ray.data.published import Format, join_sentences, recognise
+from steper_ray.data.formats import Format
+from steper_ray.data.published import format_of
 from steper_ray.data.row_counts import RowCounts, parse_rows
-from steper_ray.data.settings import CorpusConfig, PassageColumns
-from steper_ray.data.tables import Row, first_row, text_of, texts_of
+from steper_ray.data.settings import CorpusConfig
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage
 
@@ -34,10 +35,8 @@ SETTING: Final = "corpus.passages"
 DOCUMENTS_PER_UNIT: Final = 200
 
 
-TABLE: Final = "table of passages"
-
-
-Kind = Literal["table", "contexts", "documents"]
+Kind = Literal["table", "hashed", "documents"]
+"""Of sources: tables that give ids, rows whose passages have hashes for ids, documents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +62,15 @@ def find_passages(config: CorpusConfig) -> SourceListing:
 
 
 def plan_units(sources: Sequence[Source], config: CorpusConfig) -> list[ReadUnit]:
-    """Units of reading: each table; all question files together, since contexts are made unique within a
-    unit (38 MB of JSON a second, measured on one core); documents by the hundred."""
-    kinds: dict[Kind, list[Source]] = {"table": [], "contexts": [], "documents": []}
+    """Units of reading: each table; all sources of hashed passages together, since those are made unique
+    within a unit (38 MB of JSON a second, measured on one core); documents by the hundred."""
+    kinds: dict[Kind, list[Source]] = {"table": [], "hashed": [], "documents": []}
     for source in sources:
         kinds[_kind(source, config)].append(source)
     documents = kinds["documents"]
     return [
         *(ReadUnit("table", (source,)) for source in kinds["table"]),
-        *([ReadUnit("contexts", tuple(kinds["contexts"]))] if kinds["contexts"] else []),
+        *([ReadUnit("hashed", tuple(kinds["hashed"]))] if kinds["hashed"] else []),
         *(
             ReadUnit("documents", tuple(documents[at : at + DOCUMENTS_PER_UNIT]))
             for at in range(0, len(documents), DOCUMENTS_PER_UNIT)
@@ -92,15 +91,15 @@ def read_unit(unit: ReadUnit, config: CorpusConfig, accounts: list[RowCounts]) -
             account = by_name.setdefault((account.source, account.format), account)
             passages = _read_document(source, config, account)
         else:
-            format = _format(source, config) if unit.kind == "contexts" else None
-            account = RowCounts(str(source), format.name if format else TABLE)
+            format = _format(source, config)
+            account = RowCounts(str(source), format.name)
             by_name[account.source, account.format] = account
             passages = _read_rows(source, format, config, account)
         for passage in passages:
-            if unit.kind == "contexts" and passage.id in seen:
-                account.note("passages met before")
-                continue
-            if unit.kind == "contexts":
+            if unit.kind == "hashed":
+                if passage.id in seen:
+                    account.note("passages met before")
+                    continue
                 seen.add(passage.id)
             if unit.kind != "table":
                 account.note("passages")
@@ -109,12 +108,11 @@ def read_unit(unit: ReadUnit, config: CorpusConfig, accounts: list[RowCounts]) -
 
 
 def _read_rows(
-    source: Source, format: Format | None, config: CorpusConfig, account: RowCounts
+    source: Source, format: Format, config: CorpusConfig, account: RowCounts
 ) -> Iterator[Passage]:
-    def parse(where: str, row: Row) -> list[Passage]:
-        return format.passages(where, row) if format else [_passage(where, row, config)]
-
-    for _, _, passages in parse_rows(source, parse, account, config.bad_rows, "corpus"):
+    assert format.passages is not None
+    rows = parse_rows(source, format.columns, format.passages, account, config.bad_rows, "corpus")
+    for _, _, passages in rows:
         account.used += 1
         for passage in passages:
             if passage.text:
@@ -139,26 +137,19 @@ def _read_document(source: Source, config: CorpusConfig, account: RowCounts) -> 
     yield from passages
 
 
-def _passage(where: str, row: Row, config: CorpusConfig) -> Passage:
-    columns = config.columns
-    if isinstance(row.get(columns.text), list):  # of sentences, as in HotpotQA's Wikipedia
-        row = {**row, columns.text: join_sentences(texts_of(where, row, columns.text))}
-    return Passage(
-        id=text_of(where, row, columns.id, integers=True, setting="corpus.columns.id"),
-        title=text_of(where, row, columns.title, may_be_empty=True, setting="corpus.columns.title"),
-        text=text_of(where, row, columns.text, setting="corpus.columns.text"),
-    )
-
-
 def _kind(source: Source, config: CorpusConfig) -> Kind:
     if source.is_document:
         return "documents"
-    return "table" if _format(source, config) is None else "contexts"
+    format = _format(source, config)
+    gives_ids = format.question is None and format.id_column is not None
+    return "table" if gives_ids else "hashed"
 
 
-def _format(source: Source, config: CorpusConfig) -> Format | None:
-    """The published format a source is in; None for a table of passages."""
-    if config.columns != PassageColumns():
-        return None
-    first = first_row(source)
-    return recognise(first) if first is not None else None
+def _format(source: Source, config: CorpusConfig) -> Format:
+    """The format of a source; raises InputError for one without passages."""
+    format = format_of(source, config.columns)
+    if format is None or format.passages is None:
+        raise InputError(
+            f"{SETTING}: {source}: other names of answers, and no passages; take it out of the folder"
+        )
+    return format

@@ -1,33 +1,29 @@
 """Questions with their gold answers, from the files people have, in one schema.
 
-HotpotQA, 2WikiMultihopQA and MuSiQue are recognised by their columns (`steper_ray.data.published`). Any
-other table (JSON Lines, JSON, CSV, Parquet, a Hub dataset) has the columns `id`, `question`, `answer`, and
-optionally `answer_aliases` (list of text), `supporting_ids` (list of passage ids in chain order) and `hops`
-(integer), under these names or those that `questions.columns` gives.
+Published data sets are recognised by their columns (`steper_ray.data.published`). Any other table (JSON
+Lines, JSON, CSV, Parquet, a Hub dataset) has the columns `question` and `answer`, and optionally `id`,
+`answer_aliases` (list of text), `supporting_ids` (list of passage ids in chain order) and `hops` (integer),
+under these names or those that `questions.columns` gives.
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from steper_ray.data.addresses import Source, find_sources
-from steper_ray.data.published import Format, UnusableRow, recognise
+from steper_ray.data.formats import Format, Row, UnusableRow
+from steper_ray.data.overlap import SPLITS, write_asked
+from steper_ray.data.published import format_of
 from steper_ray.data.row_counts import RowCounts, parse_rows, write_row_counts
-from steper_ray.data.settings import QuestionColumns, QuestionsConfig
-from steper_ray.data.tables import Row, first_row, read_rows, text_of, texts_of
+from steper_ray.data.settings import QuestionsConfig, Split
+from steper_ray.data.tables import read_rows
+from steper_ray.data.values import text_of, texts_of
 from steper_ray.errors import InputError
 from steper_ray.schema import Question
 from steper_ray.tasks.qa import normalize
-
-Split = Literal["train", "dev", "test"]
-
-
-OWN_COLUMNS: Final = "table of questions"
-
 
 UNSUPPORTED: Final = "with supporting passages that are not among their own"
 
@@ -54,7 +50,20 @@ def load_questions(settings: QuestionsConfig, split: Split, inputs: Path) -> lis
     setting, address = f"questions.{split}", getattr(settings, split)
     gathered = gather_questions(address, setting, settings)
     write_row_counts(inputs, setting, gathered.accounts, gathered.skipped_files)
+    write_asked(inputs, split, gathered.questions)
     return _required(gathered, address, setting)
+
+
+def load_other_splits(settings: QuestionsConfig, split: Split, inputs: Path) -> None:
+    """Read the splits beside `split`, to be compared with it; bad ones are not compared."""
+    for other in SPLITS:
+        address = getattr(settings, other)
+        if other == split or not address:
+            continue
+        with suppress(InputError):  # the stage that uses it says what is wrong
+            write_asked(
+                inputs, other, gather_questions(address, f"questions.{other}", settings).questions
+            )
 
 
 def read_questions(
@@ -78,13 +87,11 @@ def gather_questions(
     result = QuestionSet([], [], listing.skipped_files)
     first_seen: dict[str, str] = {}
     for source in listing.sources:
-        first = first_row(source)
-        if first is not None and {"Q_id", "aliases"} <= first.keys():
+        format = format_of(source, settings.columns)
+        if format is None:
             result.skipped_files.append(f"{source.name} (see questions.aliases)")
             continue
-        named = settings.columns != DEFAULTS.columns
-        format = None if named or first is None else recognise(first)
-        account = RowCounts(str(source), format.name if format else OWN_COLUMNS)
+        account = RowCounts(str(source), format.name)
         for question in _usable(source, format, settings, aliases, first_seen, account):
             result.questions.append(question)
         result.accounts.append(account)
@@ -93,7 +100,7 @@ def gather_questions(
 
 def _usable(
     source: Source,
-    format: Format | None,
+    format: Format,
     settings: QuestionsConfig,
     aliases: Mapping[str, tuple[str, ...]],
     first_seen: dict[str, str],
@@ -103,64 +110,33 @@ def _usable(
 
     first_seen: id → file and row of every question so far
     """
-    id_column = None if format else settings.columns.id
+    read_question = format.question
+    assert read_question is not None
 
     def parse(where: str, row: Row) -> Question | UnusableRow:
-        question = _question(where, row, format, settings.columns)
+        question = read_question(where, row)
         if not isinstance(question, str):
             if question.id in first_seen:
+                if format.id_column is None:
+                    return "duplicate"
                 raise InputError(
-                    f"{where}: column {id_column or 'id'!r}: {question.id!r} is already the id of "
+                    f"{where}: column {format.id_column!r}: {question.id!r} is already the id of "
                     f"{first_seen[question.id]}; make ids unique"
                 )
             first_seen[question.id] = where
         return question
 
-    for number, row, question in parse_rows(source, parse, account, settings.bad_rows, "questions"):
+    rows = parse_rows(source, format.columns, parse, account, settings.bad_rows, "questions")
+    for number, row, question in rows:
         if isinstance(question, str):
             account.skip(source, number, question, row)
             continue
-        if format and question.hops and not question.supporting_ids:
+        if format.passages and question.hops and not question.supporting_ids:
             account.note(UNSUPPORTED)
         account.used += 1
         if not settings.gold_passages:
             question = replace(question, supporting_ids=())
         yield _with_aliases(question, aliases.get(str(row.get("answer_id")), ()))
-
-
-def _question(
-    where: str, row: Row, format: Format | None, columns: QuestionColumns
-) -> Question | UnusableRow:
-    if format is not None:
-        return format.question(where, row)
-    question = text_of(where, row, columns.question, setting="questions.columns.question")
-    answers: tuple[str, ...] = ()
-    if isinstance(row.get(columns.answer), list):
-        answers = texts_of(where, row, columns.answer)
-        row = {**row, columns.answer: answers[0] if answers else ""}
-    answer = text_of(where, row, columns.answer, setting="questions.columns.answer")
-    if columns.id is None:
-        id = hashlib.sha256(json.dumps([question, answer]).encode()).hexdigest()[:16]
-    else:
-        id = text_of(where, row, columns.id, integers=True, setting="questions.columns.id")
-    return Question(
-        id=id,
-        question=question,
-        answer=answer,
-        answer_aliases=(*answers[1:], *texts_of(where, row, columns.answer_aliases)),
-        supporting_ids=texts_of(where, row, columns.supporting_ids),
-        hops=_hops(where, row.get(columns.hops), columns.hops),
-    )
-
-
-def _hops(where: str, value: object, column: str) -> int | None:
-    if isinstance(value, str) and value.strip().isdecimal():
-        value = int(value)
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return value
-    raise InputError(
-        f"{where}: column {column!r} must be a positive integer or absent, got {value!r}"
-    )
 
 
 def _with_aliases(question: Question, names: tuple[str, ...]) -> Question:

@@ -12,14 +12,16 @@ column mapping breaks every row, and finding that out after the teacher has work
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from steper_ray.data.addresses import Source
+from steper_ray.data.json_rows import Row
 from steper_ray.data.settings import BadRows
-from steper_ray.data.tables import Row, read_rows
+from steper_ray.data.tables import read_rows
+from steper_ray.data.values import brief
 from steper_ray.errors import InputError
 from steper_ray.files import write_whole
 
@@ -27,6 +29,10 @@ Parsed = TypeVar("Parsed")
 
 
 BAD_ROW: Final = "bad_row"
+
+
+MAX_SHOWN: Final = 2000
+"""Characters of the id and the question of a skipped row that are written down."""
 
 
 MAX_LISTED_FILES: Final = 20
@@ -40,7 +46,7 @@ class SkippedRow:
     file: str
     row: int
     reason: str
-    """A code: `unanswerable`, `no_answer`, `no_text`, `bad_row`."""
+    """A code: `unanswerable`, `no_answer`, `duplicate`, `no_text`, `bad_row`."""
     error: str = ""
     """The fault of a `bad_row`."""
     id: str = ""
@@ -68,7 +74,8 @@ class RowCounts:
         """Record a row that is not used; content: the row, where it could be read."""
         fields = content if isinstance(content, Mapping) else {}
         id, question = fields.get("_id", fields.get("id", "")), fields.get("question", "")
-        self.skipped.append(SkippedRow(str(file), row, reason, error, str(id), str(question)))
+        shown = brief(str(id), MAX_SHOWN), brief(str(question), MAX_SHOWN)
+        self.skipped.append(SkippedRow(str(file), row, reason, error, *shown))
 
     def refuse(
         self,
@@ -91,6 +98,7 @@ class RowCounts:
 
 def parse_rows(
     source: Source,
+    columns: Collection[str],
     parse: Callable[[str, Row], Parsed],
     account: RowCounts,
     bad_rows: BadRows,
@@ -98,11 +106,12 @@ def parse_rows(
 ) -> Iterator[tuple[int, Row, Parsed]]:
     """(row number, row, parsed row) for each row of a source; broken rows go into the account.
 
+    columns: the columns to read
     parse:   called with file and row, as in `train.jsonl: row 7`, and the row; raises InputError for a
              broken one
     section: name of the section that `bad_rows` is set in
     """
-    for number, row in read_rows(source):
+    for number, row in read_rows(source, columns):
         account.read += 1
         try:
             if isinstance(row, InputError):

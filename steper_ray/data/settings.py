@@ -1,8 +1,8 @@
 """The `corpus` and `questions` sections."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, model_validator
 
 from steper_ray.retrieval.settings import BM25Config, RetrieverConfig
 from steper_ray.run.section import Address, Section
@@ -10,12 +10,28 @@ from steper_ray.run.section import Address, Section
 BadRows = Literal["error", "skip"]
 
 
-class PassageColumns(Section):
-    """What the columns of a table are called; naming any of them says that it is no published format."""
+Split = Literal["train", "dev", "test"]
 
-    id: str = "id"
-    title: str = "title"
-    text: str = "text"
+
+def _number_as_name(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ColumnName = Annotated[str, BeforeValidator(_number_as_name)]
+"""The name of a column, with dots for a field inside objects (`metadata.answer`), or its number, counted
+from 1, in a CSV or TSV file without a header."""
+
+
+class PassageColumns(Section):
+    """What the columns of a table are called; naming any of them says that it is no published format.
+
+    A dot leads into objects (`metadata.url`); a number counts the columns of a file without a header."""
+
+    id: ColumnName | None = "id"
+    """null, or no such column, makes ids from title and text, as question files of published sets have."""
+    title: ColumnName | None = "title"
+    """null, or no such column, leaves passages without titles."""
+    text: ColumnName = "text"
 
 
 class CorpusConfig(Section):
@@ -44,16 +60,18 @@ class CorpusConfig(Section):
 
 
 class QuestionColumns(Section):
-    """What the columns of a file are called; naming any of them says that it is no published format."""
+    """What the columns of a file are called; naming any of them says that it is no published format.
 
-    id: str | None = "id"
-    """null makes an id from question and answer, where a file has none."""
-    question: str = "question"
-    answer: str = "answer"
+    A dot leads into objects (`metadata.answer`); a number counts the columns of a file without a header."""
+
+    id: ColumnName | None = "id"
+    """null, or no such column, makes an id from question and answer."""
+    question: ColumnName = "question"
+    answer: ColumnName = "answer"
     """A text, or a list of texts: the answer, then its aliases."""
-    answer_aliases: str = "answer_aliases"
-    supporting_ids: str = "supporting_ids"
-    hops: str = "hops"
+    answer_aliases: ColumnName = "answer_aliases"
+    supporting_ids: ColumnName = "supporting_ids"
+    hops: ColumnName = "hops"
 
 
 class QuestionsConfig(Section):

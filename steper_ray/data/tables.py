@@ -1,47 +1,51 @@
-"""Rows of JSON, JSON Lines, CSV and Parquet files and of Hub datasets, broken rows named by number.
+"""Rows of JSON, JSON Lines, CSV, TSV and Parquet files and of Hub datasets, broken rows by number.
 
-Used for what users bring (passages and questions). JSON of one list is told from JSON of one object a line
-by its first character, and is read piece by piece: HotpotQA's 560 MB take a few MB of memory. Rows are
-counted from 1, as editors do (lines of JSON Lines, items of a JSON list; a CSV file's header is its row 1).
-
-In CSV every cell is text, an empty one is null, and a list is written in JSON.
+Used for what users bring (passages and questions). Rows are counted from 1, as editors do (lines of JSON
+Lines, items of a JSON list; a CSV file's header is its row 1). Only the columns that are asked for are
+read, so nothing in another column costs time or stops a stage.
 """
 
-import csv
-import io
-import json
-import re
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from typing import Any, BinaryIO, Final
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 from steper_ray.data.addresses import Source
+from steper_ray.data.csv_rows import read_csv
+from steper_ray.data.json_rows import (
+    BOM,
+    LONGEST_ROW,
+    Row,
+    check_encoding,
+    decode,
+    read_lines,
+    read_list,
+    read_object,
+)
 from steper_ray.errors import InputError
 from steper_ray.text import short_message
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_AT_ONCE: Final = 4096
+"""Rows of a Parquet file that are turned into objects at a time."""
 
 
-CHUNK: Final = 1 << 20
+ROWS_TO_RECOGNISE: Final = 16
+"""The same where one row is looked for that shows the format."""
 
 
-LONGEST_ROW: Final = 1 << 28
-"""Characters of a JSON list's item at most; beyond that it is taken to be broken."""
+LINES: Final = (".jsonl", ".ndjson", ".jsonlines")
+"""Suffixes of files with one object a line."""
 
 
-_BOM: Final = b"\xef\xbb\xbf"
-
-
-_SPACE: Final = re.compile(r"\s*")
-
-
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-
-
-def read_rows(source: Source) -> Iterator[tuple[int, Row | InputError]]:
+def read_rows(
+    source: Source, columns: Collection[str] | None = None, *, all_needed: bool = True
+) -> Iterator[tuple[int, Row | InputError]]:
     """(row number, row) for each row; a row that cannot be read comes as the error that says why.
 
+    columns: names of the columns to read, with dots for fields inside objects; None reads all. A row may
+             lack some of them, and may have others.
+    all_needed: whether a column of `columns` that stands twice is an error
     Raises InputError where the rest of a source cannot be read: another format than its suffix says,
     invalid UTF-8 in a JSON list, no access.
     """
@@ -51,233 +55,130 @@ def read_rows(source: Source) -> Iterator[tuple[int, Row | InputError]]:
         if source.is_hub:
             from steper_ray.data.hub_tables import read_hub
 
-            yield from read_hub(source.root)
+            yield from read_hub(source.root, columns)
         elif source.suffix == ".parquet":
-            yield from _read_parquet(source)
+            yield from _read_parquet(source, columns, all_needed)
         elif source.suffix in (".csv", ".tsv"):
-            yield from _read_csv(source)
+            with source.open() as stream:
+                check_encoding(str(source), stream.read(4096))
+            with source.open() as stream:
+                tabs = source.suffix == ".tsv"
+                yield from read_csv(str(source), stream, columns, tabs=tabs, all_needed=all_needed)
         else:
-            yield from _read_json(source)
+            yield from _read_json(source, columns, all_needed)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{source}: cannot be read ({short_message(error)})") from None
 
 
-def first_row(source: Source) -> Row | None:
+def first_row(source: Source, columns: Collection[str] | None = None) -> Row | None:
     """The first row that can be read, which shows the format of a source; None without rows."""
-    return next((row for _, row in read_rows(source) if not isinstance(row, InputError)), None)
+    rows = read_rows(source, columns, all_needed=False)
+    return next((row for _, row in rows if not isinstance(row, InputError)), None)
 
 
-def _read_json(source: Source) -> Iterator[tuple[int, Row | InputError]]:
-    with source.open() as stream:
-        start = stream.read(4096).removeprefix(_BOM).lstrip()
-    if start.startswith(b"PAR1"):
-        yield from _read_parquet(source)
-    elif start.startswith(b"["):
-        with source.open() as stream:
-            yield from _read_list(source, stream)
-    elif start.startswith(b"{") or source.suffix == ".jsonl" or not start:
-        with source.open() as stream:
-            yield from _read_lines(source, stream)
-    else:
-        raise InputError(
-            f"{source}: begins neither as JSON nor as Parquet; expected a .jsonl, .json, .csv, .tsv or "
-            ".parquet file"
-        )
-
-
-def _read_lines(source: Source, stream: BinaryIO) -> Iterator[tuple[int, Row | InputError]]:
-    for number, line in enumerate(stream, 1):
-        if number == 1:
-            line = line.removeprefix(_BOM)
-        if not line.strip():
-            continue
-        where = f"{source}: row {number}"
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            yield (
-                number,
-                InputError(
-                    f"{where}: invalid UTF-8 at byte {error.start + 1} of the line; save the file as UTF-8"
-                ),
-            )
-        except json.JSONDecodeError as error:
-            yield (
-                number,
-                InputError(f"{where}: not valid JSON ({error.msg}); write one object a line"),
-            )
-        else:
-            yield number, _object(where, row)
-
-
-def _read_list(
-    source: Source, stream: BinaryIO, chunk: int = CHUNK
+def _read_json(
+    source: Source, columns: Collection[str] | None, all_needed: bool
 ) -> Iterator[tuple[int, Row | InputError]]:
-    """The items of one JSON list, holding little more than one of them at a time.
-
-    chunk: characters read at once
-    """
-    characters = io.TextIOWrapper(stream, encoding="utf-8-sig")
-    decode = json.JSONDecoder().raw_decode
-    number = 0
-    try:
-        buffer, at = _at_character(characters, "", 0, chunk)
-        assert buffer[at] == "["
-        at += 1
-        while True:
-            buffer, at = _at_character(characters, buffer, at, chunk)
-            sign = buffer[at : at + 1]
-            if sign == "]":
-                break
-            if number:
-                if sign != ",":
-                    shown = repr(sign) if sign else "the end of the file"
-                    raise InputError(
-                        f"{source}: after row {number}: expected ',' or ']', got {shown}"
-                    )
-                buffer, at = _at_character(characters, buffer, at + 1, chunk)
-            number += 1
-            while True:
-                try:
-                    item, at = decode(buffer, at)
-                    break
-                except json.JSONDecodeError as error:
-                    # either broken, or not read to its end yet
-                    more = characters.read(max(chunk, len(buffer) - at))
-                    if not more or len(buffer) - at > LONGEST_ROW:
-                        raise InputError(
-                            f"{source}: row {number}: not valid JSON ({error.msg}), so nothing after it "
-                            "can be read; repair the file or fetch it again"
-                        ) from None
-                    buffer, at = buffer[at:] + more, 0
-            yield number, _object(f"{source}: row {number}", item)
-        buffer, at = _at_character(characters, buffer, at + 1, chunk)
-        if at < len(buffer):
-            raise InputError(f"{source}: something stands after the end of the list")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{source}: after row {number}: invalid UTF-8 ({error.reason}); save the file as UTF-8"
-        ) from None
-
-
-def _at_character(
-    characters: io.TextIOWrapper, buffer: str, at: int, chunk: int
-) -> tuple[str, int]:
-    """Buffer and position of the next character that is no space; position at its end if none is."""
-    while True:
-        match = _SPACE.match(buffer, at)
-        at = match.end() if match else at
-        if at < len(buffer):
-            return buffer, at
-        buffer, at = characters.read(chunk), 0
-        if not buffer:
-            return buffer, at
-
-
-def _object(where: str, row: object) -> Row | InputError:
-    if isinstance(row, dict):
-        return row
-    return InputError(f"{where}: expected a JSON object with named fields")
-
-
-def _read_csv(source: Source) -> Iterator[tuple[int, Row | InputError]]:
-    csv.field_size_limit(sys.maxsize)  # a cell may hold a whole document
-    number = 0
+    """JSON of one list is told from JSON of one object a line by its first character."""
+    where = str(source)
     with source.open() as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-        cells = csv.reader(text, delimiter="\t" if source.suffix == ".tsv" else ",", strict=True)
-        header: list[str] | None = None
-        try:
-            for number, row in enumerate(cells, 1):
-                if header is None:
-                    header = row
-                    if len(set(header)) < len(header) or not all(header):
-                        raise InputError(f"{source}: row 1: column names must differ, got {header}")
-                elif row and len(row) != len(header):
-                    yield (
-                        number,
-                        InputError(
-                            f"{source}: row {number}: {len(row)} cells, but the header has {len(header)}"
-                        ),
-                    )
-                elif row:
-                    pairs = zip(header, row, strict=True)
-                    yield number, {name: cell or None for name, cell in pairs}
-        except (csv.Error, UnicodeDecodeError) as error:
+        start = stream.read(4096)
+    check_encoding(where, start)
+    start = start.removeprefix(BOM).lstrip()
+    if start.startswith(b"PAR1"):
+        yield from _read_parquet(source, columns, all_needed)
+        return
+    with source.open() as stream:
+        if start.startswith(b"["):
+            yield from read_list(where, stream)
+        elif start.startswith(b"{") and source.suffix == ".json" and _is_one_object(source):
+            yield from read_object(where, stream)
+        elif start.startswith(b"{") or source.suffix in LINES or not start:
+            yield from read_lines(where, stream)
+        else:
             raise InputError(
-                f"{source}: after row {number}: not valid UTF-8 CSV ({short_message(error)})"
-            ) from None
+                f"{where}: begins neither as JSON nor as Parquet; expected a .jsonl, .json, .csv, .tsv "
+                "or .parquet file"
+            )
 
 
-def _read_parquet(source: Source) -> Iterator[tuple[int, Row]]:
+def _is_one_object(source: Source) -> bool:
+    """Whether a JSON file that begins with an object has no other one on a line below."""
+    with source.open() as stream:
+        first = stream.readline(LONGEST_ROW)
+        while first and not first.removeprefix(BOM).strip():
+            first = stream.readline(LONGEST_ROW)
+        following = stream.read(1)
+    if not following or following == b"{":
+        return not following
+    try:
+        decode(first.removeprefix(BOM).decode())
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def _read_parquet(
+    source: Source, columns: Collection[str] | None, all_needed: bool
+) -> Iterator[tuple[int, Row | InputError]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if source.is_compressed:
+        raise InputError(
+            f"{source}: Parquet files are compressed inside; decompress this one (as {source.stem}.parquet)"
+        )
     with source.open_for_seeking() as file:
         try:
             table = pq.ParquetFile(file)
         except pa.ArrowInvalid as error:
             raise InputError(f"{source}: not a Parquet file ({short_message(error)})") from None
+        names = table.schema_arrow.names
+        chosen = None if columns is None else _chosen(names, columns)
+        twice = [name for name in chosen or names if names.count(name) > 1]
+        if twice and all_needed:
+            raise InputError(f"{source}: column {twice[0]!r} stands twice; rename or remove one")
+        if chosen is not None:
+            chosen = [name for name in chosen if name not in twice]
         number = 0
-        for batch in table.iter_batches(batch_size=4096):
-            try:
-                rows = batch.to_pylist()
-            except UnicodeDecodeError as error:
-                raise InputError(f"{source}: after row {number}: invalid UTF-8 ({error})") from None
-            for row in rows:
+        size = ROWS_AT_ONCE if all_needed else ROWS_TO_RECOGNISE
+        for batch in table.iter_batches(batch_size=size, columns=chosen):
+            for row in _rows(batch, f"{source}: row ", number + 1):
                 number += 1
                 yield number, row
 
 
-def text_of(
-    where: str,
-    row: Mapping[str, Any],
-    column: str,
-    *,
-    integers: bool = False,
-    may_be_empty: bool = False,
-    setting: str = "",
-) -> str:
-    """The text in a column; raises InputError for one that is missing, empty or not text.
+def _chosen(names: Sequence[str], columns: Collection[str]) -> list[str]:
+    """The columns of a Parquet file to read: those asked for, of objects only the fields asked for."""
+    asked = {name: name for name in columns} | {
+        name: name.partition(".")[0] for name in columns if name not in names
+    }
+    return [name for name, outer in asked.items() if outer in names]
 
-    where: file and row, as `train.jsonl: row 7`; integers: take a whole number as text, as ids may be
-    may_be_empty: null and blanks are an empty text
-    setting: what names the column in the run file; empty for the columns of a published format
+
+def _rows(batch: "pa.RecordBatch", where: str, first: int) -> Iterator[Row | InputError]:
+    """The rows of a batch; one that Python has no values for comes as an error.
+
+    where: the row's number, from `first` on, is appended to it
     """
-    if column not in row:
-        remedy = f"; name it in {setting}" if setting else ""
-        raise InputError(
-            f"{where}: no column {column!r}; the row has {', '.join(sorted(row))}{remedy}"
-        )
-    value = row[column]
-    if integers and isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if may_be_empty and (value is None or (isinstance(value, str) and not value.strip())):
-        return ""
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: column {column!r} must be text and not empty, got {value!r}")
-    if has_surrogate(value):
-        raise InputError(f"{where}: column {column!r} holds a lone surrogate")
-    return value
+    import pyarrow as pa
+
+    try:
+        rows: list[Row] = batch.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):
+        for at in range(batch.num_rows):
+            yield _row(batch.slice(at, 1), f"{where}{first + at}")
+    else:
+        yield from rows
 
 
-def texts_of(where: str, row: Mapping[str, Any], column: str) -> tuple[str, ...]:
-    """The list of texts in an optional column, or such a list in JSON; () where absent or null."""
-    value = row.get(column)
-    if value is None:
-        return ()
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        with suppress(json.JSONDecodeError):  # said below
-            value = json.loads(value)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InputError(
-            f'{where}: column {column!r} must be a list of texts (in CSV: ["a", "b"]), got {value!r}'
-        )
-    if any(map(has_surrogate, value)):
-        raise InputError(f"{where}: column {column!r} holds a lone surrogate")
-    return tuple(value)
+def _row(batch: "pa.RecordBatch", where: str) -> Row | InputError:
+    import pyarrow as pa
 
-
-def has_surrogate(text: str) -> bool:
-    """Whether a text holds half a character, which no file could be written with."""
-    return _SURROGATE.search(text) is not None
+    row = {}
+    for name, values in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = values[0].as_py()
+        except (ValueError, OverflowError, pa.ArrowException) as error:
+            return InputError(f"{where}: column {name!r} cannot be read ({short_message(error)})")
+    return row

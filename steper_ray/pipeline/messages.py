@@ -52,6 +52,7 @@ def build_lines(summary: "BuildSummary") -> list[str]:
     return [
         f"{more}{summary.questions:,} questions = {verdicts}",
         f"examples: {_examples(summary.examples)}; {counted}, {dropped}",
+        *nothing_kept_lines(summary.chains, summary.kept, summary.rejected),
         *usage_lines(summary.usage, summary.chains),
         *pushed_lines(summary.pushed),
     ]
@@ -67,10 +68,26 @@ def select_lines(summary: "SelectionSummary", dataset: Path) -> list[str]:
     return [
         f"{counts.chains:,} chains = {_verdicts(counts.chains, counts.kept, counts.rejected)}",
         f"changed: {changes or 'nothing'}",
+        *nothing_kept_lines(counts.chains, counts.kept, counts.rejected),
         *_fault_lines(summary.faults),
         f"examples: {_examples(summary.examples)} → {dataset}",
         *pushed_lines(summary.pushed),
     ]
+
+
+def nothing_kept_lines(chains: int, kept: int, rejected: Mapping[str, int]) -> list[str]:
+    """The reason to look at first where no chain is kept; no line where one is."""
+    from steper_ray.selection.rejection import REJECTIONS
+
+    if kept or not rejected:
+        return []
+    order = list(REJECTIONS)
+    reason = max(rejected, key=lambda code: (rejected[code], -order.index(code)))
+    line = (
+        f"no chain is kept, so there is nothing to train on; look at {reason} first "
+        f"({rejected[reason]:,} of {chains:,} chains): {REJECTIONS[reason]}. `steper show` prints a chain"
+    )
+    return [line]
 
 
 def _fault_lines(faults: Mapping[str, int]) -> list[str]:

@@ -18,6 +18,7 @@ from steper_ray.pipeline.messages import (
 from steper_ray.pipeline.stage import Option, Stage
 
 if TYPE_CHECKING:
+    from steper_ray.data.settings import Split
     from steper_ray.ray_runtime.progress import StageProgress
     from steper_ray.run.config import RunConfig
 
@@ -61,7 +62,11 @@ def run_plan(config: "RunConfig", progress: "StageProgress") -> StageResult:
 
     _check_own_data(config)
     planned = plan_run(config, progress.count)
-    lines = [*plan_lines(planned), f"as numbers → {config.folder.plan}"]
+    lines = [
+        *plan_lines(planned),
+        f"as numbers → {config.folder.plan}",
+        *_overlap_lines(config, "train", read_others=True),
+    ]
     return StageResult(lines, planned)
 
 
@@ -71,7 +76,9 @@ def run_build(config: "RunConfig", progress: "StageProgress") -> StageResult:
 
     _check_own_data(config)
     summary = build_run(config, progress.count)
-    return StageResult([*build_lines(summary), *_row_lines(config, "questions.train")], summary)
+    rows = _row_lines(config, "questions.train")
+    overlap = _overlap_lines(config, "train", read_others=True)
+    return StageResult([*build_lines(summary), *rows, *overlap], summary)
 
 
 def run_select(config: "RunConfig", _progress: "StageProgress") -> StageResult:
@@ -98,7 +105,7 @@ def run_eval(config: "RunConfig", progress: "StageProgress") -> StageResult:
     from steper_ray.pipeline.evaluation import evaluate_run
 
     page, summaries = evaluate_run(config, progress.update)
-    rows = _row_lines(config, "questions.dev")
+    rows = [*_row_lines(config, "questions.dev"), *_overlap_lines(config, "dev")]
     return StageResult([f"report → {page}", *score_lines(summaries), *rows], summaries)
 
 
@@ -112,6 +119,7 @@ def run_compare(config: "RunConfig", progress: "StageProgress") -> StageResult:
     write_comparison_page(config.folder.compare, comparison, students)
     page = config.folder.compare / "comparison.html"
     rows = _row_lines(config, "questions.dev", "questions.test")
+    rows += _overlap_lines(config, "test")
     return StageResult([f"page → {page}", *text_lines(comparison), *rows], comparison)
 
 
@@ -292,6 +300,19 @@ def _check_own_data(config: "RunConfig") -> None:
         raise InputError(
             f"run.data: this run uses the data of {config.run.data}; leave run.data out to make its own"
         )
+
+
+def _overlap_lines(config: "RunConfig", split: "Split", *, read_others: bool = False) -> list[str]:
+    """Warnings of questions of a split that stand in another one that was read.
+
+    read_others: whether to read the other splits for it
+    """
+    from steper_ray.data.overlap import overlap_lines
+    from steper_ray.data.questions import load_other_splits
+
+    if read_others or config.run.data is not None:
+        load_other_splits(config.questions, split, config.folder.inputs)
+    return overlap_lines(config.folder.inputs, split)
 
 
 def _row_lines(config: "RunConfig", *settings: str) -> list[str]:

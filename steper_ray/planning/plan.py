@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from steper_ray.chains.attempts import check_ids
 from steper_ray.chains.build import find_missing, prepare_chains
 from steper_ray.chains.rows import chain_files
 from steper_ray.chains.scoring import score_chains
@@ -81,6 +82,7 @@ def plan_build(
     check_plan(settings)
     if not questions:
         raise InputError("questions.train: no questions, so there is nothing to plan")
+    check_ids(teachers, questions)
     with locked(chains):
         prepare_chains(settings, teachers=teachers, corpus=corpus, out=chains)
         score_chains(chains, teachers[0].reasoning.framework, teachers[0].task)

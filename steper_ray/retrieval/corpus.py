@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Final
 
 from steper_ray.arrow import PASSAGE_SCHEMA
 from steper_ray.data.passages import SETTING, ReadUnit, find_passages, plan_units, read_unit
+from steper_ray.data.published import format_of
 from steper_ray.data.row_counts import RowCounts, SkippedRow, write_row_counts
 from steper_ray.data.settings import CorpusConfig
 from steper_ray.data.tables import read_rows
+from steper_ray.data.values import value_at
 from steper_ray.errors import InputError
 from steper_ray.files import replace_link
 from steper_ray.models.hub import use_hub
@@ -97,8 +99,8 @@ def _write_passages(
     if not any(True for unit in units for _ in islice(read_unit(unit, settings, accounts), 1)):
         write_row_counts(inputs, SETTING, accounts, sources.skipped_files)
         raise InputError(
-            f"{SETTING}: {settings.passages}: no passage in it; give a table with columns id, title and "
-            "text, or documents with text"
+            f"{SETTING}: {settings.passages}: no passage in it; give a table with a column text, "
+            "and best with id and title, or documents with text"
         )
     shutil.rmtree(counted, ignore_errors=True)
     counted.mkdir(parents=True)
@@ -166,14 +168,16 @@ def _read_accounts(counted: Path, units: int) -> list[RowCounts]:
 
 def _duplicate_error(units: list[ReadUnit], config: CorpusConfig) -> InputError:
     """Where the first duplicate id stands; reads the tables once more, on the error path only."""
-    column = config.columns.id
     first_seen: dict[str, str] = {}
     for unit in units:
         for source in unit.sources if unit.kind == "table" else ():
-            for number, row in read_rows(source):
-                id = str(row.get(column)) if isinstance(row, dict) else None
-                if id is None:
+            format = format_of(source, config.columns)
+            column = format.id_column if format else None
+            assert column is not None
+            for number, row in read_rows(source, [column]):
+                if isinstance(row, InputError):
                     continue
+                id = str(value_at(row, column))
                 where = f"{source}: row {number}"
                 if id in first_seen:
                     return InputError(

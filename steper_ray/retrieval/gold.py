@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from steper_ray.data.questions import Split, load_questions
+from steper_ray.data.questions import load_questions
 from steper_ray.data.row_counts import note_missing_gold
+from steper_ray.data.settings import Split
 from steper_ray.errors import InputError
 from steper_ray.retrieval.corpus_record import read_corpus_record
 from steper_ray.schema import Question

@@ -1,9 +1,10 @@
 """Addresses → files: folders, patterns, Arrow's and fsspec's file systems, S3 over its own protocol."""
 
+import bz2
 import gzip
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,6 +83,47 @@ def test_a_name_with_a_sign_of_patterns_in_it_is_a_name(tmp_path: Path) -> None:
     assert found.name == "a[1].jsonl"
 
 
+def test_a_snapshot_of_the_hub_gives_its_tables(tmp_path: Path) -> None:
+    for name in ("README.md", "dataset_infos.json", "data/train.jsonl", ".gitattributes"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    kinds = (*DATA_SUFFIXES, *DOCUMENT_SUFFIXES)
+    found = find_sources(str(tmp_path), "corpus.passages", kinds)
+    assert [source.name for source in found.sources] == ["data/train.jsonl"]
+    assert sorted(found.skipped_files) == [".gitattributes", "README.md", "dataset_infos.json"]
+    # among other documents it is one of them
+    (tmp_path / "guide.md").write_text("x")
+    found = find_sources(str(tmp_path), "corpus.passages", kinds)
+    assert [s.name for s in found.sources] == ["README.md", "data/train.jsonl", "guide.md"]
+
+
+@pytest.mark.parametrize(
+    ("name", "compress"),
+    [
+        ("a.JSONL.GZ", gzip.compress),
+        ("a.ndjson.Gz", gzip.compress),
+        ("a.jsonlines.BZ2", bz2.compress),
+        ("a.jsonl.zstd", lambda content: pa.compress(content, codec="zstd", asbytes=True)),
+    ],
+)
+def test_endings_in_any_case(tmp_path: Path, name: str, compress: Callable[[bytes], bytes]) -> None:
+    (tmp_path / name).write_bytes(compress(json.dumps(QUESTION).encode()))
+    assert [q.id for q in read_questions(str(tmp_path), "questions.train")] == ["a"]
+
+
+def test_a_file_made_to_fill_the_machine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steper_ray.data.compression.FREE_BYTES", 1 << 20)
+    bomb = gzip.compress(b"[" + b" " * (8 << 20) + b"]")  # 1,000 bytes of each
+    (tmp_path / "bomb.json.gz").write_bytes(bomb)
+    with pytest.raises(InputError, match=r"bomb\.json\.gz: becomes more than 250 times as large"):
+        read_questions(str(tmp_path / "bomb.json.gz"), "questions.train")
+    rows = "".join(json.dumps({**QUESTION, "id": at}) + "\n" for at in range(50_000))  # 2 MB
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
+    assert len(read_questions(str(tmp_path / "rows.jsonl.gz"), "questions.train")) == 50_000
+
+
 def test_several_addresses_give_each_file_once(tree: Path) -> None:
     found = find_sources([str(tree / "b.jsonl"), str(tree)], "corpus.passages")
     assert found.sources[0].name == "b.jsonl"
@@ -94,7 +136,10 @@ def test_several_addresses_give_each_file_once(tree: Path) -> None:
         ("", "questions.train is not set; name a file, a folder"),
         ("{}/none.jsonl", "questions.train: {}/none.jsonl: no such file; check the path"),
         ("{}/none/*.jsonl", "nothing matches the pattern"),
-        ("{}/empty", "no .jsonl, .json, .csv, .tsv or .parquet file in this folder (1 others)"),
+        (
+            "{}/empty",
+            "no .jsonl, .ndjson, .jsonlines, .json, .csv, .tsv or .parquet file in this folder (1 others)",
+        ),
         ("nonsense://x/y", "nonsense://x/y: cannot be opened"),
         ("s3://key:hush@bucket/x.jsonl", "s3://bucket/x.jsonl: an address holds no keys"),
     ],

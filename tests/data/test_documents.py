@@ -1,6 +1,7 @@
 """Documents → passages: what is cut, where, and that nothing is lost."""
 
 import itertools
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from steper_ray.data.addresses import Source
 from steper_ray.data.chunking import cut, passage_spans
 from steper_ray.data.documents import Part, document_passages, read_parts
-from steper_ray.data.published import passage_id
+from steper_ray.data.formats import passage_id
 from steper_ray.errors import InputError
 from steper_ray.sentences import sentences
 
@@ -133,7 +134,10 @@ def test_text() -> None:
     ("content", "suffix", "said"),
     [
         (b"caf\xe9", ".txt", "invalid UTF-8 at byte 4; save the file as UTF-8"),
-        (b'<meta charset="klingon">', ".html", "unknown encoding 'klingon'"),
+        (b'<meta charset="klingon">\xe9', ".html", "unknown encoding 'klingon'"),
+        (b'<meta charset="rot13">\xe9', ".html", "unknown encoding 'rot13'"),
+        (b'<meta charset="utf-7">\xe9', ".html", "unknown encoding 'utf-7'"),
+        ("x y".encode("utf-16"), ".txt", "it looks like UTF-16; save the file as UTF-8"),
     ],
 )
 def test_a_document_that_cannot_be_decoded(content: bytes, suffix: str, said: str) -> None:
@@ -172,3 +176,95 @@ def test_a_passage_s_id_changes_only_with_the_passage(tmp_path: Path) -> None:
     file.write_text("# New\n\nHens peck.\n\n" + file.read_text())
     after = document_passages(source, 12, 0)
     assert after[1:] == before
+
+
+def test_a_label_that_lies_is_no_hindrance() -> None:
+    for label in ("iso-8859-1", "utf-16", "klingon", "unicode_escape"):
+        page = f'<meta charset="{label}"><p>caf\u00e9'.encode()
+        assert read_parts(page, ".html", "x", "x") == [Part("x", "caf\u00e9")], label
+    # browsers read Windows-1252 for Latin-1, and its quotes are common
+    page = b'<meta charset="latin1"><p>\x93caf\xe9\x94'
+    assert read_parts(page, ".html", "x", "x") == [Part("x", "\u201ccaf\u00e9\u201d")]
+
+
+@pytest.mark.parametrize(
+    ("front", "title"),
+    [
+        ("title: 1984", "1984"),
+        ("title: x\ndate: 2024-99-99", "x"),
+        ("title: no\nn: 1e999999999", "no"),
+        ("title: x\na: !!python/object:os.system x", "x"),
+        ("a: &a [y]\nb: *a\ntitle: x", "x"),
+    ],
+)
+def test_front_matter_is_text(front: str, title: str) -> None:
+    assert parts(f"---\n{front}\n---\ntext", ".md") == [(title, "text")]
+
+
+def test_front_matter_that_is_no_yaml_is_text() -> None:
+    for front in ("[" * 1000, "a: &a [*a]", "no: [yaml"):
+        ((_, text),) = parts(f"---\n\n{front}\n\n---\ntext", ".md")
+        assert text.endswith("text"), front[:20]
+
+
+def test_long_headings_do_not_make_a_document_many_times_as_large() -> None:
+    heading, words = "word " * 2000, "\n\n".join(f"Sentence number {at}." for at in range(2000))
+    text = f"# {heading}\n\n## {heading}\n\n{words}\n"
+    found = read_parts(text.encode(), ".md", "x", "x")
+    passages = [(part.title, cut_) for part in found for cut_ in cut(part.text, 60, 0)]
+    assert max(len(title) for title, _ in passages) == 200
+    assert sum(len(title) + len(text) for title, text in passages) < 6 * len(text)
+    # the whole heading can be found
+    assert sum(text.count("word") for _, text in passages) == 4000
+    deep = "\n\n".join(f"{'#' * level} {'abcdefgh ' * 8}" for level in range(1, 7)) + "\n\nx"
+    assert parts(deep, ".md")[-1] == (" › ".join(["abcdefgh " * 7 + "abcdefgh"] * 2), "x")
+
+
+SLOW = {
+    ".html": [
+        "<a ",
+        "<!--",
+        "<![CDATA[",
+        "<a =",
+        '<a b="x" ',
+        '<a b=">"',
+        "</a ",
+        "<?",
+        "<title>",
+        "&#",
+    ],
+    ".txt": ["a", ". ", "....", "| --- ", "。", "\n", "Chapter ......... 5\n", '."'],
+}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "piece"), [(suffix, piece) for suffix, pieces in SLOW.items() for piece in pieces]
+)
+def test_reading_takes_time_by_the_length(suffix: str, piece: str) -> None:
+    def seconds(length: int) -> float:
+        text = piece * (length // len(piece))
+        started = time.process_time()
+        for part in read_parts(text.encode(), suffix, "x", "x"):
+            cut(part.text, 600, 100)
+        return time.process_time() - started
+
+    # by the square it would be 16 times, from seconds to minutes
+    assert seconds(400_000) < 8 * seconds(100_000) + 0.5
+
+
+def test_a_document_has_a_limit_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steper_ray.data.documents.MAX_SECONDS", 0.05)
+    file = tmp_path / "slow.md"
+    file.write_text("![" * 100_000)
+    with pytest.raises(InputError, match=r"slow\.md: takes more than 0\.05 s to read"):
+        document_passages(Source(str(file), str(file), file.name), 600, 100)
+    file.write_text("fast")
+    assert len(document_passages(Source(str(file), str(file), file.name), 600, 100)) == 1
+
+
+def test_a_document_has_a_limit_of_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steper_ray.data.documents.MAX_DOCUMENT", 1 << 20)
+    file = tmp_path / "large.txt"
+    file.write_text("x" * (1 << 20) + "y")
+    with pytest.raises(InputError, match=r"large\.txt: more than 1 MiB; divide it"):
+        document_passages(Source(str(file), str(file), file.name), 600, 100)

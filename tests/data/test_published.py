@@ -10,14 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from steper_ray.data.published import (
-    HOTPOTQA,
-    MUSIQUE,
-    TWO_WIKI,
-    join_sentences,
-    passage_id,
-    recognise,
-)
+from steper_ray.data.formats import join_sentences, passage_id
+from steper_ray.data.multihop import HOTPOTQA, MUSIQUE, TWO_WIKI
+from steper_ray.data.published import recognise
 from steper_ray.data.questions import gather_questions, read_questions
 from steper_ray.data.settings import QuestionsConfig
 from steper_ray.errors import InputError
@@ -156,7 +151,7 @@ def test_a_format_is_recognised_by_its_columns_and_their_nesting(
 BROKEN: Final[list[tuple[Callable[[dict[str, Any]], object], str]]] = [
     (lambda row: row.pop("question"), "no column 'question'"),
     (lambda row: row.pop("_id"), "no column 'id'"),
-    (lambda row: row.update(answer=5), "column 'answer' must be text"),
+    (lambda row: row.update(answer=True), "column 'answer' must be text"),
     (lambda row: row.update(context="x"), "column 'context' must be a list of [title, [sentence"),
     (lambda row: row["context"].append(["T", "x"]), "column 'context' must be a list"),
     (lambda row: row["context"].append(["T", ["\ud800"]]), "column 'context' must be a list"),

@@ -159,8 +159,8 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
     ("row", "said"),
     [
         ({"id": "b", "question": "q?"}, "question; name it in questions.columns.answer"),
-        ({"id": "b", "question": "q?", "answer": ""}, "row 2: column 'answer'"),
-        ({"id": "b", "question": "q?", "answer": []}, "row 2: column 'answer'"),
+        ({"id": "b", "question": "q?", "answer": True}, "row 2: column 'answer'"),
+        ({"id": "b", "question": "\u200b", "answer": "x"}, "row 2: column 'question'"),
         ({"id": "b", "question": "q?", "answer": ["x", 5]}, "row 2: column 'answer'"),
         ({"id": "a", "question": "q?", "answer": "x"}, "row 2: column 'id': 'a' is already"),
         ({"id": "b", "question": "q?", "answer": "x", "hops": 0}, "row 2: column 'hops'"),

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steper_ray.data.addresses import Source
+from steper_ray.data.json_rows import read_list
 from steper_ray.data.passages import ReadUnit, read_unit
 from steper_ray.data.settings import CorpusConfig
-from steper_ray.data.tables import _read_list, read_rows
+from steper_ray.data.tables import read_rows
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage
 
@@ -72,7 +73,7 @@ def test_a_passage_may_have_no_title(tmp_path: Path, title: str | None) -> None:
         (b'{"id": "2", "title": "T"}', "row 2: no column 'text'; the row has id, title; name it"),
         (b'{"id": "2", "title": "T", "text": "  "}', "row 2: column 'text' must be text"),
         (b'{"id": "2", "title": 7, "text": "x"}', "row 2: column 'title' must be text"),
-        (b'{"id": "2", "text": "x"}', "row 2: no column 'title'"),
+        (b'{"title": "T", "text": "x"}', "row 2: no column 'id'; the row has text, title; name it"),
         (b'{"id": true, "title": "T", "text": "x"}', "row 2: column 'id'"),
         (b'{"id": "2", "title": "\\ud800", "text": "x"}', "row 2: column 'title' holds a lone"),
         (b'{"id": "2", "title": "\xff", "text": "x"}', "row 2: invalid UTF-8 at byte 23"),
@@ -102,8 +103,8 @@ def test_a_bad_passage_is_named(tmp_path: Path, line: bytes, said: str) -> None:
         ("a.json", b'[{"a": 1},]', "row 2: not valid JSON"),
         ("a.json", b'[{"a": 1}] x', "something stands after the end of the list"),
         ("a.json", b'[{"a": "\xff"}]', "after row 0: invalid UTF-8"),
-        ("a.csv", b'a,b\n1,"2', "after row 1: not valid UTF-8 CSV"),
-        ("a.csv", b"a,b\n1,\xff\n", "not valid UTF-8 CSV"),
+        ("a.csv", b'a,b\n1,"2', "after row 1: not valid CSV"),
+        ("a.csv", b"a,b\n1,\xff\n", "after row 0: invalid UTF-8"),
         ("a.csv", b"a,a\n1,2\n", "row 1: column names must differ"),
         ("a.jsonl.gz", b"not compressed", "cannot be read"),
     ],
@@ -134,6 +135,38 @@ def test_rows_that_cannot_be_read_are_errors_among_the_others(tmp_path: Path) ->
                 assert str(row).startswith(f"{tmp_path / name}: row {number}: ")
 
 
+def test_only_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": ["1", "2"],
+            "text": ["x", "y"],
+            "more": [{"a": "p", "b": 1}, {"a": "q", "b": 2}],
+            "crawled": pa.array([2**62, 0], pa.timestamp("us")),  # Python has no such date
+        }
+    )
+    file = tmp_path / "a.parquet"
+    pq.write_table(table.append_column("id2", [["1", "2"]]), file)
+    found = [row for _, row in read_rows(source(file), ["id", "text", "more.a", "none"])]
+    assert found == [
+        {"id": "1", "text": "x", "more": {"a": "p"}},
+        {"id": "2", "text": "y", "more": {"a": "q"}},
+    ]
+    assert passages(file) == [Passage("1", "", "x"), Passage("2", "", "y")]
+    # asked for, it breaks its row and no other
+    (_, first), (_, second) = read_rows(source(file), ["id", "crawled"])
+    assert str(first).startswith(f"{file}: row 1: column 'crawled' cannot be read (")
+    assert not isinstance(second, InputError)
+
+
+def test_a_parquet_column_may_stand_twice_unless_it_is_asked_for(tmp_path: Path) -> None:
+    arrays = [pa.array(["1"]), pa.array(["x"]), pa.array(["a"]), pa.array(["b"])]
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays(arrays, ["id", "text", "answer", "answer"]), file)
+    assert passages(file) == [Passage("1", "", "x")]
+    with pytest.raises(InputError, match=r"a\.parquet: column 'answer' stands twice"):
+        list(read_rows(source(file), ["id", "answer"]))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
@@ -156,6 +189,6 @@ def test_a_list_read_in_pieces_is_the_list(
         content.decode("utf-8")
     except UnicodeDecodeError:
         return  # half a character: no UTF-8
-    found = list(_read_list(Source("m", "m", "m"), io.BytesIO(content), chunk))
+    found = list(read_list("m", io.BytesIO(content), chunk))
     assert [number for number, _ in found] == list(range(1, len(rows) + 1))
     assert [row for _, row in found] == rows

@@ -3,7 +3,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from steper_ray.pipeline.messages import write_summary
+from steper_ray.pipeline.messages import nothing_kept_lines, write_summary
 
 
 @dataclass
@@ -29,3 +29,16 @@ def test_closing_counts_are_json(tmp_path: Path) -> None:
             "losses": {"init": 0.5, "exp": None},
         },
     }
+
+
+def test_where_nothing_is_kept_the_reason_to_look_at_first_is_said() -> None:
+    (line,) = nothing_kept_lines(20, 0, {"wrong_answer": 12, "ungrounded": 8})
+    assert line == (
+        "no chain is kept, so there is nothing to train on; look at wrong_answer first "
+        "(12 of 20 chains): the answer does not match a gold answer as select.match asks. "
+        "`steper show` prints a chain"
+    )
+    # of two as frequent, the one that is tested first
+    assert "look at error first" in nothing_kept_lines(4, 0, {"forced": 2, "error": 2})[0]
+    assert nothing_kept_lines(20, 1, {"wrong_answer": 19}) == []
+    assert nothing_kept_lines(0, 0, {}) == []

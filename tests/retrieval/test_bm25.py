@@ -109,7 +109,7 @@ def test_syntax_in_a_query_is_matched_as_words(retriever: CachedRetriever) -> No
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([], "no passage in it; give a table with columns id, title and text"),
+        ([], "no passage in it; give a table with a column text, and best with id and title"),
         (
             [ROWS[0], ROWS[1], {**ROWS[2], "id": "a"}],
             "row 3: column 'id': 'a' is already the id of",

@@ -1,0 +1,184 @@
+"""Rows of CSV and TSV files. Every cell is text, an empty one is None.
+
+CSV is read by Python's `csv`, strictly. TSV exists with quotes (written by csv modules) and without
+(MS MARCO), where a quote at the beginning of a cell means nothing: a line with as many cells as the header
+is a row whatever its quotes, so none swallows the next; only where the cells do not add up may a quoted
+cell go on over the following lines.
+
+The first line names the columns, unless these are asked for by number (`1` is the first). A column without
+a name (the index that pandas writes, a comma at the line's end) is no column.
+"""
+
+import csv
+import io
+import re
+import sys
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, Final
+
+from steper_ray.data.json_rows import not_utf8
+from steper_ray.data.values import brief
+from steper_ray.errors import InputError
+from steper_ray.text import short_message
+
+Row = dict[str, Any]
+
+
+MAX_CELL_LINES: Final = 10_000
+"""Lines that a quoted cell of a TSV file goes on over at most."""
+
+
+_QUOTED: Final = re.compile(r'"((?:[^"]|"")*+)"')
+
+
+_SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+
+
+def read_csv(
+    where: str,
+    stream: BinaryIO,
+    columns: Collection[str] | None,
+    *,
+    tabs: bool,
+    all_needed: bool = True,
+) -> Iterator[tuple[int, Row | InputError]]:
+    """The rows of a file by their number, the first line being 1.
+
+    columns: names that are asked for; None asks for all
+    tabs:    whether tabs separate the cells, and not commas
+    all_needed: whether a name that is asked for may not stand twice in the header
+    """
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    header: list[str] = []
+    number = 0
+    try:
+        for number, cells in enumerate(_tsv_cells(text) if tabs else _csv_cells(text), 1):
+            if not cells:
+                continue
+            if not header:
+                if not _has_no_header(cells, columns or ()):
+                    _check_header(f"{where}: row {number}", cells, columns, all_needed)
+                    header = cells
+                    continue
+                header = [str(at) for at in range(1, len(cells) + 1)]
+            if len(cells) == len(header):
+                pairs = zip(header, cells, strict=True)
+                yield number, {name: cell or None for name, cell in pairs if name}
+                continue
+            fault = f"{len(cells)} cells, but the header has {len(header)}"
+            yield number, InputError(f"{where}: row {number}: {fault}")
+    except UnicodeDecodeError as error:
+        raise not_utf8(f"{where}: after row {number}", error) from None
+    except csv.Error as error:
+        raise InputError(
+            f"{where}: after row {number}: not valid CSV ({short_message(error)})"
+        ) from None
+
+
+def _has_no_header(cells: Sequence[str], columns: Collection[str]) -> bool:
+    """Whether columns are asked for by number, and the first line does not name them so."""
+    return any(name.isdecimal() and name not in cells for name in columns)
+
+
+def _check_header(
+    where: str, cells: Sequence[str], columns: Collection[str] | None, all_needed: bool
+) -> None:
+    """Raises InputError for a header in which columns cannot be told apart or found."""
+    names = [name for name in cells if name]
+    twice = {name for name in names if names.count(name) > 1}
+    if columns is not None:
+        twice &= set(columns)
+    shown = brief(", ".join(names))
+    if twice and all_needed:
+        raise InputError(
+            f"{where}: column names must differ, but {sorted(twice)[0]!r} stands twice: {shown}"
+        )
+    if columns is None or set(columns) & set(names):
+        return
+    if len(cells) == 1:
+        for sign, name in _SEPARATORS.items():
+            if sign in cells[0]:
+                raise InputError(
+                    f"{where}: one column, {shown!r}: the cells seem to be separated by {name}; "
+                    "write .csv with commas or .tsv with tabs"
+                )
+    raise InputError(
+        f"{where}: no column that is known: {shown}; name them in corpus.columns or questions.columns, "
+        "by number (1 is the first) where the file has no header"
+    )
+
+
+def _csv_cells(text: Iterable[str]) -> Iterator[list[str]]:
+    csv.field_size_limit(sys.maxsize)  # a cell may hold a whole document
+    return csv.reader(text, strict=True)
+
+
+def _tsv_cells(text: Iterable[str]) -> Iterator[list[str]]:
+    lines, ahead = iter(text), deque[str]()
+    width = 0
+    while (line := ahead.popleft() if ahead else next(lines, None)) is not None:
+        cells = line.rstrip("\r\n").split("\t")
+        if cells == [""]:
+            yield []
+            continue
+        width = width or len(cells)
+        if '"' not in line:
+            yield cells
+        elif any(cell.startswith('"') and not _QUOTED.fullmatch(cell) for cell in cells):
+            yield _quoted_over_lines(line, lines, ahead, width) or cells
+        else:
+            yield [_unquoted(cell) for cell in cells]
+
+
+def _quoted_over_lines(
+    line: str, lines: Iterator[str], ahead: deque[str], width: int
+) -> list[str] | None:
+    """The cells of a line with a quoted cell that holds tabs or goes on over lines; None if none does.
+
+    ahead: lines that were read and not used, before `lines`
+    """
+    is_whole = line.count("\t") + 1 == width
+    alone = None if is_whole else _split_quoted(line.rstrip("\r\n"))  # a tab in quotes
+    if alone is not None and len(alone) == width:
+        return alone
+    taken: list[str] = []
+    while len(taken) < MAX_CELL_LINES:
+        following = ahead[len(taken)] if len(taken) < len(ahead) else next(lines, None)
+        if following is None or (is_whole and following.count("\t") + 1 == width):
+            if following is not None and len(taken) == len(ahead):
+                ahead.append(following)
+            return None
+        if len(taken) == len(ahead):
+            ahead.append(following)
+        taken.append(following)
+        if '"' in following:
+            cells = _split_quoted("".join((line, *taken)).rstrip("\r\n"))
+            if cells is not None and len(cells) == width:
+                for _ in taken:
+                    ahead.popleft()
+                return cells
+    return None
+
+
+def _split_quoted(text: str) -> list[str] | None:
+    """The cells of a record in which quotes mean something; None if they do not close."""
+    cells, at = [], 0
+    while True:
+        if match := _QUOTED.match(text, at):
+            end = match.end()
+        else:
+            end = text.find("\t", at) if "\t" in text[at:] else len(text)
+            if text.startswith('"', at) or "\n" in text[at:end]:
+                return None
+        cells.append(_unquoted(text[at:end]))
+        if end == len(text):
+            return cells
+        if text[end] != "\t":
+            return None
+        at = end + 1
+
+
+def _unquoted(cell: str) -> str:
+    match = _QUOTED.fullmatch(cell)
+    return match.group(1).replace('""', '"') if match else cell

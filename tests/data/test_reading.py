@@ -1,0 +1,176 @@
+"""SQuAD, MS MARCO, DPR and IRCoT: rows written by hand in the form that their files have."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from steper_ray.data.formats import passage_id
+from steper_ray.data.questions import gather_questions
+from steper_ray.errors import InputError
+from steper_ray.schema import Passage, Question
+from tests.data.published_rows import TWO_WIKI_ROW, as_on_the_hub, hotpotqa_rows, musique_rows
+from tests.data.test_flat import corpus
+from tests.data.test_tables import jsonl
+
+SQUAD_ROW: Final = {
+    "id": "s1",
+    "title": "Owl",
+    "context": "Owls see at night.",
+    "question": "When do owls see?",
+    "answers": {"text": ["at night", "night", "night"], "answer_start": [9, 12, 12]},
+}
+
+MS_MARCO_ROW: Final = {
+    "query_id": 5,
+    "query": "when do owls see",
+    "answers": ["At night."],
+    "passages": {
+        "is_selected": [0, 1],
+        "passage_text": ["Hens peck.", "Owls see at night."],
+        "url": ["a", "b"],
+    },
+}
+
+DPR_ROW: Final = {
+    "dataset": "nq",
+    "question": "when do owls see",
+    "answers": ["night"],
+    "positive_ctxs": [{"title": "Owl", "text": "Owls see at night.", "passage_id": "3"}],
+    "negative_ctxs": [],
+    "hard_negative_ctxs": [{"title": "Hen", "text": "Hens peck."}],
+}
+
+IRCOT_ROW: Final = {
+    "dataset": "hotpotqa",
+    "question_id": "i1",
+    "question_text": "When do owls see?",
+    "answers_objects": [
+        {"number": "", "date": {"day": "", "month": "", "year": ""}, "spans": ["at night"]},
+        {"number": "2", "date": {}, "spans": []},
+        {"number": "", "date": {"day": "3", "month": "May", "year": "1990"}, "spans": []},
+    ],
+    "contexts": [
+        {"idx": 0, "title": "Hen", "paragraph_text": "Hens peck.", "is_supporting": False},
+        {"idx": 1, "title": "Owl", "paragraph_text": "Owls see at night.", "is_supporting": True},
+    ],
+}
+
+OWL: Final = passage_id("Owl", "Owls see at night.")
+HEN: Final = passage_id("Hen", "Hens peck.")
+
+
+@pytest.mark.parametrize(
+    ("row", "format", "question", "passages"),
+    [
+        (
+            SQUAD_ROW,
+            "SQuAD",
+            Question("s1", "When do owls see?", "at night", ("night",), (OWL,), 1),
+            [OWL],
+        ),
+        (
+            MS_MARCO_ROW,
+            "MS MARCO",
+            Question(
+                *("5", "when do owls see", "At night.", ()),
+                (passage_id("", "Owls see at night."),),
+                1,
+            ),
+            [passage_id("", "Hens peck."), passage_id("", "Owls see at night.")],
+        ),
+        (
+            {**DPR_ROW, "id": "d1"},
+            "DPR",
+            Question("d1", "when do owls see", "night"),
+            [OWL, HEN],
+        ),
+        (
+            IRCOT_ROW,
+            "IRCoT",
+            Question("i1", "When do owls see?", "at night", ("2", "3 May 1990"), (OWL,), 1),
+            [HEN, OWL],
+        ),
+    ],
+)
+def test_questions_and_passages(
+    tmp_path: Path, row: dict[str, Any], format: str, question: Question, passages: list[str]
+) -> None:
+    file = jsonl(tmp_path, row)
+    found = gather_questions(str(file), "questions.train")
+    assert found.questions == [question]
+    assert found.accounts[0].format == format
+    made, (account,) = corpus(file)
+    assert [passage.id for passage in made] == passages
+    assert account.format == format
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({**SQUAD_ROW, "answers": {"text": [], "answer_start": []}}, "unanswerable"),
+        ({**MS_MARCO_ROW, "answers": ["No Answer Present."]}, "unanswerable"),
+        ({**MS_MARCO_ROW, "answers": []}, "no_answer"),
+        ({**DPR_ROW, "answers": []}, "no_answer"),
+        ({**IRCOT_ROW, "answers_objects": []}, "no_answer"),
+        ({**musique_rows()[0], "answerable": "False"}, "unanswerable"),
+        ({**hotpotqa_rows()[0], "answer": float("nan")}, "no_answer"),
+    ],
+)
+def test_a_row_without_an_answer(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    found = gather_questions(str(jsonl(tmp_path, row)), "questions.train")
+    assert not found.questions
+    assert [skipped.reason for skipped in found.accounts[0].skipped] == [reason]
+
+
+def test_other_nestings_give_the_same_question(tmp_path: Path) -> None:
+    def read(row: dict[str, Any]) -> Question:
+        (question,) = gather_questions(str(jsonl(tmp_path, row)), "questions.dev").questions
+        return question
+
+    raw = read(dict(TWO_WIKI_ROW))
+    texts = {name: json.dumps(TWO_WIKI_ROW[name]) for name in ("context", "supporting_facts")}
+    assert read({**TWO_WIKI_ROW, **texts, "evidences": "[]"}) == raw
+    hotpot = hotpotqa_rows()[0]
+    hub = as_on_the_hub(hotpot)
+    metadata = {name: hub.pop(name) for name in ("context", "supporting_facts", "type", "level")}
+    flashrag = {**hub, "golden_answers": [hub.pop("answer")], "metadata": metadata}
+    assert read(flashrag) == read(hotpot)
+    musique = musique_rows()[0]
+    by_text = [{**p, "idx": str(p["idx"])} for p in musique["paragraphs"]]
+    assert read({**musique, "paragraphs": by_text}) == read(musique)
+    without = {k: v for k, v in musique.items() if k != "question_decomposition"}
+    assert set(read(without).supporting_ids) == set(read(musique).supporting_ids)
+    assert read(without).hops == read(musique).hops
+
+
+def test_a_title_with_an_entity_is_the_title_without(tmp_path: Path) -> None:
+    row = {
+        **hotpotqa_rows()[0],
+        "supporting_facts": [["Tom & Jerry", 0]],
+        "context": [["Tom &amp; Jerry", ["A."]]],
+    }
+    (question,) = gather_questions(str(jsonl(tmp_path, row)), "questions.dev").questions
+    ((passage,), _) = corpus(tmp_path / "rows.jsonl")
+    assert passage == Passage(passage_id("Tom &amp; Jerry", "A."), "Tom &amp; Jerry", "A.")
+    assert question.supporting_ids == (passage.id,)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {**MS_MARCO_ROW, "passages": {"passage_text": ["a"], "is_selected": []}},
+            "row 1: column 'passages.is_selected' must be a list as long as the passages",
+        ),
+        (
+            {**hotpotqa_rows()[0], "context": [["T", ["x."], 0]]},
+            "row 1: column 'context' must be a list of [title, [sentence",
+        ),
+    ],
+)
+def test_a_broken_row_is_named(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        gather_questions(str(jsonl(tmp_path, row)), "questions.train")
+    assert said in str(caught.value)

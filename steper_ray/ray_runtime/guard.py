@@ -5,18 +5,18 @@ of a long step may stay, its agents look for the dead Ray for a minute, and nobo
 guard waits for the command's end, however it comes about, gives the processes `GRACE_S` to end by
 themselves, kills the rest and removes the folders that it was told of.
 
-Processes of a command are those that were started with its mark in their environment; see
-`steper_ray.ray_runtime.session`. This file is run as a script, so it imports nothing of the package.
+This file is run as a script, so it imports nothing of the package.
 """
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,10 @@ MARK: Final = "STEPER_RAY_COMMAND"
 
 GRACE_S: Final = 4.0
 """Seconds in which processes may end by themselves."""
+
+
+LOOK_EVERY_S: Final = 1.0
+"""Seconds between two looks at what the command's Ray has started; each takes some milliseconds."""
 
 
 class Guard:
@@ -66,32 +70,69 @@ def guarded(mark: str) -> Iterator[Guard]:
         guard.close()
 
 
-def _marked(mark: str) -> list[psutil.Process]:
-    """The processes that were started with a mark in their environment, this one aside."""
-    found = []
-    for process in psutil.process_iter():
+class _Family:
+    """The processes that a command's Ray has started, whether they still have their parents or not.
+
+    Ray and vLLM write their processes' titles over the environment, so only the first of a family shows the
+    mark; the others are known by descent, which has to be looked at while the parents live.
+    """
+
+    def __init__(self, mark: str, command: psutil.Process) -> None:
+        self._mark = mark
+        self._command = command
+        self._known: set[psutil.Process] = set()
+
+    def look(self) -> list[psutil.Process]:
+        """Note the new ones, and forget those that have ended; the ones that run."""
+        firsts = (child for child in _children(self._command) if self._has_mark(child))
+        self._known.update(firsts)
+        for process in list(self._known):
+            self._known.update(_children(process, recursive=True))
+        self._known = {process for process in self._known if _runs(process)}
+        return list(self._known)
+
+    def _has_mark(self, process: psutil.Process) -> bool:
         try:
-            if process.environ().get(MARK) == mark and process.pid != os.getpid():
-                found.append(process)
-        except (psutil.AccessDenied, psutil.NoSuchProcess):
-            continue  # another user's, or over
+            return bool(process.pid != os.getpid() and process.environ().get(MARK) == self._mark)
+        except psutil.Error:
+            return False  # over by now
+
+
+def _children(process: psutil.Process, *, recursive: bool = False) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = process.children(recursive=recursive)
+    except psutil.Error:
+        return []
     return found
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _wait_and_end(mark: str) -> None:
     """What the script does: wait for the command's end, then for its processes, and clean up."""
-    folders = [json.loads(line) for line in sys.stdin]
+    family = _Family(mark, psutil.Process(os.getppid()))
+    told = b""
+    while True:
+        if select.select([sys.stdin], [], [], LOOK_EVERY_S)[0]:
+            new = os.read(sys.stdin.fileno(), 4096)
+            if not new:
+                break
+            told += new
+        family.look()
     limit = time.monotonic() + GRACE_S
-    while (left := _marked(mark)) and time.monotonic() < limit:
+    while (left := family.look()) and time.monotonic() < limit:
         time.sleep(0.2)
     for process in left:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
     psutil.wait_procs(left, timeout=GRACE_S)
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in told.decode().splitlines():
+        shutil.rmtree(json.loads(folder), ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ PATIENCE_S: Final = 15.0
 """A process takes seconds to start where nothing is missing."""
 
 
+NOTHING: Final = ""
+"""The amounts of an actor that needs no resources."""
+
+
 def pending_requests() -> Counter[str]:
     """What actors and placement groups of this job ask for and do not have: amounts, and how many times."""
     import ray
@@ -39,6 +43,7 @@ def pending_requests() -> Counter[str]:
     for group in placement_groups():
         if group.state in (group.PENDING, group.RESCHEDULING):
             requests.update(amounts(bundle.unit_resources) for bundle in group.bundles)
+    del requests[NOTHING]  # on a busy machine, it waits for a process to start
     return requests
 
 

@@ -5,13 +5,19 @@ from typing import Any
 
 import pytest
 
-from steper_ray.ray_runtime.waiting import amounts, pending_requests, telling_of_waits
+from steper_ray.ray_runtime.waiting import (
+    NOTHING,
+    amounts,
+    pending_requests,
+    telling_of_waits,
+)
 
 
 def test_amounts_in_words() -> None:
     assert amounts({"GPU": 0.5, "CPU": 2.0, "memory": 0, "node:10.0.0.1": 0.01}) == (
         "2 CPU + 0.5 GPU"
     )
+    assert amounts({"CPU": 0.0, "node:10.0.0.1": 0.01}) == NOTHING
 
 
 def test_what_is_waited_for_is_said_once(
@@ -43,7 +49,10 @@ def test_what_is_waited_for_is_said_once(
         " train  waits for resources: 2 × (1 CPU + 1 GPU)",
     ]
     remove_placement_group(group)
-    for one in (busy, actor):
+    # As many as start at once wait for their processes, but for no resources.
+    idle = [remote(num_cpus=0)(Busy).remote() for _ in range(3)]
+    assert NOTHING not in pending_requests()
+    for one in (busy, actor, *idle):
         ray.kill(one)
     limit = time.monotonic() + 30
     while pending_requests():

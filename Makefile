@@ -10,9 +10,6 @@ INSTALLED := .venv/.installed
 # The same with what the tests need on top.
 TEST_INSTALLED := .venv/.installed-test
 
-# Tests with an engine, which take most of the time, share one; see tests/conftest.py.
-TWO_PROCESSES := --numprocesses 2 --dist loadgroup
-
 .PHONY: help env demo test test-fast check format docs lock pretrain clean
 
 help:
@@ -40,10 +37,10 @@ demo: $(INSTALLED)
 
 test: check
 	@.ci/chromium
-	@$(BIN)/python -m pytest $(TWO_PROCESSES) $(ARGS)
+	@.ci/test $(ARGS)
 
 test-fast: $(TEST_INSTALLED)
-	@$(BIN)/python -m pytest $(TWO_PROCESSES) -m "not engine" $(ARGS)
+	@$(BIN)/python -m pytest -m "not engine" $(ARGS)
 
 check: $(TEST_INSTALLED)
 	@$(BIN)/ruff format --check --quiet . || { echo "run make format"; exit 1; }

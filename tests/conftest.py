@@ -55,20 +55,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts an engine; skip the page's tests before a server starts for them in vain.
-
-    Where tests run in several processes (pytest-xdist), those with an engine share one, and begin first.
-    """
+    """Mark what starts an engine; skip the page's tests before a server starts for them in vain."""
     no_chromium = pytest.mark.skip("no chromium on the PATH (Debian: apt-get install chromium)")
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & ENGINE_FIXTURES:
             item.add_marker("engine")
-        if item.get_closest_marker("engine"):
-            item.add_marker(pytest.mark.xdist_group("engine"))
         if "browser" in fixtures and not shutil.which("chromium"):
             item.add_marker(no_chromium)
-    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

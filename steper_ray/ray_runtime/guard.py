@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,45 +78,44 @@ class _Family:
     mark; the others are known by descent, which has to be looked at while the parents live.
     """
 
-    def __init__(self, mark: str, command: psutil.Process) -> None:
+    def __init__(self, mark: str, command: int) -> None:
         self._mark = mark
         self._command = command
         self._known: set[psutil.Process] = set()
 
     def look(self) -> list[psutil.Process]:
         """Note the new ones, and forget those that have ended; the ones that run."""
-        firsts = (child for child in _children(self._command) if self._has_mark(child))
-        self._known.update(firsts)
-        for process in list(self._known):
-            self._known.update(_children(process, recursive=True))
-        self._known = {process for process in self._known if _runs(process)}
+        children: defaultdict[int, list[psutil.Process]] = defaultdict(list)
+        running = set()
+        for process in psutil.process_iter(["ppid", "status"]):
+            if process.info["status"] != psutil.STATUS_ZOMBIE:
+                running.add(process)
+                children[process.info["ppid"]].append(process)
+        self._known &= running
+        firsts = (child for child in children[self._command] if self._is_first(child))
+        new = [*firsts, *self._known]
+        while new:
+            self._known.update(new)
+            new = [
+                child
+                for process in new
+                for child in children[process.pid]
+                if child not in self._known
+            ]
         return list(self._known)
 
-    def _has_mark(self, process: psutil.Process) -> bool:
+    def _is_first(self, process: psutil.Process) -> bool:
+        if process in self._known or process.pid == os.getpid():
+            return False
         try:
-            return bool(process.pid != os.getpid() and process.environ().get(MARK) == self._mark)
+            return bool(process.environ().get(MARK) == self._mark)
         except psutil.Error:
             return False  # over by now
 
 
-def _children(process: psutil.Process, *, recursive: bool = False) -> list[psutil.Process]:
-    try:
-        found: list[psutil.Process] = process.children(recursive=recursive)
-    except psutil.Error:
-        return []
-    return found
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
-
-
 def _wait_and_end(mark: str) -> None:
     """What the script does: wait for the command's end, then for its processes, and clean up."""
-    family = _Family(mark, psutil.Process(os.getppid()))
+    family = _Family(mark, os.getppid())
     told = b""
     while True:
         if select.select([sys.stdin], [], [], LOOK_EVERY_S)[0]:

@@ -217,7 +217,7 @@ def _run_workers(
     settings = task.train
     # Loosely typed: Ray annotates neither loops without an argument nor results of loops.
     loop: Any = partial(run_worker, task, log)
-    trainer = TorchTrainer(
+    trainer: Any = TorchTrainer(
         loop,
         torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -237,8 +237,10 @@ def _run_workers(
             callbacks=list(callbacks),
         ),
     )
+    # Its own would end this process with 1, and stay when the training is over: Ctrl-C is the command's.
+    trainer._register_sigint_handler = lambda _: None
     try:
-        result: Any = trainer.fit()
+        result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {})
         for failure in (*failures.values(), error):

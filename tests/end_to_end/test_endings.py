@@ -19,6 +19,7 @@ from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.pipeline.select import select_run
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
+from steper_ray.toy.write import MODELS
 from tests.processes import ended, titled
 from tests.samples import numbered, write
 
@@ -39,10 +40,11 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with the examples of some chains."""
+def data(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a corpus and the examples of some chains."""
     run = load_config(TOY_RUN_FILE, [f"run.dir={tmp_path_factory.mktemp('data')}"])
-    write(run.folder.chains, numbered(range(60)))
+    run.folder.corpus.symlink_to(toy_corpus.folder.corpus)
+    write(run.folder.chains, numbered(range(60), question=lambda n: f"Who is mayor {n}?"))
     select_run(run)
     return run.folder.root
 
@@ -107,7 +109,6 @@ def serves(command: "subprocess.Popen[bytes]", folder: Path) -> Callable[[], boo
 @pytest.mark.parametrize(
     ("stage", "signals", "at_work", "code"),
     [
-        ("build", [signal.SIGTERM], computes, 130),
         ("build", [signal.SIGKILL], computes, -9),
         ("eval", [signal.SIGINT], computes, 130),
         ("train", [signal.SIGINT], trains, 130),
@@ -130,7 +131,8 @@ def test_nothing_is_left_of_a_command_that_is_ended_at_work(
 ) -> None:
     run = folder / "run"
     run.mkdir()
-    (run / "corpus.lance").symlink_to(toy_corpus.folder.corpus)
+    if stage == "build":
+        (run / "corpus.lance").symlink_to(toy_corpus.folder.corpus)
     overrides = [
         f"run.dir={run}",
         *(
@@ -138,17 +140,21 @@ def test_nothing_is_left_of_a_command_that_is_ended_at_work(
             for split in ("train", "dev", "test")
         ),
         f"build.teacher={slow_model}",
-        f"train.model={slow_model}",
+        f"train.model={MODELS / 'base'}",
         "train.workers=1",
+        "train.validation_chains=4",
+        "train.epochs=1000",
+        "train.chains_per_batch=2",
         f"eval.models={{slow: {slow_model}}}",
         "sweep.parameters={lr: {choice: [1.0e-4, 1.0e-3]}}",
         "sweep.search=grid",
         "compare.variants={uniform: {objective: uniform}}",
         "compare.baseline=uniform",
+        "compare.repeated=[]",
         f"serve.model={slow_model}",
         f"serve.port={free_port}",
     ]
-    if stage not in ("build", "serve"):
+    if stage != "build":
         overrides.append(f"run.data={data}")
     command = start(stage, overrides, folder)
     await_that(at_work(command, folder), command, folder)

@@ -49,12 +49,6 @@ BLOCKS = 5
 KILL_AT = BLOCKS * AT_ONCE // BLOCKS_AT_WORK
 """Questions in them."""
 
-GONE_WITHIN_S = 120
-"""On a machine that is very busy; an engine that nobody ends stays for ever."""
-
-ENGINE_STARTED = "init engine (profile, create kv cache, warmup model) took"
-"""vLLM's line in a stage's log."""
-
 BUILD = """
 import json, sys
 from steper_ray.cli import TOY_RUN_FILE
@@ -300,52 +294,6 @@ def test_a_killed_driver_loses_open_blocks_only_and_two_builds_never_write_at_on
     # A worker of the dead driver may have finished writing a block after we looked.
     assert QUESTIONS - written - OPEN <= asked <= QUESTIONS - written
     assert {chain.em for chain in check_whole(tmp_path, toy_corpus)} == {1.0}
-
-
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-def test_no_process_outlives_a_build_that_is_ended_in_the_middle_of_a_step(
-    toy_corpus: RunConfig,
-    slow_model: Path,
-    tmp_path: Path,
-    ray_folder: Path,
-    sent: signal.Signals,
-    code: int,
-) -> None:
-    """By a signal to the command alone.
-
-    Ray's two agents of a node compute nothing, and try for a minute to tell a dead Ray of its death.
-    """
-    given = settings(toy_corpus, tmp_path, f"build.teacher={slow_model}")
-    overrides = [part for one in given for part in ("--set", one)]
-    command = ["-m", "steper_ray.cli", "build", "--config", str(TOY_RUN_FILE), *overrides]
-    with (tmp_path / "output").open("w") as output:
-        build = subprocess.Popen(
-            [sys.executable, *command],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
-        )
-    log = tmp_path / "logs" / "build" / "latest" / "chains-0.log"
-
-    def runs() -> bool:
-        return build.poll() is None
-
-    await_that(lambda: log.is_file() and ENGINE_STARTED in log.read_text(errors="replace"), runs)
-    engine = await_process("EngineCore", lambda: family(build), runs)
-    started = engine.cpu_times().user
-    await_that(lambda: engine.cpu_times().user > started + 1, runs)
-
-    agents = titled("DashboardAgent", family(build)) + titled("RuntimeEnvAgent", family(build))
-    processes = [process for process in family(build) if process not in agents]
-    build.send_signal(sent)
-    assert build.wait() == code
-    limit = time.monotonic() + GONE_WITHIN_S
-    while not all(map(ended, processes)) and time.monotonic() < limit:
-        time.sleep(0.1)
-    alive = [process for process in processes if not ended(process)]
-    for process in alive:
-        process.kill()
-    assert alive == []
 
 
 def test_a_lost_node_takes_no_question_with_it(

@@ -25,7 +25,8 @@ from tests.samples import numbered, write
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
-GONE_WITHIN_S = 10
+GONE_WITHIN_S = 60
+"""On a machine that does other things too; it takes less than 10 where a core is free."""
 
 ENGINE_STARTED = "init engine (profile, create kv cache, warmup model) took"
 """vLLM's line in a stage's log."""

@@ -217,7 +217,7 @@ async def on_loopback(api: Any) -> AsyncIterator[str]:
         await running
 
 
-async def until(true: Callable[[], bool], seconds: float = 3) -> None:
+async def until(true: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for something that is about to be so."""
     async with asyncio.timeout(seconds):
         while not true():

@@ -71,6 +71,8 @@ def start(stage: str, overrides: list[str], folder: Path) -> "subprocess.Popen[b
             stderr=output,
             env={**os.environ, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)},
             start_new_session=True,
+            # a shell that runs the tests in the background has it ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 

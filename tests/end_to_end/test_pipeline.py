@@ -317,6 +317,8 @@ def test_ctrl_c_ends_a_command_with_all_its_processes(tmp_path: Path) -> None:
         env={**os.environ, "RAY_TMPDIR": folder},
         text=True,
         start_new_session=True,
+        # a shell that runs the tests in the background has it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert "indexing" in process.stdout.readline()

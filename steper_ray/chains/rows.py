@@ -19,12 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-ADDED_LATER: Final = {
-    "teacher": "",
-    "sample": 1,
-    "attempt": 1,
-    "rationalized": False,
-}
+ADDED_LATER: Final = {"teacher": "", "sample": 1, "attempt": 1, "rationalized": False}
 """Values of these columns in chains that were written before the columns existed."""
 
 

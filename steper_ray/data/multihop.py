@@ -104,11 +104,15 @@ def _plain(title: str) -> str:
     return unescaped(title).strip()
 
 
-def _musique_passages(where: str, row: Row) -> list[Passage]:
+def _paragraphs(where: str, row: Row, column: str) -> list[Passage]:
     return [
         hashed_passage(paragraph["title"], paragraph["paragraph_text"])
-        for paragraph in objects_of(where, row, "paragraphs", title=str, paragraph_text=str)
+        for paragraph in objects_of(where, row, column, title=str, paragraph_text=str)
     ]
+
+
+def _musique_passages(where: str, row: Row) -> list[Passage]:
+    return _paragraphs(where, row, "paragraphs")
 
 
 def _musique_question(where: str, row: Row) -> Question | UnusableRow:
@@ -170,10 +174,7 @@ def _marked(paragraphs: list[Row], passages: list[Passage]) -> list[str | None]:
 
 
 def _ircot_passages(where: str, row: Row) -> list[Passage]:
-    return [
-        hashed_passage(context["title"], context["paragraph_text"])
-        for context in objects_of(where, row, "contexts", title=str, paragraph_text=str)
-    ]
+    return _paragraphs(where, row, "contexts")
 
 
 def _ircot_question(where: str, row: Row) -> Question | UnusableRow:

@@ -235,8 +235,8 @@ def _describe_found(counts: Counts, hops: Collection[int | None]) -> dict[str, A
     """Chains whose gold passages are known, and the share of these that was found up to each step."""
     found: Counter[Found] = Counter()
     for (of, sizes), number in counts.found.items():
-        found[sizes] += number if of in hops else 0
-    found = +found
+        if of in hops:
+            found[sizes] += number
     return {"chains": found.total(), "recall_by_step": recall_by_step(found)}
 
 

@@ -15,6 +15,9 @@ _INVISIBLE: Final = re.compile(
 """Soft hyphens, joiners, marks of direction; and the dot that is left of a Turkish capital I."""
 
 
+_HALF_CHARACTER: Final = re.compile("[\ud800-\udfff]")
+
+
 _HUGE_REFERENCE: Final = re.compile(r"&#[0-9]{20,};?")
 """A reference to no character, with a number that may be too long for Python."""
 
@@ -41,7 +44,7 @@ def squeeze(text: str) -> str:
 
 def is_unicode(text: str) -> bool:
     """Whether a text is whole characters: no half of a pair, and no byte that was not UTF-8."""
-    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+    return _HALF_CHARACTER.search(text) is None
 
 
 def one_line(text: str) -> str:

@@ -1,9 +1,23 @@
-"""Processes that a test looks for, and whether those that it has ended are gone."""
+"""Processes that a test starts and looks for, and whether those that it has ended are gone."""
 
+import signal
+import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 import psutil
+
+
+def heed_ctrl_c() -> None:
+    """To be run in a new process: a shell that runs the tests in the background has Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def family(process: "subprocess.Popen[Any]") -> list[psutil.Process]:
+    """A process and all that it has started."""
+    first = psutil.Process(process.pid)
+    return [first, *first.children(recursive=True)]
 
 
 def ended(process: psutil.Process) -> bool:

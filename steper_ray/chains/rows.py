@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.arrow import CHAIN_SCHEMA, QUESTION_SCHEMA
 from steper_ray.chains.attempts import MissingAttempts, next_id
-from steper_ray.chains.store import record_file
+from steper_ray.chains.store import record_file, right_of
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.errors import InputError
 from steper_ray.run.identity import read_record
@@ -33,8 +33,7 @@ def chain_from_row(row: dict[str, Any]) -> Chain:
     for column, default in ADDED_LATER.items():
         if values.get(column) is None:
             values[column] = default
-    if values.get("right") is None:  # by the first rule an exact match was right
-        values["right"] = row["em"]
+    values["right"] = right_of(row)
     values["gold_answers"] = tuple(row["gold_answers"])
     values["supporting_ids"] = tuple(row.get("supporting_ids") or ())
     values["passages"] = tuple(Passage(**passage) for passage in row["passages"])

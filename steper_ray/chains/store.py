@@ -15,7 +15,9 @@ chains are scored, scores them again.
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from steper_ray.arrow import CHAIN_SCHEMA
 from steper_ray.errors import InputError
@@ -134,6 +136,12 @@ def record_scored(out: Path, task: str) -> None:
         )
 
 
+def right_of(row: Mapping[str, Any]) -> float:
+    """Whether a chain's answer is right, 0 or 1; without the column an exact match is (rule 1)."""
+    right: float = row["em"] if row.get("right") is None else row["right"]
+    return right
+
+
 def existing_chains(out: Path) -> dict[str, bool | None]:
     """Id of each chain in the store → whether it is right, None for a chain that carries an error."""
     import pyarrow.dataset as ds
@@ -143,9 +151,7 @@ def existing_chains(out: Path) -> dict[str, bool | None]:
         return {}
     table = ds.dataset(files, schema=CHAIN_SCHEMA).to_table(columns=["id", "error", "right", "em"])
     return {
-        row["id"]: None
-        if row["error"] is not None
-        else (row["em"] if row["right"] is None else row["right"]) == 1.0
+        row["id"]: None if row["error"] is not None else right_of(row) == 1.0
         for row in table.to_pylist()
     }
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
-from steper_ray.data.values import brief, has_surrogate, is_missing, listed, texts_of, value_at
+from steper_ray.data.values import brief, is_missing, listed, texts_of, value_at
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage, Question
+from steper_ray.text import is_unicode
 
 Row = Mapping[str, Any]
 
@@ -108,7 +109,7 @@ def answers_of(where: str, row: Row, column: str) -> tuple[str, ...]:
             f"{where}: column {column!r} must be text and not empty, or a list of texts, "
             f"got {brief(repr(value))}"
         )
-    if has_surrogate(value):
+    if not is_unicode(value):
         raise InputError(f"{where}: column {column!r} holds a lone surrogate")
     return (value,)
 
@@ -137,7 +138,7 @@ def objects_of(where: str, row: Row, column: str, **fields: type) -> list[Row]:
     for at, item in enumerate(value):
         for name, kind in fields.items():
             given = item.get(name)
-            if not isinstance(given, kind) or (isinstance(given, str) and has_surrogate(given)):
+            if not isinstance(given, kind) or (isinstance(given, str) and not is_unicode(given)):
                 raise InputError(
                     f"{where}: column '{column}[{at}].{name}' must be {_KINDS[kind]}, "
                     f"got {brief(repr(given))}"

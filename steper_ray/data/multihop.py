@@ -26,10 +26,10 @@ from steper_ray.data.formats import (
     objects_of,
     unwrapping,
 )
-from steper_ray.data.values import brief, has_surrogate, is_false, is_missing, text_of, texts_of
+from steper_ray.data.values import brief, is_false, is_missing, text_of, texts_of
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage, Question
-from steper_ray.text import unescaped
+from steper_ray.text import is_unicode, unescaped
 
 
 def _is_hotpotqa(row: Row) -> bool:
@@ -220,7 +220,7 @@ def _is_paragraph(item: object) -> bool:
         isinstance(item, list)
         and len(item) == 2
         and isinstance(item[1], list)
-        and all(isinstance(text, str) and not has_surrogate(text) for text in [item[0], *item[1]])
+        and all(isinstance(text, str) and is_unicode(text) for text in [item[0], *item[1]])
     )
 
 

@@ -7,19 +7,16 @@ name. None, NaN (pandas' word for it) and text without a visible character are n
 import ast
 import json
 import math
-import re
 import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 from steper_ray.errors import InputError
+from steper_ray.text import is_unicode
 
 MAX_NUMBER: Final = 2**31 - 1
 """Largest whole number that a column of the files we write takes."""
-
-
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def value_at(row: Mapping[str, Any], column: str) -> Any:
@@ -97,7 +94,7 @@ def text_of(
         raise InputError(
             f"{where}: column {column!r} must be text and not empty, got {brief(repr(value))}"
         )
-    if has_surrogate(value):
+    if not is_unicode(value):
         raise InputError(f"{where}: column {column!r} holds a lone surrogate")
     return value
 
@@ -117,7 +114,7 @@ def texts_of(where: str, row: Mapping[str, Any], column: str) -> tuple[str, ...]
             f"{where}: column {column!r} must be a list of texts "
             f'(in CSV: ["a", "b"]), got {brief(repr(value))}'
         )
-    if any(map(has_surrogate, value)):
+    if not all(map(is_unicode, value)):
         raise InputError(f"{where}: column {column!r} holds a lone surrogate")
     return tuple(value)
 
@@ -154,11 +151,6 @@ def whole_number_of(where: str, row: Mapping[str, Any], column: str) -> int | No
     raise InputError(
         f"{where}: column {column!r} must be a positive integer or absent, got {brief(repr(given))}"
     )
-
-
-def has_surrogate(text: str) -> bool:
-    """Whether a text holds half a character, which no file could be written with."""
-    return _SURROGATE.search(text) is not None
 
 
 def brief(shown: str, longest: int = 80) -> str:

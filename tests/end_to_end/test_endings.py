@@ -20,7 +20,7 @@ from steper_ray.pipeline.select import select_run
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.toy.write import MODELS
-from tests.processes import ended, titled
+from tests.processes import ended, family, heed_ctrl_c, titled
 from tests.samples import numbered, write
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -50,12 +50,6 @@ def data(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return run.folder.root
 
 
-def family(command: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    """A command and all that it has started."""
-    first = psutil.Process(command.pid)
-    return [first, *first.children(recursive=True)]
-
-
 def sockets_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
 
@@ -71,8 +65,7 @@ def start(stage: str, overrides: list[str], folder: Path) -> "subprocess.Popen[b
             stderr=output,
             env={**os.environ, "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)},
             start_new_session=True,
-            # a shell that runs the tests in the background has it ignored
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=heed_ctrl_c,
         )
 
 

@@ -35,7 +35,7 @@ from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import Chain
 from tests.fakes import Teacher
-from tests.processes import ended, titled
+from tests.processes import ended, family, titled
 from tests.samples import questions_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
@@ -210,12 +210,6 @@ def ray_folder() -> Iterator[Path]:
         if ours and process.pid != os.getpid():
             process.kill()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def family(process: subprocess.Popen[Any]) -> list[psutil.Process]:
-    """A process and all that it has started."""
-    first = psutil.Process(process.pid)
-    return [first, *first.children(recursive=True)]
 
 
 def start(script: str, arguments: Sequence[str], ray_folder: Path) -> subprocess.Popen[str]:

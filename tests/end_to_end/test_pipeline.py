@@ -40,6 +40,7 @@ from steper_ray.selection.rejection import REJECTIONS
 from steper_ray.tasks.qa import exact_match
 from steper_ray.toy.world import make_world
 from tests.fakes import hits_of
+from tests.processes import heed_ctrl_c
 
 SMALL = [
     "toy.scale=0.2",
@@ -317,8 +318,7 @@ def test_ctrl_c_ends_a_command_with_all_its_processes(tmp_path: Path) -> None:
         env={**os.environ, "RAY_TMPDIR": folder},
         text=True,
         start_new_session=True,
-        # a shell that runs the tests in the background has it ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_ctrl_c,
     )
     assert process.stdout is not None
     assert "indexing" in process.stdout.readline()

@@ -98,8 +98,8 @@ class ScriptedBackend:
         self.chats: list[dict[str, Any]] = []
         self.gone: list[str] = []
         """What does not answer."""
-        self.cancelled = 0
-        """Pieces of work that were cancelled."""
+        self.at_work = 0
+        """Pieces of work that have begun and neither ended nor been cancelled."""
 
     @property
     def retriever(self) -> "ScriptedBackend":
@@ -139,6 +139,7 @@ class ScriptedBackend:
 
     async def play(self, acts: Sequence[Act]) -> AsyncIterator[str]:
         """The pieces of text of a step."""
+        self.at_work += 1
         try:
             for act in acts:
                 if isinstance(act, str):
@@ -152,9 +153,8 @@ class ScriptedBackend:
                 else:
                     assert isinstance(act, float | int)
                     await asyncio.sleep(act)
-        except (asyncio.CancelledError, GeneratorExit):
-            self.cancelled += 1
-            raise
+        finally:
+            self.at_work -= 1
 
 
 def service_over(

@@ -185,7 +185,7 @@ async def test_a_question_without_a_place_is_told_when_to_come_back() -> None:
         go_on.set()
         assert [(await reply).status_code for reply in first] == [200, 200]
         assert service.admission.taken == 0
-        assert 5.2 < service.admission.mean_seconds < 6  # 6.5·0.9², and hardly any time since
+        assert 5.2 < service.admission.mean_seconds < 6.4  # 6.5·0.9², and little time since
         assert (await client.post("/v1/answer", json=ASKED)).status_code == 200
 
 
@@ -204,4 +204,4 @@ async def test_the_deadline() -> None:
     assert [one["error"]["code"] for one in batch.json()["answers"]] == ["deadline"] * 2
     service = service_over(ScriptedBackend(searching=[HANG]), request_timeout_s=0.05)
     refusal(await ask(service, {"query": "ada"}, "/v1/search"), 504, "deadline")
-    await until(lambda: backend.cancelled == 6)
+    await until(lambda: backend.at_work == 0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,11 +26,9 @@ from steper_ray.training.settings import TrainConfig
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.worker import prepare_process
 from steper_ray.training.worker_spec import WorkerTask
+from tests import plain_training as plain
 from tests.tiny_model import save_tiny_model
 from tests.training.one_rank import LR, SIGMA_LR
-
-if TYPE_CHECKING:
-    import torch
 
 
 def chain_examples(
@@ -105,90 +103,25 @@ def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("tiny"), hidden_size=96)
 
 
-@dataclass(frozen=True)
-class Reference:
-    """One global batch worked the plain way: one example at a time, all logits, autograd."""
-
-    loss: float
-    loss_A: list[float]
-    gradients: dict[str, torch.Tensor]
-
-    @property
-    def gradient_norm(self) -> float:
-        squares = [float(gradient.double().square().sum()) for gradient in self.gradients.values()]
-        return math.sqrt(sum(squares))
+@pytest.fixture(scope="session")
+def reference() -> Callable[..., plain.Reference]:
+    """`tests.plain_training.reference` with the tiny student's tokens."""
+    return partial(plain.reference, encode=toy_ids())
 
 
 @pytest.fixture(scope="session")
-def reference() -> Callable[..., Reference]:
-    """Loss and gradients of Σ_j [ L_j / (2σ_j²) + log σ_j ] over all the examples given."""
-    import torch
+def plain_training() -> Callable[..., tuple[list[plain.PlainStep], Any]]:
+    """`tests.plain_training.train` with the tiny student's tokens."""
+    return partial(plain.train, encode=toy_ids())
 
+
+def toy_ids() -> plain.Encode:
+    """Prompt and target as the toy tokenizer splits them, in no template."""
     tokenizer = make_tokenizer()
-
-    def work(
-        model: Any,
-        examples: list[StepExample],
-        sigma_A: list[float],
-        abilities: tuple[str, ...] = STEPER.names,
-    ) -> Reference:
-        model.zero_grad()
-        losses: dict[str, list[torch.Tensor]] = {}
-        for example in examples:
-            prompt = tokenizer(example.prompt)["input_ids"]
-            target = tokenizer(example.target)["input_ids"]
-            logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
-            nll = torch.nn.functional.cross_entropy(logits, torch.tensor(target))
-            losses.setdefault(example.ability, []).append(nll)
-        means = [torch.stack(losses[ability]).mean() for ability in abilities]
-        terms = [m / (2 * s**2) + math.log(s) for m, s in zip(means, sigma_A, strict=True)]
-        loss = torch.stack(terms).sum()
-        loss.backward()
-        gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
-        return Reference(loss.item(), [mean.item() for mean in means], gradients)
-
-    return work
-
-
-@dataclass(frozen=True)
-class PlainStep:
-    """One optimizer step of a plain training; σ is that after the step."""
-
-    loss: float
-    loss_A: list[float]
-    sigma_A: list[float]
-    gradient_norm: float
-
-
-@pytest.fixture(scope="session")
-def plain_training(reference) -> Callable[..., tuple[list[PlainStep], Any]]:
-    """Trains on all examples at once with torch alone: AdamW, warmup of one step, clipping at 1."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    def work(
-        folder: Path, examples: list[StepExample], steps: int, *, lr: float, sigma_lr: float
-    ) -> tuple[list[PlainStep], Any]:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
-        logs = [torch.zeros((), dtype=torch.float64) for _ in range(3)]
-        sigma_optimizer = torch.optim.Adam(logs, lr=sigma_lr)
-        done = []
-        for step in range(steps):
-            sigma_A = [math.exp(log) for log in logs]
-            work = reference(model, examples, sigma_A)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            half_turns = max(0, step - 1) / (steps - 1)
-            optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * half_turns)) / 2
-            optimizer.step()
-            for log, loss, sigma in zip(logs, work.loss_A, sigma_A, strict=True):
-                log.grad = torch.tensor(1 - loss / sigma**2, dtype=torch.float64)
-            sigma_optimizer.step()
-            after = [math.exp(log) for log in logs]
-            done.append(PlainStep(work.loss, work.loss_A, after, work.gradient_norm))
-        return done, model
-
-    return work
+    return lambda example: (
+        tokenizer(example.prompt)["input_ids"],
+        tokenizer(example.target)["input_ids"],
+    )
 
 
 @pytest.fixture

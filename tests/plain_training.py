@@ -1,0 +1,101 @@
+"""Training with torch and transformers alone: one example at a time, all logits, autograd."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steper_ray.schema import StepExample
+from steper_ray.selection.abilities import STEPER
+
+if TYPE_CHECKING:
+    import torch
+
+Encode = Callable[[StepExample], tuple[list[int], list[int]]]
+"""The ids of an example's prompt and of its target."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One global batch."""
+
+    loss: float
+    loss_A: list[float]
+    gradients: dict[str, torch.Tensor]
+
+    @property
+    def gradient_norm(self) -> float:
+        squares = [float(gradient.double().square().sum()) for gradient in self.gradients.values()]
+        return math.sqrt(sum(squares))
+
+
+def reference(
+    model: Any,
+    examples: Sequence[StepExample],
+    sigma_A: Sequence[float],
+    abilities: Sequence[str] = STEPER.names,
+    *,
+    encode: Encode,
+) -> Reference:
+    """Loss and gradients of Σ_j [ L_j / (2σ_j²) + log σ_j ] over all the examples given."""
+    import torch
+
+    model.zero_grad()
+    losses: dict[str, list[torch.Tensor]] = {}
+    for example in examples:
+        prompt, target = encode(example)
+        logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
+        nll = torch.nn.functional.cross_entropy(logits, torch.tensor(target))
+        losses.setdefault(example.ability, []).append(nll)
+    means = [torch.stack(losses[ability]).mean() for ability in abilities]
+    terms = [m / (2 * s**2) + math.log(s) for m, s in zip(means, sigma_A, strict=True)]
+    loss = torch.stack(terms).sum()
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    return Reference(loss.item(), [mean.item() for mean in means], gradients)
+
+
+@dataclass(frozen=True)
+class PlainStep:
+    """One optimizer step; σ is that after the step."""
+
+    loss: float
+    loss_A: list[float]
+    sigma_A: list[float]
+    gradient_norm: float
+
+
+def train(
+    folder: Path,
+    examples: Sequence[StepExample],
+    steps: int,
+    *,
+    lr: float,
+    sigma_lr: float,
+    encode: Encode,
+) -> tuple[list[PlainStep], Any]:
+    """Trains on all examples at once: AdamW, warmup of one step, clipping at 1; returns the model too."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    logs = [torch.zeros((), dtype=torch.float64) for _ in range(3)]
+    sigma_optimizer = torch.optim.Adam(logs, lr=sigma_lr)
+    done = []
+    for step in range(steps):
+        sigma_A = [math.exp(log) for log in logs]
+        work = reference(model, examples, sigma_A, encode=encode)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        half_turns = max(0, step - 1) / (steps - 1)
+        optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * half_turns)) / 2
+        optimizer.step()
+        for log, loss, sigma in zip(logs, work.loss_A, sigma_A, strict=True):
+            log.grad = torch.tensor(1 - loss / sigma**2, dtype=torch.float64)
+        sigma_optimizer.step()
+        after = [math.exp(log) for log in logs]
+        done.append(PlainStep(work.loss, work.loss_A, after, work.gradient_norm))
+    return done, model

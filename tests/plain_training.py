@@ -25,6 +25,7 @@ class Reference:
     loss: float
     loss_A: list[float]
     gradients: dict[str, torch.Tensor]
+    """Of the loss over the sum of the abilities' weights."""
 
     @property
     def gradient_norm(self) -> float:
@@ -40,7 +41,8 @@ def reference(
     *,
     encode: Encode,
 ) -> Reference:
-    """Loss and gradients of Σ_j [ L_j / (2σ_j²) + log σ_j ] over all the examples given."""
+    """The loss Σ_j [ L_j / (2σ_j²) + log σ_j ] over all the examples given, and the gradients over
+    Σ_j 1/(2σ_j²); they are also the model's."""
     import torch
 
     model.zero_grad()
@@ -54,6 +56,9 @@ def reference(
     terms = [m / (2 * s**2) + math.log(s) for m, s in zip(means, sigma_A, strict=True)]
     loss = torch.stack(terms).sum()
     loss.backward()
+    total = sum(1 / (2 * s**2) for s in sigma_A)
+    for parameter in model.parameters():
+        parameter.grad /= total
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     return Reference(loss.item(), [mean.item() for mean in means], gradients)
 

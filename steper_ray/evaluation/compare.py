@@ -80,7 +80,7 @@ def compare(
             "questions.test: shares ids with questions.dev; settings are chosen on dev"
         )
     rates = section.learning_rates or (config.train.lr,)
-    repeated = [name for name in variants if name in section.repeated]
+    repeated = [name for name in variants if name in section.repeated_variants]
     tunings = len(rates) * (2 if len(rates) > 1 else 1)
     repetitions = 2 * (len(section.seeds) - 1) * len(repeated)
     work = _Work(progress, len(variants) * (tunings + 1) + repetitions + 2)
@@ -169,7 +169,7 @@ def check_variants(config: "RunConfig") -> dict[str, dict[str, Any]]:
     `baseline` and `repeated` that no variant has.
     """
     section = config.compare
-    for name in (section.baseline, *section.repeated):
+    for name in (section.baseline, *section.repeated_variants):
         if name not in section.variants:
             raise ConfigError(
                 f"compare: {name!r} is no variant; there are {', '.join(section.variants)}"

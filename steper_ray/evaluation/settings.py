@@ -29,6 +29,9 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
 """The paper's comparison: name → the keys of the train section in which it differs."""
 
 
+REPEATED: Final = ("vanilla-kd", "uniform", "difficulty")
+
+
 class CompareConfig(Section):
     """Which ways of learning are compared."""
 
@@ -40,5 +43,13 @@ class CompareConfig(Section):
     """Learning rates that every variant tries; empty takes `train.lr` for all."""
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """Seeds of the variants in `repeated`; all others are trained with the first."""
-    repeated: tuple[str, ...] = ("vanilla-kd", "uniform", "difficulty")
-    """Variants that are trained with every seed."""
+    repeated: tuple[str, ...] | None = None
+    """Variants that are trained with every seed; null takes `vanilla-kd`, `uniform` and `difficulty`, where
+    they are variants."""
+
+    @property
+    def repeated_variants(self) -> tuple[str, ...]:
+        """The variants that are trained with every seed."""
+        if self.repeated is not None:
+            return self.repeated
+        return tuple(name for name in REPEATED if name in self.variants)

@@ -156,6 +156,13 @@ def run_sweep(config: "RunConfig", progress: "StageProgress") -> StageResult:
     return StageResult(sweep_lines(summary, best, section.metric, folder), counts)
 
 
+def check_compare(config: "RunConfig") -> None:
+    """Raises InputError for variants that cannot be trained."""
+    from steper_ray.evaluation.compare import check_variants
+
+    check_variants(config)
+
+
 def check_sweep(config: "RunConfig") -> None:
     """Raises InputError for parameters of a sweep that cannot be tried."""
     from steper_ray.sweep.space import check_space
@@ -274,6 +281,7 @@ STAGES: Final[dict[str, Stage]] = {
         writes=("compare", "inputs"),
         run=run_compare,
         doing="starting the workers",
+        check=check_compare,
     ),
     "sweep": Stage(
         help="try several values of σ, learning rates and other settings of the training",

@@ -42,7 +42,7 @@ RULES: Final[dict[str, int]] = {
     # Searching and what the loop does with it: raise it when the same query brings other passages.
     "search": 2,
     # Loss, weights, σ and the order of the data: raise it when the same examples teach something else.
-    "objective": 1,
+    "objective": 2,
 }
 """Numbers of the rules by which results are made beyond settings, raised by hand with the code.
 
@@ -101,6 +101,8 @@ ADDED: Final[dict[str, Any]] = {
     },
     # templates that call `strftime_now` had each day another date
     **{f"{reasoning}.template_date": "2024-07-26" for reasoning in REASONING},
+    # an ability's loss was the mean over its examples in the batch
+    **{f"{result}.train.ability_means": "batch" for result in ("stage", "sweep", "training")},
     # passages were whole
     **{f"{reasoning}.max_passage_tokens": 0 for reasoning in REASONING},
     **{f"{reasoning}.cue": _cue_before for reasoning in REASONING},

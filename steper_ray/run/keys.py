@@ -55,6 +55,7 @@ LEARNING_KEYS: Final = (
     "objective",
     "abilities",
     "fixed_weights",
+    "ability_means",
     "sigma_init",
     "sigma_optimizer",
     "sigma_lr",

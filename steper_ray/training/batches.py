@@ -58,8 +58,9 @@ def hold_out(data: TokenizedData, count: int) -> tuple[list[list[int]], list[lis
 
 
 def steps_per_epoch(chains: int, chains_per_batch: int) -> int:
-    """Global batches in one epoch; the last one may be smaller."""
-    return -(-chains // chains_per_batch)
+    """Global batches in one epoch; the last one has from half as many chains to half as many more."""
+    whole, rest = divmod(chains, chains_per_batch)
+    return max(1, whole + (2 * rest >= chains_per_batch))
 
 
 def epoch_batches(chains: int, chains_per_batch: int, *, seed: int, epoch: int) -> list[list[int]]:
@@ -70,7 +71,9 @@ def epoch_batches(chains: int, chains_per_batch: int, *, seed: int, epoch: int) 
     import numpy as np
 
     order = np.random.default_rng((seed, epoch)).permutation(chains).tolist()
-    return [order[first : first + chains_per_batch] for first in range(0, chains, chains_per_batch)]
+    last = chains_per_batch * (steps_per_epoch(chains, chains_per_batch) - 1)
+    starts = range(0, last, chains_per_batch)
+    return [*(order[first : first + chains_per_batch] for first in starts), order[last:]]
 
 
 def cut_micro_batches(

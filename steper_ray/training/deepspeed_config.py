@@ -24,7 +24,7 @@ def deepspeed_config(
     bf16: bool,
     lr: float,
     weight_decay: float,
-    max_grad_norm: float,
+    max_grad_norm: float | None,
     gpu: bool = False,
     offload_optimizer: Offload = "none",
     offload_weights: Offload = "none",
@@ -54,7 +54,7 @@ def deepspeed_config(
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": max_grad_norm,
+        "gradient_clipping": max_grad_norm or 0.0,
         "optimizer": {
             "type": "AdamW",
             "params": {"lr": lr, "weight_decay": weight_decay, **adam},

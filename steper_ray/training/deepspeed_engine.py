@@ -55,13 +55,23 @@ def start_engine(task: WorkerTask, *, packed: bool, universal: bool) -> Any:
     version = {UNIVERSAL_CHECKPOINT_VERSION_KEY: UNIVERSAL_CHECKPOINT_VERSION_VALUE}
     setattr(student, UNIVERSAL_CHECKPOINT_INFO, version)
     engine, *_ = deepspeed.initialize(
-        model=student,
-        model_parameters=[p for p in student.parameters() if p.requires_grad],
-        config=config,
+        model=student, model_parameters=_groups(student, train.weight_decay), config=config
     )
     if train.offload_weights != "nvme":
         student.loss_head.stay_gathered()
     return engine
+
+
+def _groups(student: "StudentLoss", weight_decay: float) -> list[Any]:
+    """What is trained: with weight decay in two groups, matrices with it, norms and biases without."""
+    trained = [p for p in student.parameters() if p.requires_grad]
+    if not weight_decay:
+        return trained
+    # under ZeRO-3 a weight is flat; `ds_shape` is the shape that it has when it is whole
+    matrices = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) > 1]
+    others = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) < 2]
+    groups = ((matrices, weight_decay), (others, 0.0))
+    return [{"params": part, "weight_decay": decay} for part, decay in groups if part]
 
 
 def update_weights(engine: Any, *, keeps_norm: bool) -> float:

@@ -109,6 +109,8 @@ def linear_cross_entropy(
     target token was the likeliest, both without.
     """
     rows = chunk or max(1, CHUNK_LOGITS // len(head_VH))
+    if not torch.is_grad_enabled():  # autograd would still ask for the head's gradient
+        head_VH, bias_V = head_VH.detach(), None if bias_V is None else bias_V.detach()
     loss, nll_P, right_P = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden_PH, head_VH, bias_V, target_P, weight_P, scale, softcap, rows
     )

@@ -47,9 +47,13 @@ class StepMetrics:
     """σ after this step's update."""
     lr: float
     grad_norm: float
-    """Before clipping, over the model's parameters only."""
+    """Before clipping, over the model's parameters only; of the gradient of L / Σ_j w_j."""
+    clipped_share: float
+    """Share of the steps so far whose gradient was scaled down to `train.max_grad_norm`."""
     tokens_per_second: float
-    """Prompt and target tokens of the global batch, without padding."""
+    """As the examples have them: prompt and target tokens of the global batch, without padding."""
+    computed_tokens_per_second: float
+    """As they went through the model: the prefixes that the examples of a chain share once."""
     examples_per_second: float
     mfu: float | None
     """Model FLOPs utilisation, see `steper_ray.training.flops`; None on CPUs."""

@@ -11,6 +11,14 @@ negative log-likelihood, in nats. With A abilities (StepER has three) the object
 
 An ability that no example of the global batch belongs to contributes nothing, log σ_j included.
 
+The gradient of the model, and only it, is that of L divided by Σ_j w_j, where w_j is what L_j is multiplied
+by and j runs over the abilities that are trained on. So a bound of its norm means the same for each
+objective, and `difficulty` with equal σ is `uniform`; L itself, σ and the gradient of σ are as above.
+
+An ability's part c_j of the global batch is 1 where it has an example. With `ability_means: expected` it is
+the number of its examples over the number that a batch of so many chains has on average; both L_j/(2σ_j²)
+and log σ_j then count c_j times, and an example weighs the same in whichever batch it comes.
+
 σ is no parameter of the model. L_j is known exactly after a reduction of A numbers, so
 ∂L/∂log σ_j = 1 − L_j/σ_j² needs no autograd, and every rank takes the same step by itself. At rest
 σ_j = √L_j, where ability j weighs 1/(2L_j): the *smaller* a loss, the larger its weight, so σ has
@@ -29,6 +37,7 @@ from typing import TYPE_CHECKING, Final
 
 from steper_ray.errors import InputError
 from steper_ray.run.section import did_you_mean
+from steper_ray.training.settings import AbilityMeans
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,6 +120,34 @@ def count_abilities(ability_E: Sequence[int], abilities: int) -> tuple[int, ...]
     return tuple(counts[ability] for ability in range(abilities))
 
 
+def gradient_shares(weight_A: PerAbility, trained_A: Sequence[int]) -> PerAbility:
+    """w_j / Σ_k w_k over the abilities that are trained on; 0 for the others, and where all w_j are 0.
+
+    weight_A:  w_j, from `objective.weights`
+    trained_A: number of examples of each ability in the whole training
+    """
+    weights = [weight if count else 0.0 for weight, count in zip(weight_A, trained_A, strict=True)]
+    total = sum(weights) or 1.0
+    return tuple(weight / total for weight in weights)
+
+
+def ability_parts(
+    count_A: Sequence[int], trained_A: Sequence[int], share: float, means: AbilityMeans
+) -> PerAbility:
+    """c_j, the part of each ability that a global batch has.
+
+    count_A:   number of its examples in the batch
+    trained_A: number of its examples in the whole training
+    share:     share of all chains that the batch has
+    """
+    if means == "batch":
+        return tuple(float(count > 0) for count in count_A)
+    return tuple(
+        count / (trained * share) if count else 0.0
+        for count, trained in zip(count_A, trained_A, strict=True)
+    )
+
+
 def example_weights(ability_E: Sequence[int], weight_A: PerAbility) -> list[float]:
     """Weight of each example's loss, so that their sum is Σ_j w_j L_j.
 
@@ -125,20 +162,21 @@ def example_weights(ability_E: Sequence[int], weight_A: PerAbility) -> list[floa
 def global_loss(
     objective: Objective,
     loss_A: PerAbility,
-    count_A: Sequence[int],
+    part_A: PerAbility,
     sigma_A: PerAbility,
     weight_A: PerAbility,
 ) -> float:
     """L of the whole global batch, in nats.
 
-    loss_A:   L_j, ignored where count_A is 0
+    loss_A:   L_j, ignored where part_A is 0
+    part_A:   c_j, from `ability_parts`
     weight_A: from `objective.weights`
     """
     total = 0.0
-    for loss, count, sigma, weight in zip(loss_A, count_A, sigma_A, weight_A, strict=True):
-        if count:
+    for loss, part, sigma, weight in zip(loss_A, part_A, sigma_A, weight_A, strict=True):
+        if part:
             regulariser = objective.regulariser(sigma) if objective.regulariser else 0.0
-            total += weight * loss + regulariser
+            total += part * (weight * loss + regulariser)
     return total
 
 

@@ -30,9 +30,11 @@ from steper_ray.training.metrics import StepMetrics
 from steper_ray.training.objective import (
     PerAbility,
     WeightInputs,
+    ability_parts,
     count_abilities,
     example_weights,
     global_loss,
+    gradient_shares,
     objective_named,
 )
 from steper_ray.training.packing import packed_length
@@ -84,6 +86,8 @@ class RankTraining:
         self.validations = Validations(keep=keep, patience=train.patience)
         self.step = 0
         self.last: StepMetrics | None = None
+        self._example_losses: list[tuple[list[str], Any]] = []
+        """Of the step at work, each micro-batch's examples by name, and their NLL on the device."""
         self.saved = time.monotonic()
         """When the newest checkpoint was written."""
         self.save_due = False
@@ -116,6 +120,10 @@ class RankTraining:
         self.prepared = prepare_data(task, tokenizer, self.model_config, packed=self.packed)
         self.data = self.prepared.data
         self.chains, self.held_out = hold_out(self.data, train.validation_chains)
+        self.trained_A = count_abilities(
+            [self.data.examples[index].ability for chain in self.chains for index in chain],
+            len(task.scheme.names),
+        )
         self.steps_per_epoch = steps_per_epoch(len(self.chains), train.chains_per_batch)
         self.steps = self.steps_per_epoch * train.epochs
 
@@ -123,6 +131,11 @@ class RankTraining:
     def finished(self) -> bool:
         """Whether all steps are done, or patience has run out."""
         return self.step == self.steps or self.validations.exhausted
+
+    @property
+    def _clipped_steps(self) -> int:
+        """How many of the steps so far had their gradient clipped; older checkpoints do not say."""
+        return 0 if self.last is None else round((self.last.clipped_share or 0.0) * self.step)
 
     @property
     def validation_due(self) -> bool:
@@ -160,26 +173,32 @@ class RankTraining:
         )[position]
         units = self._units([self.chains[chain] for chain in batch])
         examples = [example for unit in units for example in unit.examples]
+        count_A = self._count(units)
+        part_A = ability_parts(
+            count_A, self.trained_A, len(batch) / len(self.chains), train.ability_means
+        )
         sigma_A = self.sigma.value_A
         weight_A = self.objective.weights(
             WeightInputs(sigma_A, train.fixed_weights, self.step, self.steps)
         )
-        weights = iter(example_weights([example.ability for example in examples], weight_A))
+        shares = zip(gradient_shares(weight_A, self.trained_A), part_A, strict=True)
+        share_A = tuple(share * part for share, part in shares)
+        weights = iter(example_weights([example.ability for example in examples], share_A))
         weights_of = [[next(weights) for _ in unit.examples] for unit in units]
 
         lr = learning_rate(self.step, self.steps, peak=train.lr, warmup_ratio=train.warmup_ratio)
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
-        count_A = self._count(units)
         sums = self._sum_over_ranks(self._forward_backward(units, weights_of))
         loss_A, accuracy_A = _ability_means(sums, count_A)
-        loss = global_loss(self.objective, loss_A, count_A, sigma_A, weight_A)
+        loss = global_loss(self.objective, loss_A, part_A, sigma_A, weight_A)
         self._check_finite("loss", loss, examples)
         keeps_norm = train.zero_stage > 0 or self.task.bf16
         grad_norm = update_weights(engine, keeps_norm=keeps_norm)
         self._check_finite("gradient norm", grad_norm, examples)
         if self.objective.learns_sigma:
-            self.sigma.update(loss_A, [count > 0 for count in count_A])
+            self.sigma.update(loss_A, part_A)
+        clipped = self._clipped_steps + (grad_norm > (train.max_grad_norm or math.inf))
         self.step += 1
         seconds = time.monotonic() - started
 
@@ -196,7 +215,9 @@ class RankTraining:
             sigma=dict(zip(self.task.scheme.names, self.sigma.value_A, strict=True)),
             lr=lr,
             grad_norm=grad_norm,
+            clipped_share=clipped / self.step,
             tokens_per_second=sum(len(example.ids) for example in examples) / seconds,
+            computed_tokens_per_second=sum(packed_length(unit.tree) for unit in units) / seconds,
             examples_per_second=len(examples) / seconds,
             # The peak is that of bf16.
             mfu=at_peak / seconds / self.ranks if at_peak and self.task.bf16 else None,
@@ -293,11 +314,14 @@ class RankTraining:
     ) -> Any:
         """Compute the gradients of this rank's share; returns its sums, as `_zero_sums` has them."""
         sums = self._zero_sums()
+        self._example_losses = []
         for micro_batch, batch, last in self._micro_batches(units, weights_of):
             self.engine.set_gradient_accumulation_boundary(last)
             loss, nll_E, right_E = self.engine(batch)
             self.engine.backward(loss)
             self._add(sums, micro_batch, units, nll_E, right_E)
+            names = [_name(example) for i in micro_batch.units for example in units[i].examples]
+            self._example_losses.append((names, nll_E))
         return sums
 
     def _zero_sums(self) -> Any:
@@ -332,19 +356,42 @@ class RankTraining:
         return shared[:-1].view(sums.shape)
 
     def _check_finite(self, quantity: str, value: float, examples: Sequence[TokenExample]) -> None:
-        """Raises StageError, and names the examples in a file, if a quantity of a step is not finite."""
+        """Raises StageError, and names the examples in a file, if a quantity of a step is not finite.
+
+        The quantity is the same on every rank, so all ranks come here or none.
+        """
         if math.isfinite(value):
             return
+        causes = self._not_finite_examples()
         file = Path(self.task.training_dir) / BAD_BATCH_FILE
         if self.rank == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
-            ids = [f"{example.chain_id}/{example.step}" for example in examples]
-            content = json.dumps({"step": self.step + 1, "examples": ids}, indent=2)
-            file.write_text(content + "\n", encoding="utf-8")
+            names = [_name(example) for example in examples]
+            content = {"step": self.step + 1, "not_finite": causes, "examples": names}
+            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        source = "; the loss of every example was finite"
+        if causes:
+            more = f" and {len(causes) - 1} more" if len(causes) > 1 else ""
+            source = f", from example {causes[0]}{more}"
         raise StageError(
-            f"train: the {quantity} of step {self.step + 1} is {value}; lower train.lr; "
-            f"{file} has the examples, and the last checkpoint is kept"
+            f"train: the {quantity} of step {self.step + 1} is {value}{source}; look at it, or lower "
+            f"train.lr; {file} has all examples of the step, and the last checkpoint is kept"
         )
+
+    def _not_finite_examples(self) -> list[str]:
+        """Names of the last step's examples, of all ranks, whose loss is not finite."""
+        import torch
+        import torch.distributed as dist
+
+        here = [
+            name
+            for names, nll_E in self._example_losses
+            for name, finite in zip(names, torch.isfinite(nll_E).tolist(), strict=True)
+            if not finite
+        ]
+        everywhere: list[list[str]] = [[]] * self.ranks
+        dist.all_gather_object(everywhere, here)
+        return sorted({name for names in everywhere for name in names})
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint."""
@@ -392,3 +439,8 @@ def _ability_means(sums: Any, count_A: Sequence[int]) -> tuple[PerAbility, PerAb
         for sum_A in sums.tolist()
     )
     return loss_A, accuracy_A
+
+
+def _name(example: TokenExample) -> str:
+    """Chain and step of an example, as its id in `stepwise/`."""
+    return f"{example.chain_id}/{example.step}"

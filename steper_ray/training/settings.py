@@ -1,6 +1,7 @@
 """The `train` section."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     Field,
@@ -22,6 +23,9 @@ ZeroStage = Literal[0, 1, 2, 3]
 Offload = Literal["none", "cpu", "nvme"]
 
 
+AbilityMeans = Literal["batch", "expected"]
+
+
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 
@@ -36,6 +40,33 @@ class LoraConfig(Section):
     """Share of the adapters' inputs that is dropped while training."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of the modules that get adapters; `all-linear` is every linear layer but the head."""
+
+
+OWNED_BY_TRAINER: Final = {
+    "train_batch_size": "chains_per_batch",
+    "train_micro_batch_size_per_gpu": "micro_batch_tokens",
+    "gradient_accumulation_steps": "micro_batch_tokens",
+    "gradient_clipping": "max_grad_norm",
+    "gradient_predivide_factor": "",
+    "prescale_gradients": "",
+    "bf16": "precision",
+    "fp16": "precision",
+    "amp": "precision",
+    "torch_autocast": "precision",
+    "data_types": "precision",
+    "scheduler": "warmup_ratio",
+    "optimizer.type": "",
+    "optimizer.params.lr": "lr",
+    "optimizer.params.weight_decay": "weight_decay",
+    "zero_optimization.stage": "zero_stage",
+    "zero_optimization.offload_optimizer.device": "offload_optimizer",
+    "zero_optimization.offload_optimizer.nvme_path": "offload_dir",
+    "zero_optimization.offload_param.device": "offload_weights",
+    "zero_optimization.offload_param.nvme_path": "offload_dir",
+    "activation_checkpointing": "gradient_checkpointing",
+    "checkpoint.load_universal": "",
+}
+"""Keys of DeepSpeed's configuration that the trainer sets → the setting to use instead; "" has none."""
 
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -55,6 +86,10 @@ class TrainConfig(Section):
     """Abilities whose examples are trained on."""
     fixed_weights: tuple[NonNegativeFloat, ...] = (1.0, 1.0, 1.0)
     """λ of each ability (init, exp, agg) for `fixed`; scaled to sum 1."""
+    ability_means: AbilityMeans = "batch"
+    """Over how many examples an ability's loss is the mean: those in the global `batch`, so that a rare
+    ability's few examples weigh much in one batch and little in the next; or those that a batch has on
+    average (`expected`), so that each example weighs the same in every batch."""
     sigma_init: tuple[PositiveFloat, ...] = (1.0, 1.0, 1.0)
     """σ of each ability (init, exp, agg) at the start."""
     sigma_optimizer: SigmaOptimizer = "adam"
@@ -70,13 +105,14 @@ class TrainConfig(Section):
     warmup_ratio: Share = 0.03
     """Share of all steps in which the learning rate rises linearly; then it falls as a cosine."""
     weight_decay: NonNegativeFloat = 0.0
-    """AdamW weight decay."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients with a larger norm are scaled down to it."""
+    """AdamW weight decay, of matrices; norms and biases have none."""
+    max_grad_norm: PositiveFloat | None = 1.0
+    """Gradients with a larger norm are scaled down to it; null clips none."""
     epochs: PositiveInt = 2
     """Times every example is seen."""
     chains_per_batch: PositiveInt = 32
-    """Chains in one optimizer step, each with all its examples."""
+    """Chains in one optimizer step, each with all its examples. What remains of an epoch is a step of its
+    own if it is at least half as many, and else joins the step before."""
     micro_batch_tokens: PositiveInt = 16384
     """Upper bound of the tokens, padding included, that a worker computes at a time; bounds memory only."""
     lora: LoraConfig | None = None
@@ -90,7 +126,8 @@ class TrainConfig(Section):
     offload_dir: LocalPath | None = None
     """Folder on a fast local disk of every node, for `nvme`."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """Laid over the DeepSpeed configuration, section by section."""
+    """Laid over the DeepSpeed configuration, section by section; keys that other settings stand for are
+    refused."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """What is computed in; `auto` is bf16 on GPUs and fp32 on CPUs. Optimizer states are fp32."""
     packing: bool = True
@@ -144,8 +181,19 @@ class TrainConfig(Section):
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
         if "nvme" in (self.offload_weights, self.offload_optimizer) and not self.offload_dir:
             raise ValueError("offload_dir must name a folder for nvme")
+        for key, setting in OWNED_BY_TRAINER.items():
+            if _has(self.deepspeed, key):
+                instead = f"; set train.{setting} instead" if setting else ""
+                raise ValueError(f"deepspeed.{key} is the trainer's own{instead}")
         if not self.validation_chains and (self.patience or self.best_by == "em"):
             raise ValueError(
                 "validation_chains is 0; patience and best_by: em need chains to validate on"
             )
         return self
+
+
+def _has(config: Mapping[str, Any], path: str) -> bool:
+    """Whether a DeepSpeed configuration sets a key, given as a path of sections."""
+    first, _, rest = path.partition(".")
+    value = config.get(first)
+    return first in config if not rest else isinstance(value, Mapping) and _has(value, rest)

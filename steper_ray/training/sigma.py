@@ -1,7 +1,6 @@
 """σ_j, the learned scale of each ability's loss."""
 
 import math
-from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -36,13 +35,14 @@ class Sigma:
         """σ of each ability."""
         return tuple(math.exp(log.item()) for log in self._log_A)
 
-    def update(self, loss_A: PerAbility, present_A: Sequence[bool]) -> None:
-        """One optimizer step along 1 − L_j/σ_j²; an absent ability keeps its σ and its moments.
+    def update(self, loss_A: PerAbility, part_A: PerAbility) -> None:
+        """One optimizer step along c_j (1 − L_j/σ_j²); an absent ability keeps its σ and its moments.
 
         loss_A: L_j of the global batch, in nats
+        part_A: c_j, from `ability_parts`; 0 for an absent ability
         """
-        for log, loss, present in zip(self._log_A, loss_A, present_A, strict=True):
-            log.grad = 1.0 - loss * (-2.0 * log).exp() if present else None
+        for log, loss, part in zip(self._log_A, loss_A, part_A, strict=True):
+            log.grad = part * (1.0 - loss * (-2.0 * log).exp()) if part else None
         self._optimizer.step()
         for log in self._log_A:
             log.clamp_(*self._bounds)

@@ -39,5 +39,7 @@ class TrainSummary(TrainingDataCounts):
     """Mean of L_j of the exported student over the held-out chains; None if no chain was held out."""
     sigma: dict[str, float]
     """σ of each ability at the end."""
+    clipped_share: float | None = None
+    """Share of the optimizer steps whose gradient was clipped; None if it was not counted."""
     base_commit: str = ""
     """Commit of a base student from the Hub; empty for a folder."""

@@ -159,6 +159,7 @@ def _summarize(
         ability_losses=last.L,
         validation_loss=loss if outcome.validated else None,
         sigma=last.sigma,
+        clipped_share=last.clipped_share,
         chains=outcome.chains,
         examples=outcome.examples,
         input_tokens=outcome.input_tokens,

@@ -14,7 +14,7 @@ from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
 from steper_ray.selection.abilities import STEPER, AbilityScheme, recorded_scheme
 from steper_ray.training.metrics import StepMetrics
-from steper_ray.training.objective import objective_named
+from steper_ray.training.objective import WeightInputs, objective_named
 from steper_ray.training.settings import TrainConfig
 from steper_ray.training.summary import TrainingDataCounts
 
@@ -87,8 +87,8 @@ def worker_task(
 
     Raises InputError for settings that do not fit the objective or the abilities.
     """
-    objective_named(settings.objective)
     check_abilities(settings, scheme)
+    check_weights(settings, scheme)
     model_folder = Path(settings.model).expanduser()
     model = str(model_folder.absolute()) if model_folder.is_dir() else settings.model
     revision = pinned(model, settings.revision, hub)
@@ -123,6 +123,18 @@ def check_abilities(settings: TrainConfig, scheme: AbilityScheme) -> None:
                 f"train.{key}: {len(values)} values for the {len(scheme.names)} abilities of scheme "
                 f"{scheme.name!r}; give one each for {names}"
             )
+
+
+def check_weights(settings: TrainConfig, scheme: AbilityScheme) -> None:
+    """Raises InputError for an unknown objective, and for one that gives what is trained no weight."""
+    objective = objective_named(settings.objective)
+    weight_A = objective.weights(WeightInputs(settings.sigma_init, settings.fixed_weights))
+    trained = scheme.names[-1:] if objective.whole_path else settings.abilities
+    if not any(weight_A[scheme.names.index(name)] for name in trained):
+        raise InputError(
+            f"train.fixed_weights: {', '.join(trained)} have weight 0, and nothing else is trained on "
+            "(train.abilities)"
+        )
 
 
 def read_scheme(stats_file: Path) -> AbilityScheme:

@@ -15,6 +15,7 @@ from steper_ray.evaluation.comparison import (
     judge,
     write_comparison,
 )
+from steper_ray.evaluation.settings import CompareConfig
 from steper_ray.reports.comparison_page import (
     headline,
     markdown_lines,
@@ -138,17 +139,18 @@ def test_the_page_stands_alone_and_has_every_model(comparison, tmp_path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
+        ({"repeated": ["unifrom"]}, "'unifrom' is no variant; there are vanilla-kd, uniform"),
         ({"baseline": "nothing"}, "'nothing' is no variant; there are vanilla-kd, uniform"),
         (
-            {"variants": {"teacher": {}}, "baseline": "teacher", "repeated": []},
+            {"variants": {"teacher": {}}, "baseline": "teacher"},
             "cannot be a variant",
         ),
         (
-            {"variants": {"a/b": {}}, "baseline": "a/b", "repeated": []},
+            {"variants": {"a/b": {}}, "baseline": "a/b"},
             "cannot be a variant's name",
         ),
         (
-            {"variants": {"x": {"objectve": "uniform"}}, "baseline": "x", "repeated": []},
+            {"variants": {"x": {"objectve": "uniform"}}, "baseline": "x"},
             r"compare\.variants\.x\.objectve: ",
         ),
     ],
@@ -157,3 +159,10 @@ def test_a_comparison_that_cannot_be_meant_is_refused(values, said):
     config = RunConfig.model_validate({"compare": values})
     with pytest.raises(ConfigError, match=said):
         check_variants(config)
+
+
+def test_by_default_those_of_the_papers_variants_are_repeated_that_there_are():
+    own = RunConfig.model_validate({"compare": {"variants": {"uniform": {}, "mine": {}}}}).compare
+    assert own.repeated_variants == ("uniform",)
+    assert CompareConfig().repeated_variants == ("vanilla-kd", "uniform", "difficulty")
+    assert CompareConfig(repeated=()).repeated_variants == ()

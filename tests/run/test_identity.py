@@ -23,7 +23,10 @@ from steper_ray.run.identity import (
 )
 from steper_ray.run.keys import DEPENDED_ON, ENDPOINT_KEYS, EXCLUDED
 
-BODY = {"train": {"lr": 0.1, "lora": None}, "ensemble": {"a": {"k": 4}, "b": {"k": 5}}}
+BODY = {
+    "train": {"lr": 0.1, "lora": None, "ability_means": "batch"},
+    "ensemble": {"a": {"k": 4}, "b": {"k": 5}},
+}
 
 
 def keys_of(model: type[BaseModel], path: str = "") -> Iterator[str]:
@@ -90,7 +93,8 @@ def test_a_key_that_nobody_decided_on_is_found() -> None:
 def test_differences_by_hand() -> None:
     before = record("training", BODY, ["objective"])
     assert differences(before, record("training", BODY, ["objective"])) == []
-    other = {"train": {"lr": 0.2, "lora": {"rank": 8}}, "ensemble": {"a": {"k": 4}}}
+    train = {"lr": 0.2, "lora": {"rank": 8}, "ability_means": "batch"}
+    other = {"train": train, "ensemble": {"a": {"k": 4}}}
     assert differences(before, record("training", other, ["objective"])) == [
         "train.lr: 0.1 → 0.2",
         "train.lora: None → {'rank': 8}",
@@ -107,9 +111,10 @@ def test_differences_by_hand() -> None:
 
 def test_a_raised_rule_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     before = record("training", BODY, ["objective", "tokens"])
-    monkeypatch.setitem(identity.RULES, "objective", 2)
+    raised = identity.RULES["objective"] + 1
+    monkeypatch.setitem(identity.RULES, "objective", raised)
     now = record("training", BODY, ["objective", "tokens"])
-    assert differences(before, now) == ["rules.objective: 1 → 2"]
+    assert differences(before, now) == [f"rules.objective: {raised - 1} → {raised}"]
 
 
 def test_a_key_added_later_has_in_older_records_what_the_code_did_then(
@@ -176,7 +181,7 @@ def test_prompts_had_a_fixed_cue_before_it_could_be_set(framework: str, cue: str
 
 def test_a_renamed_key_is_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = record("training", BODY)
-    renamed = {**BODY, "train": {"learning_rate": 0.1, "lora": None}}
+    renamed = {**BODY, "train": {"learning_rate": 0.1, "lora": None, "ability_means": "batch"}}
     assert len(differences(before, record("training", renamed))) == 2
     monkeypatch.setitem(identity.RENAMED, "training.train.lr", "learning_rate")
     assert differences(before, record("training", renamed)) == []

@@ -22,8 +22,9 @@ def start(task: WorkerTask, resume: Path | None = None, **values: Any) -> RankTr
 
 def learned(metrics: StepMetrics) -> dict[str, Any]:
     """What does not depend on the machine."""
-    measured = {"seconds", "tokens_per_second", "examples_per_second", "peak_memory_gib", "mfu"}
-    return {name: value for name, value in metrics.as_row().items() if name not in measured}
+    row = metrics.as_row()
+    measured = {"seconds", "peak_memory_gib", "mfu", *(k for k in row if k.endswith("_per_second"))}
+    return {name: value for name, value in row.items() if name not in measured}
 
 
 def gather_and_save(training: RankTraining, folder: Path) -> None:

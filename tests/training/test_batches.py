@@ -182,6 +182,9 @@ def test_an_epoch_has_every_chain_once(chains, chains_per_batch, seed, epoch):
     assert len(batches) == steps_per_epoch(chains, chains_per_batch)
     assert sorted(chain for batch in batches for chain in batch) == list(range(chains))
     assert all(len(batch) == chains_per_batch for batch in batches[:-1])
+    last = len(batches[-1])
+    assert 2 * last < 3 * chains_per_batch
+    assert 2 * last >= chains_per_batch or len(batches) == 1
 
 
 def test_the_order_follows_seed_and_epoch():

@@ -1,9 +1,11 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from steper_ray.training.deepspeed_config import deepspeed_config, merged
 from steper_ray.training.schedule import learning_rate
+from steper_ray.training.settings import TrainConfig
 
 
 def test_learning_rate_rises_then_falls():
@@ -27,6 +29,33 @@ def test_deepspeed_divides_by_nothing_of_its_own(bf16):
     assert config["bf16"]["enabled"] is bf16
     params = {"lr": 1e-3, "weight_decay": 0.1, "torch_adam": True, "fused": True}
     assert config["optimizer"]["params"] == params
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (
+            {"gradient_accumulation_steps": 4},
+            "deepspeed.gradient_accumulation_steps is the trainer's own; set train.micro_batch_tokens",
+        ),
+        ({"zero_optimization": {"stage": 2}}, "zero_optimization.stage .* set train.zero_stage"),
+        ({"bf16": {"enabled": True}}, "deepspeed.bf16 .* set train.precision instead"),
+        ({"gradient_clipping": 0.5}, "set train.max_grad_norm instead"),
+        ({"optimizer": {"type": "Muon"}}, "deepspeed.optimizer.type is the trainer's own "),
+        ({"optimizer": {"params": {"lr": 1.0}}}, "set train.lr instead"),
+    ],
+)
+def test_what_the_trainer_sets_itself_is_refused(given, line):
+    with pytest.raises(ValidationError, match=line.replace(".", r"\.").replace(r" \.*", ".*")):
+        TrainConfig(deepspeed=given)
+
+
+def test_what_the_trainer_does_not_set_is_taken():
+    given = {
+        "optimizer": {"params": {"betas": [0.9, 0.95]}},
+        "zero_optimization": {"reduce_bucket_size": 1, "offload_optimizer": {"ratio": 0.5}},
+    }
+    assert TrainConfig(deepspeed=given).deepspeed == given
 
 
 def test_offload_names_its_place_and_takes_the_adam_made_for_it():

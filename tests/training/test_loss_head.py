@@ -72,3 +72,26 @@ def test_no_tensor_of_all_tokens_by_vocabulary_exists():
     )
     whole = 2000 * 128_000 * 4 / 1024  # KiB of the logits: one gigabyte
     assert int(done.stdout) < whole / 3
+
+
+def test_without_gradient_none_is_allocated_for_the_head(monkeypatch):
+    import torch
+
+    from steper_ray.training import loss_head
+
+    head = torch.nn.Parameter(torch.randn(50, 8))
+    hidden, target = torch.randn(6, 8), torch.randint(50, (6,))
+    made: list[torch.Size] = []
+    zeros_like = torch.zeros_like
+
+    def counted(like, **options):
+        made.append(like.shape)
+        return zeros_like(like, **options)
+
+    monkeypatch.setattr(torch, "zeros_like", counted)
+    with torch.no_grad():
+        loss, _, _ = loss_head.linear_cross_entropy(hidden, head, None, target, torch.ones(6))
+    assert made == []
+    assert not loss.requires_grad
+    loss_head.linear_cross_entropy(hidden, head, None, target, torch.ones(6))
+    assert made == [head.shape]

@@ -128,12 +128,80 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_its_examples(tmp_path, 
     training = start(task, zero_stage=1)
     with torch.no_grad():
         next(training.engine.module.parameters()).fill_(float("nan"))
-    with pytest.raises(StageError, match=r"loss of step 1 is nan.*bad_batch\.json"):
+    with pytest.raises(StageError, match=r"loss of step 1 is nan, from example c0000/1 and 8 more"):
         training.train_step()
     bad = json.loads((tmp_path / "training" / "bad_batch.json").read_text())
     assert bad["step"] == 1
     assert len(bad["examples"]) == 9
     assert {"c0000/1", "c0002/4"} <= set(bad["examples"])
+    assert bad["not_finite"] == sorted(bad["examples"])
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_the_example_whose_loss_is_no_number_is_named(tmp_path, task, write_stepwise):
+    """One token that occurs in no other example has an embedding that is no number."""
+    import torch
+
+    write_stepwise(tmp_path, [3, 2, 4])
+    training = start(task, zero_stage=1, packing=False)
+    examples = training.data.examples
+    last = examples[-1]
+    others = set().union(*(set(map(int, e.ids)) for e in examples[:-1]))
+    own = next(int(token) for token in last.ids if int(token) not in others)
+    with torch.no_grad():
+        training.engine.module.model.get_input_embeddings().weight[own] = float("nan")
+        head = training.engine.module.loss_head
+        head.weight = torch.nn.Parameter(torch.nan_to_num(head.weight))  # untied
+    with pytest.raises(StageError, match=r"is nan, from example c0002/4; look at it"):
+        training.train_step()
+    bad = json.loads((tmp_path / "training" / "bad_batch.json").read_text())
+    assert bad["not_finite"] == ["c0002/4"]
+    assert len(bad["examples"]) == 9
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_clipped_steps_are_counted_and_null_clips_none(task):
+    whole = start(task, max_grad_norm=None)
+    norms = [whole.train_step().grad_norm for _ in range(3)]
+    assert whole.last is not None
+    assert whole.last.clipped_share == 0.0
+    # The first step, which has the same gradient, is not clipped by a bound above its norm.
+    clipped = start(task, max_grad_norm=1.001 * norms[0], lr=10 * LR)
+    shares = []
+    for step in range(1, 4):
+        done = clipped.train_step()
+        shares.append(round(done.clipped_share * step))
+        assert shares[-1] - (shares[-2] if step > 1 else 0) == (done.grad_norm > 1.001 * norms[0])
+    assert shares[0] == 0
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_weight_decay_leaves_norms_out(task):
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    weights = []
+    for decay in (0.5, 0.0):
+        training = start(task, weight_decay=decay)
+        training.train_step()
+        named = training.engine.module.named_parameters()
+        weights.append({name: safe_get_full_fp32_param(parameter) for name, parameter in named})
+    for name, whole in weights[1].items():
+        same = bool((weights[0][name] - whole).abs().max() < 1e-7)
+        assert same == (whole.dim() == 1), name
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_difficulty_with_equal_sigma_takes_the_step_of_uniform_by_either_means(task):
+    """All examples are in the batch, so that it has as many of each ability as expected."""
+    equal, by_sigma = (
+        start(task, **values).train_step()
+        for values in (
+            {"objective": "uniform"},
+            {"sigma_init": (0.3, 0.3, 0.3), "ability_means": "expected"},
+        )
+    )
+    assert by_sigma.grad_norm == pytest.approx(equal.grad_norm, rel=1e-5)
+    assert list(by_sigma.L.values()) == pytest.approx(list(equal.L.values()))
 
 
 @pytest.mark.usefixtures("only_rank")

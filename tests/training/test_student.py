@@ -7,11 +7,19 @@ from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.toy.asking import REASONING
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.batches import cut_micro_batches
-from steper_ray.training.objective import OBJECTIVES, WeightInputs, example_weights
+from steper_ray.training.objective import (
+    OBJECTIVES,
+    WeightInputs,
+    example_weights,
+    gradient_shares,
+)
 from steper_ray.training.packing import packed_length, prefix_tree
 from steper_ray.training.tokenization import TokenExample, stepwise_files, tokenize_examples
 
 SIGMA = (0.7, 1.4, 0.9)
+SHARES = gradient_shares(
+    OBJECTIVES["difficulty"].weights(WeightInputs(SIGMA, (1.0, 1.0, 1.0))), (1, 1, 1)
+)
 
 
 def load_examples(run_dir: Path):
@@ -52,9 +60,7 @@ def test_the_gradient_does_not_depend_on_the_cut(
         str(tiny_student), dtype=torch.float32, gradient_checkpointing=checkpointing, packed=packed
     ).to(device)
     abilities = [example.ability for example in examples]
-    weights = example_weights(
-        abilities, OBJECTIVES["difficulty"].weights(WeightInputs(SIGMA, (1.0, 1.0, 1.0)))
-    )
+    weights = example_weights(abilities, SHARES)
     sums = torch.zeros(3)
     units = data.chains if packed else [[i] for i in range(len(examples))]
     trees = [prefix_tree([examples[i].ids for i in unit]) for unit in units]
@@ -96,9 +102,7 @@ def test_in_bf16_a_packed_gradient_is_as_good_as_that_of_separate_examples(
     data = load_examples(tmp_path)
     expected = reference(AutoModelForCausalLM.from_pretrained(tiny_student), written, list(SIGMA))
     abilities = [example.ability for example in data.examples]
-    weights = example_weights(
-        abilities, OBJECTIVES["difficulty"].weights(WeightInputs(SIGMA, (1.0, 1.0, 1.0)))
-    )
+    weights = example_weights(abilities, SHARES)
     chains = [[data.examples[i] for i in chain] for chain in data.chains]
     trees = [prefix_tree([example.ids for example in chain]) for chain in chains]
     away = {}

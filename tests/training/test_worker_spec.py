@@ -23,6 +23,11 @@ TWO = AbilityScheme("two", ("before", "last"), before_or_last)
         ({"abilities": ["init", "last"]}, STEPER, "has no 'last'; there are init, exp, agg"),
         ({"sigma_init": (1, 1)}, STEPER, r"train\.sigma_init: 2 values for the 3 abilities"),
         ({"fixed_weights": (1, 1, 1, 1)}, STEPER, r"train\.fixed_weights: 4 values for the 3"),
+        (
+            {"objective": "fixed", "fixed_weights": (1, 0, 0), "abilities": ["exp", "agg"]},
+            STEPER,
+            r"train\.fixed_weights: exp, agg have weight 0, and nothing else is trained on",
+        ),
         ({}, TWO, "ability scheme 'two' has no 'init'; there are before, last"),
         (
             {"abilities": ["last"]},

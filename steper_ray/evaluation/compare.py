@@ -73,13 +73,14 @@ def compare(
     variants = check_variants(config)
     base = check_model(config.train.model, "train.model", config.train.revision)
     teacher = check_model(config.build.teacher, "build.teacher", config.build.revision)
-    dev = dev_questions(config)
+    rates = section.learning_rates or (config.train.lr,)
     test = asked_questions(config, "test")
+    dev = dev_questions(config) if _chooses_on_dev(config) else []
     if {question.id for question in dev} & {question.id for question in test}:
         raise InputError(
-            "questions.test: shares ids with questions.dev; settings are chosen on dev"
+            "questions.test: shares ids with questions.dev, on which learning rates or students are "
+            "chosen; name other questions, or leave one learning rate and train.best_by: loss"
         )
-    rates = section.learning_rates or (config.train.lr,)
     repeated = [name for name in variants if name in section.repeated_variants]
     tunings = len(rates) * (2 if len(rates) > 1 else 1)
     repetitions = 2 * (len(section.seeds) - 1) * len(repeated)
@@ -109,6 +110,13 @@ def compare(
     )
     write_comparison(config.folder.compare, comparison)
     return comparison, students
+
+
+def _chooses_on_dev(config: "RunConfig") -> bool:
+    """Whether learning rates, or the students of a training, are chosen by the dev questions."""
+    values = (config.train.model_dump(), *config.compare.variants.values())
+    by_em = any(keys.get("best_by") == "em" for keys in values)
+    return len(config.compare.learning_rates) > 1 or by_em
 
 
 def _best_of_each(

@@ -94,8 +94,11 @@ def run_train(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Train the student."""
     from steper_ray.pipeline.training import following_metrics, train_student
 
+    def show(done: int, blocks: int) -> None:
+        progress.update(done, blocks, f"preparing the examples: {done} of {blocks} blocks")
+
     with following_metrics(config.folder.metrics, progress):
-        summary = train_student(config)
+        summary = train_student(config, on_prepared=show)
     return StageResult(train_lines(summary, config.folder.student), summary)
 
 

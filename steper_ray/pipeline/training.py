@@ -11,6 +11,7 @@ from steper_ray.pipeline.versions import TRAINING_PACKAGES, installed_versions
 from steper_ray.ray_runtime.watch import calling_every
 from steper_ray.reports.student_card import Card, write_card
 from steper_ray.reports.training_charts import write_training_pictures
+from steper_ray.training.preparation import Progress
 from steper_ray.training.summary import TrainSummary
 from steper_ray.training.train import train
 from steper_ray.training.worker_spec import read_corpus_version, read_scheme
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def train_student(
-    config: "RunConfig", *, prepared: Path | None = None, callbacks: Sequence[Any] = ()
+    config: "RunConfig", *, on_prepared: Progress | None = None, callbacks: Sequence[Any] = ()
 ) -> TrainSummary:
     """Train the student of a run file, with its card and pictures; arguments as for `train`."""
     corpus_version = read_corpus_version(config.folder.chains)
@@ -45,7 +46,8 @@ def train_student(
         corpus_version=corpus_version,
         hub=config.hub,
         scheme=read_scheme(config.folder.stats),
-        prepared=prepared,
+        prepared=config.folder.prepared,
+        on_prepared=on_prepared,
         score=score,
         add_card=add_card,
         callbacks=callbacks,

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
+from steper_ray.errors import find_steper_error
+
 Item = TypeVar("Item")
 
 
@@ -13,7 +15,10 @@ Result = TypeVar("Result")
 
 
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """The function of each item, in order: on the cluster's cores where Ray is connected, else here."""
+    """The function of each item, in order: on the cluster's cores where Ray is connected, else here.
+
+    Raises what the function raises, if it is an error of steper_ray.
+    """
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         yield from map(function, items)
@@ -23,5 +28,10 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> I
     most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     running = deque(work.remote(item) for item in islice(waiting, most))
     while running:
-        yield ray.get(running.popleft())
+        try:
+            yield ray.get(running.popleft())
+        except ray.exceptions.RayTaskError as error:
+            if (known := find_steper_error(error)) is not None:
+                raise known from None
+            raise
         running.extend(work.remote(item) for item in islice(waiting, 1))

@@ -9,7 +9,7 @@ text are meant. A `MarkedTokenizer` therefore spells its control tokens in a way
 import json
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 _MARKUP: Final = re.compile(r"<\S+>|\[\S+\]")
@@ -43,12 +43,13 @@ class MarkedTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         """tokenizer: from transformers; it is copied, not changed"""
         self._control = control_tokens(tokenizer)
-        nonce = secrets.token_hex(8)
-        self._marks = {token: f"m{nonce}n{number}m" for token, number in self._control.items()}
+        self._nonce = f"m{secrets.token_hex(8)}n"
+        self._marks = {token: f"{self._nonce}{number}m" for token, number in self._control.items()}
         self._spelling = _any_of(self._control)
         self._mark = _any_of(self._marks.values())
         self._tokenizer = tokenizer
-        self._backend = _respelled(tokenizer, self._marks) if tokenizer.is_fast else None
+        self.backend = _respelled(tokenizer, self._marks) if tokenizer.is_fast else None
+        """The tokenizer of `tokenizers` that knows the marks; None where it is none of them."""
 
     def mark(self, text: str, only: Iterable[str] | None = None) -> str:
         """The text with its control tokens marked: all of them, or those of `only` that are some."""
@@ -57,11 +58,25 @@ class MarkedTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, its control tokens marked; nothing is put before or behind them."""
-        if self._backend is not None:
-            # a batch of one: it lets other threads run, and counts no offsets
-            (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=False)
-            return list(encoding.ids)
-        ids, start = [], 0
+        (ids,) = self.encode_batch([text])
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of several texts, as `encode` gives them."""
+        if self.backend is None:
+            return [self._encode_slowly(text) for text in texts]
+        # which lets other threads run, and counts no offsets, also for a batch of one
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def begins_mark(self, text: str) -> bool:
+        """Whether a text begins with a mark."""
+        return text.startswith(self._nonce)
+
+    def _encode_slowly(self, text: str) -> list[int]:
+        """The ids of a text from a tokenizer that is not one of `tokenizers`."""
+        ids: list[int] = []
+        start = 0
         tokens = {mark: self._control[token] for token, mark in self._marks.items()}
         for match in self._mark.finditer(text):
             ids += [*self._run(text[start : match.start()]), tokens[match.group()]]

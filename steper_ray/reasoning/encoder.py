@@ -96,16 +96,17 @@ class PromptEncoder:
         return self._split(target)
 
     def _encode(self, prompt: Prompt) -> "array[int]":
+        return array("i", [*self._first, *self._tokenizer.encode(self._marked(prompt))])
+
+    def _marked(self, prompt: Prompt) -> str:
+        """The text that the model reads, with the control tokens of template and thought marked."""
         _check_unicode(prompt.text)
         tokenizer = self._tokenizer
         written = tokenizer.mark(prompt.continued, only=(THINK_START, THINK_END))
         if self._frame is None:
-            return array(
-                "i", [*self._first, *tokenizer.encode(prompt.user + prompt.assistant + written)]
-            )
+            return prompt.user + prompt.assistant + written
         before, user, between, assistant = self._frame.parts(prompt)
-        text = tokenizer.mark(before) + user + tokenizer.mark(between) + assistant + written
-        return array("i", tokenizer.encode(text))
+        return tokenizer.mark(before) + user + tokenizer.mark(between) + assistant + written
 
     def _count_text(self, text: str) -> int:
         """How many tokens a text is split into by itself."""

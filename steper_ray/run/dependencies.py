@@ -159,6 +159,41 @@ def training_identity(
     return record("training", made_with, TRAINING_RULES)
 
 
+TOKENIZER_PARTS: Final = (
+    *("tokenizer", "chat_template", "code"),  # of a folder
+    *("name", "commit", "revision"),  # on the Hub
+)
+"""Parts of a model's identity that token ids depend on."""
+
+
+def prepared_identity(
+    reasoning: BaseModel,
+    *,
+    model: Mapping[str, str],
+    examples: str,
+    scheme: Mapping[str, Any],
+    abilities: Iterable[str],
+    whole_path: bool,
+) -> Record:
+    """The record of prepared training data.
+
+    model:      the base student, from `model_identity`
+    examples:   digest of what is read of the step-wise examples
+    scheme:     the record of their ability scheme
+    abilities:  whose examples are made
+    whole_path: whether an example is a chain's whole path
+    """
+    made_with = {
+        "tokenizer": {part: model[part] for part in TOKENIZER_PARTS if part in model},
+        "reasoning": pick(reasoning, REASONING_KEYS),
+        "examples": examples,
+        "scheme": dict(scheme),
+        "abilities": list(abilities),
+        "whole_path": whole_path,
+    }
+    return record("prepared", made_with, ("prompt", "tokens"))
+
+
 OF_A_CHECKPOINT: Final = ("checkpoint", "rules")
 """Parts of a training's record that its finished student does not depend on."""
 

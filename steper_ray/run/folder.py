@@ -45,6 +45,11 @@ class RunFolder:
         return own if own.is_dir() else self.dataset
 
     @property
+    def prepared(self) -> Path:
+        """Training data made from the examples: token ids, a folder for each way of making them."""
+        return self.data / "prepared"
+
+    @property
     def stats(self) -> Path:
         """Counts of chains and examples, by ability, hops and reason."""
         return self.data / "stats.json"

@@ -247,5 +247,4 @@ def data_key(train: TrainConfig) -> tuple[Any, ...]:
         train.revision,
         () if whole_path else train.abilities,
         whole_path,
-        train.packing,
     )

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from steper_ray.errors import ConfigError, find_steper_error
+from steper_ray.errors import ConfigError
 from steper_ray.files import new_folder, write_whole
 from steper_ray.models.folder import check_model
 from steper_ray.run.dependencies import sweep_identity
@@ -19,14 +19,16 @@ from steper_ray.run.identity import RECORD_FILE, Record, because, digest, find_f
 from steper_ray.run.loading import run_file_text
 from steper_ray.sweep.capacity import check_capacity
 from steper_ray.sweep.live_table import showing_trials
-from steper_ray.sweep.space import check_space, data_key, data_settings, points
+from steper_ray.sweep.space import check_space, data_settings, points
 from steper_ray.sweep.trial import TrialTask, trial_config
 from steper_ray.sweep.trial_files import Trial, best_trial, drop_bulk, read_trials
 from steper_ray.sweep.trial_table import write_tables
 from steper_ray.sweep.tuner import run_trials
+from steper_ray.training.preparation import prepare
 from steper_ray.training.resume import task_identity
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.trackers import check_trackers
+from steper_ray.training.train import check_data
 from steper_ray.training.worker_spec import (
     WorkerTask,
     read_corpus_version,
@@ -72,7 +74,8 @@ def sweep(
     )
     at_a_time = check_capacity(config, _nodes())
     folder = sweep_folder(config)
-    task = TrialTask(config, folder / "trials", _prepare(config, folder), train, str(Path.cwd()))
+    _prepare(config)
+    task = TrialTask(config, folder / "trials", train, str(Path.cwd()))
     total = section.trials if all_points is None else len(all_points)
     with showing_trials(task.folder, config.sweep, total, progress):
         run_trials(task, folder / "tune", all_points, at_a_time)
@@ -148,30 +151,12 @@ def _nodes() -> list[dict[str, float]]:
     ]
 
 
-def _prepare(config: "RunConfig", folder: Path) -> dict[tuple[Any, ...], Path]:
-    """Files of the prepared examples, by `data_key`; each is prepared in a process of its own."""
-    import ray
-    import ray.exceptions
-
-    from steper_ray.training.training_data import prepare_file
-
-    files: dict[tuple[Any, ...], Path] = {}
-    tasks = []
-    # Loosely typed: Ray's annotations end at options().
-    remote: Any = ray.remote(prepare_file)
+def _prepare(config: "RunConfig") -> None:
+    """Prepare the training data of all trials, so that no two of them do it at a time."""
     sources = stepwise_files(config.folder.examples)
     for train in data_settings(config.sweep, config.train):
-        key = data_key(train)
-        files[key] = folder / "data" / f"{digest(key)}.parquet"
         task = _worker_task(config, train, sources)
-        tasks.append(remote.remote(task, files[key]))
-    try:
-        ray.get(tasks)
-    except ray.exceptions.RayTaskError as error:
-        if (known := find_steper_error(error)) is not None:
-            raise known from None
-        raise
-    return files
+        check_data(prepare(task, config.folder.prepared), task)
 
 
 def _export(config: "RunConfig", best: Trial) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from steper_ray.errors import StageError, SteperError, find_steper_error
 from steper_ray.ray_runtime.logs import launch
-from steper_ray.sweep.space import Point, applied, data_key
+from steper_ray.sweep.space import Point, applied
 from steper_ray.sweep.trial_files import (
     ERROR_FILE,
     OUTCOME_FILE,
@@ -45,8 +45,6 @@ class TrialTask:
     """The run file of the sweep."""
     folder: Path
     """Parent of the trials' folders."""
-    prepared: Mapping[tuple[Any, ...], Path]
-    """Files of the prepared examples, by `data_key`."""
     train: "Callable[..., TrainSummary]"
     """Trains the student of a run file: `pipeline.training.train_student`."""
     start: str
@@ -100,10 +98,7 @@ def _train_and_score(task: TrialTask, config: "RunConfig", number: int, point: P
     started = time.monotonic()
     try:
         ranked = config.sweep.metric == "loss"
-        prepared = task.prepared[data_key(config.train)]
-        summary = task.train(
-            config, prepared=prepared, callbacks=[ReportValidations(ranked=ranked)]
-        )
+        summary = task.train(config, callbacks=[ReportValidations(ranked=ranked)])
         metric = summary.validation_loss
         if not ranked:
             metric = _score(config)

@@ -4,16 +4,14 @@ A global batch is N chains with all their examples. Everything here is a functio
 seed and the epoch; the number of workers and the size of a micro-batch decide only who computes
 what. The gradient is the same for every cut, because an example's weight in the loss is fixed
 before (see `steper_ray.training.objective`).
-
-Cost: every rank tokenizes all examples once, before the first step.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from steper_ray.errors import InputError
-from steper_ray.training.tokenization import TokenizedData
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,30 @@ class MicroBatch:
     """False for a stand-in: its loss is multiplied by 0 and it only keeps its rank in step."""
 
 
-def hold_out(data: TokenizedData, count: int) -> tuple[list[list[int]], list[list[int]]]:
+class Chains(Protocol):
+    """What chains are held out by."""
+
+    @property
+    def chains(self) -> Sequence[Sequence[int]]:
+        """Per chain its examples' indices."""
+        ...
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """Names of the abilities."""
+        ...
+
+    @property
+    def ability_E(self) -> Iterable[Any]:
+        """Ability of each example."""
+        ...
+
+    def question(self, index: int) -> str:
+        """Question of an example."""
+        ...
+
+
+def hold_out(data: Chains, count: int) -> tuple[list[Any], list[Any]]:
     """The chains to train on, and the chains held out for validation: `count`, or some more, because all
     chains of a question are on the same side.
 
@@ -33,11 +54,14 @@ def hold_out(data: TokenizedData, count: int) -> tuple[list[list[int]], list[lis
     Raises InputError if too few chains would remain, or an ability would be missing on either side.
     """
 
-    def rank(chain: list[int]) -> str:
-        return hashlib.sha256(data.examples[chain[0]].question.encode()).hexdigest()
+    if not count:
+        return list(data.chains), []
+
+    def rank(chain: Sequence[int]) -> str:
+        return hashlib.sha256(data.question(chain[0]).encode()).hexdigest()
 
     ranked = sorted(data.chains, key=rank)
-    while 0 < count < len(ranked) and rank(ranked[count - 1]) == rank(ranked[count]):
+    while count < len(ranked) and rank(ranked[count - 1]) == rank(ranked[count]):
         count += 1
     if count >= len(data.chains):
         raise InputError(
@@ -46,10 +70,10 @@ def hold_out(data: TokenizedData, count: int) -> tuple[list[list[int]], list[lis
     chosen = {chain[0] for chain in ranked[:count]}
     train = [chain for chain in data.chains if chain[0] not in chosen]
     held_out = [chain for chain in data.chains if chain[0] in chosen]
-    trained = {example.ability for example in data.examples}
+    ability_E = list(data.ability_E)
     for part, side in ((train, "left to train on"), (held_out, "held out")):
-        present = {data.examples[index].ability for chain in part for index in chain}
-        for ability in sorted(trained - present) if part else ():
+        present = {ability_E[index] for chain in part for index in chain}
+        for ability in sorted(set(ability_E) - present):
             raise InputError(
                 f"train.validation_chains: no example of ability {data.abilities[ability]!r} is {side}; "
                 f"hold out {'fewer' if part is train else 'more'} than {count:,} chains"

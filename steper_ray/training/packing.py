@@ -17,6 +17,7 @@ Cost with 5 steps of 400 passage tokens each: 2,600 tokens in place of 6,600.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise, starmap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,9 +49,18 @@ def prefix_tree(examples: Sequence["NDArray[np.int32]"]) -> list[Block]:
 
     examples: token ids, each (tokens,), prompt and target
     """
+    return tree_of(shared_prefixes(examples), [len(ids) for ids in examples])
+
+
+def shared_prefixes(examples: Sequence["NDArray[np.int32]"]) -> list[int]:
+    """How many tokens each example begins with in common with the one before it; 0 for the first."""
+    return [0, *starmap(common_prefix, pairwise(examples))][: len(examples)]
+
+
+def tree_of(shared_E: Sequence[int], length_E: Sequence[int]) -> list[Block]:
+    """The blocks of examples of so many tokens each, from `shared_prefixes`."""
     blocks: list[Block] = []
-    for number, ids in enumerate(examples):
-        shared = common_prefix(examples[number - 1], ids) if number else 0
+    for number, (shared, length) in enumerate(zip(shared_E, length_E, strict=True)):
         runs: list[tuple[int, int]] = []
         remaining = shared
         for block, tokens in blocks[-1].runs if shared else ():
@@ -58,7 +68,7 @@ def prefix_tree(examples: Sequence["NDArray[np.int32]"]) -> list[Block]:
                 break
             runs.append((block, min(tokens, remaining)))
             remaining -= runs[-1][1]
-        runs.append((number, len(ids) - shared))
+        runs.append((number, length - shared))
         blocks.append(Block(shared, tuple(runs)))
     return blocks
 

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import StageError
-from steper_ray.models.loading import load_model_config, load_tokenizer
+from steper_ray.models.loading import load_model_config
 from steper_ray.models.student_settings import student_settings
-from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.training.batches import (
     MicroBatch,
     cut_micro_batches,
@@ -41,7 +40,7 @@ from steper_ray.training.packing import packed_length
 from steper_ray.training.schedule import learning_rate
 from steper_ray.training.sigma import Sigma
 from steper_ray.training.tokenization import TokenExample
-from steper_ray.training.training_data import Unit, prepare_data
+from steper_ray.training.training_data import TrainingData, Unit
 from steper_ray.training.validation import Validations, validation_loss, validations_at
 from steper_ray.training.worker_spec import WorkerTask
 
@@ -68,7 +67,7 @@ class RankTraining:
 
         self.task, self.rank, self.ranks, self.device = task, rank, ranks, device
         self.objective = objective_named(task.train.objective)
-        self._prepare_data()
+        self._open_data()
         state, sigma_state = load_state(resume) if resume else (None, None)
         # Shards fit the number of workers that wrote them; without ZeRO there are none.
         convert = state is not None and state["workers"] != ranks and task.train.zero_stage > 0
@@ -98,17 +97,16 @@ class RankTraining:
             assert sigma_state is not None
             self._restore(resume, state, sigma_state, convert=convert)
 
-    def _prepare_data(self) -> None:
-        """Tokenize the examples, hold chains out, and decide whether chains are packed."""
+    def _open_data(self) -> None:
+        """Open the training data, hold chains out, and decide whether chains are packed."""
         from steper_ray.training.attention import packing_obstacle
 
         task, train = self.task, self.task.train
-        tokenizer = load_tokenizer(train.model, task.hub, train.revision)
-        self.pad = tokenizer.pad_token_id or 0
+        self.data = TrainingData(Path(task.prepared))
         self.student_settings = student_settings(
             task.reasoning,
             task.corpus_version,
-            chat=PromptEncoder(tokenizer, task.reasoning.chat, task.reasoning.template_date).chat,
+            chat=self.data.about["chat"],
             base=task.base_model,
             abilities=task.scheme.record(),
         )
@@ -117,13 +115,10 @@ class RankTraining:
         obstacle = packing_obstacle(model_config)
         self.separate_because = obstacle if train.packing else "train.packing is false"
         self.packed = self.separate_because is None
-        self.prepared = prepare_data(task, tokenizer, self.model_config, packed=self.packed)
-        self.data = self.prepared.data
         self.chains, self.held_out = hold_out(self.data, train.validation_chains)
-        self.trained_A = count_abilities(
-            [self.data.examples[index].ability for chain in self.chains for index in chain],
-            len(task.scheme.names),
-        )
+        index_E = [index for chain in self.chains for index in chain]
+        abilities = len(task.scheme.names)
+        self.trained_A = count_abilities(self.data.ability_E[index_E].tolist(), abilities)
         self.steps_per_epoch = steps_per_epoch(len(self.chains), train.chains_per_batch)
         self.steps = self.steps_per_epoch * train.epochs
 
@@ -274,8 +269,8 @@ class RankTraining:
         ability_E = [example.ability for unit in units for example in unit.examples]
         return count_abilities(ability_E, len(self.task.scheme.names))
 
-    def _units(self, chains: Sequence[list[int]]) -> list[Unit]:
-        return [unit for chain in chains for unit in self.prepared.units(chain)]
+    def _units(self, chains: Sequence[range]) -> list[Unit]:
+        return [unit for chain in chains for unit in self.data.units(chain, packed=self.packed)]
 
     def _micro_batches(
         self, units: Sequence[Unit], weights_of: Sequence[Sequence[float]] | None
@@ -303,10 +298,10 @@ class RankTraining:
             if self.packed:
                 chains = [unit.examples for unit in chosen]
                 trees = [unit.tree for unit in chosen]
-                batch = packed_batch(chains, trees, weights, self.pad, self.device)
+                batch = packed_batch(chains, trees, weights, self.data.about["pad"], self.device)
             else:
                 examples = [example for unit in chosen for example in unit.examples]
-                batch = padded_batch(examples, weights, self.pad, self.device)
+                batch = padded_batch(examples, weights, self.data.about["pad"], self.device)
             yield micro_batch, batch, last
 
     def _forward_backward(

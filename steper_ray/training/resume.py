@@ -20,7 +20,6 @@ from steper_ray.run.identity import (
     write_record,
 )
 from steper_ray.training.summary import TrainSummary
-from steper_ray.training.tokenization import examples_digest
 from steper_ray.training.worker_spec import WorkerTask
 
 DONE_FILE: Final = "done.json"
@@ -34,7 +33,7 @@ def task_identity(task: WorkerTask) -> Record:
         bf16=task.bf16,
         seed=task.seed,
         model=dict(task.base_model),
-        examples=examples_digest([Path(file) for file in task.stepwise_files], task.scheme),
+        examples=task.examples,
         corpus_version=task.corpus_version,
     )
 

@@ -1,14 +1,16 @@
 """Step-wise examples → token ids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import InputError
-from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.ray_runtime.parallel import parallel_map
+from steper_ray.reasoning.batch_encoder import BatchEncoder
 from steper_ray.reasoning.frameworks import cue_of, framework_named
-from steper_ray.reasoning.prompts import fit_prompt, split_searches
+from steper_ray.reasoning.prompts import fit_prompt, make_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.identity import digest
 from steper_ray.schema import Passage
@@ -59,6 +61,15 @@ class TokenizedData:
     abilities: tuple[str, ...] = STEPER.names
     """Names that the examples' abilities are indices into."""
 
+    @property
+    def ability_E(self) -> list[int]:
+        """Ability of each example."""
+        return [example.ability for example in self.examples]
+
+    def question(self, index: int) -> str:
+        """Question of an example."""
+        return self.examples[index].question
+
 
 def stepwise_files(folder: Path) -> list[Path]:
     """The Parquet files with step-wise examples, checked to have rows and every column that is read.
@@ -89,20 +100,27 @@ def stepwise_files(folder: Path) -> list[Path]:
     return files
 
 
-def _read(files: Sequence[Path], abilities: Sequence[str]) -> Iterator[dict[str, Any]]:
+def read_rows(files: Sequence[Path], abilities: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows of the examples; raises InputError for an ability that is not one of `abilities`."""
     import pyarrow.parquet as pq
 
     for file in files:
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(columns=list(READ_COLUMNS)):
-                for row in batch.to_pylist():
-                    if row["ability"] not in abilities:
-                        raise InputError(
-                            f"{file}: column 'ability' has {row['ability']!r}; "
-                            f"expected one of {', '.join(abilities)}"
-                        )
-                    yield row
+                yield from checked_rows(batch.to_pylist(), file, abilities)
+
+
+def checked_rows(
+    rows: Iterable[dict[str, Any]], file: Path, abilities: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """The rows of a file; raises InputError for an ability that is not one of `abilities`."""
+    for row in rows:
+        if row["ability"] not in abilities:
+            raise InputError(
+                f"{file}: column 'ability' has {row['ability']!r}; "
+                f"expected one of {', '.join(abilities)}"
+            )
+        yield row
 
 
 def examples_digest(files: Sequence[Path], scheme: AbilityScheme = STEPER) -> str:
@@ -111,11 +129,17 @@ def examples_digest(files: Sequence[Path], scheme: AbilityScheme = STEPER) -> st
     Values that are null do not count, so that a column may be added. Raises InputError for an ability that
     the scheme does not have.
     """
+    sums = parallel_map(partial(_sum_of_rows, abilities=scheme.names), files)
+    return f"{sum(sums) % 2**64:016x}"
+
+
+def _sum_of_rows(file: Path, abilities: Sequence[str]) -> int:
+    """The digests of a file's rows as numbers, added up."""
     total = 0
-    for row in _read(files, scheme.names):
+    for row in read_rows([file], abilities):
         values = {name: value for name, value in row.items() if value is not None}
         total += int(digest(values), 16)
-    return f"{total % 2**64:016x}"
+    return total
 
 
 def tokenize_examples(
@@ -127,101 +151,117 @@ def tokenize_examples(
     abilities: Sequence[str] | None = None,
     whole_path: bool = False,
 ) -> TokenizedData:
-    """Render, fit and tokenize every example, with the prompt code the engines use.
+    """Render, fit and tokenize every example in memory; see `tokenize_rows`.
 
-    files:      from `stepwise_files`
-    tokenizer:  the student's, from transformers
-    reasoning:  how the student will be asked; prompts longer than its `max_prompt_tokens` lose whole
-                passages, oldest first, and the target is never cut
-    scheme:     the abilities that the examples were selected with
-    abilities:  examples of other abilities are skipped; None takes all
-    whole_path: one example a chain instead, made from its last step: all passages, then the whole path.
-                It counts as the scheme's last ability
+    files:     from `stepwise_files`
+    tokenizer: the student's, from transformers
 
     Raises InputError if one of `abilities` has no example, or no chain has its last step.
     """
-    import numpy as np
-
-    encoder = PromptEncoder(tokenizer, reasoning.chat, reasoning.template_date)
-    examples: list[TokenExample] = []
-    dropped = 0
-    names = scheme.names[-1:] if whole_path else tuple(abilities or scheme.names)
-    rows = _whole_paths(files, scheme, reasoning) if whole_path else _read(files, scheme.names)
-    for row in rows:
-        if row["ability"] not in names:
-            continue
-        fitted = fit_prompt(
-            reasoning,
-            row["question"],
-            split_searches([Passage(**passage) for passage in row["passages"]], row["found"] or ()),
-            row["reasoning"],
-            forced=row["forced"],
-            counter=encoder,
-        )
-        dropped += fitted.dropped_passages
-        target_ids = encoder.encode_target(fitted.prompt, row["target"])
-        ids = np.array([*encoder.encode(fitted.prompt), *target_ids], dtype=np.int32)
-        ability = scheme.names.index(row["ability"])
-        examples.append(
-            TokenExample(
-                row["chain_id"], row["step"], ability, ids, len(target_ids), row["question"]
-            )
-        )
+    encoder = BatchEncoder(tokenizer, reasoning.chat, reasoning.template_date)
+    names = trained_abilities(scheme, abilities, whole_path=whole_path)
+    examples, dropped = tokenize_rows(
+        list(read_rows(files, scheme.names)),
+        encoder,
+        reasoning=reasoning,
+        scheme=scheme,
+        abilities=names,
+        whole_path=whole_path,
+    )
     present = {scheme.names[example.ability] for example in examples}
-    for name in names:
-        if name not in present:
-            raise InputError(
-                f"{files[0].parent}: no example of ability {name!r} among the step-wise examples; leave it "
-                "out of train.abilities, or build from questions that need more steps"
-            )
-    examples.sort(key=lambda example: (example.chain_id, example.step))
+    check_present(names, present, files[0].parent)
     chains: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
         chains.setdefault(example.chain_id, []).append(index)
     return TokenizedData(examples, list(chains.values()), dropped, scheme.names)
 
 
+def trained_abilities(
+    scheme: AbilityScheme, abilities: Sequence[str] | None, *, whole_path: bool
+) -> tuple[str, ...]:
+    """The abilities whose examples are made: those asked for, or of whole paths the scheme's last."""
+    return scheme.names[-1:] if whole_path else tuple(abilities or scheme.names)
+
+
+def check_present(names: Sequence[str], present: Collection[str], folder: Path) -> None:
+    """Raises InputError for an ability that has no example in a folder."""
+    for name in names:
+        if name not in present:
+            raise InputError(
+                f"{folder}: no example of ability {name!r} among the step-wise examples; leave it "
+                "out of train.abilities, or build from questions that need more steps"
+            )
+
+
+def tokenize_rows(
+    rows: Sequence[Mapping[str, Any]],
+    encoder: BatchEncoder,
+    *,
+    reasoning: ReasoningConfig,
+    scheme: AbilityScheme,
+    abilities: Sequence[str],
+    whole_path: bool,
+) -> tuple[list[TokenExample], int]:
+    """The examples of some chains, with the prompt code the engines use, by chain and step.
+
+    rows:       of step-wise examples, every row of each of their chains
+    reasoning:  how the student will be asked, and so trained; prompts longer than its `max_prompt_tokens`
+                lose whole passages, oldest first, and the target is never cut
+    scheme:     the abilities that the examples were selected with
+    abilities:  examples of other abilities are skipped
+    whole_path: one example a chain instead, made from its last step: all passages, then the whole path.
+                It counts as the scheme's last ability
+
+    Returns them, and how many passages were left out of prompts that would have outgrown the context.
+    """
+    import numpy as np
+
+    if whole_path:
+        rows = list(_whole_paths(rows, scheme, reasoning))
+    rows = [row for row in rows if row["ability"] in abilities]
+    asked = [_asked(row) for row in rows]
+    prompts = [
+        make_prompt(reasoning, *a, forced=row["forced"]) for a, row in zip(asked, rows, strict=True)
+    ]
+    encoder.learn((prompt, row["target"]) for prompt, row in zip(prompts, rows, strict=True))
+    examples: list[TokenExample] = []
+    dropped = 0
+    for row, arguments, prompt in zip(rows, asked, prompts, strict=True):
+        if encoder.count_tokens(prompt) > reasoning.max_prompt_tokens:
+            fitted = fit_prompt(reasoning, *arguments, forced=row["forced"], counter=encoder)
+            prompt = fitted.prompt
+            dropped += fitted.dropped_passages
+        target_ids = encoder.encode_target(prompt, row["target"])
+        ids = np.array([*encoder.encode(prompt), *target_ids], dtype=np.int32)
+        ability = scheme.names.index(row["ability"])
+        examples.append(
+            TokenExample(
+                row["chain_id"], row["step"], ability, ids, len(target_ids), row["question"]
+            )
+        )
+    examples.sort(key=lambda example: (example.chain_id, example.step))
+    return examples, dropped
+
+
+def _asked(row: Mapping[str, Any]) -> tuple[str, list[list[Passage]], list[str]]:
+    """Question, passages by search, and the reasoning so far."""
+    passages = [Passage(**passage) for passage in row["passages"]]
+    return row["question"], split_searches(passages, row["found"] or ()), row["reasoning"]
+
+
 def _whole_paths(
-    files: Sequence[Path], scheme: AbilityScheme, reasoning: ReasoningConfig
+    rows: Sequence[Mapping[str, Any]], scheme: AbilityScheme, reasoning: ReasoningConfig
 ) -> Iterator[dict[str, Any]]:
-    """Rows that ask for a chain's whole path at once, in place of its steps."""
+    """Rows that ask for a chain's whole path at once: of each chain that has its last step."""
     framework = framework_named(reasoning.framework)
-    for row in _path_ends(files, scheme):
+    last_step: dict[str, int] = {}
+    for row in rows:
+        last_step[row["chain_id"]] = max(row["step"], last_step.get(row["chain_id"], 0))
+    for row in rows:
+        step = row["step"]
+        if step != last_step[row["chain_id"]] or row["ability"] != scheme.of(step, step):
+            continue
         last = framework.parse(row["target"], forced=row["forced"]).rationale
         target = framework.render_path([*row["reasoning"], last], cue=cue_of(reasoning))
         whole = {"found": (), "reasoning": [], "forced": False, "target": target}
         yield {**row, **whole, "ability": scheme.names[-1]}
-
-
-def _path_ends(files: Sequence[Path], scheme: AbilityScheme) -> Iterator[dict[str, Any]]:
-    """The last step of each chain that has one: its row holds all passages and earlier rationales."""
-    import pyarrow.parquet as pq
-
-    last_step: dict[str, int] = {}
-    for file in files:
-        steps = pq.read_table(file, columns=["chain_id", "step"]).to_pydict()
-        for chain_id, step in zip(steps["chain_id"], steps["step"], strict=True):
-            last_step[chain_id] = max(step, last_step.get(chain_id, 0))
-    for row in _read(files, scheme.names):
-        step = row["step"]
-        if step == last_step[row["chain_id"]] and row["ability"] == scheme.of(step, step):
-            yield row
-
-
-def check_examples(examples: Sequence[TokenExample], *, vocabulary: int, positions: int) -> None:
-    """Raises InputError for an example that the model cannot take.
-
-    vocabulary: rows of its embedding; positions: most tokens it was made for
-    """
-    for example in examples:
-        where = f"chain {example.chain_id}, step {example.step}"
-        if len(example.ids) > positions:
-            raise InputError(
-                f"train.model: {where} has {len(example.ids):,} tokens, {example.target_tokens:,} of them "
-                f"its target, but the model takes {positions:,}; lower reasoning.max_prompt_tokens"
-            )
-        if int(example.ids.max()) >= vocabulary:
-            raise InputError(
-                f"train.model: {where} has token {int(example.ids.max())}, but the model knows only "
-                f"{vocabulary:,}; the folder's tokenizer belongs to another model"
-            )

@@ -6,10 +6,11 @@ settings, base student and examples; with others it starts anew and says why (`r
 
 import logging
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 from steper_ray.errors import InputError, StageError, find_steper_error
 from steper_ray.files import new_folder
 from steper_ray.models.folder import check_model, model_size
+from steper_ray.models.hub import use_hub
+from steper_ray.models.loading import load_model_config
 from steper_ray.models.push import check_repo_name, push_folder
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.ray_runtime.logs import LaunchLog, launch
@@ -26,6 +29,8 @@ from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
 from steper_ray.run.identity import write_record
 from steper_ray.selection.abilities import STEPER, AbilityScheme
+from steper_ray.training.batches import hold_out
+from steper_ray.training.preparation import Progress, prepare
 from steper_ray.training.resume import (
     DONE_FILE,
     find_checkpoints,
@@ -36,6 +41,7 @@ from steper_ray.training.settings import TrainConfig
 from steper_ray.training.summary import TrainSummary
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.trackers import check_trackers
+from steper_ray.training.training_data import TrainingData, check_examples
 from steper_ray.training.worker_spec import (
     CANDIDATES,
     WorkerOutcome,
@@ -66,6 +72,7 @@ def train(
     hub: HubConfig = DEFAULTS,
     scheme: AbilityScheme = STEPER,
     prepared: Path | None = None,
+    on_prepared: Progress | None = None,
     score: Score | None = None,
     add_card: AddCard | None = None,
     callbacks: Sequence[Any] = (),
@@ -80,7 +87,8 @@ def train(
     reasoning:      how the student will be asked, and so trained; None takes the defaults
     corpus_version: of the corpus that the chains were retrieved from; the student's folder carries it
     scheme:         the abilities that the examples were selected with
-    prepared:       file with the training data prepared for these settings (`prepare_file`)
+    prepared:       folder that keeps prepared training data (`preparation.py`); None keeps it in `out`
+    on_prepared:    told how many of how many blocks of it are done
     score:          needed for `best_by: em`
     add_card:       called before the student's folder takes its final name
     callbacks:      Ray Train's; they are told of each validation, which then has a checkpoint too
@@ -98,7 +106,6 @@ def train(
         corpus_version=corpus_version,
         hub=hub,
         scheme=scheme,
-        prepared=prepared,
         report_validations=bool(callbacks),
     )
     folder = RunFolder(out, out)
@@ -107,6 +114,9 @@ def train(
     if summary is None:
         check_storage(out, settings)
         started = time.monotonic()
+        data = prepare(task, prepared or folder.prepared, on_prepared)
+        check_data(data, task)
+        task = replace(task, prepared=str(data))
         checkpoints = find_checkpoints(folder, identity, changed)
         with launch(folder.log("train")) as log:
             outcome = _run_workers(task, checkpoints, callbacks, log)
@@ -118,6 +128,20 @@ def train(
     if settings.push_to_hub is not None:
         push_folder(folder.student, settings.push_to_hub, kind="model")
     return summary
+
+
+def check_data(folder: Path, task: WorkerTask) -> None:
+    """Raises InputError for training data that the model cannot take, or that holds out too little."""
+    train = task.train
+    use_hub(task.hub)
+    config = load_model_config(train.model, task.hub, train.revision).get_text_config()
+    data = TrainingData(folder)
+    check_examples(
+        data.about,
+        vocabulary=config.vocab_size,
+        positions=getattr(config, "max_position_embeddings", sys.maxsize),
+    )
+    hold_out(data, train.validation_chains)
 
 
 def _check_settings(settings: TrainConfig, score: Score | None) -> None:

@@ -1,34 +1,45 @@
-"""Training data as a worker takes it: examples tokenized, checked, and laid out as prefix trees.
+"""Training data as a worker takes it: token ids on disk, mapped into memory, laid out as prefix trees.
 
-A worker prepares its data itself, unless a file has them. A sweep writes that file once for each setting of
-the data, and all its trials read it: tokenizing is most of what a short trial would do before its first
-step. Prefix trees are computed at first use; the file has all of them.
+`steper_ray.training.preparation` writes the folder. All workers of a machine share its pages; beside them a
+worker holds some twenty bytes an example.
 """
 
-import sys
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
-from steper_ray.files import new_file
-from steper_ray.training.objective import objective_named
-from steper_ray.training.packing import Block, depth_first, prefix_tree
-from steper_ray.training.tokenization import (
-    TokenExample,
-    TokenizedData,
-    check_examples,
-    tokenize_examples,
-)
+from steper_ray.errors import InputError
+from steper_ray.training.packing import Block, tree_of
+from steper_ray.training.tokenization import TokenExample
 
 if TYPE_CHECKING:
-    from steper_ray.training.worker_spec import WorkerTask
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+ABOUT_FILE: Final = "about.json"
 
 
-DROPPED: Final = b"dropped_passages"
+PARTS: Final = "part-*.arrow"
 
 
-ABILITIES: Final = b"abilities"
+def part_schema() -> "pa.Schema":
+    """Columns of a part: a row an example, the examples of a chain one after the other, depth first."""
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "chain_id": pa.string(),
+            "step": pa.int32(),
+            "ability": pa.int8(),  # index into the scheme's names
+            "question": pa.string(),
+            "ids": pa.list_(pa.int32()),  # prompt, then target
+            "target_tokens": pa.int32(),
+            "start": pa.int32(),  # tokens that it shares with the example before it
+            "first": pa.bool_(),  # of its chain
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,140 +50,121 @@ class Unit:
     tree: list[Block]
 
 
-@dataclass(frozen=True, slots=True)
 class TrainingData:
-    """All examples of a run, and the units of its chains."""
+    """All examples of a training, as they lie on disk."""
 
-    data: TokenizedData
-    packed: bool
-    _trees: dict[int, list[Block]] = field(default_factory=dict)
-    """By a unit's first example."""
+    def __init__(self, folder: Path) -> None:
+        """folder: from `steper_ray.training.preparation.prepare`"""
+        import numpy as np
+        import pyarrow as pa
 
-    def units(self, chain: Sequence[int]) -> list[Unit]:
-        """The units of a chain, which names its examples by index."""
-        if not self.packed:
-            return [self._unit([index]) for index in chain]
-        order = depth_first([self.data.examples[index].ids for index in chain])
-        return [self._unit([chain[index] for index in order])]
-
-    def _unit(self, part: Sequence[int]) -> Unit:
-        examples = [self.data.examples[index] for index in part]
-        if part[0] not in self._trees:
-            self._trees[part[0]] = prefix_tree([example.ids for example in examples])
-        return Unit(examples, self._trees[part[0]])
-
-
-def prepare_data(
-    task: "WorkerTask", tokenizer: Any, model_config: Any, *, packed: bool
-) -> TrainingData:
-    """Training data from the task's prepared file if it has one, else from the step-wise examples.
-
-    model_config: of the text model; raises InputError for examples that it cannot take
-    """
-    if task.prepared is not None:
-        return read_prepared(Path(task.prepared))
-    data = tokenize_examples(
-        [Path(file) for file in task.stepwise_files],
-        tokenizer,
-        reasoning=task.reasoning,
-        scheme=task.scheme,
-        abilities=task.train.abilities,
-        whole_path=objective_named(task.train.objective).whole_path,
-    )
-    check_examples(
-        data.examples,
-        vocabulary=model_config.vocab_size,
-        positions=getattr(model_config, "max_position_embeddings", sys.maxsize),
-    )
-    return TrainingData(data, packed)
-
-
-def prepare_file(task: "WorkerTask", path: Path) -> None:
-    """Write the training data of a task to a file, unless that exists already."""
-    from steper_ray.models.hub import use_hub
-    from steper_ray.models.loading import load_model_config, load_tokenizer
-    from steper_ray.training.attention import packing_obstacle
-
-    if path.is_file():
-        return
-    use_hub(task.hub)
-    model_config = load_model_config(task.train.model, task.hub, task.train.revision)
-    packed = task.train.packing and packing_obstacle(model_config) is None
-    tokenizer = load_tokenizer(task.train.model, task.hub, task.train.revision)
-    write_prepared(
-        prepare_data(task, tokenizer, model_config.get_text_config(), packed=packed), path
-    )
-
-
-def write_prepared(prepared: TrainingData, path: Path) -> None:
-    """Write a Parquet file with a row an example, whole or not at all."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = []
-    for chain in prepared.data.chains:
-        for unit in prepared.units(chain):
-            rows += [
-                {
-                    "chain_id": example.chain_id,
-                    "step": example.step,
-                    "ability": example.ability,
-                    "question": example.question,
-                    "ids": example.ids,
-                    "target_tokens": example.target_tokens,
-                    "start": block.start,
-                    "runs": [count for run in block.runs for count in run],
-                }
-                for example, block in zip(unit.examples, unit.tree, strict=True)
-            ]
-    schema = pa.schema(
-        {
-            "chain_id": pa.string(),
-            "step": pa.int32(),
-            "ability": pa.int8(),
-            "question": pa.string(),
-            "ids": pa.list_(pa.int32()),
-            "target_tokens": pa.int32(),
-            "start": pa.int32(),
-            "runs": pa.list_(pa.int32()),
-        },
-        metadata={
-            DROPPED: str(prepared.data.dropped_passages),
-            b"packed": str(int(prepared.packed)),
-            ABILITIES: ",".join(prepared.data.abilities),
-        },
-    )
-    with new_file(path, encoding=None) as file:
-        pq.write_table(pa.Table.from_pylist(rows, schema), file)
-
-
-def read_prepared(path: Path) -> TrainingData:
-    """Training data as `write_prepared` wrote it."""
-    import numpy as np
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    packed = bool(int(table.schema.metadata[b"packed"]))
-    examples: list[TokenExample] = []
-    chains: dict[str, list[int]] = {}
-    trees: dict[int, list[Block]] = {}
-    for index, row in enumerate(table.to_pylist()):
-        ids = np.array(row["ids"], dtype=np.int32)
-        examples.append(
-            TokenExample(
-                row["chain_id"],
-                row["step"],
-                row["ability"],
-                ids,
-                row["target_tokens"],
-                row["question"],
-            )
+        self.about: dict[str, Any] = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        """Counts and more; see `preparation.py`."""
+        tables = [
+            pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+            for file in sorted(folder.glob(PARTS))
+        ]
+        self._table = pa.concat_tables(tables)
+        self.ability_E: NDArray[np.int8] = self._table["ability"].to_numpy()
+        self.target_E: NDArray[np.int32] = self._table["target_tokens"].to_numpy()
+        self._start_E: NDArray[np.int32] = self._table["start"].to_numpy()
+        parts = [chunk for table in tables for chunk in table["ids"].chunks]
+        self._ids = [part.values.to_numpy() for part in parts]
+        self._offsets = [part.offsets.to_numpy() for part in parts]
+        self._part_starts = np.cumsum([0, *map(len, parts)])
+        self.length_E: NDArray[np.int32] = np.concatenate(
+            [np.diff(offsets) for offsets in self._offsets]
         )
-        chain = chains.setdefault(row["chain_id"], [])
-        chain.append(index)
-        runs = tuple(zip(row["runs"][::2], row["runs"][1::2], strict=True))
-        trees.setdefault(chain[0] if packed else index, []).append(Block(row["start"], runs))
-    dropped = int(table.schema.metadata[DROPPED])
-    abilities = tuple(table.schema.metadata[ABILITIES].decode().split(","))
-    data = TokenizedData(examples, list(chains.values()), dropped, abilities)
-    return TrainingData(data, packed, trees)
+        """Tokens of each example, its target included."""
+        firsts = np.flatnonzero(self._table["first"].to_numpy()).tolist()
+        ends = [*firsts[1:], len(self.length_E)]
+        self.chains = [range(first, end) for first, end in zip(firsts, ends, strict=True)]
+        """Per chain, in order of their ids, its examples' indices."""
+        self.examples = Examples(self)
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """Names that the examples' abilities are indices into."""
+        return tuple(self.about["abilities"])
+
+    @property
+    def dropped_passages(self) -> int:
+        """Passages left out of prompts that would have outgrown the context, over all examples."""
+        return int(self.about["dropped_passages"])
+
+    def question(self, index: int) -> str:
+        """Question of an example."""
+        return str(self._table["question"][index])
+
+    def example(self, index: int) -> TokenExample:
+        """An example; its ids are a view of the file."""
+        part = int(self._part_starts.searchsorted(index, "right")) - 1
+        offsets, row = self._offsets[part], index - int(self._part_starts[part])
+        chain_id, step, question = (
+            self._table[name][index].as_py() for name in ("chain_id", "step", "question")
+        )
+        return TokenExample(
+            chain_id,
+            step,
+            int(self.ability_E[index]),
+            self._ids[part][offsets[row] : offsets[row + 1]],
+            int(self.target_E[index]),
+            question,
+        )
+
+    def units(self, chain: range, *, packed: bool) -> list[Unit]:
+        """The units of a chain."""
+        examples = [self.example(index) for index in chain]
+        length_E = [len(example.ids) for example in examples]
+        if packed:
+            return [Unit(examples, tree_of(self._start_E[chain].tolist(), length_E))]
+        trees = [tree_of([0], [length]) for length in length_E]
+        return [Unit([example], tree) for example, tree in zip(examples, trees, strict=True)]
+
+    def tokens(self, chains: Sequence[range], *, packed: bool) -> int:
+        """Tokens that go through the model for some chains."""
+        index_E = [index for chain in chains for index in chain]
+        tokens = int(self.length_E[index_E].sum())
+        return tokens - int(self._start_E[index_E].sum()) if packed else tokens
+
+
+class Examples(Sequence[TokenExample]):
+    """The examples of training data, each read when it is asked for."""
+
+    def __init__(self, data: TrainingData) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data.length_E)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenExample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenExample]: ...
+
+    def __getitem__(self, index: int | slice) -> TokenExample | list[TokenExample]:
+        if isinstance(index, slice):
+            return [self._data.example(number) for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._data.example(index % len(self))
+
+
+def check_examples(about: dict[str, Any], *, vocabulary: int, positions: int) -> None:
+    """Raises InputError for examples that the model cannot take.
+
+    about: of training data; vocabulary: rows of the embedding; positions: most tokens it was made for
+    """
+    longest, largest = about["longest"], about["largest_id"]
+    if longest["tokens"] > positions:
+        raise InputError(
+            f"train.model: {longest['example']} has {longest['tokens']:,} tokens, "
+            f"{longest['target_tokens']:,} of them its target, but the model takes {positions:,}; "
+            "lower reasoning.max_prompt_tokens"
+        )
+    if largest["id"] >= vocabulary:
+        raise InputError(
+            f"train.model: {largest['example']} has token {largest['id']}, but the model knows only "
+            f"{vocabulary:,}; the folder's tokenizer belongs to another model"
+        )

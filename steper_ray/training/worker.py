@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from steper_ray.models.hub import use_hub
 from steper_ray.ray_runtime.logs import LaunchLog, start_log
 from steper_ray.training.metrics import MetricsWriter, StepMetrics
-from steper_ray.training.objective import count_abilities
 from steper_ray.training.worker_spec import CANDIDATES, WorkerOutcome, WorkerTask
 
 if TYPE_CHECKING:
@@ -110,17 +109,15 @@ def _outcome(training: "RankTraining") -> WorkerOutcome:
     if not training.held_out:
         training.export()
         candidates = [(last.loss, last.step)]
-    examples = [data.examples[index] for chain in training.chains for index in chain]
-    names = task.scheme.names
-    counts = count_abilities([example.ability for example in examples], len(names))
+    index_E = [index for chain in training.chains for index in chain]
     return WorkerOutcome(
         last=last,
         candidates=candidates,
         validated=bool(training.held_out),
         chains=len(training.chains),
-        examples=dict(zip(names, counts, strict=True)),
-        input_tokens=task.train.epochs * sum(len(example.ids) for example in examples),
-        supervised_tokens=task.train.epochs * sum(example.target_tokens for example in examples),
+        examples=dict(zip(task.scheme.names, training.trained_A, strict=True)),
+        input_tokens=task.train.epochs * int(data.length_E[index_E].sum()),
+        supervised_tokens=task.train.epochs * int(data.target_E[index_E].sum()),
         dropped_passages=data.dropped_passages,
         separate_because=training.separate_because,
     )

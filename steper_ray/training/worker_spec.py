@@ -17,6 +17,7 @@ from steper_ray.training.metrics import StepMetrics
 from steper_ray.training.objective import WeightInputs, objective_named
 from steper_ray.training.settings import TrainConfig
 from steper_ray.training.summary import TrainingDataCounts
+from steper_ray.training.tokenization import examples_digest
 
 CANDIDATES: Final = "candidates"
 
@@ -33,14 +34,16 @@ class WorkerTask:
     """How the student will be asked; written into its folder as `steper.json`."""
     corpus_version: str
     """Version of the corpus that the chains were retrieved from; written there too."""
+    examples: str = ""
+    """Digest of what is read of the step-wise examples."""
     base_model: Mapping[str, str] = field(default_factory=dict)
     """The base student by its content, from `model_identity`; written there too."""
     scheme: AbilityScheme = STEPER
     """The abilities that the examples were selected with."""
     hub: HubConfig = DEFAULTS
     """How the base student is reached."""
-    prepared: str | None = None
-    """File with the prepared examples (`training_data.py`); None prepares them in the worker."""
+    prepared: str = ""
+    """Folder of the training data that was made from them (`training_data.py`)."""
     report_validations: bool = False
     """Write a checkpoint and report to Ray Train after each validation, for the scheduler of a sweep."""
 
@@ -77,7 +80,6 @@ def worker_task(
     corpus_version: str,
     hub: HubConfig = DEFAULTS,
     scheme: AbilityScheme = STEPER,
-    prepared: Path | None = None,
     report_validations: bool = False,
 ) -> WorkerTask:
     """The task of the workers of a run; see the fields of `WorkerTask`.
@@ -97,13 +99,13 @@ def worker_task(
         train=settings.model_copy(update={"model": model, "revision": revision}),
         base_model=model_identity(model, revision, hub),
         stepwise_files=tuple(str(file.absolute()) for file in files),
+        examples=examples_digest(files, scheme),
         training_dir=str(folder.training),
         seed=seed,
         reasoning=complete_reasoning(reasoning),
         corpus_version=corpus_version,
         scheme=scheme,
         hub=hub,
-        prepared=None if prepared is None else str(prepared),
         report_validations=report_validations,
     )
 

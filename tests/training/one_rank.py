@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.training.metrics import StepMetrics
+from steper_ray.training.preparation import prepare
 from steper_ray.training.rank import RankTraining
+from steper_ray.training.tokenization import examples_digest
 from steper_ray.training.worker_spec import WorkerTask
 
 LR, SIGMA_LR = 2e-3, 0.1
@@ -15,9 +17,17 @@ def start(task: WorkerTask, resume: Path | None = None, **values: Any) -> RankTr
     """The only rank of a training whose settings differ in `values`."""
     import torch
 
-    task = replace(task, train=task.train.model_copy(update=values))
+    task = prepared(replace(task, train=task.train.model_copy(update=values)))
     device = torch.device("cuda:0" if task.train.use_gpu else "cpu")
     return RankTraining(task, 0, 1, device, resume)
+
+
+def prepared(task: WorkerTask) -> WorkerTask:
+    """The task with its training data, as it lies on disk now."""
+    examples = examples_digest([Path(file) for file in task.stepwise_files], task.scheme)
+    task = replace(task, examples=examples)
+    folder = prepare(task, Path(task.training_dir).parent / "prepared")
+    return replace(task, prepared=str(folder))
 
 
 def learned(metrics: StepMetrics) -> dict[str, Any]:

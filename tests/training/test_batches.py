@@ -15,7 +15,7 @@ from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.toy.asking import REASONING, render_prompt
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.batches import cut_micro_batches, epoch_batches, hold_out, steps_per_epoch
-from steper_ray.training.tokenization import check_examples, stepwise_files, tokenize_examples
+from steper_ray.training.tokenization import stepwise_files, tokenize_examples
 
 
 def tokenize(folder: Path, max_prompt_tokens: int = 1000, **choice):
@@ -133,17 +133,6 @@ def test_only_the_chosen_abilities_are_read(tmp_path, write_stepwise):
     ]
     with pytest.raises(InputError, match="no example of ability 'exp'"):
         tokenize(tmp_path / "stepwise")
-
-
-def test_what_the_model_cannot_take_is_refused(tmp_path, write_stepwise):
-    write_stepwise(tmp_path, [3])
-    examples = tokenize(tmp_path / "stepwise").examples
-    longest = max(len(example.ids) for example in examples)
-    check_examples(examples, vocabulary=100_000, positions=longest)
-    with pytest.raises(InputError, match=f"chain c0000, step 3 has {longest} tokens"):
-        check_examples(examples, vocabulary=100_000, positions=longest - 1)
-    with pytest.raises(InputError, match="the model knows only 300"):
-        check_examples(examples, vocabulary=300, positions=longest)
 
 
 def test_a_missing_column_names_the_file_and_the_column(tmp_path):

@@ -144,10 +144,10 @@ def test_the_example_whose_loss_is_no_number_is_named(tmp_path, task, write_step
 
     write_stepwise(tmp_path, [3, 2, 4])
     training = start(task, zero_stage=1, packing=False)
-    examples = training.data.examples
-    last = examples[-1]
-    others = set().union(*(set(map(int, e.ids)) for e in examples[:-1]))
-    own = next(int(token) for token in last.ids if int(token) not in others)
+    ids = {(e.chain_id, e.step): e.ids.tolist() for e in training.data.examples}
+    last = ids.pop(("c0002", 4))
+    others = {token for tokens in ids.values() for token in tokens}
+    own = next(token for token in last if token not in others)
     with torch.no_grad():
         training.engine.module.model.get_input_embeddings().weight[own] = float("nan")
         head = training.engine.module.loss_head

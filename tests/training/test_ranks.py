@@ -20,6 +20,7 @@ from steper_ray.training.settings import TrainConfig
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.worker import prepare_process
 from steper_ray.training.worker_spec import WorkerTask
+from tests.training.one_rank import prepared
 
 if TYPE_CHECKING:
     import torch
@@ -170,7 +171,7 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
 
 
 def changed(task: WorkerTask, **values: Any) -> WorkerTask:
-    return replace(task, train=task.train.model_copy(update=values))
+    return prepared(replace(task, train=task.train.model_copy(update=values)))
 
 
 def relative(found: Any, expected: Any) -> float:

@@ -1,10 +1,10 @@
 """Encoding of many prompts that have most of their text in common: each piece of text once, in batches.
 
-A prompt is cut before each line that begins with a letter: its passages, its question, its steps. Where a
-tokenizer's pre-tokenizer splits a text there whatever stands on both sides, no token crosses the cut, and
-the ids of the prompt are those of its pieces, one after the other. That holds for byte-level BPE with the
-regular expressions of GPT-2, Llama 3, Qwen and the like; `splits_before_lines` asks the pre-tokenizer. A
-tokenizer that does not split there, such as SentencePiece, encodes every prompt whole.
+A prompt is cut before paragraphs, and at its end before lines, that begin with a letter: its passages, its
+question, its steps. Where a tokenizer's pre-tokenizer splits a text there whatever stands on both sides, no
+token crosses the cut, and the ids of the prompt are those of its pieces, one after the other. So it is with
+byte-level BPE and the regular expressions of GPT-2, Llama 3, Qwen and the like; `splits_before_lines` asks
+the pre-tokenizer. A tokenizer that does not split there, such as SentencePiece, encodes every prompt whole.
 """
 
 import logging
@@ -25,6 +25,13 @@ MAX_PIECES: Final = 100_000
 
 CHECKED: Final = 4
 """About so many of the prompts that are learned together are also encoded whole."""
+
+
+WORDS: Final = 200_000
+"""Words whose tokens a tokenizer remembers; by default 10,000, which is too few for thousands of texts."""
+
+
+PARAGRAPH: Final = "\n\n"
 
 
 LETTER: Final = "A"
@@ -63,10 +70,13 @@ class BatchEncoder(PromptEncoder):
         """arguments: of `PromptEncoder`"""
         self._pieces: dict[str, array[int]] = {}
         self._texts: dict[str, list[int]] = {}
+        self._cuts: dict[Prompt, list[str]] = {}
         self.by_lines = False
         super().__init__(*arguments)
+        self._cuts.clear()
         self.by_lines = splits_before_lines(self._tokenizer.backend)
         """Whether a prompt's ids are put together from those of its pieces."""
+        self._tokenizer.remember_words(WORDS)
 
     def learn(self, examples: Iterable[tuple[Prompt, str]]) -> None:
         """Encode the pieces of these prompts, and what their targets are split with, in two batches.
@@ -74,13 +84,14 @@ class BatchEncoder(PromptEncoder):
         What was learned before is forgotten, but for pieces while these are not too many.
         """
         self._texts.clear()
+        self._cuts.clear()
         if len(self._pieces) > MAX_PIECES:
             self._pieces.clear()
         examples = list(examples)
         pieces: dict[str, None] = {}
         texts: dict[str, None] = {}
         for prompt, target in examples:
-            *inner, last = self._cut(self._marked(prompt))
+            *inner, last = self._cut(prompt)
             pieces.update(dict.fromkeys(inner))
             texts[last] = None
             line = self.text(prompt).rpartition("\n")[2]
@@ -99,10 +110,11 @@ class BatchEncoder(PromptEncoder):
                     "a tokenizer joins lines: prompts are encoded whole, which is slower"
                 )
                 self.by_lines = False
+                self._cuts.clear()
                 self._remembered.cache_clear()
 
     def _encode(self, prompt: Prompt) -> "array[int]":
-        *inner, last = self._cut(self._marked(prompt))
+        *inner, last = self._cut(prompt)
         self._encode_pieces([piece for piece in inner if piece not in self._pieces])
         ids = array("i", self._first)
         for piece in inner:
@@ -115,22 +127,31 @@ class BatchEncoder(PromptEncoder):
             self._texts[text] = super()._split(text)
         return self._texts[text]
 
-    def _cut(self, text: str) -> list[str]:
-        """The pieces of a text with marks; the last one is not followed by a line."""
+    def _cut(self, prompt: Prompt) -> list[str]:
+        """The pieces of a prompt; the last one is not followed by a line."""
+        if prompt not in self._cuts:
+            self._cuts[prompt] = self._cut_text(self._marked(prompt))
+        return self._cuts[prompt]
+
+    def _cut_text(self, text: str) -> list[str]:
+        """The pieces of a text with marks: its paragraphs, and of the last one its lines."""
         if not self.by_lines:
             return [text]
+        *paragraphs, last = text.split(PARAGRAPH)
+        texts = [paragraph + PARAGRAPH for paragraph in paragraphs]
+        texts += last.splitlines(keepends=True) or [""]
         pieces: list[str] = []
-        begun: list[str] = []
-        for line in text.splitlines(keepends=True):
-            if begun and begun[-1].endswith("\n") and self._begins_piece(line):
-                pieces.append("".join(begun))
-                begun = []
-            begun.append(line)
-        return [*pieces, "".join(begun)]
+        for following in texts:
+            if pieces and not (pieces[-1].endswith("\n") and self._begins_piece(following)):
+                pieces[-1] += following
+            else:
+                pieces.append(following)
+        return pieces
 
-    def _begins_piece(self, line: str) -> bool:
-        """Whether a line begins with a letter that is no mark's, before which the text would end."""
-        return line[0].isascii() and line[0].isalpha() and not self._tokenizer.begins_mark(line)
+    def _begins_piece(self, text: str) -> bool:
+        """Whether a text begins with a letter that is no mark's, before which the text would end."""
+        first = text[:1]
+        return first.isascii() and first.isalpha() and not self._tokenizer.begins_mark(text)
 
     def _encode_pieces(self, pieces: Sequence[str]) -> None:
         if not pieces:

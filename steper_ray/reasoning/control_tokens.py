@@ -69,6 +69,12 @@ class MarkedTokenizer:
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def remember_words(self, count: int) -> None:
+        """Remember the tokens of so many words, where the tokenizer's model remembers any (BPE)."""
+        resize = getattr(getattr(self.backend, "model", None), "_resize_cache", None)
+        if resize is not None:
+            resize(count)
+
     def begins_mark(self, text: str) -> bool:
         """Whether a text begins with a mark."""
         return text.startswith(self._nonce)

@@ -6,6 +6,7 @@ read, so nothing in another column costs time or stops a stage.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.data.addresses import Source
@@ -31,7 +32,7 @@ ROWS_AT_ONCE: Final = 4096
 
 
 ROWS_TO_RECOGNISE: Final = 16
-"""The same where one row is looked for that shows the format."""
+"""Rows that show the format of a source: JSON Lines may leave out what is null in one of them."""
 
 
 LINES: Final = (".jsonl", ".ndjson", ".jsonlines")
@@ -70,10 +71,11 @@ def read_rows(
         raise InputError(f"{source}: cannot be read ({short_message(error)})") from None
 
 
-def first_row(source: Source, columns: Collection[str] | None = None) -> Row | None:
-    """The first row that can be read, which shows the format of a source; None without rows."""
+def first_rows(source: Source, columns: Collection[str] | None = None) -> list[Row]:
+    """The first rows that can be read, which show the format of a source."""
     rows = read_rows(source, columns, all_needed=False)
-    return next((row for _, row in rows if not isinstance(row, InputError)), None)
+    readable = (row for _, row in rows if not isinstance(row, InputError))
+    return list(islice(readable, ROWS_TO_RECOGNISE))
 
 
 def _read_json(

@@ -43,6 +43,11 @@ _MAX_DIGITS: Final = 4000
 UTF_16: Final = "UTF-16"
 
 
+BYTES_AS_HALVES: Final = "surrogateescape"
+"""How bytes that are no UTF-8 are decoded where they must not stop the rows around them: as characters that
+UTF-8 has no bytes for."""
+
+
 TOO_DEEP: Final = "nested too deeply to be read"
 
 
@@ -113,33 +118,28 @@ def read_list(
 
     chunk: characters read at once
     """
-    characters = io.TextIOWrapper(stream, encoding="utf-8-sig")
+    characters = io.TextIOWrapper(stream, encoding="utf-8-sig", errors=BYTES_AS_HALVES)
     number = 0
-    try:
-        buffer, at = _at_character(characters, "", 0, chunk)
-        assert buffer[at] == "["
-        at += 1
-        while True:
-            buffer, at = _at_character(characters, buffer, at, chunk)
-            sign = buffer[at : at + 1]
-            if sign == "]":
-                break
-            if number:
-                if sign != ",":
-                    shown = repr(sign) if sign else "the end of the file"
-                    raise InputError(
-                        f"{where}: after row {number}: expected ',' or ']', got {shown}"
-                    )
-                buffer, at = _at_character(characters, buffer, at + 1, chunk)
-            number += 1
-            here = f"{where}: row {number}"
-            buffer, at, item = _read_item(here, characters, buffer, at, chunk)
-            yield number, item
-        buffer, at = _at_character(characters, buffer, at + 1, chunk)
-        if at < len(buffer):
-            raise InputError(f"{where}: something stands after the end of the list")
-    except UnicodeDecodeError as error:
-        raise not_utf8(f"{where}: after row {number}", error) from None
+    buffer, at = _at_character(characters, "", 0, chunk)
+    assert buffer[at] == "["
+    at += 1
+    while True:
+        buffer, at = _at_character(characters, buffer, at, chunk)
+        sign = buffer[at : at + 1]
+        if sign == "]":
+            break
+        if number:
+            if sign != ",":
+                shown = repr(sign) if sign else "the end of the file"
+                raise InputError(f"{where}: after row {number}: expected ',' or ']', got {shown}")
+            buffer, at = _at_character(characters, buffer, at + 1, chunk)
+        number += 1
+        here = f"{where}: row {number}"
+        buffer, at, item = _read_item(here, characters, buffer, at, chunk)
+        yield number, item
+    buffer, at = _at_character(characters, buffer, at + 1, chunk)
+    if at < len(buffer):
+        raise InputError(f"{where}: something stands after the end of the list")
 
 
 def _read_item(
@@ -159,7 +159,8 @@ def _read_item(
         else:
             # a number at the buffer's end may continue after it
             if end < len(buffer) or isinstance(item, dict | list):
-                return buffer, end, _object(where, item)
+                broken = not_utf8_in(where, buffer[at:end])
+                return buffer, end, broken or _object(where, item)
             fault = "not valid JSON (the list has no end)"
         more = characters.read(max(chunk, len(buffer) - at))
         if not more or len(buffer) - at > LONGEST_ROW:
@@ -241,6 +242,20 @@ def not_utf8(where: str, error: UnicodeDecodeError, content: bytes = b"") -> Inp
         else f" ({short_message(error.reason)})"
     )
     return InputError(f"{where}: invalid UTF-8{at}; it looks like {guess}: save the file as UTF-8")
+
+
+def not_utf8_in(where: str, text: str) -> InputError | None:
+    """The error of a text that was decoded by BYTES_AS_HALVES from bytes that are no UTF-8, else None."""
+    try:
+        text.encode("utf-8")  # several times as fast as a search for such characters
+        return None
+    except UnicodeEncodeError:
+        content = text.encode("utf-8", BYTES_AS_HALVES)
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return not_utf8(where, error)
+    return None
 
 
 def check_encoding(where: str, start: bytes) -> None:

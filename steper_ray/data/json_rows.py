@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
+from steper_ray.data.json_objects import wrapped_rows
 from steper_ray.errors import InputError
 from steper_ray.text import short_message
 
@@ -24,10 +25,6 @@ LONGEST_ROW: Final = 1 << 28
 
 
 BOM: Final = b"\xef\xbb\xbf"
-
-
-ROW_NAMES: Final = frozenset(["id", "_id", "question", "query", "text", "contents", "passage"])
-"""Columns that tell a row from an object around a list of rows."""
 
 
 _SPACE: Final = re.compile(r"\s*")
@@ -76,7 +73,7 @@ def _read_line(where: str, line: bytes) -> Row | InputError:
 
 
 def read_object(where: str, stream: BinaryIO) -> Iterator[tuple[int, Row | InputError]]:
-    """The rows of the one list of objects in a JSON object; without such a list, the object as a row."""
+    """The rows in a JSON object (`steper_ray.data.json_objects`); without any, the object as a row."""
     content = stream.read(LONGEST_ROW)
     if len(content) == LONGEST_ROW:
         raise InputError(
@@ -85,30 +82,8 @@ def read_object(where: str, stream: BinaryIO) -> Iterator[tuple[int, Row | Input
     row = _read_line(where, content.removeprefix(BOM))
     if isinstance(row, InputError):
         raise row
-    for number, item in enumerate(wrapped_rows(row) or [row], 1):
+    for number, item in enumerate(wrapped_rows(where, row) or [row], 1):
         yield number, _object(f"{where}: row {number}", item)
-
-
-def wrapped_rows(row: Row) -> list[Any] | None:
-    """The rows that an object holds; None if it is a row itself.
-
-    They are its one list of objects, as `{"data": [...]}`, or each title with its sentences, as HippoRAG's
-    `{"Owl": ["Owls hunt.", ...], ...}`.
-    """
-    if ROW_NAMES & row.keys():
-        return None
-    if row and all(map(_is_sentences, row.values())):
-        return [{"title": title, "text": sentences} for title, sentences in row.items()]
-    lists = [
-        value
-        for value in row.values()
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
-    ]
-    return lists[0] if len(lists) == 1 else None
-
-
-def _is_sentences(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def read_list(

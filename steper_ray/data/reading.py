@@ -2,9 +2,11 @@
 
 | dataset | recognised by | its passages |
 |---|---|---|
-| SQuAD and the like (Rajpurkar et al. 2016) | `context` and `answers` with `text` | `context` |
+| SQuAD and the like (Rajpurkar et al. 2016) | `context`, `answers` with `text` | `context` |
 | MS MARCO (Bajaj et al. 2016) | `query`, and `passages` with `passage_text` | `passages` |
 | DPR's retriever data (Karpukhin et al. 2020) | `positive_ctxs` and `answers` | `…_ctxs` |
+
+The nesting of SQuAD's own files is undone by `steper_ray.data.json_objects`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,8 +44,15 @@ def _squad_passages(where: str, row: Row) -> list[Passage]:
 
 
 def _squad_question(where: str, row: Row) -> Question | UnusableRow:
-    question = text_of(where, row, "question")
+    given = row.get("answers")
+    if not isinstance(given, Mapping) and not is_missing(given):
+        raise InputError(
+            f"{where}: column 'answers' must be an object with 'text', got {brief(repr(given))}"
+        )
     answers = tuple(dict.fromkeys(answers_of(where, row, "answers.text")))
+    if not answers and "question" not in row and "context" in row:
+        return "no_answer"  # a context that nothing is asked about
+    question = text_of(where, row, "question")
     if not answers:
         return "unanswerable"
     return _question(where, row, "id", question, answers, _squad_passages(where, row))

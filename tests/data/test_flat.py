@@ -233,6 +233,25 @@ def test_every_column_of_lists_takes_what_numpy_writes(tmp_path: Path) -> None:
     ]
 
 
+def test_a_corpus_of_titles_with_sentences(tmp_path: Path) -> None:
+    file = tmp_path / "hipporag.json"
+    titles = {
+        "Owl": ["Owls hunt.", " They see."],
+        "text": ["A text is."],
+        "question": ["x"],
+        "Cat": [],
+    }
+    file.write_text(json.dumps(titles))
+    passages, (account,) = corpus(file)
+    assert [(passage.title, passage.text) for passage in passages] == [
+        ("Owl", "Owls hunt. They see."),
+        ("text", "A text is."),
+        ("question", "x"),
+    ]
+    assert (account.read, account.used) == (4, 4)
+    assert account.notes == {"passages": 3, "passages without text, left out": 1}
+
+
 def test_an_answer_of_bytes_that_are_no_utf8_is_a_broken_row(tmp_path: Path) -> None:
     texts = ["Orléans".encode(), "Orléans".encode("latin-1")]
     for answers in (texts, [[text] for text in texts]):

@@ -11,6 +11,7 @@ import pytest
 
 from steper_ray.data.formats import passage_id
 from steper_ray.data.questions import gather_questions
+from steper_ray.data.settings import QuestionsConfig
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage, Question
 from tests.data.published_rows import TWO_WIKI_ROW, as_on_the_hub, hotpotqa_rows, musique_rows
@@ -239,6 +240,45 @@ def test_marks_are_read_as_what_they_say(tmp_path: Path) -> None:
         InputError, match=r"row 1: an 'is_selected' must be true or false, got 'perh"
     ):
         gather_questions(str(jsonl(tmp_path, row)), "questions.train")
+
+
+def test_squad_s_own_file(tmp_path: Path) -> None:
+    asked = {"question": "When do owls see?", "id": "s1"}
+    answers = [{"text": "at night", "answer_start": 9}, {"text": "night", "answer_start": 12}]
+    impossible = {"question": "Why?", "id": "s2", "answers": [], "is_impossible": True}
+    broken = {"question": "Who?", "id": "s3", "answers": ["x"]}
+    paragraphs = [
+        {"context": "Owls see at night.", "qas": [{**asked, "answers": answers}, impossible]},
+        {"context": "Owls hunt.", "qas": []},
+        {"context": "Owls sleep.", "qas": [broken]},
+    ]
+    content = {
+        "version": "v2.0",
+        "data": [{"title": "Owl", "paragraphs": paragraphs}, {"title": 5}],
+    }
+    file = tmp_path / "train-v2.0.json"
+    file.write_text(json.dumps(content))
+    settings = QuestionsConfig(bad_rows="skip")
+    found = gather_questions(str(file), "questions.train", settings)
+    assert found.questions == [
+        Question("s1", "When do owls see?", "at night", ("night",), (OWL,), 1)
+    ]
+    (account,) = found.accounts
+    account.check()
+    assert (account.format, account.read) == ("SQuAD", 5)
+    assert [(row.row, row.reason) for row in account.skipped] == [
+        (2, "unanswerable"),
+        (3, "no_answer"),
+        (4, "bad_row"),
+        (5, "bad_row"),
+    ]
+    passages, (account,) = corpus(file, bad_rows="skip")
+    assert [passage.text for passage in passages] == [
+        "Owls see at night.",
+        "Owls hunt.",
+        "Owls sleep.",
+    ]
+    assert (account.read, account.used) == (5, 4)
 
 
 def test_a_title_with_an_entity_is_the_title_without(tmp_path: Path) -> None:

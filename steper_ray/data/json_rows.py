@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
+from steper_ray.data.compression import check_not_compressed
 from steper_ray.data.json_objects import wrapped_rows
 from steper_ray.errors import InputError
 from steper_ray.text import short_message
@@ -234,7 +235,11 @@ def not_utf8_in(where: str, text: str) -> InputError | None:
 
 
 def check_encoding(where: str, start: bytes) -> None:
-    """Raises InputError for a file in UTF-16, by its first bytes; ASCII in it would pass for UTF-8."""
+    """Raises InputError for a file that is compressed or in UTF-16, by its first bytes.
+
+    ASCII in UTF-16 would pass for UTF-8.
+    """
+    check_not_compressed(where, start)
     if likely_encoding(start) == UTF_16 and not start.startswith(b"PAR1"):
         raise InputError(f"{where}: it looks like {UTF_16}: save the file as UTF-8")
 

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.data.addresses import Source
+from steper_ray.data.compression import check_not_compressed
 from steper_ray.data.csv_rows import read_csv
 from steper_ray.data.json_rows import (
     BOM,
@@ -131,6 +132,8 @@ def _read_parquet(
             f"{source}: Parquet files are compressed inside; decompress this one (as {source.stem}.parquet)"
         )
     with source.open_for_seeking() as file:
+        check_not_compressed(str(source), file.read(16))
+        file.seek(0)
         try:
             table = pq.ParquetFile(file)
         except pa.ArrowInvalid as error:

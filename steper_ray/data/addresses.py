@@ -176,6 +176,8 @@ def _find(address: str, setting: str, suffixes: tuple[str, ...]) -> SourceListin
         else:
             listing.skipped_files.append(below)
     _leave_out_descriptions(listing)
+    if all(source.is_document for source in listing.sources):
+        _refuse_saved_dataset(listing, setting, address)
     if not listing.sources:
         raise InputError(
             f"{setting}: {_shown(address)}: no {_listed(suffixes)} file in this folder "
@@ -189,18 +191,28 @@ def _leave_out_descriptions(listing: SourceListing) -> None:
 
     A README is a document like others where there are no tables, or other documents.
     """
-    tables = [s for s in listing.sources if not s.is_document and not _has_name(s, HUB_FILES)]
-    if not tables:
-        return
     documents = [s for s in listing.sources if s.is_document]
+    tables = [s for s in listing.sources if not s.is_document and not _describes(s.name)]
     readme_only = all(source.stem.lower() == "readme" for source in documents)
-    kept = {*tables} if readme_only else {*tables, *documents}
+    kept = {*tables} if tables and readme_only else {*tables, *documents}
     listing.skipped_files.extend(s.name for s in listing.sources if s not in kept)
     listing.sources[:] = [source for source in listing.sources if source in kept]
 
 
-def _has_name(source: Source, names: tuple[str, ...]) -> bool:
-    return PurePosixPath(source.name).name in names
+def _refuse_saved_dataset(listing: SourceListing, setting: str, address: str) -> None:
+    """Raises InputError for a folder that `datasets` wrote in its own format."""
+    has_arrow = any(name.endswith(".arrow") for name in listing.skipped_files)
+    if has_arrow and any(map(_describes, listing.skipped_files)):
+        folder = _shown(address)
+        as_hub = "" if "://" in address else f"name it {HUB}{folder}, or "
+        raise InputError(
+            f"{setting}: {folder}: a folder that save_to_disk of datasets wrote; {as_hub}write it as a "
+            "table with to_parquet"
+        )
+
+
+def _describes(name: str) -> bool:
+    return PurePosixPath(name).name in HUB_FILES
 
 
 def _match(address: str, setting: str) -> SourceListing:

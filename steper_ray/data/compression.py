@@ -1,4 +1,4 @@
-"""Compressed files: what their names say, and a bound on what they become."""
+"""Compressed files: what their names say, what their first bytes say, and a bound on what they become."""
 
 import io
 from pathlib import PurePosixPath
@@ -31,6 +31,28 @@ FREE_BYTES: Final = 1 << 28
 def compression_of(name: str) -> str | None:
     """Arrow's name of the compression that a file's name says; None for a file that is not compressed."""
     return COMPRESSIONS.get(PurePosixPath(name).suffix.lower())
+
+
+_MAGIC: Final = (
+    (b"\x1f\x8b\x08", "gzip", ".gz"),
+    (b"BZh91AY&SY", "bz2", ".bz2"),
+    (b"\x28\xb5\x2f\xfd", "zstd", ".zst"),
+    (b"\xfd7zXZ\x00", "xz", ""),
+    (b"PK\x03\x04", "zip", ""),
+)
+"""First bytes of compressed files, what they mean, and the suffix that such files have here, if any."""
+
+
+def check_not_compressed(where: str, start: bytes) -> None:
+    """Raises InputError for a file that is compressed and has another name, by its first bytes."""
+    for magic, name, suffix in _MAGIC:
+        if start.startswith(magic):
+            file = PurePosixPath(where)
+            can_be_named = (
+                suffix and not compression_of(where) and file.suffix.lower() != ".parquet"
+            )
+            remedy = f"name it {file.name}{suffix}" if can_be_named else "unpack it"
+            raise InputError(f"{where}: it is compressed ({name}); {remedy}")
 
 
 class BoundedStream(io.RawIOBase):

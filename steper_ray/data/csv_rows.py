@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
-from steper_ray.data.json_rows import not_utf8
+from steper_ray.data.json_rows import BYTES_AS_HALVES, not_utf8_in
 from steper_ray.data.values import brief
 from steper_ray.errors import InputError
 from steper_ray.text import short_message
@@ -30,6 +30,9 @@ MAX_CELL_LINES: Final = 10_000
 
 
 _QUOTED: Final = re.compile(r'"((?:[^"]|"")*+)"')
+
+
+_TO_CLOSING_QUOTE: Final = re.compile(r'[^"]*+(?:""[^"]*+)*+"')
 
 
 _SEPARATORS: Final = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
@@ -49,13 +52,19 @@ def read_csv(
     tabs:    whether tabs separate the cells, and not commas
     all_needed: whether a name that is asked for may not stand twice in the header
     """
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors=BYTES_AS_HALVES, newline="")
     header: list[str] = []
     number = 0
     try:
         for number, cells in enumerate(_tsv_cells(text) if tabs else _csv_cells(text), 1):
             if not cells:
                 continue
+            broken = not_utf8_in(f"{where}: row {number}", "\t".join(cells))
+            if broken is not None and header:
+                yield number, broken
+                continue
+            if broken is not None:
+                raise broken
             if not header:
                 if not _has_no_header(cells, columns or ()):
                     _check_header(f"{where}: row {number}", cells, columns, all_needed)
@@ -68,8 +77,6 @@ def read_csv(
                 continue
             fault = f"{len(cells)} cells, but the header has {len(header)}"
             yield number, InputError(f"{where}: row {number}: {fault}")
-    except UnicodeDecodeError as error:
-        raise not_utf8(f"{where}: after row {number}", error) from None
     except csv.Error as error:
         raise InputError(
             f"{where}: after row {number}: not valid CSV ({short_message(error)})"
@@ -136,47 +143,47 @@ def _quoted_over_lines(
 ) -> list[str] | None:
     """The cells of a line with a quoted cell that holds tabs or goes on over lines; None if none does.
 
+    Following lines are read while a quote is open and no longer, so that a file is read in time by its
+    length whatever its quotes.
+
     ahead: lines that were read and not used, before `lines`
     """
     is_whole = line.count("\t") + 1 == width
-    alone = None if is_whole else _split_quoted(line.rstrip("\r\n"))  # a tab in quotes
-    if alone is not None and len(alone) == width:
-        return alone
-    taken: list[str] = []
-    while len(taken) < MAX_CELL_LINES:
-        following = ahead[len(taken)] if len(taken) < len(ahead) else next(lines, None)
-        if following is None or (is_whole and following.count("\t") + 1 == width):
-            if following is not None and len(taken) == len(ahead):
-                ahead.append(following)
-            return None
-        if len(taken) == len(ahead):
-            ahead.append(following)
-        taken.append(following)
-        if '"' in following:
-            cells = _split_quoted("".join((line, *taken)).rstrip("\r\n"))
-            if cells is not None and len(cells) == width:
-                for _ in taken:
-                    ahead.popleft()
-                return cells
-    return None
-
-
-def _split_quoted(text: str) -> list[str] | None:
-    """The cells of a record in which quotes mean something; None if they do not close."""
-    cells, at = [], 0
-    while True:
-        if match := _QUOTED.match(text, at):
-            end = match.end()
+    cells: list[str] = []
+    taken = at = 0
+    while len(cells) < width:
+        if not line.startswith('"', at):
+            end = line.find("\t", at)
+            end = len(line.rstrip("\r\n")) if end < 0 else end
+            cells.append(line[at:end])
         else:
-            end = text.find("\t", at) if "\t" in text[at:] else len(text)
-            if text.startswith('"', at) or "\n" in text[at:end]:
-                return None
-        cells.append(_unquoted(text[at:end]))
-        if end == len(text):
-            return cells
-        if text[end] != "\t":
-            return None
+            pieces, at = [], at + 1
+            while (closed := _TO_CLOSING_QUOTE.match(line, at)) is None:
+                pieces.append(line[at:])
+                following = _line_ahead(lines, ahead, taken)
+                if following is None or (is_whole and following.count("\t") + 1 == width):
+                    return None
+                line, at, taken = following, 0, taken + 1
+            end = closed.end()
+            cells.append("".join((*pieces, line[at : end - 1])).replace('""', '"'))
         at = end + 1
+        if not line.startswith("\t", end):
+            break
+    if len(cells) < width or line[end:].rstrip("\r\n") or (is_whole and not taken):
+        return None
+    for _ in range(taken):
+        ahead.popleft()
+    return cells
+
+
+def _line_ahead(lines: Iterator[str], ahead: deque[str], number: int) -> str | None:
+    """A line after the current one, from 0 on; None where there is none or a cell would be too long."""
+    if number < len(ahead):
+        return ahead[number]
+    following = next(lines, None) if number < MAX_CELL_LINES else None
+    if following is not None:
+        ahead.append(following)
+    return following
 
 
 def _unquoted(cell: str) -> str:

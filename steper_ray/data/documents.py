@@ -3,7 +3,8 @@
 A part is the text under one heading; its title is the path of headings above it, beginning with the
 document's own title: `Handbook › Travel › Trains`. Passages never reach across headings. Markdown is
 rendered to HTML (markdown-it-py, CommonMark with tables), so that both are read in one way. Skipped:
-scripts, styles, templates and `<nav>`, which repeats on every page of a site.
+scripts, styles, templates and `<nav>`, which repeats on every page of a site; but a tag that Markdown names
+inside a paragraph (`the <script> tag`) is text.
 
 Reading takes time in proportion to the length; Markdown can be written to take more, so every document has
 a limit of time, beyond which it counts as broken. Titles are cut, and long headings stand in the text too:
@@ -13,11 +14,11 @@ passages together are not many times as large as their document.
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from steper_ray.data.addresses import Source
 from steper_ray.data.chunking import cut
@@ -27,6 +28,9 @@ from steper_ray.data.html_tokens import RAW, Tag, attribute, html_tokens
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage
 from steper_ray.text import short_message, squeeze
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 BETWEEN_TITLES: Final = " › "
 
@@ -59,16 +63,37 @@ KINDS: Final = {
 _HEADINGS: Final = {f"h{level}": level for level in range(1, 7)}
 
 
-_LEFT_OUT: Final = frozenset(["template", "svg", "nav", *RAW])
+_LEFT_OUT: Final = frozenset(
+    ["template", "svg", "nav", "rt", "rp", "annotation", "annotation-xml", *RAW]
+)
+"""Elements whose text is none of the document's: `rt` says how the word beside it is read, `annotation` has
+the formula beside it in another notation."""
 
 
-_IN_LINE: Final = re.compile(
-    r"""a|abbr|acronym|b|bdi|bdo|big|cite|code|data|del|dfn|em|font|i|img|input|ins|kbd|label|mark|q|s|samp
-      | small|span|strike|strong|sub|sup|time|tt|u|var|wbr
+_RUBY_TEXT: Final = frozenset(["rt", "rp"])
+
+
+_ENDS_LINE: Final = re.compile(
+    r"""address|article|aside|blockquote|body|br|caption|center|col|colgroup|dd|details|dialog|dir|div|dl|dt
+      | fieldset|figcaption|figure|footer|form|frame|frameset|h[1-6]|head|header|hgroup|hr|html|legend|li
+      | listing|main|menu|nav|noframes|noscript|ol|optgroup|option|p|plaintext|pre|search|section|summary
+      | table|tbody|tfoot|thead|title|tr|ul|xmp
+      | audio|button|canvas|iframe|object|select|textarea|video
     """,
     re.VERBOSE,
 )
-"""Tags that do not end a line; every other one does."""
+"""Tags that end a line: the blocks of the HTML standard, and what stands apart in a line, such as buttons.
+Every other one is in a line, as it is to browsers: ruby, formulas, custom elements."""
+
+
+_NUMBER: Final = re.compile(r"\s*([-+−–]?\d+(?:[.,]\d+)?)\s*")
+
+
+_NAMED_IN_PROSE: Final = re.compile(
+    r"<(?=/?(?:iframe|nav|noembed|noframes|plaintext|script|style|template|textarea|title|xmp)[\s/>])",
+    re.IGNORECASE,
+)
+"""Tags that are text inside a paragraph of Markdown: those of GitHub's tagfilter, `nav` and `template`."""
 
 
 _CELLS: Final = frozenset(["td", "th"])
@@ -151,7 +176,16 @@ def read_parts(content: bytes, suffix: str, where: str, name: str) -> list[Part]
 def _rendered(markdown: str) -> str:
     from markdown_it import MarkdownIt
 
-    return str(MarkdownIt("commonmark").enable("table").render(markdown))
+    reader = MarkdownIt("commonmark").enable("table")
+    reader.add_render_rule("html_inline", _inline_html)
+    return str(reader.render(markdown))
+
+
+def _inline_html(
+    _renderer: object, tokens: "Sequence[Token]", at: int, _options: object, _env: object
+) -> str:
+    """A tag inside a paragraph of Markdown, as HTML."""
+    return _NAMED_IN_PROSE.sub("&lt;", tokens[at].content)
 
 
 def _front_matter(text: str) -> tuple[str, str]:
@@ -200,6 +234,8 @@ class _Blocks:
         self._line: list[str] = []
         self._level = 0
         self._preformatted = 0
+        self._raised: tuple[int, str] | None = None
+        """Where in the line an open `<sup>` behind a digit begins, and how a number in it is written."""
 
     def read(self, html: str) -> None:
         """Read a whole document."""
@@ -213,14 +249,21 @@ class _Blocks:
         self.end_line()
 
     def _start_element(self, tag: Tag) -> None:
+        if tag.name in ("rt", "rp", "rb"):
+            self._end_ruby_text()
         if tag.name in self._left_out:
             self.inside.append(tag.name)
         if self.inside:
             return
         if tag.name in _CELLS:
             self._line.append(" ")
-        elif not _IN_LINE.fullmatch(tag.name):
+        elif _ENDS_LINE.fullmatch(tag.name):
             self.end_line()
+        elif tag.name == "sup":
+            before = next((piece for piece in reversed(self._line) if piece), "")
+            self._raised = (len(self._line), "^{}") if before[-1:].isdecimal() else None
+        elif tag.name == "a" and self._raised is not None:
+            self._raised = (self._raised[0], "[{}]")  # of a footnote
         self._preformatted += tag.name == "pre"
         if tag.name in _HEADINGS or (tag.name == "title" and not self.blocks):
             self._level = _HEADINGS.get(tag.name, -1)
@@ -228,15 +271,32 @@ class _Blocks:
             self._line.append(f" {attribute(tag, 'alt')} ")
 
     def _end_element(self, name: str) -> None:
+        if name == "ruby":
+            self._end_ruby_text()
         if self.inside:
             if name == self.inside[-1]:
                 self.inside.pop()
             return
-        if not _IN_LINE.fullmatch(name) and name not in _CELLS:
+        if _ENDS_LINE.fullmatch(name):
             self.end_line()
+        if name == "sup":
+            self._end_raised()
         if name in _HEADINGS or name == "title":
             self._level = 0
         self._preformatted = max(0, self._preformatted - (name == "pre"))
+
+    def _end_ruby_text(self) -> None:
+        """End how a word is read, whose end tag may be missing."""
+        if self.inside and self.inside[-1] in _RUBY_TEXT:
+            self.inside.pop()
+
+    def _end_raised(self) -> None:
+        """Write 10<sup>6</sup> as 10^6: it would be 106. A linked number is a footnote's: 1990[3]."""
+        if self._raised is not None:
+            start, form = self._raised
+            if number := _NUMBER.fullmatch("".join(self._line[start:])):
+                self._line[start:] = [form.format(number.group(1))]
+        self._raised = None
 
     def _add_text(self, text: str) -> None:
         if self.inside:
@@ -254,7 +314,9 @@ class _Blocks:
         """Make a block of the text collected since the last one."""
         if text := squeeze("".join(self._line)):
             self.blocks.append(_Block(self._level, text))
+            self._level = max(0, self._level)  # a title is one line, should its end tag be missing
         self._line = []
+        self._raised = None
 
 
 def _titled(blocks: list[_Block], name: str) -> list[Part]:

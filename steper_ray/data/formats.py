@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
-from steper_ray.data.values import brief, is_missing, listed, texts_of, value_at
+from steper_ray.data.values import BEGINS_A_LIST, brief, is_missing, listed, texts_of, value_at
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage, Question
 from steper_ray.text import is_unicode
@@ -69,20 +69,32 @@ def hashed_passage(title: str, text: str) -> Passage:
 
 JSON_COLUMNS: Final = (
     *("context", "contexts", "paragraphs", "passages"),
+    *("positive_ctxs", "negative_ctxs", "hard_negative_ctxs"),
     *("supporting_facts", "evidences", "question_decomposition", "answers_objects"),
 )
-"""Columns that copies of published data sets have as JSON text, such as 2WikiMultihopQA's on the Hub."""
+"""Columns that copies of published data sets have as text, such as 2WikiMultihopQA's on the Hub."""
 
 
 def unwrapped(row: Row) -> Row:
-    """A row with FlashRAG's `metadata` and `golden_answers` as columns, and with JSON text read."""
-    metadata = row.get("metadata")
+    """A row with FlashRAG's `metadata` and `golden_answers` as columns, and lists and objects in text read.
+
+    `answers` is read where it spells an object, as SQuAD's does: a list of gold answers is `answers_of`'s.
+    """
+    metadata = _read(row.get("metadata"))
     if isinstance(metadata, Mapping):
         row = {**metadata, **{name: value for name, value in row.items() if name != "metadata"}}
     if "golden_answers" in row:
         row = {**row, "answer": row["golden_answers"]}
     read = {name: listed(row[name]) for name in JSON_COLUMNS if isinstance(row.get(name), str)}
+    answers = _read(row.get("answers"))
+    if isinstance(answers, Mapping):
+        read["answers"] = answers
     return {**row, **read} if read else row
+
+
+def _read(value: object) -> object:
+    """What a text spells; any other value as it is."""
+    return listed(value) if isinstance(value, str) else value
 
 
 def unwrapping(read: Callable[[str, Row], Read]) -> Callable[[str, Row], Read]:
@@ -91,15 +103,18 @@ def unwrapping(read: Callable[[str, Row], Read]) -> Callable[[str, Row], Read]:
 
 
 def answers_of(where: str, row: Row, column: str) -> tuple[str, ...]:
-    """The gold answers in a column: a text, a whole number, or a list of texts; () where there is none."""
+    """The gold answers in a column: a text, a whole number, or a list of texts; () where there is none.
+
+    A text that spells a list is that list. One that spells an object, or that begins as a list and is none
+    that can be read, raises InputError: it would become the gold answer.
+    """
     value = value_at(row, column)
     if isinstance(value, str):
-        spelled = listed(value)
-        value = spelled if _is_texts(spelled) else value
+        value = _spelled(where, column, value)
     if isinstance(value, bytes | list):
-        value = [value] if isinstance(value, bytes) else value
-        row = {column: [_text(item) for item in value]}
-        return tuple(text for text in texts_of(where, row, column) if not is_missing(text))
+        items = value if isinstance(value, list) else [value]
+        items = [_text(where, column, item) for item in items]
+        return texts_of(where, {column: [item for item in items if not is_missing(item)]}, column)
     if is_missing(value):
         return ()
     if isinstance(value, int) and not isinstance(value, bool):
@@ -114,12 +129,29 @@ def answers_of(where: str, row: Row, column: str) -> tuple[str, ...]:
     return (value,)
 
 
-def _text(value: object) -> object:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+def _spelled(where: str, column: str, text: str) -> str | list[Any]:
+    """The list of texts that a text spells, else the text."""
+    value = listed(text)
+    if isinstance(value, list) and all(isinstance(v, str) or is_missing(v) for v in value):
+        return value
+    if isinstance(value, Mapping) or BEGINS_A_LIST.match(text):
+        raise InputError(
+            f"{where}: column {column!r} must be text or a list of texts "
+            f'(in CSV: ["a", "b"]), got {brief(text)}'
+        )
+    return text
 
 
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+def _text(where: str, column: str, value: object) -> object:
+    """The text that bytes are; any other value as it is."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{where}: column {column!r} holds bytes that are no UTF-8: {brief(repr(value))}"
+        ) from None
 
 
 def all_or_none(ids: Sequence[str | None]) -> tuple[str, ...]:
@@ -128,25 +160,34 @@ def all_or_none(ids: Sequence[str | None]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(known)) if len(known) == len(ids) else ()
 
 
-def objects_of(where: str, row: Row, column: str, **fields: type) -> list[Row]:
-    """A list of objects, each of which has the fields named."""
+def objects_of(where: str, row: Row, column: str, *texts: str) -> list[Row]:
+    """A list of objects, each of which has the fields named, of text."""
     value = row.get(column)
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
         raise InputError(
             f"{where}: column {column!r} must be a list of objects, got {brief(repr(value))}"
         )
     for at, item in enumerate(value):
-        for name, kind in fields.items():
+        for name in texts:
             given = item.get(name)
-            if not isinstance(given, kind) or (isinstance(given, str) and not is_unicode(given)):
+            if not isinstance(given, str) or not is_unicode(given):
                 raise InputError(
-                    f"{where}: column '{column}[{at}].{name}' must be {_KINDS[kind]}, "
-                    f"got {brief(repr(given))}"
+                    f"{where}: column '{column}[{at}].{name}' must be text, got {brief(repr(given))}"
                 )
     return value
 
 
-_KINDS: Final = {str: "text", int: "an integer"}
+def contexts_of(where: str, row: Row, column: str, text: str) -> list[Passage]:
+    """The passages of a list of objects.
+
+    text: the field of a passage's text; its title is in `title`, where it has one
+    """
+    objects = [
+        {**item, "title": ""} if is_missing(item.get("title")) else item
+        for item in objects_of(where, row, column, text)
+    ]
+    titled = objects_of(where, {column: objects}, column, "title")
+    return [hashed_passage(item["title"], item[text]) for item in titled]
 
 
 def has_objects(row: Row, column: str, field: str) -> bool:

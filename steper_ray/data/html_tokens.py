@@ -2,7 +2,8 @@
 
 Python's `html.parser` takes time by the square of the length for tags, comments and declarations that do
 not end, and fails at `<![x]>`. Here what does not end is text. The content of scripts and styles is left
-out, up to their end tag, as browsers read them.
+out, up to their end tag, as browsers read them; where none follows, their start tag is text (`the <script>
+tag`), and nothing after it is lost.
 """
 
 import re
@@ -61,16 +62,17 @@ class _Reader:
         at = start = 0
         while match := _OPENING.search(self._html, at):
             end, token = self._read(match)
-            if end is None:  # no tag: text, with what follows
+            content_end = end
+            if isinstance(token, Tag) and token.name in RAW and end is not None:
+                content_end = self._end_of_raw(token, end)
+            if content_end is None:  # no tag: text, with what follows
                 at = match.start() + 1
                 continue
             if start < match.start():
                 yield unescaped(self._html[start : match.start()])
             if token:
                 yield token
-            at = start = end
-            if isinstance(token, Tag) and token.name in RAW and not token.is_end:
-                at = start = self._end_of_raw(token.name, at)
+            at = start = content_end
         if start < len(self._html):
             yield unescaped(self._html[start:])
 
@@ -109,7 +111,14 @@ class _Reader:
             return None
         return found + len(sign)
 
-    def _end_of_raw(self, name: str, at: int) -> int:
-        """Where the content of a script or style ends: at its end tag, or with the document."""
-        match = re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE).search(self._html, at)
-        return match.start() if match else len(self._html)
+    def _end_of_raw(self, tag: Tag, at: int) -> int | None:
+        """Where the content of a script or style ends that begins at `at`; None without an end tag."""
+        if tag.is_end or tag.closes_itself:
+            return at
+        if tag.name in self._missing:
+            return None
+        match = re.compile(rf"</{tag.name}(?=[\s/>])", re.IGNORECASE).search(self._html, at)
+        if match is None:
+            self._missing.add(tag.name)
+            return None
+        return match.start()

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
+from steper_ray.data.compression import check_not_compressed
+from steper_ray.data.json_objects import wrapped_rows
 from steper_ray.errors import InputError
 from steper_ray.text import short_message
 
@@ -26,10 +28,6 @@ LONGEST_ROW: Final = 1 << 28
 BOM: Final = b"\xef\xbb\xbf"
 
 
-ROW_NAMES: Final = frozenset(["id", "_id", "question", "query", "text", "contents", "passage"])
-"""Columns that tell a row from an object around a list of rows."""
-
-
 _SPACE: Final = re.compile(r"\s*")
 
 
@@ -41,6 +39,11 @@ _MAX_DIGITS: Final = 4000
 
 
 UTF_16: Final = "UTF-16"
+
+
+BYTES_AS_HALVES: Final = "surrogateescape"
+"""How bytes that are no UTF-8 are decoded where they must not stop the rows around them: as characters that
+UTF-8 has no bytes for."""
 
 
 TOO_DEEP: Final = "nested too deeply to be read"
@@ -71,7 +74,7 @@ def _read_line(where: str, line: bytes) -> Row | InputError:
 
 
 def read_object(where: str, stream: BinaryIO) -> Iterator[tuple[int, Row | InputError]]:
-    """The rows of the one list of objects in a JSON object; without such a list, the object as a row."""
+    """The rows in a JSON object (`steper_ray.data.json_objects`); without any, the object as a row."""
     content = stream.read(LONGEST_ROW)
     if len(content) == LONGEST_ROW:
         raise InputError(
@@ -80,30 +83,8 @@ def read_object(where: str, stream: BinaryIO) -> Iterator[tuple[int, Row | Input
     row = _read_line(where, content.removeprefix(BOM))
     if isinstance(row, InputError):
         raise row
-    for number, item in enumerate(wrapped_rows(row) or [row], 1):
+    for number, item in enumerate(wrapped_rows(where, row) or [row], 1):
         yield number, _object(f"{where}: row {number}", item)
-
-
-def wrapped_rows(row: Row) -> list[Any] | None:
-    """The rows that an object holds; None if it is a row itself.
-
-    They are its one list of objects, as `{"data": [...]}`, or each title with its sentences, as HippoRAG's
-    `{"Owl": ["Owls hunt.", ...], ...}`.
-    """
-    if ROW_NAMES & row.keys():
-        return None
-    if row and all(map(_is_sentences, row.values())):
-        return [{"title": title, "text": sentences} for title, sentences in row.items()]
-    lists = [
-        value
-        for value in row.values()
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
-    ]
-    return lists[0] if len(lists) == 1 else None
-
-
-def _is_sentences(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def read_list(
@@ -113,33 +94,28 @@ def read_list(
 
     chunk: characters read at once
     """
-    characters = io.TextIOWrapper(stream, encoding="utf-8-sig")
+    characters = io.TextIOWrapper(stream, encoding="utf-8-sig", errors=BYTES_AS_HALVES)
     number = 0
-    try:
-        buffer, at = _at_character(characters, "", 0, chunk)
-        assert buffer[at] == "["
-        at += 1
-        while True:
-            buffer, at = _at_character(characters, buffer, at, chunk)
-            sign = buffer[at : at + 1]
-            if sign == "]":
-                break
-            if number:
-                if sign != ",":
-                    shown = repr(sign) if sign else "the end of the file"
-                    raise InputError(
-                        f"{where}: after row {number}: expected ',' or ']', got {shown}"
-                    )
-                buffer, at = _at_character(characters, buffer, at + 1, chunk)
-            number += 1
-            here = f"{where}: row {number}"
-            buffer, at, item = _read_item(here, characters, buffer, at, chunk)
-            yield number, item
-        buffer, at = _at_character(characters, buffer, at + 1, chunk)
-        if at < len(buffer):
-            raise InputError(f"{where}: something stands after the end of the list")
-    except UnicodeDecodeError as error:
-        raise not_utf8(f"{where}: after row {number}", error) from None
+    buffer, at = _at_character(characters, "", 0, chunk)
+    assert buffer[at] == "["
+    at += 1
+    while True:
+        buffer, at = _at_character(characters, buffer, at, chunk)
+        sign = buffer[at : at + 1]
+        if sign == "]":
+            break
+        if number:
+            if sign != ",":
+                shown = repr(sign) if sign else "the end of the file"
+                raise InputError(f"{where}: after row {number}: expected ',' or ']', got {shown}")
+            buffer, at = _at_character(characters, buffer, at + 1, chunk)
+        number += 1
+        here = f"{where}: row {number}"
+        buffer, at, item = _read_item(here, characters, buffer, at, chunk)
+        yield number, item
+    buffer, at = _at_character(characters, buffer, at + 1, chunk)
+    if at < len(buffer):
+        raise InputError(f"{where}: something stands after the end of the list")
 
 
 def _read_item(
@@ -159,7 +135,8 @@ def _read_item(
         else:
             # a number at the buffer's end may continue after it
             if end < len(buffer) or isinstance(item, dict | list):
-                return buffer, end, _object(where, item)
+                broken = not_utf8_in(where, buffer[at:end])
+                return buffer, end, broken or _object(where, item)
             fault = "not valid JSON (the list has no end)"
         more = characters.read(max(chunk, len(buffer) - at))
         if not more or len(buffer) - at > LONGEST_ROW:
@@ -243,8 +220,26 @@ def not_utf8(where: str, error: UnicodeDecodeError, content: bytes = b"") -> Inp
     return InputError(f"{where}: invalid UTF-8{at}; it looks like {guess}: save the file as UTF-8")
 
 
+def not_utf8_in(where: str, text: str) -> InputError | None:
+    """The error of a text that was decoded by BYTES_AS_HALVES from bytes that are no UTF-8, else None."""
+    try:
+        text.encode("utf-8")  # several times as fast as a search for such characters
+        return None
+    except UnicodeEncodeError:
+        content = text.encode("utf-8", BYTES_AS_HALVES)
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return not_utf8(where, error)
+    return None
+
+
 def check_encoding(where: str, start: bytes) -> None:
-    """Raises InputError for a file in UTF-16, by its first bytes; ASCII in it would pass for UTF-8."""
+    """Raises InputError for a file that is compressed or in UTF-16, by its first bytes.
+
+    ASCII in UTF-16 would pass for UTF-8.
+    """
+    check_not_compressed(where, start)
     if likely_encoding(start) == UTF_16 and not start.startswith(b"PAR1"):
         raise InputError(f"{where}: it looks like {UTF_16}: save the file as UTF-8")
 

@@ -20,13 +20,14 @@ from steper_ray.data.formats import (
     UnusableRow,
     all_or_none,
     answers_of,
+    contexts_of,
     has_objects,
     hashed_passage,
     join_sentences,
     objects_of,
     unwrapping,
 )
-from steper_ray.data.values import brief, is_false, is_missing, text_of, texts_of
+from steper_ray.data.values import brief, is_missing, text_of, texts_of, truth_of
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage, Question
 from steper_ray.text import is_unicode, unescaped
@@ -69,7 +70,10 @@ def _hotpotqa_passages(where: str, row: Row) -> list[Passage]:
             f"{where}: column 'context' must be a list of [title, [sentence, …]], "
             f"got {brief(repr(context))}"
         )
-    return [hashed_passage(title, join_sentences(sentences)) for title, sentences in context]
+    return [
+        hashed_passage("" if is_missing(title) else title, join_sentences(sentences))
+        for title, sentences in context
+    ]
 
 
 def _hotpotqa_question(where: str, row: Row) -> Question | UnusableRow:
@@ -104,20 +108,13 @@ def _plain(title: str) -> str:
     return unescaped(title).strip()
 
 
-def _paragraphs(where: str, row: Row, column: str) -> list[Passage]:
-    return [
-        hashed_passage(paragraph["title"], paragraph["paragraph_text"])
-        for paragraph in objects_of(where, row, column, title=str, paragraph_text=str)
-    ]
-
-
 def _musique_passages(where: str, row: Row) -> list[Passage]:
-    return _paragraphs(where, row, "paragraphs")
+    return contexts_of(where, row, "paragraphs", "paragraph_text")
 
 
 def _musique_question(where: str, row: Row) -> Question | UnusableRow:
     id, question = text_of(where, row, "id"), text_of(where, row, "question")
-    if is_false(row.get("answerable")):
+    if not truth_of(f"{where}: column 'answerable'", row.get("answerable"), if_missing=True):
         return "unanswerable"
     answers = answers_of(where, row, "answer")
     if not answers:
@@ -137,7 +134,7 @@ def _musique_supporting(where: str, row: Row) -> list[str | None]:
     """Ids of the passages that the hops name, in their order; without hops those marked as supporting."""
     passages = _musique_passages(where, row)
     if "question_decomposition" not in row:
-        return [*_marked(row["paragraphs"], passages)]
+        return [*_marked(where, row["paragraphs"], passages)]
     paragraphs = objects_of(where, row, "paragraphs")
     ids = {
         _index(f"{where}: column 'paragraphs[{at}].idx'", paragraph.get("idx")): passage.id
@@ -164,17 +161,19 @@ def _index(where: str, value: object) -> int:
     return value
 
 
-def _marked(paragraphs: list[Row], passages: list[Passage]) -> list[str | None]:
+def _marked(where: str, paragraphs: list[Row], passages: list[Passage]) -> list[str | None]:
     """Ids of the passages whose paragraphs are marked as supporting; None for one without text."""
     return [
         passage.id if passage.text else None
         for paragraph, passage in zip(paragraphs, passages, strict=True)
-        if paragraph.get("is_supporting") and not is_false(paragraph["is_supporting"])
+        if truth_of(
+            f"{where}: an 'is_supporting'", paragraph.get("is_supporting"), if_missing=False
+        )
     ]
 
 
 def _ircot_passages(where: str, row: Row) -> list[Passage]:
-    return _paragraphs(where, row, "contexts")
+    return contexts_of(where, row, "contexts", "paragraph_text")
 
 
 def _ircot_question(where: str, row: Row) -> Question | UnusableRow:
@@ -183,7 +182,7 @@ def _ircot_question(where: str, row: Row) -> Question | UnusableRow:
     answers = [text for given in objects if (text := _ircot_answer(where, given))]
     if not answers:
         return "no_answer"
-    supporting = _marked(row["contexts"], _ircot_passages(where, row))
+    supporting = _marked(where, row["contexts"], _ircot_passages(where, row))
     return Question(
         id=id,
         question=question,
@@ -220,7 +219,8 @@ def _is_paragraph(item: object) -> bool:
         isinstance(item, list)
         and len(item) == 2
         and isinstance(item[1], list)
-        and all(isinstance(text, str) and is_unicode(text) for text in [item[0], *item[1]])
+        and (item[0] is None or isinstance(item[0], str))
+        and all(isinstance(text, str) and is_unicode(text) for text in [item[0] or "", *item[1]])
     )
 
 
@@ -269,7 +269,7 @@ IRCOT: Final = Format(
     "IRCoT",
     frozenset(["question_id", "question_text", "answers_objects", "contexts"]),
     _is_ircot,
-    _ircot_passages,
-    _ircot_question,
+    unwrapping(_ircot_passages),
+    unwrapping(_ircot_question),
     "question_id",
 )

@@ -1,9 +1,10 @@
-"""The format of a source, recognised by the columns of its first row.
+"""The format of a source, recognised by the columns of its first rows.
 
 A published data set whose rows bring passages with their questions is recognised unless the run file names
 columns; every other source is a table of one question or one passage a row (`steper_ray.data.flat`).
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from steper_ray.data.addresses import Source
@@ -14,11 +15,13 @@ from steper_ray.data.flat import (
     passage_table,
     question_table,
 )
-from steper_ray.data.formats import Format, Row, unwrapped
+from steper_ray.data.formats import JSON_COLUMNS, Format, Row, unwrapped
 from steper_ray.data.multihop import HOTPOTQA, IRCOT, MUSIQUE, TWO_WIKI
 from steper_ray.data.reading import DPR, MS_MARCO, SQUAD
 from steper_ray.data.settings import PassageColumns, QuestionColumns
-from steper_ray.data.tables import first_row
+from steper_ray.data.tables import first_rows
+from steper_ray.data.values import BEGINS_A_LIST, brief, listed
+from steper_ray.errors import InputError
 
 FORMATS: Final = (MUSIQUE, TWO_WIKI, HOTPOTQA, IRCOT, SQUAD, MS_MARCO, DPR)
 """Formats of rows with passages, in the order in which they are tried."""
@@ -32,7 +35,7 @@ RECOGNISED_BY: Final = ALIAS_COLUMNS.union(
     *(format.columns for format in FORMATS),
     *(asked_columns(columns) for _, columns in (*QUESTION_LAYOUTS, *PASSAGE_LAYOUTS)),
 )
-"""The columns to read of a first row."""
+"""The columns to read of the first rows."""
 
 
 def recognise(row: Row) -> Format | None:
@@ -47,12 +50,27 @@ def format_of(source: Source, columns: QuestionColumns | PassageColumns) -> Form
     columns: the names in the run file; any but ours says that the source is a table
     """
     named = columns != type(columns)()
-    first = first_row(source, asked_columns(columns) | (set() if named else RECOGNISED_BY))
-    if first is not None and not named:
-        if first.keys() >= ALIAS_COLUMNS:
+    rows = first_rows(source, asked_columns(columns) | (set() if named else RECOGNISED_BY))
+    if not named:
+        if any(row.keys() >= ALIAS_COLUMNS for row in rows):
             return None
-        if (format := recognise(first)) is not None:
-            return format
+        for format in map(recognise, rows):
+            if format is not None:
+                return format
+        _refuse_unreadable(source, rows)
     if isinstance(columns, QuestionColumns):
-        return question_table(columns, first)
-    return passage_table(columns, first)
+        return question_table(columns, rows)
+    return passage_table(columns, rows)
+
+
+def _refuse_unreadable(source: Source, rows: Sequence[Row]) -> None:
+    """Raises InputError where the nested columns of a data set are text that cannot be read: they would
+    be dropped without a word."""
+    for row in rows:
+        for column in JSON_COLUMNS:
+            value = row.get(column)
+            if isinstance(value, str) and BEGINS_A_LIST.match(value) and listed(value) is value:
+                raise InputError(
+                    f"{source}: column {column!r} begins as a list or an object and cannot be read as "
+                    f"one: {brief(value)}; write it as JSON, or name the columns to read"
+                )

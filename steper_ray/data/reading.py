@@ -2,12 +2,14 @@
 
 | dataset | recognised by | its passages |
 |---|---|---|
-| SQuAD and the like (Rajpurkar et al. 2016) | `context` and `answers` with `text` | `context` |
+| SQuAD and the like (Rajpurkar et al. 2016) | `context`, `answers` with `text` | `context` |
 | MS MARCO (Bajaj et al. 2016) | `query`, and `passages` with `passage_text` | `passages` |
 | DPR's retriever data (Karpukhin et al. 2020) | `positive_ctxs` and `answers` | `…_ctxs` |
+
+The nesting of SQuAD's own files is undone by `steper_ray.data.json_objects`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from steper_ray.data.formats import (
@@ -15,12 +17,14 @@ from steper_ray.data.formats import (
     Row,
     UnusableRow,
     answers_of,
+    contexts_of,
     has_objects,
     hashed_passage,
     objects_of,
     question_id,
+    unwrapping,
 )
-from steper_ray.data.values import brief, is_false, is_missing, text_of, texts_of
+from steper_ray.data.values import brief, is_missing, text_of, texts_of, truth_of
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage, Question
 
@@ -40,8 +44,15 @@ def _squad_passages(where: str, row: Row) -> list[Passage]:
 
 
 def _squad_question(where: str, row: Row) -> Question | UnusableRow:
-    question = text_of(where, row, "question")
+    given = row.get("answers")
+    if not isinstance(given, Mapping) and not is_missing(given):
+        raise InputError(
+            f"{where}: column 'answers' must be an object with 'text', got {brief(repr(given))}"
+        )
     answers = tuple(dict.fromkeys(answers_of(where, row, "answers.text")))
+    if not answers and "question" not in row and "context" in row:
+        return "no_answer"  # a context that nothing is asked about
+    question = text_of(where, row, "question")
     if not answers:
         return "unanswerable"
     return _question(where, row, "id", question, answers, _squad_passages(where, row))
@@ -57,16 +68,27 @@ def _ms_marco_texts(where: str, row: Row) -> list[tuple[str, bool]]:
     """The text of each passage, and whether the answer was written from it."""
     passages = row.get("passages")
     if not isinstance(passages, Mapping):
-        passages = objects_of(where, row, "passages", passage_text=str)
-        return [(each["passage_text"], not is_false(each.get("is_selected"))) for each in passages]
-    texts = texts_of(where, row, "passages.passage_text")
+        passages = objects_of(where, row, "passages", "passage_text")
+        texts = [each["passage_text"] for each in passages]
+        return _with_marks(where, texts, [each.get("is_selected") for each in passages])
+    texts = list(texts_of(where, row, "passages.passage_text"))
     marks = passages.get("is_selected")
     if not isinstance(marks, list) or len(marks) != len(texts):
         raise InputError(
             f"{where}: column 'passages.is_selected' must be a list as long as the passages, "
             f"got {brief(repr(marks))}"
         )
-    return [(text, not is_false(mark)) for text, mark in zip(texts, marks, strict=True)]
+    return _with_marks(where, texts, marks)
+
+
+def _with_marks(
+    where: str, texts: Sequence[str], marks: Sequence[object]
+) -> list[tuple[str, bool]]:
+    here = f"{where}: an 'is_selected'"
+    return [
+        (text, truth_of(here, mark, if_missing=False))
+        for text, mark in zip(texts, marks, strict=True)
+    ]
 
 
 def _ms_marco_passages(where: str, row: Row) -> list[Passage]:
@@ -86,15 +108,16 @@ def _ms_marco_question(where: str, row: Row) -> Question | UnusableRow:
 
 
 def _is_dpr(row: Row) -> bool:
-    return "question" in row and "answers" in row and has_objects(row, "positive_ctxs", "text")
+    has_contexts = row.get("positive_ctxs") == [] or has_objects(row, "positive_ctxs", "text")
+    return "question" in row and "answers" in row and has_contexts
 
 
 def _dpr_passages(where: str, row: Row) -> list[Passage]:
     return [
-        hashed_passage(context["title"], context["text"])
+        passage
         for column in ("positive_ctxs", "negative_ctxs", "hard_negative_ctxs")
         if not is_missing(row.get(column))
-        for context in objects_of(where, row, column, title=str, text=str)
+        for passage in contexts_of(where, row, column, "text")
     ]
 
 
@@ -132,8 +155,8 @@ SQUAD: Final = Format(
     "SQuAD",
     frozenset(["id", "title", "context", "question", "answers"]),
     _is_squad,
-    _squad_passages,
-    _squad_question,
+    unwrapping(_squad_passages),
+    unwrapping(_squad_question),
 )
 
 
@@ -141,8 +164,8 @@ MS_MARCO: Final = Format(
     "MS MARCO",
     frozenset(["query_id", "query", "answers", "passages"]),
     _is_ms_marco,
-    _ms_marco_passages,
-    _ms_marco_question,
+    unwrapping(_ms_marco_passages),
+    unwrapping(_ms_marco_question),
     "query_id",
 )
 
@@ -153,6 +176,6 @@ DPR: Final = Format(
         ["id", "question", "answers", "positive_ctxs", "negative_ctxs", "hard_negative_ctxs"]
     ),
     _is_dpr,
-    _dpr_passages,
-    _dpr_question,
+    unwrapping(_dpr_passages),
+    unwrapping(_dpr_question),
 )

@@ -6,9 +6,11 @@ read, so nothing in another column costs time or stops a stage.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.data.addresses import Source
+from steper_ray.data.compression import check_not_compressed
 from steper_ray.data.csv_rows import read_csv
 from steper_ray.data.json_rows import (
     BOM,
@@ -31,7 +33,7 @@ ROWS_AT_ONCE: Final = 4096
 
 
 ROWS_TO_RECOGNISE: Final = 16
-"""The same where one row is looked for that shows the format."""
+"""Rows that show the format of a source: JSON Lines may leave out what is null in one of them."""
 
 
 LINES: Final = (".jsonl", ".ndjson", ".jsonlines")
@@ -70,10 +72,11 @@ def read_rows(
         raise InputError(f"{source}: cannot be read ({short_message(error)})") from None
 
 
-def first_row(source: Source, columns: Collection[str] | None = None) -> Row | None:
-    """The first row that can be read, which shows the format of a source; None without rows."""
+def first_rows(source: Source, columns: Collection[str] | None = None) -> list[Row]:
+    """The first rows that can be read, which show the format of a source."""
     rows = read_rows(source, columns, all_needed=False)
-    return next((row for _, row in rows if not isinstance(row, InputError)), None)
+    readable = (row for _, row in rows if not isinstance(row, InputError))
+    return list(islice(readable, ROWS_TO_RECOGNISE))
 
 
 def _read_json(
@@ -129,6 +132,8 @@ def _read_parquet(
             f"{source}: Parquet files are compressed inside; decompress this one (as {source.stem}.parquet)"
         )
     with source.open_for_seeking() as file:
+        check_not_compressed(str(source), file.read(16))
+        file.seek(0)
         try:
             table = pq.ParquetFile(file)
         except pa.ArrowInvalid as error:

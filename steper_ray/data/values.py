@@ -4,19 +4,24 @@ A column's name may lead into objects by dots: `metadata.answer`, unless the row
 name. None, NaN (pandas' word for it) and text without a visible character are no value.
 """
 
-import ast
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
+from steper_ray.data.literals import read_literal
 from steper_ray.errors import InputError
 from steper_ray.text import is_unicode
 
 MAX_NUMBER: Final = 2**31 - 1
 """Largest whole number that a column of the files we write takes."""
+
+
+BEGINS_A_LIST: Final = re.compile(r"""\s*+(?:array\(|[\[{][\[{\s]*+(?:b?['"]|array\())""")
+"""How a list or object of texts begins, in JSON or as Python, pandas and numpy write it."""
 
 
 def value_at(row: Mapping[str, Any], column: str) -> Any:
@@ -55,11 +60,24 @@ def is_blank(text: str) -> bool:
     return all(sign.isspace() or unicodedata.category(sign) in ("Cf", "Cc") for sign in seen)
 
 
-def is_false(value: object) -> bool:
-    """Whether a cell says no, as a truth value, a number or a word."""
-    if isinstance(value, str):
-        return value.strip().lower() in ("false", "no", "0")
-    return value is False or (isinstance(value, int | float) and value == 0)
+_TRUTH: Final = {
+    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False),
+}
+"""What a cell says that holds a truth value, in small letters."""
+
+
+def truth_of(where: str, value: object, if_missing: bool) -> bool:
+    """What a cell says that holds a truth value, as such, as a number or as a word.
+
+    where: names file, row and column in the InputError of a cell that says neither
+    """
+    if is_missing(value):
+        return if_missing
+    said = str(value).strip().lower()
+    if not isinstance(value, str | bool | int | float) or said not in _TRUTH:
+        raise InputError(f"{where} must be true or false, got {brief(repr(value))}")
+    return _TRUTH[said]
 
 
 def text_of(
@@ -102,7 +120,7 @@ def text_of(
 def texts_of(where: str, row: Mapping[str, Any], column: str) -> tuple[str, ...]:
     """The list of texts in an optional column, or such a list as text; () where there is none.
 
-    As text it is JSON, or what Python and pandas write for a list.
+    As text it is JSON, or what Python, pandas and numpy write for a list.
     """
     value = value_at(row, column)
     if is_missing(value):
@@ -120,16 +138,13 @@ def texts_of(where: str, row: Mapping[str, Any], column: str) -> tuple[str, ...]
 
 
 def listed(text: str) -> Any:
-    """The list or object that a text spells, in JSON or as Python writes it; else the text itself."""
-    if not text.lstrip().startswith(("[", "{")):
+    """The list or object that a text spells, in JSON or as Python and numpy write it; else the text."""
+    if not text.lstrip().startswith(("[", "{", "(", "array(")):
         return text
     with suppress(ValueError, RecursionError):
         return json.loads(text)
-    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-        value = ast.literal_eval(text.strip())
-        # numpy writes lists without commas, which Python would read as one text
-        if repr(value) == text.strip():
-            return value
+    with suppress(ValueError, SyntaxError, RecursionError):
+        return read_literal(text)
     return text
 
 

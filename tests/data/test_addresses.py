@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -95,6 +96,32 @@ def test_a_snapshot_of_the_hub_gives_its_tables(tmp_path: Path) -> None:
     (tmp_path / "guide.md").write_text("x")
     found = find_sources(str(tmp_path), "corpus.passages", kinds)
     assert [s.name for s in found.sources] == ["README.md", "data/train.jsonl", "guide.md"]
+
+
+def test_what_datasets_saved_is_named_and_never_taken_for_rows(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    rows = datasets.Dataset.from_list([QUESTION])
+    datasets.DatasetDict({"train": rows}).save_to_disk(str(saved))
+    (saved / "README.md").write_text("x")
+    kinds = (*DATA_SUFFIXES, *DOCUMENT_SUFFIXES)
+    for folder in (saved, saved / "train"):
+        with pytest.raises(InputError) as caught:
+            find_sources(str(folder), "corpus.passages", kinds)
+        assert str(caught.value) == (
+            f"corpus.passages: {folder}: a folder that save_to_disk of datasets wrote; name it "
+            f"hf:{folder}, or write it as a table with to_parquet"
+        )
+        assert [q.id for q in read_questions(f"hf:{folder}", "questions.train")] == ["a"]
+    rows.to_parquet(str(saved / "train.parquet"))
+    assert [q.id for q in read_questions(str(saved), "questions.train")] == ["a"]
+    described = tmp_path / "described"
+    described.mkdir()
+    (described / "dataset_info.json").write_text('{"splits": ["train"]}')
+    with pytest.raises(InputError, match=r"or \.parquet file in this folder \(1 others\)"):
+        find_sources(str(described), "questions.train")
+    (described / "guide.md").write_text("x")
+    found = find_sources(str(described), "corpus.passages", kinds)
+    assert [source.name for source in found.sources] == ["guide.md"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from typing import Any
 
 import pytest
@@ -51,6 +52,31 @@ def test_quotes_of_a_csv_module_are_read_in_a_tsv_too() -> None:
         (3, "f: row 3: 1 cells, but the header has 2"),
         (4, {"a": "3", "b": "x"}),
     ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{}\tTitle\t"Quoted words {}" begin this passage.\t\n',  # one tab too many
+        '{}\tTitle {}\t"never closed\n' + "a line without a quote\n" * 3,
+        '{}\t"unclosed quote {}\n',
+        '{}\t{}\t"""\n',
+        'a"\t"{}{}\n',
+    ],
+)
+def test_quotes_in_broken_lines_are_read_in_time_by_the_length(line: str) -> None:
+    def seconds(count: int) -> float:
+        text = "id\ttitle\ttext\n" + "".join(line.format(at, at) for at in range(count))
+        started = time.process_time()
+        found = rows(text, tabs=True)
+        # every line is a row, broken or not, or a part of one
+        whole = [row for _, row in found if isinstance(row, dict)]
+        more = sum(cell.count("\n") for row in whole for cell in row.values() if cell)
+        assert len(found) + more == text.count("\n") - 1
+        return time.process_time() - started
+
+    # by the square it would be 16 times, and minutes
+    assert seconds(16_000) < 8 * seconds(4_000) + 0.5
 
 
 CELLS = st.text(st.sampled_from('ab"\t\n '), max_size=6).filter(lambda text: "\t" not in text)

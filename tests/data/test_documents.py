@@ -123,6 +123,69 @@ def test_html() -> None:
     assert read_parts(latin, ".html", "x", "x") == [Part("x", "café")]
 
 
+@pytest.mark.parametrize(
+    ("text", "suffix", "wanted"),
+    [
+        (
+            "Put a <script> tag in the page.\n\nNot lost.\n\n# Next\n\nAnd <style>, *too*.",
+            ".md",
+            [("x", "Put a <script> tag in the page.\nNot lost."), ("Next", "And <style>, too.")],
+        ),
+        (
+            "From <script> to </script>, <title> and <template>.\n\nNot lost, </template>.",
+            ".md",
+            [("x", "From <script> to </script>, <title> and <template>.\nNot lost, </template>.")],
+        ),
+        ("<script>\nvar x\n\ny\n</script>\n\nKept.", ".md", [("x", "Kept.")]),
+        ("<style> rules.\n\nNot lost.", ".md", [("x", "<style> rules. Not lost.")]),
+        (
+            "<h1>G</h1><p>The <style> element.</p><p>Not lost.</p>",
+            ".html",
+            [("G", "The <style> element.\nNot lost.")],
+        ),
+        ("<title>T<p>one</p><p>two</p>", ".html", [("T", "one\ntwo")]),
+    ],
+)
+def test_nothing_is_lost_after_a_tag_that_has_no_end(
+    text: str, suffix: str, wanted: list[tuple[str, str]]
+) -> None:
+    assert parts(text, suffix) == wanted
+
+
+@pytest.mark.parametrize(
+    ("html", "wanted"),
+    [
+        (
+            "<ruby>東京<rp>(</rp><rt>とうきょう</rt><rp>)</rp></ruby>は<ruby>日本<rt>にほん</ruby>の",
+            "東京は日本の",
+        ),
+        ("<ruby>東<rt>とう<rt>x<rb>京<rt>きょう</ruby>は", "東京は"),
+        ("The sum <math><mi>x</mi><mo>+</mo><mi>y</mi></math> is small.", "The sum x+y is small."),
+        (
+            "<math><semantics><mi>x</mi><annotation>{x}</annotation></semantics></math> is",
+            "x is",
+        ),
+        (
+            "A <nobr>long word</nobr>, <o:p></o:p>and <my-word>this</my-word>.",
+            "A long word, and this.",
+        ),
+        ("one<button>two</button>three<br>four<hr/>five", "one\ntwo\nthree\nfour\nfive"),
+        (
+            "10<sup>6</sup>, 1.5×10<sup> −3 </sup> and 5<b>2</b><sup>2</sup>",
+            "10^6, 1.5×10^−3 and 52^2",
+        ),
+        (
+            "in 1990<sup>[3]</sup>, 1991<sup><a href=#n>4</a></sup>, 1<sup>st</sup>",
+            "in 1990[3], 1991[4], 1st",
+        ),
+        ("m<sup>2</sup> or 10 <sup>6</sup> or H<sub>2</sub>O", "m2 or 10 6 or H2O"),
+        ("10<sup>6<p>7</sup>8", "106\n78"),
+    ],
+)
+def test_what_stands_in_a_line_breaks_none(html: str, wanted: str) -> None:
+    assert parts(f"<p>{html}</p>", ".html") == [("x", wanted)]
+
+
 def test_text() -> None:
     assert parts("\ufeffOne\nline.\r\n\r\n  Another.\n\n\n", ".txt") == [
         ("x", "One line.\nAnother.")
@@ -231,6 +294,10 @@ SLOW = {
         "</a ",
         "<?",
         "<title>",
+        "<script>",
+        "<ruby>1<rt>",
+        "1<sup>2</sup>",
+        "<sup>",
         "&#",
     ],
     ".txt": ["a", ". ", "....", "| --- ", "。", "\n", "Chapter ......... 5\n", '."'],

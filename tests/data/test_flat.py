@@ -1,5 +1,6 @@
 """Tables of passages and questions under the names that others give their columns."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,139 @@ def test_what_pandas_writes(tmp_path: Path) -> None:
     assert read_questions(str(jsonl(tmp_path, *rows)), "questions.train") == wanted
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "q.parquet")
     assert read_questions(str(tmp_path / "q.parquet"), "questions.train") == wanted
+
+
+@pytest.mark.parametrize(
+    ("cell", "answers"),
+    [
+        ("['Barack Obama' 'Obama']", ("Barack Obama", "Obama")),
+        ("['a'\n 'b']", ("a", "b")),
+        ("array(['a', 'b'], dtype=object)", ("a", "b")),
+        ("['it\\'s' None]", ("it's",)),
+        ("[nan]", ()),
+        ("[]", ()),
+        ("[sic]", ("[sic]",)),
+        ("[0, 1]", ("[0, 1]",)),
+        ("('Til) I Kissed You", ("('Til) I Kissed You",)),
+    ],
+)
+def test_a_list_of_answers_as_numpy_writes_it(
+    tmp_path: Path, cell: str, answers: tuple[str, ...]
+) -> None:
+    for column in ("answer", "golden_answers", "answers"):
+        file = tmp_path / "q.csv"
+        with file.open("w", newline="") as stream:
+            csv.writer(stream).writerows([["id", "question", column], ["1", "q?", cell]])
+        found = gather_questions(str(file), "questions.train")
+        assert [question.gold_answers for question in found.questions] == [answers][: len(answers)]
+        assert [row.reason for row in found.accounts[0].skipped] == ["no_answer"] * (not answers)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['a' ... 'z']",
+        '["a", "b"',
+        "array(['a'",
+        "[['a'] ['b']]",
+        "['a', 1]",
+        "{'text': ['a']}",
+        "{}",
+    ],
+)
+def test_a_text_that_is_part_of_a_list_is_no_answer(tmp_path: Path, cell: str) -> None:
+    file = jsonl(
+        tmp_path,
+        {"id": 1, "question": "q?", "answer": "x"},
+        {"id": 2, "question": "q?", "answer": cell},
+    )
+    with pytest.raises(InputError, match=r"row 2: column 'answer' must be text or a list of texts"):
+        read_questions(str(file), "questions.train")
+    settings = QuestionsConfig(bad_rows="skip")
+    (account,) = gather_questions(str(file), "questions.train", settings).accounts
+    assert (account.read, account.used, account.skipped[0].row) == (2, 1, 2)
+
+
+def test_every_column_of_lists_takes_what_numpy_writes(tmp_path: Path) -> None:
+    file = tmp_path / "q.csv"
+    file.write_text(
+        "id,question,answer,answer_aliases,supporting_ids\n1,q?,a,['b' 'c'],['p1' 'p2']\n"
+    )
+    assert read_questions(str(file), "questions.train") == [
+        Question("1", "q?", "a", ("b", "c"), ("p1", "p2"))
+    ]
+    (tmp_path / "p.csv").write_text("id,title,text\n1,T,['One.' ' Two.']\n2,T,[sic]\n")
+    assert corpus(tmp_path / "p.csv")[0] == [
+        Passage("1", "T", "One. Two."),
+        Passage("2", "T", "[sic]"),
+    ]
+
+
+def test_a_corpus_of_titles_with_sentences(tmp_path: Path) -> None:
+    file = tmp_path / "hipporag.json"
+    titles = {
+        "Owl": ["Owls hunt.", " They see."],
+        "text": ["A text is."],
+        "question": ["x"],
+        "Cat": [],
+    }
+    file.write_text(json.dumps(titles))
+    passages, (account,) = corpus(file)
+    assert [(passage.title, passage.text) for passage in passages] == [
+        ("Owl", "Owls hunt. They see."),
+        ("text", "A text is."),
+        ("question", "x"),
+    ]
+    assert (account.read, account.used) == (4, 4)
+    assert account.notes == {"passages": 3, "passages without text, left out": 1}
+
+
+def test_an_answer_of_bytes_that_are_no_utf8_is_a_broken_row(tmp_path: Path) -> None:
+    texts = ["Orléans".encode(), "Orléans".encode("latin-1")]
+    for answers in (texts, [[text] for text in texts]):
+        table = pa.table({"id": ["1", "2"], "question": ["q?", "q?"], "answer": answers})
+        pq.write_table(table, tmp_path / "q.parquet")
+        with pytest.raises(
+            InputError, match=r"row 2: column 'answer' holds bytes that are no UTF-8"
+        ):
+            read_questions(str(tmp_path / "q.parquet"), "questions.train")
+        settings = QuestionsConfig(bad_rows="skip")
+        assert read_questions(str(tmp_path / "q.parquet"), "questions.train", settings) == [
+            Question("1", "q?", "Orléans")
+        ]
+
+
+def test_an_id_that_the_first_row_lacks_is_no_id_less(tmp_path: Path) -> None:
+    # Spark leaves out what is null: the first row is broken, the table has ids
+    questions = [{"question": "a?", "answer": "x"}, {"id": "2", "question": "b?", "answer": "y"}]
+    with pytest.raises(InputError, match=r"row 1: no column 'id'; the row has answer, question"):
+        read_questions(str(jsonl(tmp_path, *questions)), "questions.train")
+    settings = QuestionsConfig(bad_rows="skip")
+    found = gather_questions(str(tmp_path / "rows.jsonl"), "questions.train", settings)
+    assert found.questions == [Question("2", "b?", "y")]
+    for id in ("id", "_id"):
+        passages = [{"text": "x"}, {id: "2", "text": "y"}]
+        made, (account,) = corpus(jsonl(tmp_path, *passages), bad_rows="skip")
+        assert made == [Passage("2", "", "y")]
+        assert (account.read, account.used, account.skipped[0].row) == (2, 1, 1)
+
+
+def test_an_id_that_comes_late_is_not_lost_in_silence(tmp_path: Path) -> None:
+    said = (
+        "row 21: column 'id' has a value here and is missing in the first rows; give every row one"
+    )
+    first = [{"question": f"{at}?", "answer": "x"} for at in range(20)]
+    file = jsonl(tmp_path, *first, {"id": "q", "question": "b?", "answer": "y"})
+    with pytest.raises(InputError) as caught:
+        read_questions(str(file), "questions.train")
+    assert f"{said}, or set questions.columns.id: null" in str(caught.value)
+    named = QuestionsConfig(columns=QuestionColumns(id=None))
+    assert len(read_questions(str(file), "questions.train", named)) == 21
+    file = jsonl(tmp_path, *({"text": str(at)} for at in range(20)), {"_id": "p", "text": "y"})
+    with pytest.raises(InputError) as caught:
+        corpus(file)
+    assert said.replace("'id'", "'_id'") in str(caught.value)
+    assert len(corpus(file, columns=PassageColumns(id=None))[0]) == 21
 
 
 @pytest.mark.parametrize("hops", [2.5, "two", True, 0, -1, 2**40, float("inf")])

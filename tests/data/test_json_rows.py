@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from steper_ray.data.addresses import Source
-from steper_ray.data.json_rows import read_lines, read_list, wrapped_rows
+from steper_ray.data.json_rows import read_lines, read_list
 from steper_ray.data.tables import read_rows
 from steper_ray.errors import InputError
 
@@ -57,20 +57,6 @@ def test_a_list_inside_an_object(
 ) -> None:
     (tmp_path / name).write_text(text)
     assert shown(read_rows(Source(name, str(tmp_path / name), name))) == wanted
-
-
-def test_an_object_is_a_row_unless_exactly_one_list_of_rows_is_in_it() -> None:
-    rows = [{"a": 1}]
-    assert wrapped_rows({"data": rows, "version": "1"}) == rows
-    assert wrapped_rows({"train": rows, "dev": rows}) is None
-    assert wrapped_rows({"id": "1", "question": "q?", "paragraphs": rows}) is None
-    assert wrapped_rows({"data": []}) is None
-    assert wrapped_rows({"id": ["1"], "text": ["x"]}) is None  # pandas' columns as lists
-    assert wrapped_rows({"Owl": ["Owls hunt.", " They see."], "Hen": ["x"]}) == [  # HippoRAG
-        {"title": "Owl", "text": ["Owls hunt.", " They see."]},
-        {"title": "Hen", "text": ["x"]},
-    ]
-    assert wrapped_rows({"data": [1]}) is None
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_a_broken_row_of_hotpotqa_is_named(
     ("breaks", "said"),
     [
         (lambda row: row.update(paragraphs=5), "column 'paragraphs' must be a list of objects"),
-        (lambda row: row["paragraphs"][3].pop("title"), "'paragraphs[3].title' must be text"),
+        (lambda row: row["paragraphs"][3].update(title=7), "'paragraphs[3].title' must be text"),
         (lambda row: row["paragraphs"][3].pop("idx"), "'paragraphs[3].idx' must be an integer"),
         (lambda row: row.update(question_decomposition=None), "'question_decomposition' must be"),
         (lambda row: row.update(answer_aliases="x"), "'answer_aliases' must be a list of texts"),

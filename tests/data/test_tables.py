@@ -102,9 +102,12 @@ def test_a_bad_passage_is_named(tmp_path: Path, line: bytes, said: str) -> None:
         ("a.json", b'[{"a": 1} {"a": 2}]', "after row 1: expected ',' or ']', got '{'"),
         ("a.json", b'[{"a": 1},]', "row 2: not valid JSON"),
         ("a.json", b'[{"a": 1}] x', "something stands after the end of the list"),
-        ("a.json", b'[{"a": "\xff"}]', "after row 0: invalid UTF-8"),
         ("a.csv", b'a,b\n1,"2', "after row 1: not valid CSV"),
-        ("a.csv", b"a,b\n1,\xff\n", "after row 0: invalid UTF-8"),
+        (
+            "a.csv",
+            b"a,\xff\n1,2\n",
+            "row 1: invalid UTF-8 (invalid start byte); it looks like Windows",
+        ),
         ("a.csv", b"a,a\n1,2\n", "row 1: column names must differ"),
         ("a.jsonl.gz", b"not compressed", "cannot be read"),
     ],
@@ -133,6 +136,30 @@ def test_rows_that_cannot_be_read_are_errors_among_the_others(tmp_path: Path) ->
         for number, row in found:
             if isinstance(row, InputError):
                 assert str(row).startswith(f"{tmp_path / name}: row {number}: ")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv"])
+def test_a_byte_that_is_no_utf8_breaks_its_row_and_no_other(tmp_path: Path, name: str) -> None:
+    rows = [{"id": str(at), "text": f"passage {at} é"} for at in range(300)]
+    if name.endswith("sv"):
+        sign = "," if name == "a.csv" else "\t"
+        lines = [f"id{sign}text", *(sign.join(row.values()) for row in rows)]
+        first, content = 2, "\n".join(lines).encode()
+    else:
+        text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        text = f"[{text.replace('}', '},', 299)}]" if name == "a.json" else text
+        first, content = 1, text.encode()
+    broken = content.replace("passage 250 é".encode(), b"passage 250 \xe9")
+    (tmp_path / name).write_bytes(broken)
+    found = list(read_rows(source(tmp_path / name)))
+    assert len(found) == 300
+    for at, (number, row) in enumerate(found):
+        assert number == at + first
+        if at == 250:
+            assert str(row).startswith(f"{tmp_path / name}: row {number}: invalid UTF-8")
+            assert "it looks like Windows-1252" in str(row)
+        else:
+            assert row == rows[at]
 
 
 def test_only_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from steper_ray.errors import InputError, is_full_disk
 from steper_ray.files import replace_link
 from steper_ray.ray_runtime import log_lines
 from steper_ray.run.folder import LATEST
@@ -63,18 +64,38 @@ def launch(folder: Path, form: LogFormat = "text") -> Iterator[LaunchLog]:
 
 
 def new_launch(folder: Path, form: LogFormat) -> LaunchLog:
-    """The log of a new launch, in a new folder named by its time; `latest` then leads to it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{datetime.now():%Y-%m-%dT%H-%M-%S}"
-    for number in count(1):
-        attempt = folder / (name if number == 1 else f"{name}.{number}")
-        try:
-            attempt.mkdir()
-        except FileExistsError:  # another launch in the same second
-            continue
-        break
-    replace_link(folder / LATEST, attempt)
+    """The log of a new launch, in a new folder named by its time; `latest` then leads to it.
+
+    Raises InputError if the run folder, in which it lies, is none that can be written to.
+    """
+    with _in_run_folder(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{datetime.now():%Y-%m-%dT%H-%M-%S}"
+        for number in count(1):
+            attempt = folder / (name if number == 1 else f"{name}.{number}")
+            try:
+                attempt.mkdir()
+            except FileExistsError:  # another launch in the same second
+                continue
+            break
+        replace_link(folder / LATEST, attempt)
     return LaunchLog(attempt, form)
+
+
+@contextmanager
+def _in_run_folder(folder: Path) -> Iterator[None]:
+    """Raises InputError where the block cannot write to a folder of a run; a full disk stays what it is."""
+    try:
+        yield
+    except (NotADirectoryError, FileExistsError):
+        file = next((path for path in (folder, *folder.parents) if path.is_file()), folder)
+        raise InputError(f"run.dir: {file} is a file; name a folder") from None
+    except OSError as error:
+        if is_full_disk(error):
+            raise
+        raise InputError(
+            f"run.dir: {folder} cannot be written to ({error.strerror}); name a folder that can"
+        ) from None
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
@@ -25,6 +25,9 @@ from steper_ray.run.section import is_hidden
 from steper_ray.run.settings import RunSection, absolute
 from steper_ray.run.yaml_text import dump_yaml, load_yaml, read_argument, without_empty, yaml_reason
 from steper_ray.text import is_unicode, one_line
+
+MAX_DEPTH: Final = 50
+"""Most keys of a `--set`, one inside the other."""
 
 
 class _WrongValueError(Exception):
@@ -55,6 +58,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         wrong = error
     except ValidationError as error:
         wrong = _WrongValueError(*explained(error, values, RunConfig), secret=is_hidden(error))
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply; write it flatter") from None
     source = _source(path, written, overrides, wrong)
     raise ConfigError(f"{source}: {wrong.place}: {wrong.reason}")
 
@@ -102,6 +107,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         )
     if not equals or len(parts) < 2 or not all(parts):
         raise ConfigError(f"--set {_shown(override)}: expected section.key=value")
+    if len(parts) > MAX_DEPTH:
+        raise ConfigError(
+            f"--set {_shown(override)[:60]}…: has more than {MAX_DEPTH} keys; set it flatter"
+        )
     kind = functools.reduce(inside, parts, RunConfig)
     try:
         value = read_argument(text, kind)

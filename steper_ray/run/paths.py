@@ -21,11 +21,25 @@ _NAMES_PATH: Final = re.compile(
 )
 
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def expanded(path: str) -> str:
     """The path with `~`, `~user`, `$NAME` and `${NAME}` filled in; `$$` is a dollar sign.
 
-    Raises ValueError for what cannot be filled in, and for a variable that may hold a secret.
+    Raises ValueError for what cannot be filled in, for a variable that may hold a secret, and for control
+    characters.
     """
+    whole = _filled_in(path)
+    if (control := _CONTROL.search(whole)) is not None:
+        raise ValueError(
+            f"holds the control character {control[0]!r}, which no path may; write a path with backslashes "
+            "in single quotes"
+        )
+    return whole
+
+
+def _filled_in(path: str) -> str:
     head, slash, rest = path.partition("/")
     if not head.startswith("~"):
         return _VARIABLE.sub(_value, path)

@@ -5,8 +5,8 @@ A section stands beside the code it configures; `steper_ray.run.loading` compose
 
 import difflib
 import re
-from collections.abc import Iterable
-from typing import Annotated, Final
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
@@ -42,18 +42,31 @@ EXPECTED: Final = {
 
 def first_reason(error: ValidationError) -> str:
     """What was found first, to stand after a colon."""
-    finding = error.errors()[0]
+    return reason_of(error.errors()[0])
+
+
+def expected_by(finding: Mapping[str, Any]) -> str | None:
+    """What a finding of pydantic's says was expected instead; None if the value has the right type."""
+    if finding["type"] == "literal_error":
+        return str(finding["ctx"]["expected"])
     kind, _, rest = finding["type"].partition("_")
-    if kind in EXPECTED and rest in ("type", "parsing", "parsing_size", "from_float"):
-        return f"expected {EXPECTED[kind]}"
+    of_type = rest in ("type", "parsing", "parsing_size", "from_float")
+    return EXPECTED.get(kind) if of_type else None
+
+
+def reason_of(finding: Mapping[str, Any]) -> str:
+    """What is wrong by a finding of pydantic's, to stand after a colon."""
+    expected = expected_by(finding)
+    if expected is not None and finding["type"] != "literal_error":
+        return f"expected {expected}"
     message = finding["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", "must be", 1)
     return f"{message[0].lower()}{message[1:]}"
 
 
 def is_hidden(error: ValidationError) -> bool:
-    """Whether the value that was found wrong first must not be shown."""
-    return bool(error.errors()[0]["type"] == HIDDEN)
+    """Whether a value that was found wrong must not be shown."""
+    return any(finding["type"] == HIDDEN for finding in error.errors())
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

@@ -18,6 +18,8 @@ def absolute(folder: str) -> str:
 
 
 def _run_dir(folder: str) -> str:
+    if not folder.strip():
+        raise ValueError("must not be empty; name a folder, or leave the key out")
     if SUBMITTED in os.environ and not Path(folder).expanduser().is_absolute():
         raise ValueError(
             "must be absolute in a submitted job, which works in a temporary folder of the head; name "

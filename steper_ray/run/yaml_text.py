@@ -32,6 +32,10 @@ OWN: Final = "x-"
 """Begins keys at the top of a file that are nobody's settings, but hold anchors."""
 
 
+MAX_REPEATED: Final = 10_000
+"""Most values that aliases of a document may repeat; an alias of an alias multiplies them."""
+
+
 # Reading ----------------------------------------------------------------------------------------------
 
 
@@ -47,6 +51,7 @@ def load_yaml(text: str, kind: Any, *, is_file: bool = True) -> Any:
         if node is None:
             return None
         _resolve(node, frozenset(), set())
+        _check_size(node)
         if is_file and isinstance(node, yaml.MappingNode) and section_of(kind) is not None:
             node.value = [pair for pair in node.value if not str(pair[0].value).startswith(OWN)]
         return without_empty(loader.construct_document(_as_written(node, kind)), kind)
@@ -179,7 +184,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         """A number; refuses 010, which is 8 in YAML 1.1 and 10 in YAML 1.2, and 1:30, which is 90."""
-        text = node.value.replace("_", "")
+        text = str(self.construct_scalar(node)).replace("_", "")
         if re.fullmatch("[-+]?0[0-9]+", text):
             raise _wrong(
                 node,
@@ -195,8 +200,10 @@ class _Loader(yaml.SafeLoader):
             if node.tag == _FLOAT:
                 return float(self.construct_yaml_float(node))
             return int(text, 8) if "0o" in text else int(self.construct_yaml_int(node))
-        except ValueError:
-            raise _wrong(node, f"{node.value[:60]} cannot be read as a number") from None
+        except (ValueError, IndexError):  # IndexError: of a tag before nothing
+            raise _wrong(
+                node, f"{node.value[:60] or 'nothing'} cannot be read as a number"
+            ) from None
 
     def construct_text(self, node: yaml.ScalarNode) -> str:
         """A text, which may be written with half a character."""
@@ -207,7 +214,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_truth(self, node: yaml.ScalarNode) -> bool:
         """True or false, which `!!bool` may name wrongly."""
-        if node.value.lower() not in self.bool_values:
+        if str(self.construct_scalar(node)).lower() not in self.bool_values:
             raise _wrong(node, f"{node.value[:60]} is neither true nor false")
         return bool(self.construct_yaml_bool(node))
 
@@ -256,13 +263,37 @@ def _resolve(node: yaml.Node, above: frozenset[int], done: set[int]) -> None:
     done.add(id(node))
 
 
+def _check_size(root: yaml.Node) -> None:
+    """Raises _NotTakenError for a document that aliases make much longer than it is written."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            inner: list[yaml.Node] = []
+            if isinstance(node, yaml.MappingNode):
+                inner = [child for pair in node.value for child in pair]
+            elif isinstance(node, yaml.SequenceNode):
+                inner = node.value
+            sizes[id(node)] = 1 + sum(map(size, inner))
+        return sizes[id(node)]
+
+    if size(root) - len(sizes) > MAX_REPEATED:
+        raise _wrong(
+            root,
+            f"* repeats more than {MAX_REPEATED} values; name fewer, or lists that are shorter",
+        )
+
+
 def _merged(node: yaml.MappingNode) -> list[tuple[yaml.Node, yaml.Node]]:
     """The keys of a mapping with values: those that it merges, then its own, which count before them."""
     own = [pair for pair in node.value if pair[0].tag != _MERGE]
-    names = [key.value for key, _ in node.value]
-    for place, (key, _) in enumerate(node.value):
-        if key.value in names[:place]:
+    names: set[str] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise _wrong(key, "a key is a name; put a text with brackets or braces in quotes")
+        if key.value in names:
             raise _wrong(key, f"{key.value!r} is given twice; keep one of them")
+        names.add(key.value)
     merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
     for key, value in node.value:
         if key.tag != _MERGE:

@@ -19,7 +19,8 @@ from typing import Final
 
 from steper_ray.reasoning.frameworks.protocol import ParsedStep
 from steper_ray.schema import Chain
-from steper_ray.selection.grounding import Text, names
+from steper_ray.selection.grounding import names
+from steper_ray.selection.lookup import Text
 
 _UNSPACED: Final = (
     "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer

@@ -1,14 +1,11 @@
-"""What else a number or a name may be written as: 1.5 million and 1,500,000, 19th century and 1800s.
+"""What else a number may be written as: 1.5 million and 1,500,000, 19th century and 1800s.
 
 Used where a step says what it saw in another form. Each function is about English or about figures; what it
 does not know stays unknown.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Mapping
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import lru_cache
 from typing import Final
 
 NUMBER: Final = re.compile(r"(?<![^\W_])(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
@@ -88,24 +85,6 @@ def canonical(word: str) -> str:
         return str(roman(word))
     ordinal = re.fullmatch(r"(\d+)(?:st|nd|rd|th)", small)
     return ordinal[1] if ordinal else small
-
-
-def peoples(name: str) -> tuple[str, ...]:
-    """Other names of a country and its people, in lower case; empty for anything else."""
-    known = _countries()
-    small = name.lower()
-    return known.get(small) or known.get(small.removesuffix("s")) or ()
-
-
-@cache
-def _countries() -> Mapping[str, tuple[str, ...]]:
-    lines = Path(__file__).with_name("countries.txt").read_text(encoding="utf-8").splitlines()
-    known: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
-    for line in lines:
-        group = () if line.startswith("#") else tuple(line.split(", "))
-        for name in group:
-            known[name] += group
-    return dict(known)
 
 
 def _in_digits(text: str) -> str:

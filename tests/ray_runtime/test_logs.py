@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from steper_ray.errors import InputError
 from steper_ray.ray_runtime.log_lines import LineFormatter
 from steper_ray.ray_runtime.logs import (
     OUR_LOGGER,
@@ -52,6 +53,22 @@ def record(message: str, exc_info: Any = None) -> logging.LogRecord:
     made = logging.LogRecord("steper_ray.x", logging.WARNING, "", 0, message, None, exc_info)
     made.created = 1767225600.25
     return made
+
+
+def test_a_run_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run"
+    file.write_text("")
+    for logs in (file, file / "logs" / "index"):
+        with pytest.raises(InputError) as caught:
+            new_launch(logs, "text")
+        assert str(caught.value) == f"run.dir: {file} is a file; name a folder"
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"^run\.dir: /proc/x/logs cannot be written to \(.+\); name a"
+    ):
+        new_launch(Path("/proc/x/logs"), "text")
 
 
 def test_a_line_of_text() -> None:

@@ -182,6 +182,10 @@ def test_null_gives_a_section_its_default_again(tmp_path: Path) -> None:
         ("run.seed=1:30", "1:30 is a number to the base 60"),
         ("x-a.b=1", "x-a: unknown key"),
         ("train.lora={x-a: 1}", "train.lora.x-a: unknown key"),
+        ("run.dir=", "run.dir: must not be empty, got ''; name a folder, or leave the key out"),
+        ("run.dir=  ", "run.dir: must not be empty, got '  '; name"),
+        ("run.data=", "run.data: must not be empty"),
+        ('run.dir=""', "run.dir: must not be empty"),
         ('reasoning.instruction="\\ud800"', "line 1, column 1: '\\ud800' holds half a character"),
     ],
 )
@@ -189,6 +193,28 @@ def test_a_bad_value_names_the_argument_as_given(
     tmp_path: Path, override: str, reason: str
 ) -> None:
     assert refusal(tmp_path, "train.epochs=3", override).startswith(f"--set {override}: {reason}")
+
+
+def test_keys_inside_keys_have_a_limit(tmp_path: Path) -> None:
+    deep = load(tmp_path, f"engine.args{'.a' * 48}=1")
+    assert set(deep.engine.args) == {"a"}
+    message = refusal(tmp_path, f"engine.args{'.a' * 3000}=1")
+    assert message == f"--set engine.args{'.a' * 24}.…: has more than 50 keys; set it flatter"
+
+
+@pytest.mark.parametrize("depth", [150, 200, 250, 300, 350, 1000])
+def test_values_inside_values_are_taken_or_refused_in_one_line(tmp_path: Path, depth: int) -> None:
+    lists = f"{{a: {'[' * depth}{']' * depth}}}"
+    for override, text in (
+        (f"engine.args{'.b' * 47}={lists}", ""),
+        ("run.seed=1", f"engine: {{args: {lists}}}"),
+    ):
+        message = ""
+        try:
+            load(tmp_path, override, text=text)
+        except ConfigError as error:
+            message = str(error)
+        assert not message or "nested too deeply; write it flatter" in message
 
 
 def test_what_file_and_argument_say_together(tmp_path: Path) -> None:

@@ -82,6 +82,27 @@ def test_what_cannot_be_filled_in_is_refused(tmp_path: Path, path: str, reason: 
         assert "not-a-path" not in message
 
 
+@pytest.mark.parametrize(
+    ("written", "control"),
+    [
+        (r"C:\runs", r"'\r'"),
+        (r"a\0b", r"'\x00'"),
+        (r"a\nb", r"'\n'"),
+        (r"a\tb", r"'\t'"),
+        (r"a\x7f", r"'\x7f'"),
+        (r"a\N", r"'\x85'"),
+    ],
+)
+def test_control_characters_are_refused(tmp_path: Path, written: str, control: str) -> None:
+    for section, key in (("run", "dir"), ("run", "data"), ("corpus", "passages")):
+        with pytest.raises(ConfigError) as caught:
+            load(tmp_path, f'{section}: {{{key}: "{written}"}}')
+        assert str(caught.value).endswith(
+            f"run.yaml: {section}.{key}: holds the control character {control}, which no path may; write "
+            "a path with backslashes in single quotes"
+        )
+
+
 def test_every_path_is_filled_in(tmp_path: Path) -> None:
     config = load(
         tmp_path,

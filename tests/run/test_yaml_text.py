@@ -1,6 +1,7 @@
 """YAML of values of known types: merge keys, numbers, empty sections, and what is refused in one line."""
 
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,13 @@ def test_what_is_merged_has_the_type_of_where_it_stands(tmp_path: Path) -> None:
         ("run: {dir: \0}", "not valid YAML: unacceptable character #x0000"),
         ("~: 3", "None: "),
         ("run: {seed: 0x_}", "line 1, column 13: 0x_ cannot be read as a number"),
+        ('run: {seed: !!int ""}', "line 1, column 13: nothing cannot be read as a number"),
+        ('train: {lr: !!float ""}', "line 1, column 13: nothing cannot be read as a number"),
+        ("run: {seed: !!int +}", "line 1, column 13: + cannot be read as a number"),
+        ("run: {seed: !!int [1]}", "line 1, column 13: expected a scalar node"),
+        ("train: {use_gpu: !!bool {a: b}}", "line 1, column 18: expected a scalar node"),
+        ("run: {dir: !!str [a]}", "line 1, column 12: expected a scalar node"),
+        ("engine: {args: {[a]: b}}", "line 1, column 17: a key is a name"),
     ],
 )
 def test_what_is_refused_names_its_line_and_a_way_out(
@@ -210,6 +218,30 @@ def test_every_section_list_and_mapping_may_be_empty(tmp_path: Path) -> None:
 )
 def test_what_is_named_and_holds_nothing_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     assert refusal(tmp_path, text).startswith(reason)
+
+
+def test_aliases_of_aliases_do_not_multiply(tmp_path: Path) -> None:
+    """Each line has the one before it ten times: 10 million values in 7 lines."""
+    lines = ["x-0: &x0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"] + [
+        f"x-{level}: &x{level} [{', '.join([f'*x{level - 1}'] * 10)}]" for level in range(1, 7)
+    ]
+    started = time.process_time()
+    message = refusal(tmp_path, "\n".join([*lines, "engine: {args: {a: *x6}}"]))
+    assert message.startswith("line 1, column 1: * repeats more than 10000 values; ")
+    assert time.process_time() - started < 2
+    few = load(tmp_path, "\n".join([*lines[:3], "engine: {args: {a: *x2}}"]))
+    assert len(few.engine.args["a"]) == 10
+
+
+def test_many_keys_take_time_by_their_number(tmp_path: Path) -> None:
+    keys = "\n".join(f"    key_{number}: {number}" for number in range(20_000))
+    text = f"engine:\n  args:\n{keys}\n"
+    started = time.process_time()
+    yaml.load(text, Loader=yaml.SafeLoader)
+    plain = time.process_time() - started
+    started = time.process_time()
+    assert len(load(tmp_path, text).engine.args) == 20_000
+    assert time.process_time() - started < 3 * plain
 
 
 @pytest.mark.parametrize("start", ["\ufeff", "\ufeff# a comment\n", "\ufeff---\n"])

@@ -42,7 +42,7 @@ SIGNATURES: Final = {
     ),
     "train": (
         *("settings", "*examples", "*out", "*seed=", "*reasoning=", "*corpus_version=", "*hub="),
-        *("*scheme=", "*prepared=", "*score=", "*add_card=", "*callbacks="),
+        *("*scheme=", "*prepared=", "*on_prepared=", "*score=", "*add_card=", "*callbacks="),
     ),
 }
 """Parameters: `*name` by keyword only, `name=` with a default. Who changes one says it in CHANGELOG.md."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -99,6 +98,8 @@ def test_a_snapshot_of_the_hub_gives_its_tables(tmp_path: Path) -> None:
 
 
 def test_what_datasets_saved_is_named_and_never_taken_for_rows(tmp_path: Path) -> None:
+    import datasets
+
     saved = tmp_path / "saved"
     rows = datasets.Dataset.from_list([QUESTION])
     datasets.DatasetDict({"train": rows}).save_to_disk(str(saved))

@@ -42,6 +42,24 @@ class StageError(SteperError):
     """A stage could not finish; the message names the stage and its log."""
 
 
+class AllRanksError(StageError):
+    """What all workers of a training raise together: none waits for another, and a retry gives the same.
+
+    of_input: whether the user can mend it (an `InputError`)
+    """
+
+    def __init__(self, message: str, of_input: bool = False) -> None:
+        super().__init__(message, of_input)
+        self.of_input = of_input
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def original(self) -> SteperError:
+        """The error as the command shows it."""
+        return (InputError if self.of_input else StageError)(str(self))
+
+
 def find_steper_error(error: BaseException) -> SteperError | None:
     """The `SteperError` that Ray wrapped on its way from a worker, or None if there is none."""
     for current in behind(error):

@@ -1,12 +1,13 @@
 """Candidates: the students of a training's best steps, as Hugging Face folders."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from steper_ray.training.lora import merge_adapters
 from steper_ray.training.student import export_student, gather_weights
-from steper_ray.training.worker_spec import WorkerTask, candidate_dir
+from steper_ray.training.worker_spec import CANDIDATES, WorkerTask, candidate_dir
 
 
 def export_candidate(
@@ -32,7 +33,17 @@ def export_candidate(
     )
 
 
-def remove_candidates(task: WorkerTask, steps: list[int], *, rank: int) -> None:
-    """Remove the students of steps that better ones have displaced."""
-    for step in steps if rank == 0 else ():
-        shutil.rmtree(candidate_dir(Path(task.training_dir), step), ignore_errors=True)
+def keep_candidates(task: WorkerTask, steps: Collection[int]) -> None:
+    """Remove the students of all other steps; called by one rank.
+
+    Only after a checkpoint that names no other is whole: what it names must be there when it is resumed.
+    """
+    kept = {candidate_dir(Path(task.training_dir), step).name for step in steps}
+    for folder in (Path(task.training_dir) / CANDIDATES).glob("*"):
+        if folder.name not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def has_candidate(task: WorkerTask, step: int) -> bool:
+    """Whether the student of a step is there."""
+    return candidate_dir(Path(task.training_dir), step).is_dir()

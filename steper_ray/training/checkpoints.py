@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy._core.multiarray import _reconstruct
 
 from steper_ray import __version__
 from steper_ray.run.identity import FORMAT, check_format
@@ -27,6 +28,15 @@ STATE_FILE: Final = "state.json"
 
 
 SIGMA_FILE: Final = "sigma.pt"
+
+
+_NUMPY: Final[list[Any]] = [
+    _reconstruct,
+    np.ndarray,
+    np.dtype,
+    np.dtypes.UInt32DType,
+]
+"""What the first checkpoints of format 1 have NumPy's state as."""
 
 
 def save_state(folder: Path, state: dict[str, Any], sigma: dict[str, Any]) -> None:
@@ -48,10 +58,14 @@ def load_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def save_random_state(folder: Path, rank: int) -> None:
-    """Write this process's random states: Python, NumPy, torch, and CUDA where it is used."""
+    """Write this process's random states: Python, NumPy, torch, and CUDA where it is used.
+
+    As tensors and plain values, which are read without running code.
+    """
+    name, keys, *place = np.random.get_state()
     state = {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *place),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
@@ -63,9 +77,11 @@ def load_random_state(folder: Path, rank: int) -> None:
     file = folder / f"random-{rank}.pt"
     if not file.exists():
         return
-    state = torch.load(file, weights_only=False)
+    with torch.serialization.safe_globals(_NUMPY):
+        state = torch.load(file, weights_only=True)
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
+    name, keys, *place = state["numpy"]
+    np.random.set_state((name, np.asarray(keys).astype(np.uint32), *place))
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"])

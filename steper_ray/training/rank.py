@@ -8,12 +8,12 @@ accuracies by ability; from these every rank knows L_j exactly and moves σ by i
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from steper_ray.errors import StageError
+from steper_ray.errors import AllRanksError, InputError, SteperError
 from steper_ray.models.loading import load_model_config
 from steper_ray.models.student_settings import student_settings
 from steper_ray.training.batches import (
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from steper_ray.training.tensors import Batch
 
 
+Result = TypeVar("Result")
+
+
 BAD_BATCH_FILE: Final = "bad_batch.json"
 
 
@@ -59,16 +62,13 @@ class RankTraining:
     ) -> None:
         """resume: a checkpoint to resume from, written by any number of workers
 
-        Raises InputError for one that a newer version has written.
+        Raises AllRanksError for one that a newer version has written.
         """
         import torch
 
-        from steper_ray.training.checkpoints import load_state
-
         self.task, self.rank, self.ranks, self.device = task, rank, ranks, device
         self.objective = objective_named(task.train.objective)
-        self._open_data()
-        state, sigma_state = load_state(resume) if resume else (None, None)
+        state, sigma_state = agreed(lambda: self._open(resume), ranks)
         # Shards fit the number of workers that wrote them; without ZeRO there are none.
         convert = state is not None and state["workers"] != ranks and task.train.zero_stage > 0
         torch.manual_seed(task.seed)
@@ -96,6 +96,13 @@ class RankTraining:
             assert state is not None
             assert sigma_state is not None
             self._restore(resume, state, sigma_state, convert=convert)
+
+    def _open(self, resume: Path | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Open the training data, and the checkpoint: the state that ranks share, and that of σ."""
+        from steper_ray.training.checkpoints import load_state
+
+        self._open_data()
+        return load_state(resume) if resume else (None, None)
 
     def _open_data(self) -> None:
         """Open the training data, hold chains out, and decide whether chains are packed."""
@@ -158,7 +165,7 @@ class RankTraining:
     def train_step(self) -> StepMetrics:
         """One global batch: forward, backward and update of the weights, then of σ.
 
-        Raises StageError if the loss or the gradient is not finite; nothing was saved then.
+        Raises AllRanksError if the loss or the gradient is not finite; nothing was saved then.
         """
         train, engine = self.task.train, self.engine
         started = time.monotonic()
@@ -231,8 +238,6 @@ class RankTraining:
         """
         import torch
 
-        from steper_ray.training.candidates import remove_candidates
-
         assert self.last is not None
         units = self._units(self.held_out)
         sums = self._zero_sums()
@@ -245,10 +250,8 @@ class RankTraining:
         count_A = self._count(units)
         loss_A, _ = _ability_means(self._sum_over_ranks(sums), count_A)
         loss = validation_loss(loss_A, count_A)
-        kept, displaced = self.validations.add(loss, self.step)
-        if kept:
+        if self.validations.add(loss, self.step):
             self.export()
-        remove_candidates(self.task, displaced, rank=self.rank)
         self.last = replace(
             self.last, validation_loss=loss, validation=self._by_ability(loss_A, count_A)
         )
@@ -351,7 +354,7 @@ class RankTraining:
         return shared[:-1].view(sums.shape)
 
     def _check_finite(self, quantity: str, value: float, examples: Sequence[TokenExample]) -> None:
-        """Raises StageError, and names the examples in a file, if a quantity of a step is not finite.
+        """Raises AllRanksError, and names the examples in a file, if a quantity of a step is not finite.
 
         The quantity is the same on every rank, so all ranks come here or none.
         """
@@ -368,7 +371,7 @@ class RankTraining:
         if causes:
             more = f" and {len(causes) - 1} more" if len(causes) > 1 else ""
             source = f", from example {causes[0]}{more}"
-        raise StageError(
+        raise AllRanksError(
             f"train: the {quantity} of step {self.step + 1} is {value}{source}; look at it, or lower "
             f"train.lr; {file} has all examples of the step, and the last checkpoint is kept"
         )
@@ -409,12 +412,15 @@ class RankTraining:
         self, folder: Path, state: dict[str, Any], sigma_state: dict[str, Any], *, convert: bool
     ) -> None:
         """Restore weights, optimizer, σ, the position in the data, validations and random states."""
+        from steper_ray.training.candidates import has_candidate
         from steper_ray.training.checkpoints import load_random_state, load_shards
 
         scratch = Path(self.task.training_dir)
         load_shards(self.engine, folder, convert=convert, rank=self.rank, scratch=scratch)
         self.sigma.load_state_dict(sigma_state)
         self.validations.load_state_dict(state["validations"])
+        best = self.validations.best
+        self.validations.best = [one for one in best if has_candidate(self.task, one[1])]
         self.last = StepMetrics.from_row(state["last"], self.task.scheme.names)
         self.step = self.last.step
         load_random_state(folder, self.rank)
@@ -439,3 +445,23 @@ def _ability_means(sums: Any, count_A: Sequence[int]) -> tuple[PerAbility, PerAb
 def _name(example: TokenExample) -> str:
     """Chain and step of an example, as its id in `stepwise/`."""
     return f"{example.chain_id}/{example.step}"
+
+
+def agreed(work: Callable[[], Result], ranks: int) -> Result:
+    """What the work of this rank gives, if it raises no error of steper_ray on any rank.
+
+    Raises AllRanksError on every rank where it raises one on one of them, so that none waits for another.
+    """
+    import torch.distributed as dist
+
+    result, error = None, None
+    try:
+        result = work()
+    except SteperError as raised:
+        error = raised
+    everywhere: list[SteperError | None] = [None] * ranks
+    dist.all_gather_object(everywhere, error)
+    for first in everywhere:
+        if first is not None:
+            raise AllRanksError(str(first), of_input=isinstance(first, InputError)) from error
+    return cast("Result", result)

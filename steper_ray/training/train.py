@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from steper_ray.errors import InputError, StageError, find_steper_error
+from steper_ray.errors import AllRanksError, InputError, StageError, find_steper_error
 from steper_ray.files import new_folder
 from steper_ray.models.folder import check_model, model_size
 from steper_ray.models.hub import use_hub
@@ -274,5 +274,7 @@ def _run_workers(
         first = next(iter(failures.values()), error)
         line = str(first).strip().splitlines()[-1]
         raise StageError(f"train: a worker failed: {line}; see {log.folder}") from error
-    outcome: WorkerOutcome = result.return_value
+    outcome: WorkerOutcome | AllRanksError = result.return_value
+    if isinstance(outcome, AllRanksError):
+        raise outcome.original()
     return outcome

@@ -20,15 +20,14 @@ class Validations:
     without_best: int = 0
     """Validations since the best one."""
 
-    def add(self, loss: float, step: int) -> tuple[bool, list[int]]:
-        """Record a validation; returns whether its step is kept, and the steps that it displaces.
+    def add(self, loss: float, step: int) -> bool:
+        """Record a validation; returns whether its step is one of the best.
 
         Of equal losses the earlier step is the better.
         """
         self.without_best = 0 if not self.best or loss < self.best[0][0] else self.without_best + 1
-        ranked = sorted([*self.best, (loss, step)])
-        self.best, displaced = ranked[: self.keep], ranked[self.keep :]
-        return (loss, step) in self.best, [other for _, other in displaced if other != step]
+        self.best = sorted([*self.best, (loss, step)])[: self.keep]
+        return (loss, step) in self.best
 
     @property
     def exhausted(self) -> bool:

@@ -8,11 +8,12 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
+import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from steper_ray.errors import AllRanksError
 from steper_ray.models.hub import use_hub
 from steper_ray.ray_runtime.logs import LaunchLog, start_log
 from steper_ray.training.metrics import MetricsWriter, StepMetrics
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+
+CHECKPOINT: Final = "checkpoint_step-"
+"""A checkpoint's folder is called so and after its step."""
 
 
 def prepare_process(task: WorkerTask) -> None:
@@ -50,8 +55,20 @@ def prepare_process(task: WorkerTask) -> None:
         deepspeed.ops.__compatible_ops__ = {}
 
 
-def run_worker(task: WorkerTask, log: LaunchLog) -> WorkerOutcome:
-    """The Ray Train loop of one worker."""
+def run_worker(task: WorkerTask, log: LaunchLog) -> WorkerOutcome | AllRanksError:
+    """The Ray Train loop of one worker.
+
+    An error that all workers raise together is returned: Ray Train would try again what is raised.
+    """
+    try:
+        return _train(task, log)
+    except AllRanksError as error:
+        logger.error("%s", error)
+        return error
+
+
+def _train(task: WorkerTask, log: LaunchLog) -> WorkerOutcome:
+    """Train from the newest checkpoint, or from the start, to the end."""
     import ray.train
 
     context = ray.train.get_context()
@@ -78,6 +95,7 @@ def run_worker(task: WorkerTask, log: LaunchLog) -> WorkerOutcome:
     if rank == 0:
         if training.step == 0:
             shutil.rmtree(Path(task.training_dir) / CANDIDATES, ignore_errors=True)
+        _remove_leftovers(training.step)
         writer = MetricsWriter(
             Path(task.training_dir),
             training.step,
@@ -123,16 +141,54 @@ def _outcome(training: "RankTraining") -> WorkerOutcome:
     )
 
 
-def _report(training: "RankTraining", metrics: StepMetrics) -> None:
+def _storage() -> Path:
+    """Folder of the run's checkpoints, which every worker sees."""
     import ray.train
 
-    with tempfile.TemporaryDirectory() as folder:
-        training.save(Path(folder))
-        best = training.validations.best
-        reported = {
-            **metrics.as_row(),
-            "best_loss": best[0][0] if best else None,
-            "validations": training.validations_done,
-        }
-        logger.info("step %d: checkpoint", metrics.step)
-        ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(folder))
+    return Path(ray.train.get_context().get_storage().experiment_fs_path)
+
+
+def _remove_leftovers(step: int) -> None:
+    """Remove checkpoints after a step: half-written ones, and those that died before they were reported."""
+    for folder in _storage().glob(f".{CHECKPOINT}*.partial"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in _storage().glob(f"{CHECKPOINT}*"):
+        if int(folder.name.removeprefix(CHECKPOINT)) > step:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _report(training: "RankTraining", metrics: StepMetrics) -> None:
+    """Write a checkpoint where it will stay, under a hidden name until it is whole, and report it."""
+    import ray.train
+    import torch.distributed as dist
+    from ray.train import CheckpointUploadMode
+
+    from steper_ray.training.candidates import keep_candidates
+
+    whole = _storage() / f"{CHECKPOINT}{metrics.step:06d}"
+    partial = whole.with_name(f".{whole.name}.partial")
+    started = time.monotonic()
+    if training.rank == 0:
+        partial.mkdir(parents=True)
+    dist.barrier()
+    training.save(partial)
+    dist.barrier()
+    if training.rank == 0:
+        partial.rename(whole)
+    dist.barrier()
+    seconds = time.monotonic() - started
+    best = training.validations.best
+    reported = {
+        **metrics.as_row(),
+        "best_loss": best[0][0] if best else None,
+        "validations": training.validations_done,
+        "checkpoint_seconds": seconds,
+    }
+    logger.info("step %d: checkpoint, in %.1f s", metrics.step, seconds)
+    ray.train.report(
+        reported,
+        checkpoint=ray.train.Checkpoint.from_directory(whole),
+        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+    )
+    if training.rank == 0 and training.held_out:
+        keep_candidates(training.task, [step for _, step in best])

@@ -1,10 +1,13 @@
 """Checkpoints, by DeepSpeed in this process as the only rank; several ranks are tested in test_ranks.py."""
 
+import pickle
 import random
 
 import numpy as np
 import pytest
 
+from steper_ray.errors import AllRanksError, InputError
+from steper_ray.training.rank import agreed
 from tests.training.one_rank import learned, start
 
 pytestmark = pytest.mark.engine
@@ -57,3 +60,29 @@ def test_every_random_state_resumes_from_a_checkpoint(tmp_path, task, device):
     np.random.seed(5)
     start(task, tmp_path / "checkpoint")
     assert draws() == expected
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_a_random_state_is_read_without_running_code(tmp_path, task):
+    import torch
+
+    training = start(task)
+    training.train_step()
+    training.save(tmp_path / "checkpoint")
+    state = torch.load(tmp_path / "checkpoint" / "random-0.pt", weights_only=True)
+    assert set(state) == {"python", "numpy", "torch", "cuda"}
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_an_error_of_any_rank_is_one_of_all(tmp_path, task):
+    def broken() -> None:
+        raise InputError("no such file")
+
+    with pytest.raises(AllRanksError, match=r"^no such file$") as told:
+        agreed(broken, 1)
+    assert isinstance(told.value.original(), InputError)
+    assert agreed(lambda: 5, 1) == 5
+    copy = pickle.loads(pickle.dumps(told.value))
+    assert (str(copy), copy.of_input) == ("no such file", True)
+    with pytest.raises(ZeroDivisionError):
+        agreed(lambda: 1 // 0, 1)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from steper_ray.errors import InputError
+from steper_ray.errors import InputError, StageError
 from steper_ray.models.student_settings import carried_settings
 from steper_ray.pipeline.training import train_student
 from steper_ray.reasoning.demonstrations import complete_reasoning
@@ -303,3 +303,28 @@ def test_a_worker_on_a_gpu_trains_in_bf16_close_to_plain_torch_in_fp32(
         assert line["grad_norm"] == pytest.approx(step.gradient_norm, rel=0.03)
         assert line["mfu"] is None or line["mfu"] > 0
     assert (config.folder.student / "model.safetensors").is_file()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_loss_that_is_no_number_is_not_tried_again(tmp_path, write_stepwise, tiny_student):
+    """The base student's weights are no numbers; every retry would train on them again."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    write_stepwise(tmp_path, [2, 3])
+    model = AutoModelForCausalLM.from_pretrained(tiny_student, dtype=torch.float32)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    model.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_student).save_pretrained(tmp_path / "base")
+    config = small_run(tmp_path, tmp_path / "base")
+    assert config.train.max_restarts > 0
+    with pytest.raises(
+        StageError, match=r"^train: the loss of step 1 is nan, from example c0000/1"
+    ):
+        train_student(config)
+    (log,) = (tmp_path / "logs" / "train").glob("20*")
+    starts = [
+        line for line in (log / "worker-0.log").read_text().splitlines() if "starts at" in line
+    ]
+    assert len(starts) == 1

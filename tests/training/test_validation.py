@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from steper_ray.schema import StepExample
+from steper_ray.training.candidates import keep_candidates
 from steper_ray.training.validation import validations_at
 from tests.training.one_rank import gather_and_save, start
 
@@ -83,6 +84,7 @@ def test_the_best_student_is_kept_and_patience_ends_the_training(tmp_path, task,
     best = losses.index(min(losses))
     assert training.step == best + 3 < training.steps
     assert training.validations.best == [(losses[best], best + 1)]
+    keep_candidates(training.task, [best + 1])
     (candidate,) = (tmp_path / "training" / "candidates").iterdir()
     assert candidate.name == f"step-{best + 1:06d}"
     kept = AutoModelForCausalLM.from_pretrained(candidate, dtype=torch.float32).state_dict()
@@ -104,3 +106,33 @@ def test_a_validation_that_resumes_remembers_the_best(tmp_path, task, write_step
     training.validate()
     training.save(tmp_path / "checkpoint")
     assert start(task, tmp_path / "checkpoint", **values).validations == training.validations
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_a_student_stays_until_a_checkpoint_that_no_longer_names_it_is_whole(
+    tmp_path, task, write_stepwise
+):
+    write_stepwise(tmp_path, [3, 2, 4, 3, 3, 2])
+    values: dict[str, Any] = {
+        "validation_chains": 2,
+        "validate_every_steps": 1,
+        "chains_per_batch": 2,
+    }
+    training = start(task, **values)
+    for _ in range(2):
+        training.train_step()
+        training.validate()
+        if training.step == 1:
+            training.save(tmp_path / "first")
+    assert training.validations.best[0][1] == 2, "the second student is the better one"
+    candidates = tmp_path / "training" / "candidates"
+    assert sorted(path.name for path in candidates.iterdir()) == ["step-000001", "step-000002"]
+    # killed here: the checkpoint there is names the first student, which is there
+    assert start(task, tmp_path / "first", **values).validations.best[0][1] == 1
+    training.save(tmp_path / "second")
+    keep_candidates(training.task, [2])
+    assert [path.name for path in candidates.iterdir()] == ["step-000002"]
+    resumed = start(task, tmp_path / "second", **values)
+    assert resumed.validations == training.validations
+    # a record whose student is gone is dropped
+    assert start(task, tmp_path / "first", **values).validations.best == []

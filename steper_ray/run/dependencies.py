@@ -194,6 +194,10 @@ def prepared_identity(
     return record("prepared", made_with, ("prompt", "tokens"))
 
 
+OF_A_STUDENT: Final = ("train.patience", "train.validate_every_steps")
+"""Parts of a training's record that its steps do not depend on: it is resumed with other values."""
+
+
 OF_A_CHECKPOINT: Final = ("checkpoint", "rules")
 """Parts of a training's record that its finished student does not depend on."""
 

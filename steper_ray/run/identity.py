@@ -261,9 +261,11 @@ def write_record(file: Path, values: Mapping[str, Any]) -> None:
 
 
 def find_folder(
-    parent: Path, now: Record, prefix: str = ""
+    parent: Path, now: Record, prefix: str = "", *, ignore: Collection[str] = ()
 ) -> tuple[Path, list[tuple[Path, list[str]]]]:
     """The folder of a result below `parent`: the existing one that does not differ, else a new name.
+
+    ignore: key paths in which it may differ, as of `differences`
 
     A folder holds its record in RECORD_FILE. Returns it with every other such folder and how that differs,
     newest first.
@@ -277,7 +279,7 @@ def find_folder(
     match = None
     for folder in folders:
         before = read_record(folder / RECORD_FILE)
-        found = ["no record"] if before is None else differences(before, now)
+        found = ["no record"] if before is None else differences(before, now, ignore=ignore)
         if found or match is not None:
             others.append((folder, found))
         else:

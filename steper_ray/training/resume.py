@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from steper_ray.run.dependencies import OF_A_CHECKPOINT, training_identity
+from steper_ray.run.dependencies import OF_A_CHECKPOINT, OF_A_STUDENT, training_identity
 from steper_ray.run.folder import RunFolder
 from steper_ray.run.identity import (
     RECORD_FILE,
@@ -54,7 +54,9 @@ def find_checkpoints(folder: RunFolder, identity: Record, changed: Sequence[str]
     changed: how a finished training in this run folder differs
     Says in one line why a training starts anew despite existing checkpoints.
     """
-    match, others = find_folder(folder.checkpoints.absolute(), identity, "train-")
+    match, others = find_folder(
+        folder.checkpoints.absolute(), identity, "train-", ignore=OF_A_STUDENT
+    )
     if match.is_dir():
         return match
     reasons = list(changed) or (others[0][1] if others else [])

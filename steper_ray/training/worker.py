@@ -120,13 +120,18 @@ def _train(task: WorkerTask, log: LaunchLog) -> WorkerOutcome:
 
 
 def _outcome(training: "RankTraining") -> WorkerOutcome:
-    """The outcome of a finished training; without validation its last student is written here."""
+    """The outcome of a finished training.
+
+    Its last student is written here without validation, and where no earlier one is left: a finished
+    training that is resumed, to be exported anew or by other validations, has moved them away.
+    """
     last, task, data = training.last, training.task, training.data
     assert last is not None
     candidates = training.validations.best
-    if not training.held_out:
+    if not candidates:
         training.export()
-        candidates = [(last.loss, last.step)]
+        loss = last.loss if last.validation_loss is None else last.validation_loss
+        candidates = [(loss, last.step)]
     index_E = [index for chain in training.chains for index in chain]
     return WorkerOutcome(
         last=last,

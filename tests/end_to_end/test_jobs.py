@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +19,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.pipeline.commands import all_commands
 from steper_ray.pipeline.reference import job_path
+from steper_ray.run.config import RunConfig
+from tests.processes import titled
 
 ROOT: Final = Path(__file__).parents[2]
 RAY: Final = (sys.executable, "-m", "ray.scripts.scripts")
@@ -42,6 +45,8 @@ class Head:
     url: str
     agent_url: str
     """Where the agent listens that starts the jobs."""
+    address: str
+    """Where drivers join it."""
     folder: Path
     environment: dict[str, str]
 
@@ -101,7 +106,7 @@ def head() -> Iterator[Head]:
             start_new_session=True,
         )
     url, agent_url = (f"http://127.0.0.1:{port}" for port in ports[1:3])
-    head = Head(url, agent_url, folder, environment)
+    head = Head(url, agent_url, f"127.0.0.1:{ports[0]}", folder, environment)
     try:
         _wait_until_ready(head, process)
         yield head
@@ -130,7 +135,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     _, alive = psutil.wait_procs(family, timeout=30)
     for left in alive:
-        left.kill()
+        with suppress(psutil.NoSuchProcess):  # it has ended by now
+            left.kill()
     psutil.wait_procs(alive, timeout=10)
     assert len(family) > 3
     assert not [left for left in family if left.is_running()]
@@ -172,3 +178,43 @@ def test_job_with_a_broken_run_file_fails(head: Head, tmp_path: Path) -> None:
     assert (job["status"], job["driver_exit_code"]) == ("FAILED", 2)
     assert "toy.sede: unknown key; did you mean seed?" in done.stdout
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.engine
+def test_a_driver_that_is_killed_leaves_no_engine_on_the_cluster_that_it_joined(
+    head: Head, toy_corpus: RunConfig, slow_model: Path, tmp_path: Path
+) -> None:
+    """In the middle of a step of a model that is busy for minutes."""
+    (tmp_path / "corpus.lance").symlink_to(toy_corpus.folder.corpus)
+    sets = [f"run.dir={tmp_path}", f"questions.train={toy_corpus.questions.train}"]
+    sets.append(f"build.teacher={slow_model}")
+    options = [part for one in sets for part in ("--set", one)]
+    with (tmp_path / "output").open("w") as output:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "steper_ray.cli", "build", "--config", TOY_RUN_FILE, *options],
+            env={**head.environment, "RAY_ADDRESS": head.address},
+            stdout=output,
+            stderr=output,
+        )
+
+    def engines() -> list[psutil.Process]:
+        return titled("EngineCore", psutil.Process().children(recursive=True))
+
+    def actors() -> list[psutil.Process]:
+        return titled("ChainActor", psutil.Process().children(recursive=True))
+
+    try:
+        deadline = time.monotonic() + 300
+        while not (found := engines()) or found[0].cpu_times().user < 30:
+            assert driver.poll() is None, (tmp_path / "output").read_text()[-2000:]
+            assert time.monotonic() < deadline, "no engine is at work"
+            time.sleep(0.2)
+        assert actors()
+    finally:
+        driver.kill()
+        driver.wait()
+    deadline = time.monotonic() + 60  # less than 10 s after Ray has seen the end, on a free core
+    while engines() or actors():
+        assert time.monotonic() < deadline, [*engines(), *actors()]
+        time.sleep(0.2)
+    assert head.get(f"{head.url}/api/version").is_success, "the cluster itself goes on"

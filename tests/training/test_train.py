@@ -101,6 +101,7 @@ def test_input_is_checked_before_any_worker_starts(tmp_path, tiny_student):
     [
         ({"workers": 5, "cpus_per_worker": 3, "micro_batch_tokens": 99}, None),
         ({"checkpoint_every_minutes": 3.0, "num_to_keep": 7, "trackers": []}, None),
+        ({"validate_every_steps": 7}, None),
         ({"precision": "fp32"}, None),  # what auto is without a GPU
         ({"lr": 2e-5}, r"train\.lr changed \(5e-06 → 2e-05\)"),
         ({"objective": "uniform"}, r"train\.objective changed"),

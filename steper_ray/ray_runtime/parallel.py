@@ -17,10 +17,13 @@ Result = TypeVar("Result")
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The function of each item, in order: on the cluster's cores where Ray is connected, else here.
 
+    Also here in a process whose tasks would have to find room among its own resources, as a trial of a
+    sweep, where these are its workers'.
+
     Raises what the function raises, if it is an error of steper_ray.
     """
     ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
+    if ray is None or not ray.is_initialized() or _has_own_resources():
         yield from map(function, items)
         return
     work = ray.remote(num_cpus=1)(lambda item: function(item))
@@ -35,3 +38,10 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> I
                 raise known from None
             raise
         running.extend(work.remote(item) for item in islice(waiting, 1))
+
+
+def _has_own_resources() -> bool:
+    """Whether this process is in a placement group, in which its tasks would have to find room."""
+    from ray.util import get_current_placement_group
+
+    return get_current_placement_group() is not None

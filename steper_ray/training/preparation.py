@@ -106,9 +106,8 @@ def prepare(task: "WorkerTask", parent: Path, on_progress: Progress | None = Non
         # one block alone is done sooner here than in a process that is yet to start
         spread = len(blocks) > 1
         work = partial(prepare_block, recipe=recipe, folder=new, one_core=spread)
-        done = parallel_map(work, blocks) if spread else map(work, blocks)
         parts = []
-        for part in done:
+        for part in parallel_map(work, blocks) if spread else map(work, blocks):
             parts.append(part)
             if on_progress is not None:
                 on_progress(len(parts), len(blocks))

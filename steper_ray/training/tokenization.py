@@ -129,7 +129,8 @@ def examples_digest(files: Sequence[Path], scheme: AbilityScheme = STEPER) -> st
     Values that are null do not count, so that a column may be added. Raises InputError for an ability that
     the scheme does not have.
     """
-    sums = parallel_map(partial(_sum_of_rows, abilities=scheme.names), files)
+    of_file = partial(_sum_of_rows, abilities=scheme.names)
+    sums = parallel_map(of_file, files) if len(files) > 1 else map(of_file, files)
     return f"{sum(sums) % 2**64:016x}"
 
 

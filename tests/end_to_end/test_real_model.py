@@ -68,7 +68,9 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run_file(smollm2: Path, tmp_path_factory: pytest.TempPathFactory, free_port: int) -> Path:
+def run_file(
+    smollm2: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, free_port: int
+) -> Path:
     """The first questions of HotpotQA and their passages, indexed."""
     folder = tmp_path_factory.mktemp("real")
     questions = folder / "questions.json"
@@ -86,7 +88,7 @@ def run(run_file: Path) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def chains(run: RunConfig, ray_cluster: None) -> list[Chain]:
+def chains(run: RunConfig) -> list[Chain]:
     """What it answers as the teacher."""
     summary = build_run(run)
     assert summary.questions == summary.chains == QUESTIONS

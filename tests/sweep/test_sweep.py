@@ -23,6 +23,7 @@ from steper_ray.pipeline.training import train_student
 from steper_ray.ray_runtime.progress import StageProgress
 from steper_ray.run.loading import load_config
 from steper_ray.sweep.sweep import sweep, sweep_folder
+from steper_ray.training.worker import CHECKPOINT
 
 pytestmark = pytest.mark.engine
 
@@ -69,7 +70,7 @@ def kill_the_trial_after_a_checkpoint(folder: Path, over: Event) -> None:
     over: set when the sweep has ended
     """
     notes = "checkpoints/*/checkpoint_manager_snapshot.json"
-    while not any("checkpoint_2" in note.read_text() for note in folder.glob(notes)):
+    while not any(CHECKPOINT in note.read_text() for note in folder.glob(notes)):
         assert not over.wait(0.05), "the sweep was over before"
     assert not (folder / "outcome.json").exists()
     killed = 0

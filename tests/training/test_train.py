@@ -29,6 +29,7 @@ from steper_ray.training.resume import find_checkpoints, task_identity
 from steper_ray.training.settings import TrainConfig
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.train import check_storage
+from steper_ray.training.worker import CHECKPOINT
 from steper_ray.training.worker_spec import WorkerTask, read_corpus_version, worker_task
 
 LR, SIGMA_LR, STEPS = 2e-3, 0.1, 3
@@ -248,9 +249,8 @@ def test_a_killed_job_goes_on_with_fewer_workers_and_is_not_done_twice(
 
 def await_checkpoint(config: RunConfig, still_runs: Callable[[], bool]) -> None:
     """Returns as soon as Ray Train has taken note of a checkpoint."""
-    # A folder is named after its date, so after a year.
     while not any(
-        "checkpoint_2" in note.read_text()
+        CHECKPOINT in note.read_text()
         for note in config.folder.root.glob("checkpoints/*/checkpoint_manager_snapshot.json")
     ):
         assert still_runs(), "it was over before"

@@ -154,7 +154,7 @@ def test_a_sweep_that_is_killed_twice_repeats_nothing_and_its_best_run_file_give
     assert pd.read_csv(config.folder.sweep / "trials.csv")["lr"].tolist() == table["lr"].tolist()
     students = list((config.folder.sweep / "runs").glob("*/trials/*/student"))
     assert [path.parent.name for path in students] == [f"{swept.best.number:04d}"]
-    assert len(list((config.folder.sweep / "runs").glob("*/data/*.parquet"))) == 1
+    assert len(list(config.folder.prepared.iterdir())) == 1, "all trials share their training data"
     assert not list(config.folder.sweep.rglob("*.partial*"))
     stamps = stamps_in(trials)
     assert sweep(config, progress(), train_student).best == swept.best

@@ -30,6 +30,7 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
 
 
 REPEATED: Final = ("vanilla-kd", "uniform", "difficulty")
+"""The paper's variants that are trained with every seed."""
 
 
 class CompareConfig(Section):

@@ -269,9 +269,8 @@ class Source:
 
     def _has_small_initials(self, word: str) -> bool:
         """Whether a word may be the initials of words in small letters (prisoner of war)."""
-        if (
-            not _is_short(word) or len(word) == 2
-        ):  # two letters begin words that stand side by side anywhere
+        # two letters begin words that stand side by side anywhere
+        if not _is_short(word) or len(word) == 2:
             return False
         return any(_initials(word.lower()).search(text.folded) for text in self._texts)
 

@@ -11,6 +11,13 @@ from tests.training.one_rank import gather_and_save, start
 
 pytestmark = pytest.mark.engine
 
+EACH_STEP: dict[str, Any] = {
+    "validation_chains": 2,
+    "validate_every_steps": 1,
+    "chains_per_batch": 2,
+}
+"""Settings that validate after each step."""
+
 
 def test_validations_are_counted_when_they_are_done_and_not_before() -> None:
     # of 7 steps with a validation after every 3: after steps 3, 6 and 7
@@ -96,16 +103,11 @@ def test_the_best_student_is_kept_and_patience_ends_the_training(tmp_path, task,
 @pytest.mark.usefixtures("only_rank")
 def test_a_validation_that_resumes_remembers_the_best(tmp_path, task, write_stepwise):
     write_stepwise(tmp_path, [3, 2, 4, 3, 3, 2])
-    values: dict[str, Any] = {
-        "validation_chains": 2,
-        "validate_every_steps": 1,
-        "chains_per_batch": 2,
-    }
-    training = start(task, **values)
+    training = start(task, **EACH_STEP)
     training.train_step()
     training.validate()
     training.save(tmp_path / "checkpoint")
-    assert start(task, tmp_path / "checkpoint", **values).validations == training.validations
+    assert start(task, tmp_path / "checkpoint", **EACH_STEP).validations == training.validations
 
 
 @pytest.mark.usefixtures("only_rank")
@@ -113,12 +115,7 @@ def test_a_student_stays_until_a_checkpoint_that_no_longer_names_it_is_whole(
     tmp_path, task, write_stepwise
 ):
     write_stepwise(tmp_path, [3, 2, 4, 3, 3, 2])
-    values: dict[str, Any] = {
-        "validation_chains": 2,
-        "validate_every_steps": 1,
-        "chains_per_batch": 2,
-    }
-    training = start(task, **values)
+    training = start(task, **EACH_STEP)
     for _ in range(2):
         training.train_step()
         training.validate()
@@ -128,11 +125,11 @@ def test_a_student_stays_until_a_checkpoint_that_no_longer_names_it_is_whole(
     candidates = tmp_path / "training" / "candidates"
     assert sorted(path.name for path in candidates.iterdir()) == ["step-000001", "step-000002"]
     # killed here: the checkpoint there is names the first student, which is there
-    assert start(task, tmp_path / "first", **values).validations.best[0][1] == 1
+    assert start(task, tmp_path / "first", **EACH_STEP).validations.best[0][1] == 1
     training.save(tmp_path / "second")
     keep_candidates(training.task, [2])
     assert [path.name for path in candidates.iterdir()] == ["step-000002"]
-    resumed = start(task, tmp_path / "second", **values)
+    resumed = start(task, tmp_path / "second", **EACH_STEP)
     assert resumed.validations == training.validations
     # a record whose student is gone is dropped
-    assert start(task, tmp_path / "first", **values).validations.best == []
+    assert start(task, tmp_path / "first", **EACH_STEP).validations.best == []

@@ -20,6 +20,7 @@ from steper_ray.models.settings import HubConfig
 from steper_ray.models.student_settings import SETTINGS_FILE, carried_settings, student_settings
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.identity import RULES
 from steper_ray.toy.write import MODELS
 
 OFFLINE = HubConfig(offline=True)
@@ -184,7 +185,7 @@ def test_a_student_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     settings = student_settings(ReasoningConfig(instruction="Go."), "v1", chat=False, base=base)
     assert (settings["format"], settings["steper_ray"]) == (1, __version__)
     assert settings["base_model"] == base
-    assert settings["rules"]["prompt"] == settings["rules"]["objective"] == 1
+    assert settings["rules"] == RULES  # those of asking and of the objective
     file = tmp_path / SETTINGS_FILE
     file.write_text(json.dumps(settings))
     assert carried_settings(str(tmp_path)) is not None

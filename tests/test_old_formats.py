@@ -39,12 +39,13 @@ from steper_ray.selection.abilities import STEPER
 from steper_ray.sweep.sweep import sweep_folder
 from steper_ray.training.checkpoints import STATE_FILE, load_state
 from steper_ray.training.resume import DONE_FILE, find_checkpoints, task_identity
-from steper_ray.training.tokenization import stepwise_files, tokenize_examples
+from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.worker_spec import read_scheme
 from tests.conftest import ROOT
 from tests.data.write_format import HALF_DONE, VERSION, settings
 from tests.frozen_run import changes, checkpoint_of, compared, records_before, records_now, task_of
 from tests.later_settings import Later, with_added_keys, with_excluded_keys, with_value
+from tests.tokenized import tokenize_examples
 
 DATA: Final = ROOT / "tests" / "data"
 TRAINED_STEPS, CHECKPOINT_STEP = 8, 6
@@ -53,7 +54,6 @@ TRAINED_STEPS, CHECKPOINT_STEP = 8, 6
 LATER: Final = pytest.mark.parametrize(
     "later", [pytest.param(lambda run: run, id="today"), with_added_keys, with_excluded_keys]
 )
-
 
 RULES_TODAY: Final = dict(identity.RULES)
 

@@ -7,11 +7,11 @@ before (see `steper_ray.training.objective`).
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from steper_ray.errors import InputError
+from steper_ray.training.training_data import TrainingData
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,41 +23,17 @@ class MicroBatch:
     """False for a stand-in: its loss is multiplied by 0 and it only keeps its rank in step."""
 
 
-class Chains(Protocol):
-    """What chains are held out by."""
-
-    @property
-    def chains(self) -> Sequence[Sequence[int]]:
-        """Per chain its examples' indices."""
-        ...
-
-    @property
-    def abilities(self) -> tuple[str, ...]:
-        """Names of the abilities."""
-        ...
-
-    @property
-    def ability_E(self) -> Iterable[Any]:
-        """Ability of each example."""
-        ...
-
-    def question(self, index: int) -> str:
-        """Question of an example."""
-        ...
-
-
-def hold_out(data: Chains, count: int) -> tuple[list[Any], list[Any]]:
+def hold_out(data: TrainingData, count: int) -> tuple[list[range], list[range]]:
     """The chains to train on, and the chains held out for validation: `count`, or some more, because all
     chains of a question are on the same side.
 
     The choice depends on the questions alone: runs on the same data are validated on the same chains.
     Raises InputError if too few chains would remain, or an ability would be missing on either side.
     """
-
     if not count:
         return list(data.chains), []
 
-    def rank(chain: Sequence[int]) -> str:
+    def rank(chain: range) -> str:
         return hashlib.sha256(data.question(chain[0]).encode()).hexdigest()
 
     ranked = sorted(data.chains, key=rank)
@@ -70,7 +46,7 @@ def hold_out(data: Chains, count: int) -> tuple[list[Any], list[Any]]:
     chosen = {chain[0] for chain in ranked[:count]}
     train = [chain for chain in data.chains if chain[0] not in chosen]
     held_out = [chain for chain in data.chains if chain[0] in chosen]
-    ability_E = list(data.ability_E)
+    ability_E = data.ability_E.tolist()
     for part, side in ((train, "left to train on"), (held_out, "held out")):
         present = {ability_E[index] for chain in part for index in chain}
         for ability in sorted(set(ability_E) - present):

@@ -5,24 +5,17 @@ compute. Per global batch they exchange, beside ZeRO's own traffic, the sums of 
 accuracies by ability; from these every rank knows L_j exactly and moves σ by itself.
 """
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any
 
-from steper_ray.errors import AllRanksError, InputError, SteperError
 from steper_ray.models.loading import load_model_config
 from steper_ray.models.student_settings import student_settings
-from steper_ray.training.batches import (
-    MicroBatch,
-    cut_micro_batches,
-    epoch_batches,
-    hold_out,
-    steps_per_epoch,
-)
+from steper_ray.training.all_ranks import agreed, check_finite
+from steper_ray.training.batches import MicroBatch
 from steper_ray.training.deepspeed_engine import start_engine, update_weights
 from steper_ray.training.flops import peak_memory, seconds_at_peak
 from steper_ray.training.metrics import StepMetrics
@@ -30,28 +23,17 @@ from steper_ray.training.objective import (
     PerAbility,
     WeightInputs,
     ability_parts,
-    count_abilities,
     example_weights,
     global_loss,
     gradient_shares,
     objective_named,
 )
-from steper_ray.training.packing import packed_length
+from steper_ray.training.rank_data import GlobalBatch, RankData
 from steper_ray.training.schedule import learning_rate
 from steper_ray.training.sigma import Sigma
 from steper_ray.training.tokenization import TokenExample
-from steper_ray.training.training_data import TrainingData, Unit
 from steper_ray.training.validation import Validations, validation_loss, validations_at
 from steper_ray.training.worker_spec import WorkerTask
-
-if TYPE_CHECKING:
-    from steper_ray.training.tensors import Batch
-
-
-Result = TypeVar("Result")
-
-
-BAD_BATCH_FILE: Final = "bad_batch.json"
 
 
 class RankTraining:
@@ -72,7 +54,7 @@ class RankTraining:
         # Shards fit the number of workers that wrote them; without ZeRO there are none.
         convert = state is not None and state["workers"] != ranks and task.train.zero_stage > 0
         torch.manual_seed(task.seed)
-        self.engine = start_engine(task, packed=self.packed, universal=convert)
+        self.engine = start_engine(task, packed=self.data.packed, universal=convert)
         train = task.train
         self.sigma = Sigma(
             train.sigma_init,
@@ -85,8 +67,8 @@ class RankTraining:
         self.validations = Validations(keep=keep, patience=train.patience)
         self.step = 0
         self.last: StepMetrics | None = None
-        self._example_losses: list[tuple[list[str], Any]] = []
-        """Of the step at work, each micro-batch's examples by name, and their NLL on the device."""
+        self._example_losses: list[tuple[list[TokenExample], Any]] = []
+        """Of the step at work: each micro-batch's examples, and their NLL on the device."""
         self.saved = time.monotonic()
         """When the newest checkpoint was written."""
         self.save_due = False
@@ -109,25 +91,30 @@ class RankTraining:
         from steper_ray.training.attention import packing_obstacle
 
         task, train = self.task, self.task.train
-        self.data = TrainingData(Path(task.prepared))
-        self.student_settings = student_settings(
-            task.reasoning,
-            task.corpus_version,
-            chat=self.data.about["chat"],
-            base=task.base_model,
-            abilities=task.scheme.record(),
-        )
         model_config = load_model_config(train.model, task.hub, train.revision)
         self.model_config = model_config.get_text_config()
         obstacle = packing_obstacle(model_config)
         self.separate_because = obstacle if train.packing else "train.packing is false"
-        self.packed = self.separate_because is None
-        self.chains, self.held_out = hold_out(self.data, train.validation_chains)
-        index_E = [index for chain in self.chains for index in chain]
-        abilities = len(task.scheme.names)
-        self.trained_A = count_abilities(self.data.ability_E[index_E].tolist(), abilities)
-        self.steps_per_epoch = steps_per_epoch(len(self.chains), train.chains_per_batch)
-        self.steps = self.steps_per_epoch * train.epochs
+        self.data = RankData(
+            Path(task.prepared),
+            train,
+            seed=task.seed,
+            rank=self.rank,
+            ranks=self.ranks,
+            packed=self.separate_because is None,
+        )
+        self.student_settings = student_settings(
+            task.reasoning,
+            task.corpus_version,
+            chat=self.data.stored.about["chat"],
+            base=task.base_model,
+            abilities=task.scheme.record(),
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.data.steps
 
     @property
     def finished(self) -> bool:
@@ -143,18 +130,18 @@ class RankTraining:
     def validation_due(self) -> bool:
         """Whether a validation follows the last step."""
         every = self._validate_every
-        return bool(self.held_out) and (self.step % every == 0 or self.step == self.steps)
+        return bool(self.data.held_out) and (self.step % every == 0 or self.step == self.steps)
 
     @property
     def validations_done(self) -> int:
         """Number of validations so far, those before a resumed checkpoint included."""
-        if not self.held_out:
+        if not self.data.held_out:
             return 0
         return validations_at(self.step, self.steps, self._validate_every)
 
     @property
     def _validate_every(self) -> int:
-        return self.task.train.validate_every_steps or self.steps_per_epoch
+        return self.task.train.validate_every_steps or self.data.steps_per_epoch
 
     @property
     def checkpoint_due(self) -> bool:
@@ -167,69 +154,67 @@ class RankTraining:
 
         Raises AllRanksError if the loss or the gradient is not finite; nothing was saved then.
         """
-        train, engine = self.task.train, self.engine
+        train, data = self.task.train, self.data
         started = time.monotonic()
-        epoch, position = divmod(self.step, self.steps_per_epoch)
-        batch = epoch_batches(
-            len(self.chains), train.chains_per_batch, seed=self.task.seed, epoch=epoch
-        )[position]
-        units = self._units([self.chains[chain] for chain in batch])
-        examples = [example for unit in units for example in unit.examples]
-        count_A = self._count(units)
-        part_A = ability_parts(
-            count_A, self.trained_A, len(batch) / len(self.chains), train.ability_means
-        )
+        batch = data.global_batch(self.step)
+        count_A = batch.count_by_ability(len(self.task.scheme.names))
+        part_A = ability_parts(count_A, data.trained_A, batch.chain_share, train.ability_means)
         sigma_A = self.sigma.value_A
         weight_A = self.objective.weights(
             WeightInputs(sigma_A, train.fixed_weights, self.step, self.steps)
         )
-        shares = zip(gradient_shares(weight_A, self.trained_A), part_A, strict=True)
+        shares = zip(gradient_shares(weight_A, data.trained_A), part_A, strict=True)
         share_A = tuple(share * part for share, part in shares)
-        weights = iter(example_weights([example.ability for example in examples], share_A))
-        weights_of = [[next(weights) for _ in unit.examples] for unit in units]
-
+        weight_E = example_weights([example.ability for example in batch.examples], share_A)
         lr = learning_rate(self.step, self.steps, peak=train.lr, warmup_ratio=train.warmup_ratio)
-        for group in engine.optimizer.param_groups:
+        for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
-        sums = self._sum_over_ranks(self._forward_backward(units, weights_of))
+
+        sums = self._sum_over_ranks(self._forward_backward(batch, weight_E))
         loss_A, accuracy_A = _ability_means(sums, count_A)
         loss = global_loss(self.objective, loss_A, part_A, sigma_A, weight_A)
-        self._check_finite("loss", loss, examples)
+        self._check_finite("loss", loss)
         keeps_norm = train.zero_stage > 0 or self.task.bf16
-        grad_norm = update_weights(engine, keeps_norm=keeps_norm)
-        self._check_finite("gradient norm", grad_norm, examples)
+        grad_norm = update_weights(self.engine, keeps_norm=keeps_norm)
+        self._check_finite("gradient norm", grad_norm)
         if self.objective.learns_sigma:
             self.sigma.update(loss_A, part_A)
         clipped = self._clipped_steps + (grad_norm > (train.max_grad_norm or math.inf))
         self.step += 1
-        seconds = time.monotonic() - started
-
+        names = self.task.scheme.names
         losses = self._by_ability(loss_A, count_A)
-        at_peak = seconds_at_peak(engine.module.model, self.model_config, units, self.device)
         self.last = StepMetrics(
             step=self.step,
             steps=self.steps,
-            epoch=epoch + 1,
+            epoch=(self.step - 1) // data.steps_per_epoch + 1,
             loss=loss,
             L=losses,
             perplexity={a: None if L is None else math.exp(L) for a, L in losses.items()},
             accuracy=self._by_ability(accuracy_A, count_A),
-            sigma=dict(zip(self.task.scheme.names, self.sigma.value_A, strict=True)),
+            sigma=dict(zip(names, self.sigma.value_A, strict=True)),
             lr=lr,
             grad_norm=grad_norm,
             clipped_share=clipped / self.step,
-            tokens_per_second=sum(len(example.ids) for example in examples) / seconds,
-            computed_tokens_per_second=sum(packed_length(unit.tree) for unit in units) / seconds,
-            examples_per_second=len(examples) / seconds,
-            # The peak is that of bf16.
-            mfu=at_peak / seconds / self.ranks if at_peak and self.task.bf16 else None,
-            peak_memory_gib=peak_memory(self.device) / 2**30,
-            examples=len(examples),
-            seconds=seconds,
+            **self._speed(batch, time.monotonic() - started),
             validation_loss=None,
-            validation=dict.fromkeys(self.task.scheme.names),
+            validation=dict.fromkeys(names),
         )
         return self.last
+
+    def _speed(self, batch: GlobalBatch, seconds: float) -> dict[str, Any]:
+        """Fields of StepMetrics about a step's work, and the machine's."""
+        model = self.engine.module.model
+        at_peak = seconds_at_peak(model, self.model_config, batch.units, self.device)
+        return {
+            "tokens_per_second": sum(len(example.ids) for example in batch.examples) / seconds,
+            "computed_tokens_per_second": sum(batch.lengths) / seconds,
+            "examples_per_second": len(batch.examples) / seconds,
+            # The peak is that of bf16.
+            "mfu": at_peak / seconds / self.ranks if at_peak and self.task.bf16 else None,
+            "peak_memory_gib": peak_memory(self.device) / 2**30,
+            "examples": len(batch.examples),
+            "seconds": seconds,
+        }
 
     def validate(self) -> StepMetrics:
         """L_j over the held-out chains; writes the student to `candidates/` if it is one of the best.
@@ -239,15 +224,15 @@ class RankTraining:
         import torch
 
         assert self.last is not None
-        units = self._units(self.held_out)
+        batch = self.data.validation_batch()
         sums = self._zero_sums()
         self.engine.eval()
         with torch.no_grad():
-            for micro_batch, batch, _ in self._micro_batches(units, None):
-                _, nll_E, right_E = self.engine(batch)
-                self._add(sums, micro_batch, units, nll_E, right_E)
+            for micro_batch, tensors, _ in self.data.micro_batches(batch, None, self.device):
+                _, nll_E, right_E = self.engine(tensors)
+                self._add(sums, micro_batch, batch, nll_E, right_E)
         self.engine.train()
-        count_A = self._count(units)
+        count_A = batch.count_by_ability(len(self.task.scheme.names))
         loss_A, _ = _ability_means(self._sum_over_ranks(sums), count_A)
         loss = validation_loss(loss_A, count_A)
         if self.validations.add(loss, self.step):
@@ -267,59 +252,17 @@ class RankTraining:
             for name, value, count in zip(names, value_A, count_A, strict=True)
         }
 
-    def _count(self, units: Sequence[Unit]) -> tuple[int, ...]:
-        """Examples of each ability in these units."""
-        ability_E = [example.ability for unit in units for example in unit.examples]
-        return count_abilities(ability_E, len(self.task.scheme.names))
-
-    def _units(self, chains: Sequence[range]) -> list[Unit]:
-        return [unit for chain in chains for unit in self.data.units(chain, packed=self.packed)]
-
-    def _micro_batches(
-        self, units: Sequence[Unit], weights_of: Sequence[Sequence[float]] | None
-    ) -> "Iterator[tuple[MicroBatch, Batch, bool]]":
-        """This rank's share of the units, as tensors, and whether each micro-batch is its last.
-
-        weights_of: the weight in the loss of each example of each unit; None: nothing will be learned
-        """
-        from steper_ray.training.tensors import packed_batch, padded_batch
-
-        lengths = [packed_length(unit.tree) for unit in units]
-        micro_batches = cut_micro_batches(
-            lengths, self.task.train.micro_batch_tokens, self.ranks, padded=not self.packed
-        )[self.rank]
-        for number, micro_batch in enumerate(micro_batches, 1):
-            last = number == len(micro_batches)
-            chosen = [units[i] for i in micro_batch.units]
-            # DeepSpeed averages gradients over the ranks; L is their sum.
-            factor = self.ranks * float(micro_batch.counted)
-            weights = [
-                factor * weight
-                for i in micro_batch.units
-                for weight in (weights_of[i] if weights_of else [0.0] * len(units[i].examples))
-            ]
-            if self.packed:
-                chains = [unit.examples for unit in chosen]
-                trees = [unit.tree for unit in chosen]
-                batch = packed_batch(chains, trees, weights, self.data.about["pad"], self.device)
-            else:
-                examples = [example for unit in chosen for example in unit.examples]
-                batch = padded_batch(examples, weights, self.data.about["pad"], self.device)
-            yield micro_batch, batch, last
-
-    def _forward_backward(
-        self, units: Sequence[Unit], weights_of: Sequence[Sequence[float]]
-    ) -> Any:
+    def _forward_backward(self, batch: GlobalBatch, weight_E: Sequence[float]) -> Any:
         """Compute the gradients of this rank's share; returns its sums, as `_zero_sums` has them."""
         sums = self._zero_sums()
         self._example_losses = []
-        for micro_batch, batch, last in self._micro_batches(units, weights_of):
+        for micro_batch, tensors, last in self.data.micro_batches(batch, weight_E, self.device):
             self.engine.set_gradient_accumulation_boundary(last)
-            loss, nll_E, right_E = self.engine(batch)
+            loss, nll_E, right_E = self.engine(tensors)
             self.engine.backward(loss)
-            self._add(sums, micro_batch, units, nll_E, right_E)
-            names = [_name(example) for i in micro_batch.units for example in units[i].examples]
-            self._example_losses.append((names, nll_E))
+            self._add(sums, micro_batch, batch, nll_E, right_E)
+            examples = [e for unit in micro_batch.units for e in batch.units[unit].examples]
+            self._example_losses.append((examples, nll_E))
         return sums
 
     def _zero_sums(self) -> Any:
@@ -329,11 +272,11 @@ class RankTraining:
         return torch.zeros(2, len(self.task.scheme.names), device=self.device)
 
     def _add(
-        self, sums: Any, micro_batch: MicroBatch, units: Sequence[Unit], nll_E: Any, right_E: Any
+        self, sums: Any, micro_batch: MicroBatch, batch: GlobalBatch, nll_E: Any, right_E: Any
     ) -> None:
         import torch
 
-        abilities = [example.ability for i in micro_batch.units for example in units[i].examples]
+        abilities = [e.ability for unit in micro_batch.units for e in batch.units[unit].examples]
         values = torch.stack([nll_E, right_E]) * float(micro_batch.counted)
         sums.index_add_(1, torch.tensor(abilities, device=self.device), values)
 
@@ -353,43 +296,10 @@ class RankTraining:
         self.save_due = bool(shared[-1] > 0)
         return shared[:-1].view(sums.shape)
 
-    def _check_finite(self, quantity: str, value: float, examples: Sequence[TokenExample]) -> None:
-        """Raises AllRanksError, and names the examples in a file, if a quantity of a step is not finite.
-
-        The quantity is the same on every rank, so all ranks come here or none.
-        """
-        if math.isfinite(value):
-            return
-        causes = self._not_finite_examples()
-        file = Path(self.task.training_dir) / BAD_BATCH_FILE
-        if self.rank == 0:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            names = [_name(example) for example in examples]
-            content = {"step": self.step + 1, "not_finite": causes, "examples": names}
-            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        source = "; the loss of every example was finite"
-        if causes:
-            more = f" and {len(causes) - 1} more" if len(causes) > 1 else ""
-            source = f", from example {causes[0]}{more}"
-        raise AllRanksError(
-            f"train: the {quantity} of step {self.step + 1} is {value}{source}; look at it, or lower "
-            f"train.lr; {file} has all examples of the step, and the last checkpoint is kept"
-        )
-
-    def _not_finite_examples(self) -> list[str]:
-        """Names of the last step's examples, of all ranks, whose loss is not finite."""
-        import torch
-        import torch.distributed as dist
-
-        here = [
-            name
-            for names, nll_E in self._example_losses
-            for name, finite in zip(names, torch.isfinite(nll_E).tolist(), strict=True)
-            if not finite
-        ]
-        everywhere: list[list[str]] = [[]] * self.ranks
-        dist.all_gather_object(everywhere, here)
-        return sorted({name for names in everywhere for name in names})
+    def _check_finite(self, quantity: str, value: float) -> None:
+        """See `check_finite`; of the step at work."""
+        folder, losses = Path(self.task.training_dir), self._example_losses
+        check_finite(quantity, value, self.step + 1, losses=losses, rank=self.rank, folder=folder)
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint."""
@@ -440,28 +350,3 @@ def _ability_means(sums: Any, count_A: Sequence[int]) -> tuple[PerAbility, PerAb
         for sum_A in sums.tolist()
     )
     return loss_A, accuracy_A
-
-
-def _name(example: TokenExample) -> str:
-    """Chain and step of an example, as its id in `stepwise/`."""
-    return f"{example.chain_id}/{example.step}"
-
-
-def agreed(work: Callable[[], Result], ranks: int) -> Result:
-    """What the work of this rank gives, if it raises no error of steper_ray on any rank.
-
-    Raises AllRanksError on every rank where it raises one on one of them, so that none waits for another.
-    """
-    import torch.distributed as dist
-
-    result, error = None, None
-    try:
-        result = work()
-    except SteperError as raised:
-        error = raised
-    everywhere: list[SteperError | None] = [None] * ranks
-    dist.all_gather_object(everywhere, error)
-    for first in everywhere:
-        if first is not None:
-            raise AllRanksError(str(first), of_input=isinstance(first, InputError)) from error
-    return cast("Result", result)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import InputError
 from steper_ray.training.packing import Block, tree_of
@@ -80,7 +80,6 @@ class TrainingData:
         ends = [*firsts[1:], len(self.length_E)]
         self.chains = [range(first, end) for first, end in zip(firsts, ends, strict=True)]
         """Per chain, in order of their ids, its examples' indices."""
-        self.examples = Examples(self)
 
     @property
     def abilities(self) -> tuple[str, ...]:
@@ -126,29 +125,6 @@ class TrainingData:
         index_E = [index for chain in chains for index in chain]
         tokens = int(self.length_E[index_E].sum())
         return tokens - int(self._start_E[index_E].sum()) if packed else tokens
-
-
-class Examples(Sequence[TokenExample]):
-    """The examples of training data, each read when it is asked for."""
-
-    def __init__(self, data: TrainingData) -> None:
-        self._data = data
-
-    def __len__(self) -> int:
-        return len(self._data.length_E)
-
-    @overload
-    def __getitem__(self, index: int) -> TokenExample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[TokenExample]: ...
-
-    def __getitem__(self, index: int | slice) -> TokenExample | list[TokenExample]:
-        if isinstance(index, slice):
-            return [self._data.example(number) for number in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        return self._data.example(index % len(self))
 
 
 def check_examples(about: dict[str, Any], *, vocabulary: int, positions: int) -> None:

@@ -126,22 +126,23 @@ def _outcome(training: "RankTraining") -> WorkerOutcome:
     training that is resumed, to be exported anew or by other validations, has moved them away.
     """
     last, task, data = training.last, training.task, training.data
+    stored = data.stored
     assert last is not None
     candidates = training.validations.best
     if not candidates:
         training.export()
         loss = last.loss if last.validation_loss is None else last.validation_loss
         candidates = [(loss, last.step)]
-    index_E = [index for chain in training.chains for index in chain]
+    index_E = [index for chain in data.chains for index in chain]
     return WorkerOutcome(
         last=last,
         candidates=candidates,
-        validated=bool(training.held_out),
-        chains=len(training.chains),
-        examples=dict(zip(task.scheme.names, training.trained_A, strict=True)),
-        input_tokens=task.train.epochs * int(data.length_E[index_E].sum()),
-        supervised_tokens=task.train.epochs * int(data.target_E[index_E].sum()),
-        dropped_passages=data.dropped_passages,
+        validated=bool(data.held_out),
+        chains=len(data.chains),
+        examples=dict(zip(task.scheme.names, data.trained_A, strict=True)),
+        input_tokens=task.train.epochs * int(stored.length_E[index_E].sum()),
+        supervised_tokens=task.train.epochs * int(stored.target_E[index_E].sum()),
+        dropped_passages=stored.dropped_passages,
         separate_because=training.separate_because,
     )
 
@@ -195,5 +196,5 @@ def _report(training: "RankTraining", metrics: StepMetrics) -> None:
         checkpoint=ray.train.Checkpoint.from_directory(whole),
         checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
     )
-    if training.rank == 0 and training.held_out:
+    if training.rank == 0 and training.data.held_out:
         keep_candidates(training.task, [step for _, step in best])

@@ -25,8 +25,9 @@ from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.schema import Chain, Passage
 from steper_ray.selection.examples import step_examples
 from steper_ray.toy.tokenizer import make_tokenizer
-from steper_ray.training.tokenization import stepwise_files, tokenize_examples
+from steper_ray.training.tokenization import stepwise_files
 from tests.fakes import ScriptedEngine, ScriptedRetriever
+from tests.tokenized import tokenize_examples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -1,5 +1,4 @@
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +14,11 @@ from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.toy.asking import REASONING, render_prompt
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.batches import cut_micro_batches, epoch_batches, hold_out, steps_per_epoch
-from steper_ray.training.tokenization import stepwise_files, tokenize_examples
+from steper_ray.training.tokenization import stepwise_files
+from steper_ray.training.training_data import TrainingData
+from steper_ray.training.worker_spec import WorkerTask
+from tests.tokenized import tokenize_examples
+from tests.training.one_rank import prepared
 
 
 def tokenize(folder: Path, max_prompt_tokens: int = 1000, **choice):
@@ -40,35 +43,50 @@ def test_examples_are_prompt_then_target(tmp_path, write_stepwise):
     assert data.dropped_passages == 0
 
 
-def test_held_out_chains_depend_on_their_questions_alone(tmp_path, write_stepwise):
+def on_disk(task: WorkerTask) -> TrainingData:
+    return TrainingData(Path(prepared(task).prepared))
+
+
+def test_held_out_chains_depend_on_their_questions_alone(
+    task: WorkerTask, tmp_path: Path, write_stepwise
+) -> None:
     write_stepwise(tmp_path, [3, 4, 3, 2, 3, 4, 3, 3])
-    data = tokenize(tmp_path / "stepwise")
+    data = on_disk(task)
     train, held_out = hold_out(data, 3)
     assert len(held_out) == 3
-    assert sorted([*train, *held_out]) == data.chains
+    assert [c for c in data.chains if c in held_out or c in train] == data.chains
 
-    def ids(chains):
-        return {data.examples[chain[0]].chain_id for chain in chains}
+    def ids(chains: list[range]) -> set[str]:
+        return {data.example(chain[0]).chain_id for chain in chains}
 
+    assert not ids(train) & ids(held_out)
     assert ids(hold_out(data, 2)[1]) < ids(held_out)
     assert hold_out(data, 0) == (data.chains, [])
 
 
-def test_the_chains_of_a_question_are_all_held_out_or_none(tmp_path, write_stepwise):
+def test_the_chains_of_a_question_are_all_held_out_or_none(
+    task: WorkerTask, tmp_path: Path, write_stepwise
+) -> None:
     write_stepwise(tmp_path, [3] * 8)
-    data = tokenize(tmp_path / "stepwise")
-    for index in (index for chain in data.chains[::2] for index in chain):
-        data.examples[index] = replace(data.examples[index], question="the same")
+    for file in map(Path, task.stepwise_files):
+        rows = pq.read_table(file).to_pylist()
+        for row in rows:
+            if row["chain_id"] in ("c0000", "c0002", "c0004", "c0006"):
+                row["question"] = "the same"
+        pq.write_table(pa.Table.from_pylist(rows, STEP_EXAMPLE_SCHEMA), file)
+    data = on_disk(task)
     for count in range(1, 4):
         train, held_out = hold_out(data, count)
-        sides = [{data.examples[c[0]].question for c in part} for part in (train, held_out)]
+        sides = [{data.question(chain[0]) for chain in part} for part in (train, held_out)]
         assert not sides[0] & sides[1]
         assert count <= len(held_out) <= count + 3
 
 
-def test_a_held_out_part_that_cannot_serve_is_refused(tmp_path, write_stepwise):
+def test_a_held_out_part_that_cannot_serve_is_refused(
+    task: WorkerTask, tmp_path: Path, write_stepwise
+) -> None:
     write_stepwise(tmp_path, [2, 2, 3])
-    data = tokenize(tmp_path / "stepwise")
+    data = on_disk(task)
     with pytest.raises(InputError, match="3 of 3 chains leave none to train on"):
         hold_out(data, 3)
     with pytest.raises(InputError, match=r"no example of ability 'exp' is (held out|left)"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from steper_ray.errors import AllRanksError, InputError
-from steper_ray.training.rank import agreed
+from steper_ray.training.all_ranks import agreed
 from tests.training.one_rank import learned, start
 
 pytestmark = pytest.mark.engine

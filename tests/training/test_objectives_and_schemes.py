@@ -69,7 +69,7 @@ def test_a_scheme_of_four_abilities_is_trained_validated_saved_and_resumed(
         "chains_per_batch": 4,
     }
     training = start(task, **values)
-    trained = {training.data.examples[chain[0]].chain_id for chain in training.chains}
+    trained = {training.data.stored.example(chain[0]).chain_id for chain in training.data.chains}
     model = AutoModelForCausalLM.from_pretrained(task.train.model)
     examples = [example for example in written if example.chain_id in trained]
     expected = reference(model, examples, list(sigma_A), FOUR.names)

@@ -15,9 +15,10 @@ from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training import preparation
 from steper_ray.training.packing import prefix_tree
 from steper_ray.training.preparation import plan_blocks, prepare
-from steper_ray.training.tokenization import TokenExample, stepwise_files, tokenize_examples
+from steper_ray.training.tokenization import TokenExample, stepwise_files
 from steper_ray.training.training_data import TrainingData, check_examples
 from steper_ray.training.worker_spec import WorkerTask
+from tests.tokenized import tokenize_examples
 from tests.training.one_rank import prepared
 
 HOPS = [3, 1, 4, 2, 3, 2, 4]
@@ -33,9 +34,13 @@ def opened(task: WorkerTask) -> TrainingData:
     return TrainingData(Path(prepared(task).prepared))
 
 
+def stored(data: TrainingData) -> list[TokenExample]:
+    return [data.example(index) for chain in data.chains for index in chain]
+
+
 def by_step(data: TrainingData) -> list[TokenExample]:
     """The examples, which lie depth first, by chain and step."""
-    return sorted(data.examples, key=lambda example: (example.chain_id, example.step))
+    return sorted(stored(data), key=lambda example: (example.chain_id, example.step))
 
 
 def in_memory(task: WorkerTask, **choice):
@@ -68,7 +73,7 @@ def test_what_lies_on_disk_is_what_is_made_in_memory(written: WorkerTask) -> Non
 def test_it_is_the_same_in_blocks_of_any_size_and_files_in_any_order(
     written: WorkerTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chains: int
 ) -> None:
-    whole = [example.ids.tolist() for example in opened(written).examples]
+    whole = [example.ids.tolist() for example in stored(opened(written))]
     files = [Path(file) for file in written.stepwise_files]
     rows = pa.concat_tables([pq.read_table(file) for file in files])
     order = list(range(len(rows)))
@@ -82,7 +87,7 @@ def test_it_is_the_same_in_blocks_of_any_size_and_files_in_any_order(
     assert sum(len(rows) for block in blocks for rows in block.rows.values()) == sum(HOPS)
     folder = prepare(prepared(written), tmp_path / "other")
     data = TrainingData(folder)
-    assert [example.ids.tolist() for example in data.examples] == whole
+    assert [example.ids.tolist() for example in stored(data)] == whole
     assert [len(chain) for chain in data.chains] == HOPS
     assert len(list(folder.glob("part-*.arrow"))) == len(blocks)
 
@@ -94,7 +99,7 @@ def test_whole_paths_are_made_of_blocks_too(
     train = written.train.model_copy(update={"objective": "vanilla-kd"})
     data = opened(replace(written, train=train))
     expected = in_memory(written, whole_path=True)
-    assert [example.ids.tolist() for example in data.examples] == [
+    assert [example.ids.tolist() for example in stored(data)] == [
         example.ids.tolist() for example in expected.examples
     ]
     assert [len(chain) for chain in data.chains] == [1] * len(HOPS)
@@ -136,7 +141,7 @@ def test_nothing_half_made_is_used(
         prepare(task, tmp_path / "half", stop)
     assert not list((tmp_path / "half").glob("*/about.json"))
     data = TrainingData(prepare(task, tmp_path / "half"))
-    assert len(data.examples) == sum(HOPS)
+    assert len(data.length_E) == sum(HOPS)
     assert len(list((tmp_path / "half").iterdir())) == 1
 
 
@@ -164,12 +169,12 @@ def test_an_ability_without_an_example_is_refused_and_nothing_is_left(
 def test_blocks_are_prepared_on_the_cluster_alike(
     written: WorkerTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = [example.ids.tolist() for example in opened(written).examples]
+    here = [example.ids.tolist() for example in stored(opened(written))]
     monkeypatch.setattr(preparation, "CHAINS_PER_BLOCK", 2)
     told: list[tuple[int, int]] = []
     folder = prepare(prepared(written), tmp_path / "there", lambda *done: told.append(done))
     assert told == [(n, 4) for n in range(1, 5)]
-    assert [example.ids.tolist() for example in TrainingData(folder).examples] == here
+    assert [example.ids.tolist() for example in stored(TrainingData(folder))] == here
     about = json.loads((folder / "about.json").read_text())
     rows = [
         {**row, "ability": "middle"} for row in pq.read_table(written.stepwise_files[0]).to_pylist()

@@ -144,7 +144,7 @@ def test_the_example_whose_loss_is_no_number_is_named(tmp_path, task, write_step
 
     write_stepwise(tmp_path, [3, 2, 4])
     training = start(task, zero_stage=1, packing=False)
-    ids = {(e.chain_id, e.step): e.ids.tolist() for e in training.data.examples}
+    ids = {(e.chain_id, e.step): e.ids.tolist() for e in training.data.global_batch(0).examples}
     last = ids.pop(("c0002", 4))
     others = {token for tokens in ids.values() for token in tokens}
     own = next(token for token in last if token not in others)

@@ -14,7 +14,8 @@ from steper_ray.training.objective import (
     gradient_shares,
 )
 from steper_ray.training.packing import packed_length, prefix_tree
-from steper_ray.training.tokenization import TokenExample, stepwise_files, tokenize_examples
+from steper_ray.training.tokenization import TokenExample, stepwise_files
+from tests.tokenized import tokenize_examples
 
 SIGMA = (0.7, 1.4, 0.9)
 SHARES = gradient_shares(

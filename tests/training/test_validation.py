@@ -41,8 +41,8 @@ def test_validation_is_the_plain_loss_of_chains_that_are_not_trained_on(
     training = start(
         task, validation_chains=2, chains_per_batch=2, packing=packing, validate_every_steps=1
     )
-    held_out = {training.data.examples[chain[0]].chain_id for chain in training.held_out}
-    trained = {training.data.examples[chain[0]].chain_id for chain in training.chains}
+    held_out = {training.data.stored.example(chain[0]).chain_id for chain in training.data.held_out}
+    trained = {training.data.stored.example(chain[0]).chain_id for chain in training.data.chains}
     assert len(held_out) == 2
     assert held_out | trained == {example.chain_id for example in written}
     assert not held_out & trained

@@ -1,0 +1,111 @@
+"""The training data as one rank takes it: global batches, and its share of them as tensors."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steper_ray.training.batches import (
+    MicroBatch,
+    cut_micro_batches,
+    epoch_batches,
+    hold_out,
+    steps_per_epoch,
+)
+from steper_ray.training.objective import count_abilities
+from steper_ray.training.packing import packed_length
+from steper_ray.training.settings import TrainConfig
+from steper_ray.training.tokenization import TokenExample
+from steper_ray.training.training_data import TrainingData, Unit
+
+if TYPE_CHECKING:
+    from steper_ray.training.tensors import Batch
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """Chains that one optimizer step, or one validation, takes together."""
+
+    units: list[Unit]
+    chain_share: float
+    """Share of the chains that are trained on."""
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each unit that go through the model."""
+        return [packed_length(unit.tree) for unit in self.units]
+
+    @cached_property
+    def examples(self) -> list[TokenExample]:
+        """All examples, in the order of the units."""
+        return [example for unit in self.units for example in unit.examples]
+
+    def count_by_ability(self, abilities: int) -> tuple[int, ...]:
+        """Number of examples of each of so many abilities."""
+        return count_abilities([example.ability for example in self.examples], abilities)
+
+
+class RankData:
+    """The training data of a run, and what one rank computes of it."""
+
+    def __init__(
+        self, folder: Path, train: TrainConfig, *, seed: int, rank: int, ranks: int, packed: bool
+    ) -> None:
+        """folder: from `steper_ray.training.preparation.prepare`; packed: whether chains are packed"""
+        self.stored = TrainingData(folder)
+        self.packed = packed
+        self._train, self._seed, self._rank, self._ranks = train, seed, rank, ranks
+        self.chains, self.held_out = hold_out(self.stored, train.validation_chains)
+        index_E = [index for chain in self.chains for index in chain]
+        self.trained_A = count_abilities(
+            self.stored.ability_E[index_E].tolist(), len(self.stored.abilities)
+        )
+        """Examples of each ability that are trained on."""
+        self.steps_per_epoch = steps_per_epoch(len(self.chains), train.chains_per_batch)
+        self.steps = self.steps_per_epoch * train.epochs
+
+    def global_batch(self, step: int) -> GlobalBatch:
+        """The chains of an optimizer step, counted from 0 over all epochs."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        batches = epoch_batches(
+            len(self.chains), self._train.chains_per_batch, seed=self._seed, epoch=epoch
+        )
+        chains = [self.chains[number] for number in batches[position]]
+        return GlobalBatch(self._units(chains), len(chains) / len(self.chains))
+
+    def validation_batch(self) -> GlobalBatch:
+        """The chains that are held out."""
+        return GlobalBatch(self._units(self.held_out), 0.0)
+
+    def _units(self, chains: Sequence[range]) -> list[Unit]:
+        return [unit for chain in chains for unit in self.stored.units(chain, packed=self.packed)]
+
+    def micro_batches(
+        self, batch: GlobalBatch, weight_E: Sequence[float] | None, device: Any
+    ) -> "Iterator[tuple[MicroBatch, Batch, bool]]":
+        """This rank's share of a global batch, as tensors, and whether each micro-batch is its last.
+
+        weight_E: weight in the loss of each of the batch's examples; None: nothing will be learned
+        """
+        cut = cut_micro_batches(
+            batch.lengths, self._train.micro_batch_tokens, self._ranks, padded=not self.packed
+        )[self._rank]
+        weights = iter(weight_E or [0.0] * len(batch.examples))
+        weights_of = [[next(weights) for _ in unit.examples] for unit in batch.units]
+        for number, micro_batch in enumerate(cut, 1):
+            # DeepSpeed averages gradients over the ranks; L is their sum.
+            factor = self._ranks * float(micro_batch.counted)
+            chosen = [factor * weight for unit in micro_batch.units for weight in weights_of[unit]]
+            units = [batch.units[unit] for unit in micro_batch.units]
+            yield micro_batch, self._tensors(units, chosen, device), number == len(cut)
+
+    def _tensors(self, units: Sequence[Unit], weight_E: Sequence[float], device: Any) -> "Batch":
+        from steper_ray.training.tensors import packed_batch, padded_batch
+
+        pad = self.stored.about["pad"]
+        if self.packed:
+            chains, trees = [unit.examples for unit in units], [unit.tree for unit in units]
+            return packed_batch(chains, trees, weight_E, pad, device)
+        examples = [example for unit in units for example in unit.examples]
+        return padded_batch(examples, weight_E, pad, device)

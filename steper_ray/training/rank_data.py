@@ -14,7 +14,6 @@ from steper_ray.training.batches import (
     steps_per_epoch,
 )
 from steper_ray.training.objective import count_abilities
-from steper_ray.training.packing import packed_length
 from steper_ray.training.settings import TrainConfig
 from steper_ray.training.tokenization import TokenExample
 from steper_ray.training.training_data import TrainingData, Unit
@@ -28,13 +27,10 @@ class GlobalBatch:
     """Chains that one optimizer step, or one validation, takes together."""
 
     units: list[Unit]
+    lengths: list[int]
+    """Tokens of each unit that go through the model."""
     chain_share: float
     """Share of the chains that are trained on."""
-
-    @cached_property
-    def lengths(self) -> list[int]:
-        """Tokens of each unit that go through the model."""
-        return [packed_length(unit.tree) for unit in self.units]
 
     @cached_property
     def examples(self) -> list[TokenExample]:
@@ -67,19 +63,30 @@ class RankData:
 
     def global_batch(self, step: int) -> GlobalBatch:
         """The chains of an optimizer step, counted from 0 over all epochs."""
+        chains = self.chains_of(step)
+        return self._batch(chains, len(chains) / len(self.chains))
+
+    def validation_batch(self) -> GlobalBatch:
+        """The chains that are held out."""
+        return self._batch(self.held_out, 0.0)
+
+    def chains_of(self, step: int) -> list[range]:
+        """The chains of an optimizer step, each as its examples' indices."""
         epoch, position = divmod(step, self.steps_per_epoch)
         batches = epoch_batches(
             len(self.chains), self._train.chains_per_batch, seed=self._seed, epoch=epoch
         )
-        chains = [self.chains[number] for number in batches[position]]
-        return GlobalBatch(self._units(chains), len(chains) / len(self.chains))
+        return [self.chains[number] for number in batches[position]]
 
-    def validation_batch(self) -> GlobalBatch:
-        """The chains that are held out."""
-        return GlobalBatch(self._units(self.held_out), 0.0)
+    def _batch(self, chains: Sequence[range], share: float) -> GlobalBatch:
+        stored, packed = self.stored, self.packed
+        units = [unit for chain in chains for unit in stored.units(chain, packed=packed)]
+        return GlobalBatch(units, stored.unit_lengths(chains, packed=packed), share)
 
-    def _units(self, chains: Sequence[range]) -> list[Unit]:
-        return [unit for chain in chains for unit in self.stored.units(chain, packed=self.packed)]
+    def cut(self, lengths: Sequence[int]) -> list[list[MicroBatch]]:
+        """The micro-batches of each rank, of units of so many tokens each."""
+        tokens = self._train.micro_batch_tokens
+        return cut_micro_batches(lengths, tokens, self._ranks, padded=not self.packed)
 
     def micro_batches(
         self, batch: GlobalBatch, weight_E: Sequence[float] | None, device: Any
@@ -88,9 +95,7 @@ class RankData:
 
         weight_E: weight in the loss of each of the batch's examples; None: nothing will be learned
         """
-        cut = cut_micro_batches(
-            batch.lengths, self._train.micro_batch_tokens, self._ranks, padded=not self.packed
-        )[self._rank]
+        cut = self.cut(batch.lengths)[self._rank]
         weights = iter(weight_E or [0.0] * len(batch.examples))
         weights_of = [[next(weights) for _ in unit.examples] for unit in batch.units]
         for number, micro_batch in enumerate(cut, 1):

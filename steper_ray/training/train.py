@@ -11,20 +11,18 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from steper_ray.errors import AllRanksError, InputError, StageError, find_steper_error
+from steper_ray.errors import InputError
 from steper_ray.files import new_folder
 from steper_ray.models.folder import check_model, model_size
 from steper_ray.models.hub import use_hub
 from steper_ray.models.loading import load_model_config
 from steper_ray.models.push import check_repo_name, push_folder
 from steper_ray.models.settings import DEFAULTS, HubConfig
-from steper_ray.ray_runtime.logs import LaunchLog, launch
-from steper_ray.ray_runtime.placement import training_worker_resources
+from steper_ray.ray_runtime.logs import launch
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
 from steper_ray.run.identity import write_record
@@ -41,7 +39,9 @@ from steper_ray.training.settings import TrainConfig
 from steper_ray.training.summary import TrainSummary
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.trackers import check_trackers
+from steper_ray.training.trainer import run_workers
 from steper_ray.training.training_data import TrainingData, check_examples
+from steper_ray.training.worker import run_worker
 from steper_ray.training.worker_spec import (
     CANDIDATES,
     WorkerOutcome,
@@ -119,7 +119,9 @@ def train(
         task = replace(task, prepared=str(data))
         checkpoints = find_checkpoints(folder, identity, changed)
         with launch(folder.log("train")) as log:
-            outcome = _run_workers(task, checkpoints, callbacks, log)
+            outcome = run_workers(
+                task, run_worker, storage=checkpoints, log=log, callbacks=callbacks
+            )
             loss, step = _best_candidate(settings, outcome, folder.training, score)
             summary = _summarize(task, outcome, loss, step, time.monotonic() - started)
             _place_student(folder, summary, add_card)
@@ -228,53 +230,3 @@ def check_storage(folder: Path, settings: TrainConfig) -> None:
             f"for {settings.num_to_keep + 1} checkpoints and the student; make room or lower "
             "train.num_to_keep"
         )
-
-
-def _run_workers(
-    task: WorkerTask, checkpoints: Path, callbacks: Sequence[Any], log: LaunchLog
-) -> WorkerOutcome:
-    """Run the workers on Ray Train; raises StageError, or the error of steper_ray that a worker raised."""
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from steper_ray.training.worker import run_worker
-
-    settings = task.train
-    # Loosely typed: Ray annotates neither loops without an argument nor results of loops.
-    loop: Any = partial(run_worker, task, log)
-    trainer: Any = TorchTrainer(
-        loop,
-        torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.workers,
-            use_gpu=settings.use_gpu,
-            resources_per_worker={
-                name: amount
-                for name, amount in training_worker_resources(settings).items()
-                if amount
-            },
-        ),
-        run_config=ray.train.RunConfig(
-            name=checkpoints.name,
-            storage_path=str(checkpoints.parent),
-            failure_config=ray.train.FailureConfig(max_failures=settings.max_restarts),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=settings.num_to_keep),
-            callbacks=list(callbacks),
-        ),
-    )
-    # Its own would end this process with 1, and stay when the training is over: Ctrl-C is the command's.
-    trainer._register_sigint_handler = lambda _: None
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", {})
-        for failure in (*failures.values(), error):
-            if (cause := find_steper_error(failure)) is not None:
-                raise cause from None
-        first = next(iter(failures.values()), error)
-        line = str(first).strip().splitlines()[-1]
-        raise StageError(f"train: a worker failed: {line}; see {log.folder}") from error
-    outcome: WorkerOutcome | AllRanksError = result.return_value
-    if isinstance(outcome, AllRanksError):
-        raise outcome.original()
-    return outcome

@@ -120,11 +120,12 @@ class TrainingData:
         trees = [tree_of([0], [length]) for length in length_E]
         return [Unit([example], tree) for example, tree in zip(examples, trees, strict=True)]
 
-    def tokens(self, chains: Sequence[range], *, packed: bool) -> int:
-        """Tokens that go through the model for some chains."""
-        index_E = [index for chain in chains for index in chain]
-        tokens = int(self.length_E[index_E].sum())
-        return tokens - int(self._start_E[index_E].sum()) if packed else tokens
+    def unit_lengths(self, chains: Sequence[range], *, packed: bool) -> list[int]:
+        """Tokens that go through the model for each unit of some chains, in the order of `units`."""
+        if not packed:
+            return [int(self.length_E[index]) for chain in chains for index in chain]
+        own_E = self.length_E - self._start_E
+        return [int(own_E[chain.start : chain.stop].sum()) for chain in chains]
 
 
 def check_examples(about: dict[str, Any], *, vocabulary: int, positions: int) -> None:

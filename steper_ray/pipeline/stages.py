@@ -92,11 +92,15 @@ def run_select(config: "RunConfig", _progress: "StageProgress") -> StageResult:
 
 def run_train(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Train the student."""
-    from steper_ray.pipeline.training import following_metrics, train_student
+    from steper_ray.pipeline.training import following_metrics, forecast_training, train_student
+    from steper_ray.planning.training import forecast_lines
 
     def show(done: int, blocks: int) -> None:
         progress.update(done, blocks, f"preparing the examples: {done} of {blocks} blocks")
 
+    if config.train.dry_run:
+        forecast = forecast_training(config, on_prepared=show)
+        return StageResult(forecast_lines(forecast, config.train), forecast)
     with following_metrics(config.folder.metrics, progress):
         summary = train_student(config, on_prepared=show)
     return StageResult(train_lines(summary, config.folder.student), summary)
@@ -257,6 +261,11 @@ STAGES: Final[dict[str, Stage]] = {
         reads=("examples",),
         writes=("training", "checkpoints", "student"),
         options=(
+            Option(
+                "--dry-run",
+                "say what the training would take, from its data and a few steps (train.dry_run)",
+                setting="train.dry_run",
+            ),
             Option(
                 "--push-to-hub",
                 "upload the student to the Hugging Face Hub (train.push_to_hub)",

@@ -11,6 +11,7 @@ from steper_ray.pipeline.versions import TRAINING_PACKAGES, installed_versions
 from steper_ray.ray_runtime.watch import calling_every
 from steper_ray.reports.student_card import Card, write_card
 from steper_ray.reports.training_charts import write_training_pictures
+from steper_ray.training.dry_run import TrainingForecast, dry_run
 from steper_ray.training.preparation import Progress
 from steper_ray.training.summary import TrainSummary
 from steper_ray.training.train import train
@@ -54,6 +55,23 @@ def train_student(
     )
 
 
+def forecast_training(
+    config: "RunConfig", *, on_prepared: Progress | None = None
+) -> TrainingForecast:
+    """What the training of a run file would take."""
+    return dry_run(
+        config.train,
+        examples=config.folder.examples,
+        out=config.folder.root,
+        seed=config.run.seed,
+        reasoning=config.reasoning,
+        hub=config.hub,
+        scheme=read_scheme(config.folder.stats),
+        prepared=config.folder.prepared,
+        on_prepared=on_prepared,
+    )
+
+
 def student_card(config: "RunConfig", summary: TrainSummary, corpus_version: str) -> Card:
     """The card of a trained student."""
     reasoning, settings = config.reasoning, config.train
@@ -80,7 +98,7 @@ def student_card(config: "RunConfig", summary: TrainSummary, corpus_version: str
         validation_loss=summary.validation_loss,
         validation_step=None if summary.validation_loss is None else summary.steps,
         sigma=summary.sigma,
-        workers=settings.workers,
+        workers=settings.max_workers,
         seconds=summary.seconds,
         versions=installed_versions(TRAINING_PACKAGES),
     )

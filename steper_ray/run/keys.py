@@ -238,7 +238,9 @@ EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
         "checkpoint_every_minutes",
         "num_to_keep",
         "max_restarts",
+        "timeout_minutes",
         "trackers",
+        "dry_run",
         "push_to_hub",
     ),
     # what is compared; each student and each model's answers have records of their own

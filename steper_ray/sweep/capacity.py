@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def trial_bundles(config: "RunConfig") -> list[list[Resources]]:
     """Resources of each process of a trial, phase after phase (training, then answering)."""
     train, engine = config.train, config.engine
-    phases: list[list[Resources]] = [[training_worker_resources(train)] * train.workers]
+    phases: list[list[Resources]] = [[training_worker_resources(train)] * train.max_workers]
     if config.sweep.metric != "loss":
         engines = [engine_actor_resources(engine)] * engine.replicas
         phases.append([*engines, {"CPU": 1.0, "GPU": 0.0}])

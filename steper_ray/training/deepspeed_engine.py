@@ -1,5 +1,6 @@
 """The DeepSpeed engine of one rank: the student under ZeRO, and its optimizer step."""
 
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,16 @@ def start_engine(task: WorkerTask, *, packed: bool, universal: bool) -> Any:
     )
     if train.offload_weights != "nvme":
         student.loss_head.stay_gathered()
+    _set_timeouts(train.timeout_minutes)
     return engine
+
+
+def _set_timeouts(minutes: float) -> None:
+    """Let every process group wait so long; those that DeepSpeed makes have torch's defaults."""
+    from torch.distributed import distributed_c10d
+
+    for group in distributed_c10d._world.pg_map:
+        distributed_c10d._set_pg_timeout(timedelta(minutes=minutes), group)
 
 
 def _groups(student: "StudentLoss", weight_decay: float) -> list[Any]:

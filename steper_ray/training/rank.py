@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from steper_ray.models.loading import load_model_config
 from steper_ray.models.student_settings import student_settings
@@ -33,7 +33,10 @@ from steper_ray.training.schedule import learning_rate
 from steper_ray.training.sigma import Sigma
 from steper_ray.training.tokenization import TokenExample
 from steper_ray.training.validation import Validations, validation_loss, validations_at
-from steper_ray.training.worker_spec import WorkerTask
+from steper_ray.training.worker_spec import STOP_FILE, WorkerTask
+
+ASK_EVERY_S: Final = 5.0
+"""Seconds between two questions to Ray whether a node is about to be taken away; it looks as often."""
 
 
 class RankTraining:
@@ -71,8 +74,11 @@ class RankTraining:
         """Of the step at work: each micro-batch's examples, and their NLL on the device."""
         self.saved = time.monotonic()
         """When the newest checkpoint was written."""
-        self.save_due = False
-        """Whether a checkpoint is due by the clock of rank 0; the same on every rank."""
+        self.asked = time.monotonic()
+        """When Ray was last asked whether a node is about to be taken away."""
+        self.save_due = self.stop_due = self.ask_due = False
+        """What rank 0 found to be due, the same on every rank: a checkpoint, by the clock; to stop, as the
+        user wants; to ask Ray about its nodes."""
         torch.manual_seed(task.seed + rank)
         if resume is not None:
             assert state is not None
@@ -147,7 +153,12 @@ class RankTraining:
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint follows the last step; the same on every rank."""
         every = self.task.train.checkpoint_every_steps
-        return self.finished or self.save_due or (every > 0 and self.step % every == 0)
+        return (
+            self.finished
+            or self.save_due
+            or self.stop_due
+            or (every > 0 and self.step % every == 0)
+        )
 
     def train_step(self) -> StepMetrics:
         """One global batch: forward, backward and update of the weights, then of σ.
@@ -281,20 +292,25 @@ class RankTraining:
         sums.index_add_(1, torch.tensor(abilities, device=self.device), values)
 
     def _sum_over_ranks(self, sums: Any) -> Any:
-        """Sums of all ranks, on the CPU; also sets `save_due` on all ranks by the clock of rank 0.
+        """Sums of all ranks, on the CPU; also sets what is due on all ranks.
 
         In one all-reduce: every step waits for it.
         """
         import torch
         import torch.distributed as dist
 
-        minutes = self.task.train.checkpoint_every_minutes
-        late = self.rank == 0 and 0 < minutes < (time.monotonic() - self.saved) / 60
-        shared = torch.cat([sums.flatten(), sums.new_tensor([late])])
+        due = self._due() if self.rank == 0 else (False, False, False)
+        shared = torch.cat([sums.flatten(), sums.new_tensor(due)])
         dist.all_reduce(shared)
         shared = shared.cpu()
-        self.save_due = bool(shared[-1] > 0)
-        return shared[:-1].view(sums.shape)
+        self.save_due, self.stop_due, self.ask_due = (shared[-len(due) :] > 0).tolist()
+        return shared[: -len(due)].view(sums.shape)
+
+    def _due(self) -> tuple[bool, bool, bool]:
+        """Whether a checkpoint is due by the clock, whether to stop, and whether to ask Ray."""
+        now, minutes = time.monotonic(), self.task.train.checkpoint_every_minutes
+        stop = (Path(self.task.training_dir) / STOP_FILE).exists()
+        return 0 < minutes < (now - self.saved) / 60, stop, now - self.asked > ASK_EVERY_S
 
     def _check_finite(self, quantity: str, value: float) -> None:
         """See `check_finite`; of the step at work."""

@@ -135,8 +135,9 @@ class TrainConfig(Section):
     separate examples, and the run says why."""
     gradient_checkpointing: bool = True
     """Compute activations twice instead of keeping them: less memory, about a third more work."""
-    workers: PositiveInt = 2
-    """Ray Train workers."""
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 2
+    """Ray Train workers: a number, or the least and the most, `[2, 8]`. Training then starts with as many
+    as the cluster has room for; when that changes, it resumes from its last checkpoint with as many."""
     cpus_per_worker: PositiveInt = 1
     """CPUs reserved for each worker; also its number of torch threads."""
     use_gpu: bool = False
@@ -149,6 +150,8 @@ class TrainConfig(Section):
     """Newest checkpoints kept, older ones are deleted; also how many students `best_by: em` compares."""
     max_restarts: NonNegativeInt = 2
     """Times the run resumes from its last checkpoint after a worker died."""
+    timeout_minutes: PositiveFloat = 30.0
+    """Minutes that a worker waits for the others in a collective operation before the training fails."""
     validation_chains: NonNegativeInt = 0
     """Chains held out of training to validate on; the best student is then exported instead of the last."""
     validate_every_steps: NonNegativeInt = 0
@@ -160,8 +163,20 @@ class TrainConfig(Section):
     match on `questions.dev` in the reasoning loop."""
     trackers: tuple[Tracker, ...] = ("tensorboard",)
     """Where metrics are sent beside `training/metrics.jsonl`; mlflow and wandb are extras to install."""
+    dry_run: bool = False
+    """Have `steper train` say what it would take (steps, memory, hours), and train nothing."""
     push_to_hub: str | None = None
     """Repository (owner/name) on the Hugging Face Hub that the student is uploaded to, privately if new."""
+
+    @property
+    def min_workers(self) -> int:
+        """Workers that training needs to start, and to go on."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """Workers that training has at most."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
@@ -171,6 +186,8 @@ class TrainConfig(Section):
             raise ValueError("sigma_init must lie between sigma_min and sigma_max")
         if not self.abilities or len(set(self.abilities)) < len(self.abilities):
             raise ValueError("abilities must name at least one ability, and none twice")
+        if self.min_workers > self.max_workers:
+            raise ValueError("workers: the least number of workers is above the most")
         if self.zero_stage == 0 and (
             self.precision == "bf16" or (self.use_gpu and self.precision == "auto")
         ):

@@ -96,7 +96,9 @@ def train(
     Raises InputError before any worker starts if the model or the examples cannot be used, and
     StageError if training fails.
     """
-    _check_settings(settings, score)
+    check_settings(settings)
+    if settings.best_by == "em" and score is None:
+        raise InputError("train.best_by: em compares students by `score`; pass it to train()")
     task = worker_task(
         settings,
         stepwise_files(examples),
@@ -146,16 +148,14 @@ def check_data(folder: Path, task: WorkerTask) -> None:
     hold_out(data, train.validation_chains)
 
 
-def _check_settings(settings: TrainConfig, score: Score | None) -> None:
-    """Raises InputError for settings that this machine or this call cannot carry out."""
+def check_settings(settings: TrainConfig) -> None:
+    """Raises InputError for settings that this machine cannot carry out."""
     check_model(settings.model, "train.model", settings.revision)
     check_trackers(settings.trackers)
     if settings.lora is not None and find_spec("peft") is None:
         raise InputError("train.lora: peft is not installed; pip install 'steper_ray[lora]'")
     if settings.push_to_hub is not None:
         check_repo_name(settings.push_to_hub, "train.push_to_hub")
-    if settings.best_by == "em" and score is None:
-        raise InputError("train.best_by: em compares students by `score`; pass it to train()")
 
 
 def _best_candidate(

@@ -1,6 +1,9 @@
 """The workers of a training on Ray Train."""
 
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,14 +11,14 @@ from typing import Any, TypeVar
 from steper_ray.errors import AllRanksError, StageError, find_steper_error
 from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.ray_runtime.placement import training_worker_resources
-from steper_ray.training.worker_spec import WorkerTask
+from steper_ray.training.worker_spec import STOP_FILE, StoppedTraining, WorkerTask
 
 Result = TypeVar("Result")
 
 
 def run_workers(
     task: WorkerTask,
-    loop: Callable[[WorkerTask, LaunchLog], Result | AllRanksError],
+    loop: Callable[[WorkerTask, LaunchLog], Result | StoppedTraining | AllRanksError],
     *,
     storage: Path,
     log: LaunchLog,
@@ -25,19 +28,29 @@ def run_workers(
 
     storage: folder of the checkpoints, absolute
 
-    Raises StageError if a worker fails, or the error of steper_ray that a worker raised or returned.
+    SIGTERM has the workers write a checkpoint and stop; a second one does what the first one would have.
+
+    Raises StageError if a worker fails or the training is stopped so, or the error of steper_ray that a
+    worker raised or returned.
     """
+    import ray.exceptions
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     settings = task.train
     # Loosely typed: Ray annotates neither loops without an argument nor results of loops.
     bound: Any = partial(loop, task, log)
+    scaling: Any = ray.train.ScalingConfig  # to type checkers, that of the first Ray Train
     trainer: Any = TorchTrainer(
         bound,
-        torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
+        torch_config=TorchConfig(
+            backend="nccl" if settings.use_gpu else "gloo",
+            timeout_s=round(60 * settings.timeout_minutes),
+        ),
+        scaling_config=scaling(
             num_workers=settings.workers,
+            # A change costs what was trained since the last checkpoint.
+            elastic_resize_monitor_interval_s=60 * (settings.checkpoint_every_minutes or 1),
             use_gpu=settings.use_gpu,
             resources_per_worker={
                 name: amount
@@ -56,7 +69,8 @@ def run_workers(
     # Its own would end this process with 1, and stay when the training is over: Ctrl-C is the command's.
     trainer._register_sigint_handler = lambda _: None
     try:
-        result = trainer.fit()
+        with _stopping_at_sigterm(Path(task.training_dir) / STOP_FILE):
+            result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {})
         for failure in (*failures.values(), error):
@@ -65,7 +79,43 @@ def run_workers(
         first = next(iter(failures.values()), error)
         line = str(first).strip().splitlines()[-1]
         raise StageError(f"train: a worker failed: {line}; see {log.folder}") from error
-    outcome: Result | AllRanksError = result.return_value
+    except ray.exceptions.RayError as error:
+        # Ray Train's own actors were lost: to a node without memory, or with it.
+        line = str(error).strip().splitlines()[0]
+        raise StageError(f"train: Ray ended the training: {line}; see {log.folder}") from error
+    outcome: Result | StoppedTraining | AllRanksError = result.return_value
+    if isinstance(outcome, StoppedTraining):
+        raise StageError(
+            f"train: stopped by SIGTERM after step {outcome.step:,} of {outcome.steps:,}; the same command "
+            "resumes from its checkpoint"
+        )
     if isinstance(outcome, AllRanksError):
         raise outcome.original()
     return outcome
+
+
+@contextmanager
+def _stopping_at_sigterm(stop_file: Path) -> Iterator[None]:
+    """While the block runs, the first SIGTERM writes a file that the workers look for after each step.
+
+    Signals reach the main thread only: in another one, this does nothing.
+    """
+    stop_file.unlink(missing_ok=True)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_signal: int, _frame: Any) -> None:
+        signal.signal(signal.SIGTERM, before)
+        stop_file.parent.mkdir(parents=True, exist_ok=True)
+        stop_file.touch()
+        print(
+            "  train  stops after this step, with a checkpoint; SIGTERM once more stops it at once"
+        )
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        stop_file.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from steper_ray.errors import AllRanksError
 from steper_ray.models.hub import use_hub
 from steper_ray.ray_runtime.logs import LaunchLog, start_log
 from steper_ray.training.metrics import MetricsWriter, StepMetrics
-from steper_ray.training.worker_spec import CANDIDATES, WorkerOutcome, WorkerTask
+from steper_ray.training.worker_spec import CANDIDATES, StoppedTraining, WorkerOutcome, WorkerTask
 
 if TYPE_CHECKING:
     from steper_ray.training.rank import RankTraining
@@ -55,7 +55,7 @@ def prepare_process(task: WorkerTask) -> None:
         deepspeed.ops.__compatible_ops__ = {}
 
 
-def run_worker(task: WorkerTask, log: LaunchLog) -> WorkerOutcome | AllRanksError:
+def run_worker(task: WorkerTask, log: LaunchLog) -> WorkerOutcome | StoppedTraining | AllRanksError:
     """The Ray Train loop of one worker.
 
     An error that all workers raise together is returned: Ray Train would try again what is raised.
@@ -67,14 +67,20 @@ def run_worker(task: WorkerTask, log: LaunchLog) -> WorkerOutcome | AllRanksErro
         return error
 
 
-def _train(task: WorkerTask, log: LaunchLog) -> WorkerOutcome:
-    """Train from the newest checkpoint, or from the start, to the end."""
+def start_worker(task: WorkerTask, log: LaunchLog) -> tuple[int, int]:
+    """Make this process a worker of a training; returns its rank and the number of ranks."""
     import ray.train
 
     context = ray.train.get_context()
-    rank, ranks = context.get_world_rank(), context.get_world_size()
+    rank = context.get_world_rank()
     start_log(log, "worker", rank)
     prepare_process(task)
+    return rank, context.get_world_size()
+
+
+def _train(task: WorkerTask, log: LaunchLog) -> WorkerOutcome | StoppedTraining:
+    """Train from the newest checkpoint, or from the start, to the end or until the user stops it."""
+    rank, ranks = start_worker(task, log)
     import ray.train.torch
 
     from steper_ray.training.rank import RankTraining
@@ -103,7 +109,8 @@ def _train(task: WorkerTask, log: LaunchLog) -> WorkerOutcome:
             run=Path(task.training_dir).parent.name,
             settings=task.train.model_dump(mode="json"),
         )
-    while not training.finished:
+    notice = None
+    while not training.finished and not training.stop_due:
         metrics = training.train_step()
         validated = training.validation_due
         if validated:
@@ -111,10 +118,19 @@ def _train(task: WorkerTask, log: LaunchLog) -> WorkerOutcome:
             logger.info("step %d: validation loss %.4f", metrics.step, metrics.validation_loss)
         if writer is not None:
             writer.write(metrics)
+        if training.ask_due:
+            training.asked = time.monotonic()
+            before, notice = notice, ray.train.get_preemption_info()
+            if notice is not None and notice != before:
+                logger.warning("a node is about to be taken away; a checkpoint is written")
+                training.save_due = True
         if training.checkpoint_due or (task.report_validations and validated):
             _report(training, metrics)
     if writer is not None:
         writer.close()
+    if not training.finished:
+        logger.info("stopped after step %d, as the user wants", training.step)
+        return StoppedTraining(training.step, training.steps)
     logger.info("finished after step %d", training.step)
     return _outcome(training)
 
@@ -147,7 +163,7 @@ def _outcome(training: "RankTraining") -> WorkerOutcome:
     )
 
 
-def _storage() -> Path:
+def checkpoint_storage() -> Path:
     """Folder of the run's checkpoints, which every worker sees."""
     import ray.train
 
@@ -156,9 +172,9 @@ def _storage() -> Path:
 
 def _remove_leftovers(step: int) -> None:
     """Remove checkpoints after a step: half-written ones, and those that died before they were reported."""
-    for folder in _storage().glob(f".{CHECKPOINT}*.partial"):
+    for folder in checkpoint_storage().glob(f".{CHECKPOINT}*.partial"):
         shutil.rmtree(folder, ignore_errors=True)
-    for folder in _storage().glob(f"{CHECKPOINT}*"):
+    for folder in checkpoint_storage().glob(f"{CHECKPOINT}*"):
         if int(folder.name.removeprefix(CHECKPOINT)) > step:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -171,7 +187,7 @@ def _report(training: "RankTraining", metrics: StepMetrics) -> None:
 
     from steper_ray.training.candidates import keep_candidates
 
-    whole = _storage() / f"{CHECKPOINT}{metrics.step:06d}"
+    whole = checkpoint_storage() / f"{CHECKPOINT}{metrics.step:06d}"
     partial = whole.with_name(f".{whole.name}.partial")
     started = time.monotonic()
     if training.rank == 0:

@@ -22,6 +22,10 @@ from steper_ray.training.tokenization import examples_digest
 CANDIDATES: Final = "candidates"
 
 
+STOP_FILE: Final = "stop"
+"""In the training's folder, while it is asked to write a checkpoint and stop."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerTask:
     """Everything a worker needs to know."""
@@ -63,6 +67,14 @@ class WorkerOutcome(TrainingDataCounts):
     """(validation loss, step) of the students in `candidates/`, best first; without validation the last
     step alone, and its training loss."""
     validated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedTraining:
+    """A training that was asked to stop, after a checkpoint."""
+
+    step: int
+    steps: int
 
 
 def candidate_dir(training_dir: Path, step: int) -> Path:

@@ -247,6 +247,39 @@ def test_a_killed_job_goes_on_with_fewer_workers_and_is_not_done_twice(
     assert stamps_in(tmp_path) == stamps, "a run that is done starts no workers"
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_sigterm_writes_a_checkpoint_and_stops(tmp_path, write_stepwise, tiny_student):
+    write_stepwise(tmp_path, [2, 3, 4, 1, 2, 3])
+    config = small_run(tmp_path, tiny_student, workers=1)
+    file = tmp_path / "run.yaml"
+    train = {**config.train.model_dump(mode="json"), "epochs": 5000}
+    file.write_text(yaml.safe_dump({"run": {"dir": str(tmp_path)}, "train": train}))
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as ray:
+        job = subprocess.Popen(
+            [sys.executable, "-m", "steper_ray.cli", "train", "--config", str(file)],
+            env={**os.environ, "RAY_TMPDIR": ray, "RAY_ADDRESS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            while not metrics_of(config):
+                assert job.poll() is None
+                time.sleep(0.1)
+            job.terminate()
+            output, errors = job.communicate(timeout=120)
+        finally:
+            job.kill()
+    steps = [line["step"] for line in metrics_of(config)]
+    assert job.returncode == 1
+    assert f"steper train: train: stopped by SIGTERM after step {steps[-1]:,} of 5,000; " in errors
+    assert "stops after this step, with a checkpoint" in output
+    (checkpoint,) = config.folder.checkpoints.glob(f"*/{CHECKPOINT}*")
+    assert json.loads((checkpoint / "state.json").read_text())["last"]["step"] == steps[-1]
+    assert not config.folder.student.exists()
+    assert not (config.folder.training / "stop").exists()
+
+
 def await_checkpoint(config: RunConfig, still_runs: Callable[[], bool]) -> None:
     """Returns as soon as Ray Train has taken note of a checkpoint."""
     while not any(

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -163,7 +163,7 @@ def test_the_size_of_a_model_on_the_hub_is_told_by_the_heads_of_its_files(
     hub: Hub, tmp_path: Path, there: bool
 ) -> None:
     if there:
-        arrays = {"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float16)}
+        arrays: dict[str, Any] = {"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float16)}
         hub.files["model.safetensors"] = save(arrays)
     done = subprocess.run(
         [sys.executable, "-c", SIZE],

@@ -65,10 +65,10 @@ class SweepConfig(Section):
     """Score that ranks trials: validation loss (the mean of L_j, without σ), or exact match or F1 of the
     student on `questions.dev` in the reasoning loop."""
     scheduler: Literal["none", "asha"] = "none"
-    """`asha` stops trials early whose validation loss is not among the best after the same amount of data."""
+    """`asha` stops trials early whose validation loss is not among the best at a rung."""
     asha_grace: PositiveInt = 1
-    """Validations before a trial may be stopped: ASHA's first rung. Where `chains_per_batch` differs, those of
-    the trial with the largest batches."""
+    """Validations before a trial may be stopped: ASHA's first rung. If trials differ in `chains_per_batch`,
+    those of the trial with the largest batches."""
     asha_factor: int = Field(default=3, ge=2)
     """At each rung one trial of this many continues; the next rung is this many times as far."""
     concurrent: PositiveInt | None = None

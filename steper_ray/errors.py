@@ -42,22 +42,30 @@ class StageError(SteperError):
     """A stage could not finish; the message names the stage and its log."""
 
 
+class DivergedError(StageError):
+    """A training's loss or gradient is not finite; the same settings give the same again."""
+
+
 class AllRanksError(StageError):
     """What all workers of a training raise together: none waits for another, and a retry gives the same.
 
     of_input: whether the user can mend it (an `InputError`)
+    diverged: whether a loss or a gradient is not finite (a `DivergedError`)
     """
 
-    def __init__(self, message: str, of_input: bool = False) -> None:
-        super().__init__(message, of_input)
+    def __init__(self, message: str, of_input: bool = False, diverged: bool = False) -> None:
+        super().__init__(message, of_input, diverged)
         self.of_input = of_input
+        self.diverged = diverged
 
     def __str__(self) -> str:
         return str(self.args[0])
 
     def original(self) -> SteperError:
         """The error as the command shows it."""
-        return (InputError if self.of_input else StageError)(str(self))
+        if self.of_input:
+            return InputError(str(self))
+        return (DivergedError if self.diverged else StageError)(str(self))
 
 
 def find_steper_error(error: BaseException) -> SteperError | None:

@@ -56,6 +56,10 @@ class Endpoints(BaseHTTPRequestHandler):
             return self._send(409 if hub.exists else 200, address)
         if path == "/api/validate-yaml":
             return self._send(200, {"warnings": [], "errors": []})
+        if "/resolve/" in path:
+            data = hub.files.get(path.rpartition("/")[2])
+            missing = (404, {"code": "EntryNotFound"})
+            return self._send(*missing) if data is None else self._send_bytes(data)
         kind, endpoint = path.removeprefix("/api/").split("/owner/name")
         assert kind in ("models", "datasets")
         if endpoint == "":
@@ -101,6 +105,15 @@ class Endpoints(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         if isinstance(answer, dict) and "code" in answer:
             self.send_header("X-Error-Code", answer["code"])
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def _send_bytes(self, data: bytes) -> None:
+        self.send_response(200)
+        self.send_header("ETag", '"0"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)

@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from steper_ray.errors import InputError
-from steper_ray.models.hub import hub_commit
+from steper_ray.models.hub import Shapes, cached_folder, hub_commit, hub_shapes
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.run.identity import digest
 
@@ -37,23 +39,33 @@ def check_model(model: str, setting: str, revision: str | None = None) -> str:
     return model
 
 
-def model_size(model: str) -> tuple[int | None, int | None]:
-    """(parameters, bytes on disk) of a model folder's safetensors; (None, None) for a Hub name."""
-    from math import prod
+def model_shapes(
+    model: str, revision: str | None = None, hub: HubConfig = DEFAULTS
+) -> Shapes | None:
+    """Shape and bytes of each tensor of a model's safetensors; None where they cannot be told.
 
-    from safetensors import safe_open
+    No weights are fetched: of a model on the Hub that is not on this machine, the files' heads are.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        commit = hub_commit(model, revision, hub)
+        cached = cached_folder(model, commit)
+        if cached is None:
+            return hub_shapes(model, commit)
+        folder = cached
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: size for file in files for name, size in _shapes_in(file)} or None
 
-    files = sorted(Path(model).expanduser().glob("*.safetensors"))
-    if not files:
+
+def model_size(
+    model: str, revision: str | None = None, hub: HubConfig = DEFAULTS
+) -> tuple[int | None, int | None]:
+    """(parameters, bytes) of a model's safetensors; (None, None) where they cannot be told."""
+    shapes = model_shapes(model, revision, hub)
+    if shapes is None:
         return None, None
-    parameters = 0
-    for file in files:
-        with safe_open(file, framework="numpy") as weights:
-            parameters += sum(
-                prod(weights.get_slice(key).get_shape())
-                for key in weights.keys()  # noqa: SIM118
-            )
-    return parameters, sum(file.stat().st_size for file in files)
+    parameters = sum(prod(shape) for shape, _ in shapes.values())
+    return parameters, sum(size for _, size in shapes.values())
 
 
 def model_identity(
@@ -162,17 +174,33 @@ def _sampled_tensors(file: Path) -> Iterator[tuple[str, str, list[int], str]]:
 
     Its layout: eight bytes with the length of a JSON header, the header, the tensors' bytes.
     """
-    with file.open("rb") as content:
-        try:
-            length = int.from_bytes(content.read(8), "little")
-            header = json.loads(content.read(length))
-            for name, tensor in header.items():
-                if name != "__metadata__":
-                    start, end = (8 + length + offset for offset in tensor["data_offsets"])
-                    sample = _sample(content, start, end).hex()
-                    yield name, tensor["dtype"], tensor["shape"], sample
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
-            raise InputError(f"{file}: not a safetensors file; fetch the model again") from None
+    with file.open("rb") as content, _safetensors(file):
+        length = int.from_bytes(content.read(8), "little")
+        header = json.loads(content.read(length))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                start, end = (8 + length + offset for offset in tensor["data_offsets"])
+                sample = _sample(content, start, end).hex()
+                yield name, tensor["dtype"], tensor["shape"], sample
+
+
+def _shapes_in(file: Path) -> Iterator[tuple[str, tuple[list[int], int]]]:
+    """Name, shape and bytes of each tensor of a safetensors file."""
+    with file.open("rb") as content, _safetensors(file):
+        header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                start, end = tensor["data_offsets"]
+                yield name, (tensor["shape"], end - start)
+
+
+@contextmanager
+def _safetensors(file: Path) -> Iterator[None]:
+    """Raises InputError where the block finds that a file is no safetensors file."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
+        raise InputError(f"{file}: not a safetensors file; fetch the model again") from None
 
 
 def _sample(content: BinaryIO, start: int, end: int) -> bytes:

@@ -5,6 +5,7 @@ process that loads, under the one name that every library reads. A model that ca
 line that names the model, the variable and the remedy, whatever library failed.
 """
 
+import json
 import os
 import re
 import sys
@@ -61,6 +62,58 @@ def hub_commit(name: str, revision: str | None = None, hub: HubConfig = DEFAULTS
         return HfApi().model_info(name, revision=revision, timeout=10).sha
     except (HfHubHTTPError, HFValidationError, httpx2.TransportError, OSError):
         return None  # whoever loads it says why
+
+
+Shapes = dict[str, tuple[list[int], int]]
+"""Name → shape and bytes of each tensor."""
+
+
+def cached_folder(name: str, commit: str | None) -> Path | None:
+    """The folder of this machine's cache with all weights of a model on the Hub; None where some lack."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    folder = cache / "snapshots" / (commit or "")
+    index = folder / "model.safetensors.index.json"
+    files = {"model.safetensors"}
+    if index.is_file():
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return folder if all((folder / file).is_file() for file in files) else None
+
+
+def hub_shapes(name: str, commit: str | None) -> Shapes | None:
+    """Tensors of a model on the Hub, from the heads of its files; None where they cannot be told."""
+    import httpx2
+    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if commit is None or constants.is_offline_mode():
+        return None
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        files = HfApi().get_safetensors_metadata(name, revision=commit, timeout=10).files_metadata
+    except (
+        errors.HfHubHTTPError,
+        errors.NotASafetensorsRepoError,
+        errors.SafetensorsParsingError,
+        httpx2.TransportError,
+        OSError,
+    ):
+        return None
+    finally:
+        if shown:
+            enable_progress_bars()
+    return {
+        name: (tensor.shape, tensor.data_offsets[1] - tensor.data_offsets[0])
+        for file in files.values()
+        for name, tensor in file.tensors.items()
+    }
 
 
 def at_revision(revision: str | None) -> dict[str, str]:

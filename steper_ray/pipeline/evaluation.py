@@ -67,7 +67,9 @@ def write_evaluation(
         page,
         title=f"steper_ray: {config.folder.root.name}",
         models={
-            name: ModelReport(report_role(name), summary, *model_size(folders[name]))
+            name: ModelReport(
+                report_role(name), summary, *model_size(folders[name], hub=config.hub)
+            )
             for name, summary in summaries.items()
         },
         metrics_file=config.folder.metrics,

@@ -145,6 +145,7 @@ def run_sweep(config: "RunConfig", progress: "StageProgress") -> StageResult:
         folder / "sweep.html",
         title=f"steper_ray: {config.folder.root.name}, a sweep",
         section=section,
+        train=config.train,
         trials=summary.trials,
         best=summary.best,
     )

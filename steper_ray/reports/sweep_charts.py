@@ -178,25 +178,33 @@ def sigma_paths_chart(
     )
 
 
-def rungs_chart(
-    runs: Sequence[tuple[str, Sequence[float], bool]], rungs: Sequence[int]
-) -> "Markup":
-    """Best validation loss so far over the validations, a line a trial; a dot where one was stopped.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The validations of a trial."""
 
-    runs: (paint, losses, stopped); rungs: validations at which trials were compared
+    paint: str
+    reached: Sequence[float]
+    """Where it stood at each, on the scale of ASHA's rungs."""
+    losses: Sequence[float]
+    """Best validation loss up to each."""
+    stopped: bool
+
+
+def rungs_chart(runs: Sequence[Run], rungs: Sequence[int]) -> "Markup":
+    """Best validation loss so far over the validations, a line a trial; a cross where one was stopped.
+
+    rungs: where trials were compared
     """
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = bare_axes(STAND_INS, height=280, left=58, right=12)
     for rung in rungs:
         axes.axvline(rung, color=STAND_INS["rule"], linewidth=2)
-    for paint, losses, stopped in runs:
-        validations = range(1, len(losses) + 1)
-        color = STAND_INS[paint]
-        axes.plot(validations, losses, color=color, linewidth=2.4 if paint == BEST else 1.4)
-        axes.plot(
-            len(losses), losses[-1], marker="X" if stopped else "o", markersize=8, color=color
-        )
+    for run in runs:
+        color = STAND_INS[run.paint]
+        axes.plot(run.reached, run.losses, color=color, linewidth=2.4 if run.paint == BEST else 1.4)
+        marker = "X" if run.stopped else "o"
+        axes.plot(run.reached[-1], run.losses[-1], marker=marker, markersize=8, color=color)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    _few_log_ticks(axes, "y", [loss for _, losses, _ in runs for loss in losses])
+    _few_log_ticks(axes, "y", [loss for run in runs for loss in run.losses])
     return markup(figure, f"Best validation loss of {len(runs)} trials over their validations")

@@ -13,6 +13,7 @@ from steper_ray.reports.sweep_charts import (
     OTHER,
     STOPPED,
     Line,
+    Run,
     Scale,
     against_chart,
     parallel_chart,
@@ -20,8 +21,10 @@ from steper_ray.reports.sweep_charts import (
     sigma_paths_chart,
 )
 from steper_ray.sweep.settings import SweepConfig
+from steper_ray.sweep.space import applied, budget
 from steper_ray.sweep.trial_files import Trial, ability_names
 from steper_ray.sweep.trial_table import short, status_counts
+from steper_ray.training.settings import TrainConfig
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -31,9 +34,18 @@ METRIC_NAMES: Final = {"loss": "validation loss", "em": "exact match", "f1": "F1
 
 
 def write_sweep_page(
-    file: Path, *, title: str, section: SweepConfig, trials: Sequence[Trial], best: Trial | None
+    file: Path,
+    *,
+    title: str,
+    section: SweepConfig,
+    train: TrainConfig,
+    trials: Sequence[Trial],
+    best: Trial | None,
 ) -> None:
-    """Write the page of a sweep to a file, whole or not at all; unfinished trials are not shown."""
+    """Write the page of a sweep to a file, whole or not at all; unfinished trials are not shown.
+
+    train: the train section that the trials vary
+    """
     shown = [trial for trial in trials if trial.status != "unfinished"]
     abilities = ability_names(shown)
     metric = METRIC_NAMES[section.metric]
@@ -60,14 +72,14 @@ def write_sweep_page(
         ],
         paths=_paths(shown),
         meeting=meeting_line(shown),
-        rungs=_rungs_chart(section, shown, best),
-        arrivals=rung_counts(section, shown),
+        rungs=_rungs_chart(section, train, shown, best),
+        arrivals=rung_counts(section, train, shown),
         head=["trial", *section.parameters, "status", section.metric]
         + [f"L {ability}" for ability in abilities]
         + [f"σ {ability}" for ability in abilities]
         + ["steps", "seconds"],
         rows=[_row(section, trial, abilities) for trial in shown],
-        errors=[(trial.number, trial.error) for trial in shown if trial.error],
+        errors=[(trial.number, trial.status, trial.error) for trial in shown if trial.error],
     )
     write_whole(file, page, errors="replace")
 
@@ -115,11 +127,11 @@ def _paint(trial: Trial, best: Trial | None) -> str:
 
 
 def _learned(trials: Sequence[Trial]) -> list[Trial]:
-    """Trials in which σ moved, failed ones excluded."""
+    """Trials in which σ moved, failed and diverged ones excluded."""
     return [
         trial
         for trial in trials
-        if trial.status != "failed"
+        if trial.status not in ("failed", "diverged")
         and any(
             len({value for _, value in trial.curves[f"sigma_{ability}"]}) > 1
             for ability in trial.sigma
@@ -164,46 +176,52 @@ def meeting_line(trials: Sequence[Trial]) -> str:
     )
 
 
-def rungs_of(section: SweepConfig, validations: int) -> list[int]:
-    """ASHA's rungs, in validations, as far as trials came."""
+def rungs_of(section: SweepConfig, farthest: float) -> list[int]:
+    """ASHA's rungs up to where the farthest trial came, on the scale of `budget`."""
     rungs, rung = [], section.asha_grace
-    while rung <= validations:
+    while rung <= farthest:
         rungs.append(rung)
         rung *= section.asha_factor
     return rungs
 
 
-def rung_counts(section: SweepConfig, trials: Sequence[Trial]) -> list[str]:
+def _reached(section: SweepConfig, train: TrainConfig, trial: Trial) -> list[float]:
+    """Where a trial stood at each of its validations, on the scale of ASHA's rungs."""
+    own = applied(train, trial.point)
+    return [budget(section, own, number + 1) for number in range(len(trial.validations))]
+
+
+def rung_counts(section: SweepConfig, train: TrainConfig, trials: Sequence[Trial]) -> list[str]:
     """Number of trials that reached each rung, and that were stopped there."""
     if section.scheduler != "asha":
         return []
-    longest = max((len(trial.validations) for trial in trials), default=0)
-    rungs = rungs_of(section, longest)
+    ends = [max(_reached(section, train, trial), default=0) for trial in trials]
+    rungs = rungs_of(section, max(ends, default=0))
     lines = []
     for index, rung in enumerate(rungs):
         following = rungs[index + 1] if index + 1 < len(rungs) else math.inf
-        arrived = [trial for trial in trials if len(trial.validations) >= rung]
-        ended = [
-            trial
-            for trial in arrived
-            if trial.status == "stopped" and len(trial.validations) < following
-        ]
+        arrived = [(trial, end) for trial, end in zip(trials, ends, strict=True) if end >= rung]
+        ended = [trial for trial, end in arrived if trial.status == "stopped" and end < following]
         lines.append(f"validation {rung}: {len(arrived)} arrived, {len(ended)} stopped")
     return lines
 
 
 def _rungs_chart(
-    section: SweepConfig, trials: Sequence[Trial], best: Trial | None
+    section: SweepConfig, train: TrainConfig, trials: Sequence[Trial], best: Trial | None
 ) -> "Markup | None":
-    runs = []
-    for trial in trials:
-        losses = [v.loss for v in trial.validations if math.isfinite(v.loss)]
-        lowest = [min(losses[:count]) for count in range(1, len(losses) + 1)]
-        if lowest:
-            runs.append((_paint(trial, best), lowest, trial.status == "stopped"))
+    runs = [
+        Run(
+            _paint(trial, best),
+            _reached(section, train, trial),
+            trial.best_so_far,
+            stopped=trial.status == "stopped",
+        )
+        for trial in trials
+        if trial.validations
+    ]
     if section.scheduler != "asha" or not runs:
         return None
-    return rungs_chart(runs, rungs_of(section, max(len(losses) for _, losses, _ in runs)))
+    return rungs_chart(runs, rungs_of(section, max(run.reached[-1] for run in runs)))
 
 
 def _row(section: SweepConfig, trial: Trial, abilities: Sequence[str]) -> list[str]:

@@ -119,6 +119,10 @@ RENAMED: Final[dict[str, str]] = {}
 """Key path of an older record → the key's new name, for keys renamed after format 1."""
 
 
+REMOVED: Final = ("sweep.sweep.trials",)
+"""Key paths of older records that results depend on no more: a sweep goes on with more trials."""
+
+
 def digest(value: Any) -> str:
     """Sixteen hexadecimal digits that change with plain JSON values, not with the order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
@@ -169,6 +173,10 @@ def migrated(older: Mapping[str, Any]) -> Record:
         for parent in _parents(tree, above):
             if key in parent:
                 parent[name] = parent.pop(key)
+    for path in REMOVED:
+        *above, key = path.split(".")
+        for parent in _parents(tree, above):
+            parent.pop(key, None)
     for path, value in ADDED.items():
         *above, key = path.split(".")
         for parent in _parents(tree, above):

@@ -88,7 +88,6 @@ SWEEP_KEYS: Final = (
     "parameters.range",
     "parameters.log",
     "search",
-    "trials",
     "metric",
     "scheduler",
     "asha_grace",
@@ -245,7 +244,7 @@ EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
     ),
     # what is compared; each student and each model's answers have records of their own
     "compare": ("variants", "baseline", "learning_rates", "seeds", "repeated"),
-    "sweep": ("concurrent", "max_restarts", "retry_failed"),
+    "sweep": ("trials", "concurrent", "max_restarts", "retry_failed"),
     # a server makes nothing that stays
     "serve": (
         "model",

@@ -2,8 +2,11 @@
 
 A trial is a process that only waits (no CPU of its own) and its workers, which start together or not at all
 (a placement group), so no trial holds a part of its resources while it waits for the rest. With the metrics
-`em` and `f1` an engine answers the questions after the workers have ended; Ray Data reads and writes beside
-the engine, which takes one more CPU.
+`em` and `f1`, and with `train.best_by: em`, engines answer questions after the workers have ended. An
+engine is held until all questions are answered, and Ray Data reads and writes beside it in tasks of one
+CPU. So that trials cannot wait for each other for ever, each is counted with a CPU for these tasks: however
+many trials hold engines, that many CPUs are left, on which at least one of them goes on. Workers wait for
+engines, never the other way round: a training ends by itself.
 """
 
 from collections.abc import Sequence
@@ -24,7 +27,7 @@ def trial_bundles(config: "RunConfig") -> list[list[Resources]]:
     """Resources of each process of a trial, phase after phase (training, then answering)."""
     train, engine = config.train, config.engine
     phases: list[list[Resources]] = [[training_worker_resources(train)] * train.max_workers]
-    if config.sweep.metric != "loss":
+    if config.sweep.metric != "loss" or train.best_by == "em":
         engines = [engine_actor_resources(engine)] * engine.replicas
         phases.append([*engines, {"CPU": 1.0, "GPU": 0.0}])
     return phases
@@ -73,7 +76,7 @@ def check_capacity(config: "RunConfig", nodes: Sequence[Resources]) -> int:
             if number:
                 raise InputError(
                     f"sweep: to answer questions {shortage}; lower engine.replicas or engine.cpus, or take "
-                    "sweep.metric: loss"
+                    "sweep.metric: loss and train.best_by: loss"
                 )
             fitting = _groups(phase[:1], nodes)
             fits = (

@@ -42,8 +42,8 @@ def showing_trials(
             1.0 if trial.status != "unfinished" else trial.step / max(1, trial.steps or 1)
             for trial in trials
         )
-        detail = f"{len(ended)}/{total} trials{f': {counts}' if counts else ''}{leader}"
-        progress.update(share, total, detail, at_once=len(ended) > before)
+        detail = f"{len(ended)}/{max(total, len(trials))} trials{f': {counts}' if counts else ''}{leader}"
+        progress.update(share, max(total, len(trials)), detail, at_once=len(ended) > before)
 
     try:
         with calling_every(2.0, show):

@@ -59,14 +59,16 @@ class SweepConfig(Section):
     search: Literal["grid", "random", "optuna"] = "random"
     """Every combination, random points, or points proposed from earlier ones (TPE, an extra to install)."""
     trials: PositiveInt = 8
-    """Trials of `random` and `optuna`; a grid has as many as it has combinations."""
+    """Trials of `random` and `optuna`; a grid has as many as it has combinations. With more of them a sweep
+    goes on where it ended."""
     metric: Metric = "loss"
     """Score that ranks trials: validation loss (the mean of L_j, without σ), or exact match or F1 of the
     student on `questions.dev` in the reasoning loop."""
     scheduler: Literal["none", "asha"] = "none"
     """`asha` stops trials early whose validation loss is not among the best at a rung."""
     asha_grace: PositiveInt = 1
-    """Validations before a trial may be stopped: ASHA's first rung."""
+    """Validations before a trial may be stopped: ASHA's first rung. If trials differ in `chains_per_batch`,
+    those of the trial with the largest batches."""
     asha_factor: int = Field(default=3, ge=2)
     """At each rung one trial of this many continues; the next rung is this many times as far."""
     concurrent: PositiveInt | None = None

@@ -9,6 +9,7 @@ import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
@@ -97,6 +98,17 @@ def check_space(sweep: "SweepConfig", train: TrainConfig) -> None:
         _check_key(key)
         for value in parameter.choice or parameter.bounds:
             _check_point(train, {key: value})
+    if not isinstance(train.workers, int):
+        raise ConfigError(
+            f"train.workers: a sweep reserves the same room for every trial; give one number, such as "
+            f"{train.max_workers}"
+        )
+    if sweep.scheduler == "asha" and "epochs" in sweep.parameters:
+        raise ConfigError(
+            "sweep.parameters.epochs: ASHA stops trials by their loss after the same amount of data, when "
+            "the learning rate of a longer trial is still high and that of a shorter one already low; take "
+            "sweep.scheduler: none, or the same train.epochs for all trials"
+        )
     if sweep.metric != "loss":
         return
     if not train.validation_chains:
@@ -225,6 +237,36 @@ def chosen(sweep: "SweepConfig", proposal: Mapping[str, Any]) -> Point:
         key: proposal[key] if parameter.choice is None else parameter.choice[proposal[key]]
         for key, parameter in sweep.parameters.items()
     }
+
+
+def proposal_of(sweep: "SweepConfig", train: TrainConfig, point: Point) -> dict[str, Any]:
+    """The Optuna proposal that a trial's point came from: the inverse of `chosen`, then `resolved`."""
+    proposal = dict(point)
+    for key, parameter in sweep.parameters.items():
+        for index, value in enumerate(parameter.choice or ()):
+            with suppress(ConfigError):  # a value that does not go with the others
+                if resolved(train, {**point, key: value})[key] == point[key]:
+                    proposal[key] = index
+                    break
+    return proposal
+
+
+def budget(sweep: "SweepConfig", train: TrainConfig, validations: int) -> float:
+    """Data that a trial has seen after so many validations, on the scale of ASHA's rungs.
+
+    The unit is the data between two validations of the trial with the largest batches. Where trials
+    validate at the end of each epoch, they have all seen the same.
+
+    train: of the trial
+    """
+    if not train.validate_every_steps or "chains_per_batch" not in sweep.parameters:
+        return validations
+    parameter = sweep.parameters["chains_per_batch"]
+    sizes = [
+        applied(train, {"chains_per_batch": value}).chains_per_batch
+        for value in parameter.choice or parameter.bounds
+    ]
+    return validations * train.chains_per_batch / max(sizes)
 
 
 def data_settings(sweep: "SweepConfig", train: TrainConfig) -> list[TrainConfig]:

@@ -1,7 +1,7 @@
 """The sweep stage: many short trainings with other settings; the best trial becomes a run file.
 
-The same command resumes where the last one stopped: a sweep has a folder of its own with a record of
-everything that its trials depend on, Tune's state is restored from it, and a recorded outcome stays.
+The same command resumes where the last one stopped, also with more `trials`: a sweep has a folder of its
+own with a record of everything that its trials depend on, and what trials have come to stays.
 """
 
 import shutil
@@ -18,18 +18,21 @@ from steper_ray.run.dependencies import sweep_identity
 from steper_ray.run.identity import RECORD_FILE, Record, because, digest, find_folder, write_record
 from steper_ray.run.loading import run_file_text
 from steper_ray.sweep.capacity import check_capacity
+from steper_ray.sweep.earlier import numbers_to_run
 from steper_ray.sweep.live_table import showing_trials
-from steper_ray.sweep.space import check_space, data_settings, points
+from steper_ray.sweep.space import Point, applied, check_space, data_settings, points
 from steper_ray.sweep.trial import TrialTask, trial_config
 from steper_ray.sweep.trial_files import Trial, best_trial, drop_bulk, read_trials
 from steper_ray.sweep.trial_table import write_tables
 from steper_ray.sweep.tuner import run_trials
 from steper_ray.training.preparation import prepare
 from steper_ray.training.resume import task_identity
+from steper_ray.training.storage import check_storage, folder_size, needed_storage
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.trackers import check_trackers
 from steper_ray.training.train import check_data
 from steper_ray.training.worker_spec import (
+    CANDIDATES,
     WorkerTask,
     read_corpus_version,
     read_scheme,
@@ -76,6 +79,7 @@ def sweep(
     folder = sweep_folder(config)
     _prepare(config)
     task = TrialTask(config, folder / "trials", train, str(Path.cwd()))
+    _check_room(config, task.folder, all_points, at_a_time)
     total = section.trials if all_points is None else len(all_points)
     with showing_trials(task.folder, config.sweep, total, progress):
         run_trials(task, folder / "tune", all_points, at_a_time)
@@ -157,6 +161,28 @@ def _prepare(config: "RunConfig") -> None:
     for train in data_settings(config.sweep, config.train):
         task = _worker_task(config, train, sources)
         check_data(prepare(task, config.folder.prepared), task)
+
+
+def _check_room(
+    config: "RunConfig", folder: Path, all_points: Sequence[Point] | None, at_a_time: int
+) -> None:
+    """Raises InputError if the disk has no room for the trials that run at a time.
+
+    folder: of all trials; what unfinished ones have written counts as there
+    """
+    trials = read_trials(folder, config.sweep.metric)
+    total = config.sweep.trials if all_points is None else len(all_points)
+    to_run = len(numbers_to_run(trials, total))
+    trains = data_settings(config.sweep, config.train)
+    if all_points is not None:
+        trains = [applied(config.train, point) for point in all_points]
+    distinct = {(train.model, train.revision, str(train.lora)): train for train in trains}
+    sizes = [needed_storage(train, config.hub) for train in distinct.values() if to_run]
+    needed = max(filter(None, sizes), key=lambda size: size.total, default=None)
+    parts = ("checkpoints", f"training/{CANDIDATES}")
+    begun = [trial.folder for trial in trials if trial.status == "unfinished"]
+    there = folder_size(trial / part for trial in begun for part in parts)
+    check_storage(folder, needed, there=there, trials=min(at_a_time, to_run))
 
 
 def _export(config: "RunConfig", best: Trial) -> None:

@@ -2,26 +2,31 @@
 
 The process asks for no CPU and waits for its workers. A killed process is started again, and the training
 resumes from its last checkpoint. A recorded outcome is only reported again, and a recorded error raised
-again at once: another start would not mend it.
+again at once: another start would not mend it. Nor would it mend a training that diverged: that is an
+outcome too, the worst.
 """
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steper_ray.errors import StageError, SteperError, find_steper_error
+from steper_ray.errors import DivergedError, StageError, SteperError, find_steper_error
 from steper_ray.ray_runtime.logs import launch
-from steper_ray.sweep.space import Point, applied
+from steper_ray.sweep.space import Point, applied, budget
 from steper_ray.sweep.trial_files import (
+    DIVERGED_FILE,
     ERROR_FILE,
     OUTCOME_FILE,
     POINT_FILE,
     STOPPED_FILE,
+    WORST,
     drop_bulk,
     keep_best_student,
     outcome_of,
@@ -61,7 +66,7 @@ def trial_config(config: "RunConfig", point: Point, folder: Path) -> "RunConfig"
 def run_trial(task: TrialTask, number: int, point: Point) -> None:
     """Train and score a trial, write its outcome or error, and report to Tune.
 
-    Raises SteperError if the training fails.
+    Raises SteperError if the training fails; a training that diverges does not, which ends the trial.
     """
     from ray import tune
 
@@ -74,6 +79,9 @@ def run_trial(task: TrialTask, number: int, point: Point) -> None:
     if outcome.is_file():
         values = json.loads(outcome.read_text(encoding="utf-8"))
         tune.report(final_report(values))
+        return
+    if (folder / DIVERGED_FILE).is_file():
+        tune.report({"metric": WORST[task.config.sweep.metric]})
         return
     if failure.is_file():
         raise StageError(json.loads(failure.read_text(encoding="utf-8"))["error"])
@@ -98,11 +106,20 @@ def _train_and_score(task: TrialTask, config: "RunConfig", number: int, point: P
     started = time.monotonic()
     try:
         ranked = config.sweep.metric == "loss"
-        summary = task.train(config, callbacks=[ReportValidations(ranked=ranked)])
-        metric = summary.validation_loss
-        if not ranked:
-            metric = _score(config)
+        callback = ReportValidations(
+            ranked=ranked, budget=partial(budget, config.sweep, config.train)
+        )
+        summary = task.train(config, callbacks=[callback])
+        metric = summary.validation_loss if ranked else _score(config)
         assert metric is not None
+        if not math.isfinite(metric):
+            raise DivergedError("train: no validation loss was a finite number; lower train.lr")
+    except DivergedError as error:
+        logger.warning("trial %d diverged: %s", number, error)
+        write_json(folder / DIVERGED_FILE, {"error": str(error)})
+        drop_bulk(folder, keep_student=False)
+        tune.report({"metric": WORST[config.sweep.metric]})
+        return
     except SteperError as error:
         known = find_steper_error(error) or error
         logger.exception("trial %d failed", number)

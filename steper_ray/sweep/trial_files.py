@@ -1,7 +1,8 @@
 """Trials on disk: the files of a trial's folder, and a trial read from them.
 
 A trial's folder is a run folder (`training/metrics.jsonl`, `student/`) with `point.json`, and at the end
-`outcome.json` or `error.json`. These files alone are a trial's state, so trials can be read at any time.
+`outcome.json`, `stopped.json`, `diverged.json` or `error.json`. These files alone are a trial's state, so
+trials can be read at any time, and a sweep goes on from them.
 """
 
 import json
@@ -9,6 +10,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -28,7 +30,15 @@ ERROR_FILE: Final = "error.json"
 STOPPED_FILE: Final = "stopped.json"
 
 
-Status = Literal["finished", "stopped", "failed", "unfinished"]
+DIVERGED_FILE: Final = "diverged.json"
+
+
+Status = Literal["finished", "stopped", "diverged", "failed", "unfinished"]
+
+
+WORST: Final[dict[Metric, float]] = {"loss": 1e9, "em": -1.0, "f1": -1.0}
+"""The metric of a trial that diverged, for the searcher: worse than any other. TPE only ranks trials; it
+ignores one that failed and one whose metric is no number, and would propose the like again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,7 @@ class Trial:
     """Counted from 1."""
     point: dict[str, Any]
     status: Status
-    """`stopped`: early, by the scheduler."""
+    """`stopped`: early, by the scheduler. `diverged`: its loss was no finite number."""
     metric: float | None
     """The value of `sweep.metric`; of a trial that did not finish, its best validation loss or None."""
     loss: dict[str, float | None]
@@ -67,6 +77,11 @@ class Trial:
     validations: list[Validation] = field(repr=False)
     curves: dict[str, list[tuple[int, float]]] = field(repr=False)
     """(step, value) of σ and L of each ability: `sigma_init`, `L_init`, …"""
+
+    @property
+    def best_so_far(self) -> list[float]:
+        """The lowest validation loss up to each validation."""
+        return list(accumulate((validation.loss for validation in self.validations), min))
 
 
 def trial_folder(folder: Path, number: int) -> Path:
@@ -90,6 +105,7 @@ def read_trial(folder: Path, metric: Metric) -> Trial:
     """One trial from its folder."""
     proposal = _read(folder / POINT_FILE) or {}
     outcome, failure = _read(folder / OUTCOME_FILE), _read(folder / ERROR_FILE)
+    diverged = _read(folder / DIVERGED_FILE)
     rows = _lines(folder / "training" / METRICS_FILE)
     last = rows[-1] if rows else {}
     abilities = [name.removeprefix("L_") for name in last if name.startswith("L_")]
@@ -107,6 +123,8 @@ def read_trial(folder: Path, metric: Metric) -> Trial:
     status: Status = "stopped" if (folder / STOPPED_FILE).is_file() else "unfinished"
     if outcome is not None:
         status, value = "finished", outcome["metric"]
+    elif diverged is not None:
+        status, failure = "diverged", diverged
     elif failure is not None:
         status = "failed"
     curves = [f"{kind}_{ability}" for kind in ("sigma", "L") for ability in abilities]

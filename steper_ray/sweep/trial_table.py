@@ -33,7 +33,7 @@ def table_rows(trials: Sequence[Trial], metric: Metric) -> list[dict[str, Any]]:
 
 def status_counts(trials: Sequence[Trial]) -> str:
     """Number of trials by how they ended, in words."""
-    counts = {kind: sum(t.status == kind for t in trials) for kind in get_args(Status)[:3]}
+    counts = {kind: sum(t.status == kind for t in trials) for kind in get_args(Status)[:-1]}
     return ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
 
 

@@ -4,7 +4,9 @@
 """
 
 import logging
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from steper_ray.ray_runtime.placement import remove_orphaned_placement_groups
 from steper_ray.sweep.trial_files import (
+    DIVERGED_FILE,
     ERROR_FILE,
     OUTCOME_FILE,
     STOPPED_FILE,
@@ -27,10 +30,12 @@ logger = logging.getLogger(__name__)
 class ReportValidations(TuneReportCallback):
     """Report of each validation to Tune; checkpoints without a validation have no metric to report."""
 
-    def __init__(self, *, ranked: bool) -> None:
-        """ranked: whether trials are judged by validation loss; otherwise Tune is told at the end only"""
+    def __init__(self, *, ranked: bool, budget: Callable[[int], float]) -> None:
+        """ranked: whether trials are judged by validation loss; otherwise Tune is told at the end only
+        budget: data seen after so many validations, on the scale of ASHA's rungs
+        """
         super().__init__()  # type: ignore[no-untyped-call]
-        self._ranked = ranked
+        self._ranked, self._budget = ranked, budget
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
@@ -39,9 +44,11 @@ class ReportValidations(TuneReportCallback):
         values = metrics[0]
         if not self._ranked or values["validation_loss"] is None:
             return
-        reported = {name: values[name] for name in ("step", "steps", "validations")}
-        best = {"metric": values["best_loss"]}
-        super().after_report(run_context, [{**reported, **best}], checkpoint)
+        if not math.isfinite(values["best_loss"]):
+            return
+        reported = {name: values[name] for name in ("step", "steps")}
+        told = {"metric": values["best_loss"], "budget": self._budget(values["validations"])}
+        super().after_report(run_context, [{**reported, **told}], checkpoint)
 
 
 class EndTrials(Callback):
@@ -56,9 +63,9 @@ class EndTrials(Callback):
         self.looked = 0.0
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:  # noqa: ARG002
-        """Record a trial that was stopped; finished trials have written their outcome themselves."""
+        """Record a trial that was stopped; others have written themselves how they ended."""
         folder = trial_folder(self.folder, int(str(trial)))
-        if not (folder / OUTCOME_FILE).is_file():
+        if not any((folder / name).is_file() for name in (OUTCOME_FILE, DIVERGED_FILE)):
             logger.info("trial %s was stopped by the scheduler", trial)
             write_json(folder / STOPPED_FILE, {})
             drop_bulk(folder, keep_student=False)

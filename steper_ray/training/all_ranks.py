@@ -65,7 +65,8 @@ def check_finite(
         source = f", from example {causes[0]}{more}"
     raise AllRanksError(
         f"train: the {quantity} of step {step} is {value}{source}; look at it, or lower train.lr; {file} "
-        "has all examples of the step, and the last checkpoint is kept"
+        "has all examples of the step, and the last checkpoint is kept",
+        diverged=True,
     )
 
 

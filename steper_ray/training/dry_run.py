@@ -24,8 +24,9 @@ from steper_ray.training.preparation import Progress, prepare
 from steper_ray.training.probe import Probe, run_probe
 from steper_ray.training.rank_data import RankData
 from steper_ray.training.settings import TrainConfig
+from steper_ray.training.storage import check_storage
 from steper_ray.training.tokenization import stepwise_files
-from steper_ray.training.train import check_data, check_settings, check_storage
+from steper_ray.training.train import check_data, check_settings
 from steper_ray.training.trainer import run_workers
 from steper_ray.training.worker_spec import WorkerTask, worker_task
 
@@ -97,7 +98,7 @@ def dry_run(
         scheme=scheme,
     )
     folder = RunFolder(out, out)
-    check_storage(out, settings)
+    check_storage(out, None)
     content = prepare(task, prepared or folder.prepared, on_prepared)
     check_data(content, task)
     task = replace(task, prepared=str(content))

@@ -26,7 +26,7 @@ from steper_ray.ray_runtime.parallel import parallel_map
 from steper_ray.reasoning.batch_encoder import BatchEncoder
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.dependencies import prepared_identity
-from steper_ray.run.identity import digest
+from steper_ray.run.identity import Record, digest
 from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.training.objective import objective_named
 from steper_ray.training.packing import depth_first, shared_prefixes
@@ -83,20 +83,14 @@ def prepare(task: "WorkerTask", parent: Path, on_progress: Progress | None = Non
     Raises InputError for examples that cannot be used.
     """
     train = task.train
-    whole_path = objective_named(train.objective).whole_path
-    abilities = trained_abilities(task.scheme, train.abilities, whole_path=whole_path)
-    identity = prepared_identity(
-        task.reasoning,
-        model=task.base_model,
-        examples=task.examples,
-        scheme=task.scheme.record(),
-        abilities=abilities,
-        whole_path=whole_path,
-    )
-    folder = parent / digest(identity)[:12]
+    folder, identity = _prepared(task, parent)
     if (folder / ABOUT_FILE).is_file():
         return folder
     _remove_others(parent, task.examples)
+    whole_path, abilities = (
+        objective_named(train.objective).whole_path,
+        tuple(identity["abilities"]),
+    )
     recipe = Recipe(
         train.model, train.revision, task.hub, task.reasoning, task.scheme, abilities, whole_path
     )
@@ -115,6 +109,26 @@ def prepare(task: "WorkerTask", parent: Path, on_progress: Progress | None = Non
         check_present(abilities, about["examples"], files[0].parent)
         write_whole(new / ABOUT_FILE, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     return folder
+
+
+def is_prepared(task: "WorkerTask", parent: Path) -> bool:
+    """Whether the training data of a task is there."""
+    return (_prepared(task, parent)[0] / ABOUT_FILE).is_file()
+
+
+def _prepared(task: "WorkerTask", parent: Path) -> tuple[Path, Record]:
+    """The folder of a task's training data, and the record that it is called after."""
+    train = task.train
+    whole_path = objective_named(train.objective).whole_path
+    identity = prepared_identity(
+        task.reasoning,
+        model=task.base_model,
+        examples=task.examples,
+        scheme=task.scheme.record(),
+        abilities=trained_abilities(task.scheme, train.abilities, whole_path=whole_path),
+        whole_path=whole_path,
+    )
+    return parent / digest(identity)[:12], identity
 
 
 def _remove_others(parent: Path, examples: str) -> None:

@@ -7,7 +7,6 @@ settings, base student and examples; with others it starts anew and says why (`r
 import logging
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -17,18 +16,19 @@ from typing import Any
 
 from steper_ray.errors import InputError
 from steper_ray.files import new_folder
-from steper_ray.models.folder import check_model, model_size
+from steper_ray.models.folder import check_model
 from steper_ray.models.hub import use_hub
 from steper_ray.models.loading import load_model_config
 from steper_ray.models.push import check_repo_name, push_folder
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.ray_runtime.logs import launch
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.dependencies import OF_A_STUDENT
 from steper_ray.run.folder import RunFolder
-from steper_ray.run.identity import write_record
+from steper_ray.run.identity import Record, find_folder, write_record
 from steper_ray.selection.abilities import STEPER, AbilityScheme
 from steper_ray.training.batches import hold_out
-from steper_ray.training.preparation import Progress, prepare
+from steper_ray.training.preparation import Progress, is_prepared, prepare
 from steper_ray.training.resume import (
     DONE_FILE,
     find_checkpoints,
@@ -36,6 +36,12 @@ from steper_ray.training.resume import (
     task_identity,
 )
 from steper_ray.training.settings import TrainConfig
+from steper_ray.training.storage import (
+    check_storage,
+    data_to_prepare,
+    folder_size,
+    needed_storage,
+)
 from steper_ray.training.summary import TrainSummary
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.trackers import check_trackers
@@ -114,9 +120,10 @@ def train(
     identity = task_identity(task)
     summary, changed = finished_training(folder, identity)
     if summary is None:
-        check_storage(out, settings)
+        prepared = prepared or folder.prepared
+        _check_room(task, folder, identity, prepared)
         started = time.monotonic()
-        data = prepare(task, prepared or folder.prepared, on_prepared)
+        data = prepare(task, prepared, on_prepared)
         check_data(data, task)
         task = replace(task, prepared=str(data))
         checkpoints = find_checkpoints(folder, identity, changed)
@@ -132,6 +139,19 @@ def train(
     if settings.push_to_hub is not None:
         push_folder(folder.student, settings.push_to_hub, kind="model")
     return summary
+
+
+def _check_room(task: WorkerTask, folder: RunFolder, identity: Record, prepared: Path) -> None:
+    """Raises InputError if the disk has no room for what the training will write.
+
+    prepared: folder that keeps prepared training data
+    """
+    needed = needed_storage(task.train, task.hub)
+    if needed is not None and not is_prepared(task, prepared):
+        needed = replace(needed, data=data_to_prepare(map(Path, task.stepwise_files)))
+    resumed, _ = find_folder(folder.checkpoints, identity, "train-", ignore=OF_A_STUDENT)
+    there = folder_size([resumed, folder.training / CANDIDATES])
+    check_storage(folder.root, needed, there=there)
 
 
 def check_data(folder: Path, task: WorkerTask) -> None:
@@ -205,28 +225,3 @@ def _place_student(folder: RunFolder, summary: TrainSummary, add_card: AddCard |
         if add_card is not None:
             add_card(student, summary)
     shutil.rmtree(folder.training / CANDIDATES)
-
-
-def check_storage(folder: Path, settings: TrainConfig) -> None:
-    """Raises InputError if the run folder cannot hold the checkpoints and the student.
-
-    A checkpoint has up to four fp32 numbers for each parameter (weight, master, Adam's two moments), and
-    one more is written before the oldest is deleted. A model on the Hub is not checked.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"run.dir: cannot write to {folder}: {error.strerror}") from None
-    parameters, size = model_size(settings.model)
-    if parameters is None or size is None:
-        return
-    needed = 16 * parameters * (settings.num_to_keep + 1) + size
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise InputError(
-            f"run.dir: {folder} has {free / 1e9:,.1f} GB free, training takes up to {needed / 1e9:,.1f} GB "
-            f"for {settings.num_to_keep + 1} checkpoints and the student; make room or lower "
-            "train.num_to_keep"
-        )

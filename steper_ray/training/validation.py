@@ -1,5 +1,6 @@
 """Validation losses of a training: which steps are kept as candidates, and when training stops early."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +24,9 @@ class Validations:
     def add(self, loss: float, step: int) -> bool:
         """Record a validation; returns whether its step is one of the best.
 
-        Of equal losses the earlier step is the better.
+        Of equal losses the earlier step is the better; one that is no number is worse than any.
         """
+        loss = math.inf if math.isnan(loss) else loss
         self.without_best = 0 if not self.best or loss < self.best[0][0] else self.without_best + 1
         self.best = sorted([*self.best, (loss, step)])[: self.keep]
         return (loss, step) in self.best

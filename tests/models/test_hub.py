@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import pytest
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.numpy import save
 
 from steper_ray.errors import InputError
 from steper_ray.models.hub import explained, use_hub
@@ -47,6 +49,13 @@ try:
     next(read_hub("hf:owner/data@v2:config:train"))
 except InputError as error:
     print(error)
+"""
+
+SIZE: Final = """
+from steper_ray.models.folder import model_size
+from steper_ray.models.hub import hub_shapes
+
+print(model_size("owner/name", "c" * 40), hub_shapes("owner/name", None))
 """
 
 
@@ -147,6 +156,26 @@ def test_a_revision_is_asked_for_of_models_and_data_sets(hub: Hub, tmp_path: Pat
     assert pins == f"{commit} {commit}"
     assert refusal.startswith("hf:owner/data")
     assert any("/owner/data" in path and "/v2" in path for path in hub.paths)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_size_of_a_model_on_the_hub_is_told_by_the_heads_of_its_files(
+    hub: Hub, tmp_path: Path, there: bool
+) -> None:
+    if there:
+        arrays: dict[str, Any] = {"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float16)}
+        hub.files["model.safetensors"] = save(arrays)
+    done = subprocess.run(
+        [sys.executable, "-c", SIZE],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout == ("(17, 58) None\n" if there else "(None, None) None\n")
+    assert not done.stderr
 
 
 def test_the_environment_is_set_for_all_that_load(monkeypatch: pytest.MonkeyPatch) -> None:

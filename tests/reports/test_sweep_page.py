@@ -49,6 +49,7 @@ def write(config: RunConfig, trials: list[Trial], best: Trial | None) -> None:
         config.folder.sweep / "sweep.html",
         title=f"steper_ray: {config.folder.root.name}, a sweep",
         section=config.sweep,
+        train=config.train,
         trials=trials,
         best=best,
     )
@@ -129,7 +130,7 @@ def test_a_page_without_a_finished_trial(folder: Path, config: RunConfig) -> Non
 
 def test_rungs_and_rest_in_numbers(folder: Path, config: RunConfig) -> None:
     trials: list[Trial] = read_trials(folder, "loss")
-    assert rung_counts(config.sweep, trials) == [
+    assert rung_counts(config.sweep, config.train, trials) == [
         "validation 1: 3 arrived, 1 stopped",
         "validation 3: 2 arrived, 0 stopped",
     ]

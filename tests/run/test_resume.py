@@ -214,9 +214,14 @@ def test_a_half_done_sweep_is_resumed(config: RunConfig, later: Later, capsys: A
     assert sweep_folder(later(config)) == before
     assert capsys.readouterr().out == ""
     more = config.sweep.model_copy(update={"trials": 9})
-    assert sweep_folder(config.model_copy(update={"sweep": more})) != before
+    assert sweep_folder(config.model_copy(update={"sweep": more})) == before
+    assert capsys.readouterr().out == ""
+    other = more.model_copy(update={"asha_grace": 2})
+    assert sweep_folder(config.model_copy(update={"sweep": other})) != before
     said = capsys.readouterr().out
-    assert f"starts anew because sweep.trials changed (8 → 9); trials of {before} remain" in said
+    assert (
+        f"starts anew because sweep.asha_grace changed (1 → 2); trials of {before} remain" in said
+    )
 
 
 def test_another_teacher_at_the_same_path_is_refused_and_a_copied_one_is_not(

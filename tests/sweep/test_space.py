@@ -136,6 +136,7 @@ def test_examples_are_prepared_once_for_each_setting_of_the_data() -> None:
         ({"sigma_init": {"range": [0.01, 1]}}, {}, "between sigma_min and sigma_max"),
         ({"abilities": {"choice": [["init"]]}}, {}, "different abilities do not compare"),
         ({"objective": {"choice": ["uniform", "vanilla-kd"]}}, {}, "do not compare"),
+        ({"epochs": {"choice": [1, 2]}}, {"scheduler": "asha"}, "take sweep.scheduler: none"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

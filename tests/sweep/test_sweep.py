@@ -116,10 +116,15 @@ def stamps_in(folder: Path) -> dict[Path, int]:
 def test_a_sweep_that_is_killed_twice_repeats_nothing_and_its_best_run_file_gives_the_same(
     ray_cluster: None, options: list[str], tmp_path: Path
 ) -> None:
-    """First with its whole command; then its last trial's process, which resumes from a checkpoint."""
+    """First with its whole command; then its last trial's process, which resumes from a checkpoint.
+
+    At the end it goes on with one trial more.
+    """
+    pytest.importorskip("optuna")
     section = {
         "parameters": {"lr": {"log": [1e-4, 1e-2]}, "sigma_init": {"choice": [0.5, 2.0]}},
         "scheduler": "none",
+        "search": "optuna",
         "trials": 3,
     }
     config = load_config(TOY_RUN_FILE, [*options, *overrides(section)])
@@ -128,6 +133,7 @@ def test_a_sweep_that_is_killed_twice_repeats_nothing_and_its_best_run_file_give
     before = {file: file.stat().st_mtime_ns for file in trials.glob("*/outcome.json")}
     assert before
     assert not (trials / "0003" / "outcome.json").exists()
+    proposed = {file: file.read_text() for file in trials.glob("*/point.json")}
 
     over = Event()
     with ThreadPoolExecutor() as pool:
@@ -139,6 +145,7 @@ def test_a_sweep_that_is_killed_twice_repeats_nothing_and_its_best_run_file_give
             over.set()
         killed.result()
     assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert {file: file.read_text() for file in proposed} == proposed
     for folder in unfinished:
         lines = (folder / "training" / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(one)["step"] for one in lines] == list(range(1, len(lines) + 1))
@@ -160,6 +167,15 @@ def test_a_sweep_that_is_killed_twice_repeats_nothing_and_its_best_run_file_give
     assert sweep(config, progress(), train_student).best == swept.best
     assert stamps_in(trials) == stamps
 
+    more = load_config(TOY_RUN_FILE, [*options, *overrides({**section, "trials": 4})])
+    swept = sweep(more, progress(), train_student)
+    assert [trial.status for trial in swept.trials] == ["finished"] * 4
+    assert len({trial.point["lr"] for trial in swept.trials}) == 4
+    assert len(pd.read_parquet(config.folder.sweep / "trials.parquet")) == 4
+    kept = {file: stamp for file, stamp in stamps.items() if "student" not in file.parts}
+    assert stamps_in(trials).items() >= kept.items()
+    assert swept.best is not None
+
     file = config.folder.sweep / "best.yaml"
     assert "sweep" not in yaml.safe_load(file.read_text())
     its_own = load_config(file)
@@ -171,7 +187,7 @@ def test_a_sweep_that_is_killed_twice_repeats_nothing_and_its_best_run_file_give
     assert found.validation_loss == swept.best.metric
 
 
-def test_asha_stops_a_bad_learning_rate_and_a_failed_trial_is_marked(
+def test_asha_stops_a_bad_learning_rate_and_a_diverged_trial_is_marked(
     ray_cluster: None, options: list[str]
 ) -> None:
     """A worker takes the whole cluster, so that a place not given back would end the sweep."""
@@ -180,7 +196,6 @@ def test_asha_stops_a_bad_learning_rate_and_a_failed_trial_is_marked(
         "search": "grid",
         "scheduler": "asha",
         "asha_factor": 2,
-        "max_restarts": 0,
         "concurrent": 1,
     }
     config = load_config(TOY_RUN_FILE, [*options, "train.cpus_per_worker=2", *overrides(section)])
@@ -189,8 +204,10 @@ def test_asha_stops_a_bad_learning_rate_and_a_failed_trial_is_marked(
     assert good.status == "finished"
     assert bad.status == "stopped"
     assert bad.step < 4
-    assert broken.status == "failed"
+    assert broken.status == "diverged"
     assert broken.error is not None
     assert "lower train.lr" in broken.error
+    assert len(list((broken.folder / "logs" / "train").glob("20*"))) == 1, "it was tried again"
     assert swept.best == good
+    assert sweep(config, progress(), train_student).trials == swept.trials
     assert not (bad.folder / "training" / "candidates").exists()

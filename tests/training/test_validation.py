@@ -1,12 +1,13 @@
 """Validations, by DeepSpeed in this process as the only rank; several ranks are tested in test_ranks.py."""
 
+import math
 from typing import Any
 
 import pytest
 
 from steper_ray.schema import StepExample
 from steper_ray.training.candidates import keep_candidates
-from steper_ray.training.validation import validations_at
+from steper_ray.training.validation import Validations, validations_at
 from tests.training.one_rank import gather_and_save, start
 
 pytestmark = pytest.mark.engine
@@ -23,6 +24,18 @@ def test_validations_are_counted_when_they_are_done_and_not_before() -> None:
     # of 7 steps with a validation after every 3: after steps 3, 6 and 7
     assert [validations_at(step, 7, 3) for step in range(8)] == [0, 0, 0, 1, 1, 1, 2, 3]
     assert [validations_at(step, 6, 3) for step in range(7)] == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_a_loss_that_is_no_number_is_worse_than_any_other() -> None:
+    nan, inf = math.nan, math.inf
+    validations = Validations(keep=2, patience=2)
+    assert validations.add(nan, 1)  # there is no other student
+    assert validations.add(0.5, 2)
+    assert validations.best == [(0.5, 2), (inf, 1)]
+    assert validations.add(0.75, 3)
+    assert not validations.add(nan, 4)
+    assert validations.best == [(0.5, 2), (0.75, 3)]
+    assert validations.exhausted
 
 
 def examples_of(examples: list[StepExample], chains: set[str]) -> list[StepExample]:

@@ -24,11 +24,10 @@ from steper_ray.sweep.trial import TrialTask, trial_config
 from steper_ray.sweep.trial_files import Trial, best_trial, drop_bulk, read_trials
 from steper_ray.sweep.trial_table import write_tables
 from steper_ray.sweep.tuner import run_trials
-from steper_ray.training.preparation import prepare
 from steper_ray.training.resume import task_identity
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.trackers import check_trackers
-from steper_ray.training.train import check_data
+from steper_ray.training.train import prepare_data
 from steper_ray.training.worker_spec import (
     WorkerTask,
     read_corpus_version,
@@ -156,7 +155,7 @@ def _prepare(config: "RunConfig") -> None:
     sources = stepwise_files(config.folder.examples)
     for train in data_settings(config.sweep, config.train):
         task = _worker_task(config, train, sources)
-        check_data(prepare(task, config.folder.prepared), task)
+        prepare_data(task, config.folder.prepared)
 
 
 def _export(config: "RunConfig", best: Trial) -> None:

@@ -76,12 +76,11 @@ class TrackerFeed:
         if self._ended:
             return
         unsent = max(0, self._written - self._sent)
+        error = "no answer in time" if self._error is None else short_message(self._error)
         logger.warning(
-            "%s: %s (%s); %s has all steps",
-            self.name,
-            f"{unsent:,} steps could not be sent" if unsent else "its run could not be ended",
-            "no answer in time" if self._error is None else short_message(self._error),
-            self._file,
+            f"{self.name}: {unsent:,} steps could not be sent ({error}); {self._file} has all steps"
+            if unsent
+            else f"{self.name}: its run could not be ended ({error}); it has all steps"
         )
 
     def _follow(self) -> None:

@@ -28,6 +28,7 @@ from steper_ray.run.folder import RunFolder
 from steper_ray.run.identity import write_record
 from steper_ray.selection.abilities import STEPER, AbilityScheme
 from steper_ray.training.batches import hold_out
+from steper_ray.training.mix_data import MixData, prepare_mix
 from steper_ray.training.preparation import Progress, prepare
 from steper_ray.training.resume import (
     DONE_FILE,
@@ -114,9 +115,7 @@ def train(
     if summary is None:
         check_storage(out, settings)
         started = time.monotonic()
-        data = prepare(task, prepared or folder.prepared, on_prepared)
-        check_data(data, task)
-        task = replace(task, prepared=str(data))
+        task = prepare_data(task, prepared or folder.prepared, on_prepared)
         checkpoints = find_checkpoints(folder, identity, changed)
         with launch(folder.log("train")) as log:
             outcome = run_workers(
@@ -132,18 +131,24 @@ def train(
     return summary
 
 
-def check_data(folder: Path, task: WorkerTask) -> None:
-    """Raises InputError for training data that the model cannot take, or that holds out too little."""
+def prepare_data(task: WorkerTask, parent: Path, on_prepared: Progress | None = None) -> WorkerTask:
+    """The task with its training data prepared, below `parent`.
+
+    Raises InputError for data that the model cannot take, or that holds out too little.
+    """
+    folder, mix = prepare(task, parent, on_prepared), prepare_mix(task, parent)
     train = task.train
     use_hub(task.hub)
     config = load_model_config(train.model, task.hub, train.revision).get_text_config()
     data = TrainingData(folder)
-    check_examples(
-        data.about,
-        vocabulary=config.vocab_size,
-        positions=getattr(config, "max_position_embeddings", sys.maxsize),
-    )
+    for about in (data.about, *([] if mix is None else [MixData(mix).about])):
+        check_examples(
+            about,
+            vocabulary=config.vocab_size,
+            positions=getattr(config, "max_position_embeddings", sys.maxsize),
+        )
     hold_out(data, train.validation_chains)
+    return replace(task, prepared=str(folder), prepared_mix="" if mix is None else str(mix))
 
 
 def _check_settings(settings: TrainConfig, score: Score | None) -> None:

@@ -129,7 +129,7 @@ def train(
         sigma_A = [math.exp(log) for log in logs]
         work = reference(model, examples, sigma_A, encode=encode)
         mix_loss = add_mix(model, mix) if mix else None
-        loss = work.loss + (mix.weight * mix_loss if mix and mix_loss else 0.0)
+        total = work.loss + (mix.weight * mix_loss if mix and mix_loss else 0.0)
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
         half_turns = max(0, step - 1) / (steps - 1)
         optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * half_turns)) / 2
@@ -138,5 +138,5 @@ def train(
             log.grad = torch.tensor(1 - loss / sigma**2, dtype=torch.float64)
         sigma_optimizer.step()
         after = [math.exp(log) for log in logs]
-        done.append(PlainStep(loss, work.loss_A, after, norm, mix_loss))
+        done.append(PlainStep(total, work.loss_A, after, norm, mix_loss))
     return done, model

@@ -215,8 +215,8 @@ class MixTokenizer:
         if not self._has_template or not self._tokenizer.is_fast:
             lack = "fast tokenizer" if self._has_template else "chat template"
             raise InputError(
-                f"train.mix.data: {row.name} is a chat, but the student has no {lack}; take data of plain texts, or "
-                "another train.model"
+                f"train.mix.data: {row.name} is a chat, but the student has no {lack}; take data of plain "
+                "texts, or another train.model"
             )
         turns: Any = row.content
         try:

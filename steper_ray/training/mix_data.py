@@ -152,7 +152,8 @@ def _merged(parts: Sequence[Mapping[str, Any]], skipped: Counter[str]) -> dict[s
 def _check(about: Mapping[str, Any]) -> None:
     if not about["rows"]:
         raise InputError(
-            f"train.mix.data: none of {about['read']:,} rows can be used: {_reasons(about)}; take other data"
+            f"train.mix.data: none of {about['read']:,} rows can be used: {_reasons(about)}; take other "
+            "data"
         )
 
 

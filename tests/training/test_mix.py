@@ -133,7 +133,7 @@ ANSWERED = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": 
 
 
 def test_chats_and_texts_are_found_under_their_usual_names(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"messages": ANSWERED},
         {"conversations": ASKED, "text": "not this"},
         {"text": "Rome is old."},
@@ -213,7 +213,7 @@ def test_data_without_a_row_to_use_is_refused(tmp_path: Path) -> None:
 
 def test_each_step_takes_its_share_and_every_row_once_before_any_comes_again() -> None:
     examples_C = [3, 1, 4, 2, 5, 2, 3]
-    given = {"ratio": 0.5, "chains_per_batch": 2, "epochs": 3, "seed": 4}
+    given: dict[str, Any] = {"ratio": 0.5, "chains_per_batch": 2, "epochs": 3, "seed": 4}
     order = MixOrder(8, examples_C, **given)
     batches = [batch for epoch in range(3) for batch in epoch_batches(7, 2, seed=4, epoch=epoch)]
     taken = [order.of_step(step) for step in range(len(batches))]

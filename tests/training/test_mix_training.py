@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,11 @@ def test_it_trains_as_plain_torch_does(
 
 @pytest.mark.usefixtures("only_rank")
 def test_validation_knows_nothing_of_it_and_a_checkpoint_goes_on_with_it(chatting, tmp_path):
-    values = {"chains_per_batch": 1, "validation_chains": 1, "validate_every_steps": 1}
+    values: dict[str, Any] = {
+        "chains_per_batch": 1,
+        "validation_chains": 1,
+        "validate_every_steps": 1,
+    }
     values |= {"abilities": ("init", "agg")}
     first = start(chatting, **values)
     first.train_step()

@@ -132,23 +132,27 @@ def train(
 
 
 def prepare_data(task: WorkerTask, parent: Path, on_prepared: Progress | None = None) -> WorkerTask:
-    """The task with its training data prepared, below `parent`.
-
-    Raises InputError for data that the model cannot take, or that holds out too little.
-    """
+    """The task with its training data prepared, below `parent`, and checked (`check_data`)."""
     folder, mix = prepare(task, parent, on_prepared), prepare_mix(task, parent)
+    task = replace(task, prepared=str(folder), prepared_mix="" if mix is None else str(mix))
+    check_data(folder, task)
+    return task
+
+
+def check_data(folder: Path, task: WorkerTask) -> None:
+    """Raises InputError for training data that the model cannot take, or that holds out too little."""
     train = task.train
     use_hub(task.hub)
     config = load_model_config(train.model, task.hub, train.revision).get_text_config()
     data = TrainingData(folder)
-    for about in (data.about, *([] if mix is None else [MixData(mix).about])):
+    mix = [MixData(Path(task.prepared_mix))] if task.prepared_mix else []
+    for part in (data, *mix):
         check_examples(
-            about,
+            part.about,
             vocabulary=config.vocab_size,
             positions=getattr(config, "max_position_embeddings", sys.maxsize),
         )
     hold_out(data, train.validation_chains)
-    return replace(task, prepared=str(folder), prepared_mix="" if mix is None else str(mix))
 
 
 def _check_settings(settings: TrainConfig, score: Score | None) -> None:

@@ -95,7 +95,7 @@ def nobody_works(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "chains.build.write_chains",
         "evaluation.compare.answer",
-        "training.train._run_workers",
+        "training.train.run_workers",
         "pipeline.demo.run_stage",
     ):
         monkeypatch.setattr(f"steper_ray.{name}", work)

@@ -145,10 +145,12 @@ def check_data(folder: Path, task: WorkerTask) -> None:
     use_hub(task.hub)
     config = load_model_config(train.model, task.hub, train.revision).get_text_config()
     data = TrainingData(folder)
-    mix = [MixData(Path(task.prepared_mix))] if task.prepared_mix else []
-    for part in (data, *mix):
+    abouts = [data.about]
+    if task.prepared_mix:
+        abouts.append(MixData(Path(task.prepared_mix)).about)
+    for about in abouts:
         check_examples(
-            part.about,
+            about,
             vocabulary=config.vocab_size,
             positions=getattr(config, "max_position_embeddings", sys.maxsize),
         )

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from steper_ray.errors import InputError
 from steper_ray.toy.tokenizer import make_tokenizer
@@ -54,7 +53,9 @@ THINKING = (
 """As Qwen3's: only the last turn shows a thought."""
 
 
-def chat_tokenizer(template: str) -> PreTrainedTokenizerFast:
+def chat_tokenizer(template: str) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=family("qwen2.5").backend_tokenizer, eos_token="<|im_end|>"
     )

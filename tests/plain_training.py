@@ -65,13 +65,45 @@ def reference(
 
 
 @dataclass(frozen=True)
+class Mix:
+    """Rows that every step learns beside the examples."""
+
+    rows: Sequence[tuple[list[int], list[int]]]
+    """The ids of each, and the positions of those that are learned."""
+    weight: float
+
+
+def add_mix(model: Any, mix: Mix) -> float:
+    """Add the gradient of the rows' loss to that of the examples, both scaled; returns the loss.
+
+    The examples' gradient counts 1 and the rows' `weight`, over 1 + `weight`.
+    """
+    import torch
+
+    losses = []
+    for ids, learned in mix.rows:
+        logits = model(torch.tensor([ids])).logits[0].double()
+        nll = torch.nn.functional.cross_entropy(
+            logits[:-1], torch.tensor(ids[1:]), reduction="none"
+        )
+        losses.append(nll[torch.tensor(learned) - 1].mean())
+    loss = torch.stack(losses).mean()
+    (mix.weight * loss).backward()
+    for parameter in model.parameters():
+        parameter.grad /= 1 + mix.weight
+    return loss.item()
+
+
+@dataclass(frozen=True)
 class PlainStep:
     """One optimizer step; σ is that after the step."""
 
     loss: float
+    """With the mix."""
     loss_A: list[float]
     sigma_A: list[float]
     gradient_norm: float
+    mix_loss: float | None
 
 
 def train(
@@ -82,6 +114,7 @@ def train(
     lr: float,
     sigma_lr: float,
     encode: Encode,
+    mix: Mix | None = None,
 ) -> tuple[list[PlainStep], Any]:
     """Trains on all examples at once: AdamW, warmup of one step, clipping at 1; returns the model too."""
     import torch
@@ -95,7 +128,9 @@ def train(
     for step in range(steps):
         sigma_A = [math.exp(log) for log in logs]
         work = reference(model, examples, sigma_A, encode=encode)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        mix_loss = add_mix(model, mix) if mix else None
+        total = work.loss + (mix.weight * mix_loss if mix and mix_loss else 0.0)
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
         half_turns = max(0, step - 1) / (steps - 1)
         optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * half_turns)) / 2
         optimizer.step()
@@ -103,5 +138,5 @@ def train(
             log.grad = torch.tensor(1 - loss / sigma**2, dtype=torch.float64)
         sigma_optimizer.step()
         after = [math.exp(log) for log in logs]
-        done.append(PlainStep(work.loss, work.loss_A, after, work.gradient_norm))
+        done.append(PlainStep(total, work.loss_A, after, norm, mix_loss))
     return done, model

@@ -80,7 +80,7 @@ INVALIDATED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         ),
     ),
     ("examples", "select", keys.SELECT_KEYS),
-    ("student", "train", ("model", "revision", "precision", *keys.LEARNING_KEYS)),
+    ("student", "train", ("model", "revision", "precision", "mix.data", *keys.LEARNING_KEYS)),
     ("checkpoints", "train", keys.CHECKPOINT_KEYS),
     ("sweep", "sweep", keys.SWEEP_KEYS),
 )

@@ -137,14 +137,16 @@ def training_identity(
     model: Record,
     examples: str,
     corpus_version: str,
+    mix: str,
 ) -> Record:
     """The record of a training.
 
     bf16:     whether it computes in bf16
     model:    the base student, from `model_identity`
     examples: digest of what is read of the step-wise examples
+    mix:      digest of the rows of `train.mix`; empty without one
     """
-    made_with = {
+    made_with: Record = {
         "run": {"seed": seed},
         "train": {
             "model": model,
@@ -156,6 +158,8 @@ def training_identity(
         "corpus_version": corpus_version,
         "examples": examples,
     }
+    if made_with["train"]["mix"] is not None:
+        made_with["train"]["mix"]["data"] = mix
     return record("training", made_with, TRAINING_RULES)
 
 
@@ -192,6 +196,24 @@ def prepared_identity(
         "whole_path": whole_path,
     }
     return record("prepared", made_with, ("prompt", "tokens"))
+
+
+def prepared_mix_identity(
+    reasoning: BaseModel, *, model: Mapping[str, str], mix: str, longest: int
+) -> Record:
+    """The record of prepared rows of `train.mix`.
+
+    model:   the base student, from `model_identity`
+    mix:     digest of the rows
+    longest: tokens that a row is cut at
+    """
+    made_with = {
+        "tokenizer": {part: model[part] for part in TOKENIZER_PARTS if part in model},
+        "reasoning": pick(reasoning, ("template_date",)),
+        "mix": mix,
+        "longest": longest,
+    }
+    return record("prepared_mix", made_with, ("tokens",))
 
 
 OF_A_STUDENT: Final = ("train.patience", "train.validate_every_steps")

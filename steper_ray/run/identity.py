@@ -103,6 +103,8 @@ ADDED: Final[dict[str, Any]] = {
     **{f"{reasoning}.template_date": "2024-07-26" for reasoning in REASONING},
     # an ability's loss was the mean over its examples in the batch
     **{f"{result}.train.ability_means": "batch" for result in ("stage", "sweep", "training")},
+    # nothing else was trained on
+    **{f"{result}.train.mix": None for result in ("stage", "sweep", "training")},
     # passages were whole
     **{f"{reasoning}.max_passage_tokens": 0 for reasoning in REASONING},
     **{f"{reasoning}.cue": _cue_before for reasoning in REASONING},

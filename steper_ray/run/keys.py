@@ -67,6 +67,10 @@ LEARNING_KEYS: Final = (
     "max_grad_norm",
     "epochs",
     "chains_per_batch",
+    "mix.column",
+    "mix.ratio",
+    "mix.weight",
+    "mix.max_rows",
     "lora.rank",
     "lora.alpha",
     "lora.dropout",
@@ -162,7 +166,14 @@ SELECT_KEYS: Final = (
 EVAL_KEYS: Final = ("models", "limit")
 
 
-TRAIN_KEYS: Final = ("model", "revision", "precision", *LEARNING_KEYS, *CHECKPOINT_KEYS)
+TRAIN_KEYS: Final = (
+    "model",
+    "revision",
+    "precision",
+    "mix.data",
+    *LEARNING_KEYS,
+    *CHECKPOINT_KEYS,
+)
 
 
 _TEACHER: Final = (

@@ -25,12 +25,11 @@ from steper_ray.sweep.trial import TrialTask, trial_config
 from steper_ray.sweep.trial_files import Trial, best_trial, drop_bulk, read_trials
 from steper_ray.sweep.trial_table import write_tables
 from steper_ray.sweep.tuner import run_trials
-from steper_ray.training.preparation import prepare
 from steper_ray.training.resume import task_identity
 from steper_ray.training.storage import check_storage, folder_size, needed_storage
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.trackers import check_trackers
-from steper_ray.training.train import check_data
+from steper_ray.training.train import prepare_data
 from steper_ray.training.worker_spec import (
     CANDIDATES,
     WorkerTask,
@@ -160,7 +159,7 @@ def _prepare(config: "RunConfig") -> None:
     sources = stepwise_files(config.folder.examples)
     for train in data_settings(config.sweep, config.train):
         task = _worker_task(config, train, sources)
-        check_data(prepare(task, config.folder.prepared), task)
+        prepare_data(task, config.folder.prepared)
 
 
 def _check_room(

@@ -20,13 +20,13 @@ from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
 from steper_ray.selection.abilities import STEPER, AbilityScheme
 from steper_ray.training.batches import MicroBatch
-from steper_ray.training.preparation import Progress, prepare
+from steper_ray.training.preparation import Progress
 from steper_ray.training.probe import Probe, run_probe
 from steper_ray.training.rank_data import RankData
 from steper_ray.training.settings import TrainConfig
 from steper_ray.training.storage import check_storage
 from steper_ray.training.tokenization import stepwise_files
-from steper_ray.training.train import check_data, check_settings
+from steper_ray.training.train import check_settings, prepare_data
 from steper_ray.training.trainer import run_workers
 from steper_ray.training.worker_spec import WorkerTask, worker_task
 
@@ -53,7 +53,7 @@ class TrainingForecast:
     token_limit: int | None
     """Tokens that the model takes at most; None where its configuration does not say."""
     tokens: int
-    """Of the examples of an epoch."""
+    """Of the examples of an epoch, and of its rows of `train.mix`."""
     computed_tokens: int
     """That go through the model in an epoch, shared prefixes once."""
     steps: int
@@ -99,10 +99,8 @@ def dry_run(
     )
     folder = RunFolder(out, out)
     check_storage(out, None)
-    content = prepare(task, prepared or folder.prepared, on_prepared)
-    check_data(content, task)
-    task = replace(task, prepared=str(content))
-    steps = measured_steps(rank_data(task, ranks=settings.max_workers, packed=_packs(task)))
+    task = prepare_data(task, prepared or folder.prepared, on_prepared)
+    steps = measured_steps(RankData(task, rank=0, ranks=settings.max_workers, packed=_packs(task)))
     with launch(folder.log("train")) as log:
         probe = _probe(task, steps, folder, log)
         stage_bytes = {
@@ -159,13 +157,6 @@ def _peak_at(
         return None
 
 
-def rank_data(task: WorkerTask, *, ranks: int, packed: bool) -> RankData:
-    """The training data of a task as rank 0 has it."""
-    return RankData(
-        Path(task.prepared), task.train, seed=task.seed, rank=0, ranks=ranks, packed=packed
-    )
-
-
 def _packs(task: WorkerTask) -> bool:
     """Whether chains are probably packed, by the model's configuration."""
     from steper_ray.training.attention import packing_obstacle
@@ -198,7 +189,7 @@ def _epoch(data: RankData) -> range:
 
 def _turns(data: RankData, step: int) -> "list[list[int]]":
     """Tokens, padding included, that each rank computes in each turn of a step."""
-    lengths = data.stored.unit_lengths(data.chains_of(step), packed=data.packed)
+    lengths = data.lengths(step)
 
     def size(batch: MicroBatch) -> int:
         own = [lengths[unit] for unit in batch.units]
@@ -226,10 +217,11 @@ def forecast(
     import numpy as np
 
     train = task.train
-    data = rank_data(task, ranks=probe.workers, packed=probe.separate_because is None)
+    data = RankData(task, rank=0, ranks=probe.workers, packed=probe.separate_because is None)
     index_E = [index for chain in data.chains for index in chain]
     length_E = data.stored.length_E[index_E]
-    computed = sum(data.stored.unit_lengths(data.chains, packed=data.packed))
+    computed = sum(sum(data.lengths(step)) for step in _epoch(data))
+    mix = computed - sum(data.stored.unit_lengths(data.chains, packed=data.packed))
     about = data.stored.about
     examples = {name: about["examples"].get(name, 0) for name in task.scheme.names}
     config = load_model_config(train.model, task.hub, train.revision).get_text_config()
@@ -242,7 +234,7 @@ def forecast(
         dropped_passages=data.stored.dropped_passages,
         example_tokens={"median": median, "p95": p95, "longest": int(length_E.max())},
         token_limit=getattr(config, "max_position_embeddings", None),
-        tokens=int(length_E.sum()),
+        tokens=int(length_E.sum()) + mix,
         computed_tokens=computed,
         steps=data.steps,
         epochs=train.epochs,

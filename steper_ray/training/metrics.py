@@ -7,20 +7,23 @@ MLFLOW_EXPERIMENT_NAME, WANDB_API_KEY, WANDB_MODE, WANDB_PROJECT, …), read in 
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 from steper_ray.files import write_whole
 from steper_ray.training.settings import Tracker
-from steper_ray.training.trackers import OPEN_TRACKER, RunInfo, TrackedRun
+from steper_ray.training.tracker_feed import CLOSING_SECONDS, TrackerFeed
+from steper_ray.training.trackers import DROPS_POINTS, TRACKERS, RunInfo
 
 METRICS_FILE: Final = "metrics.jsonl"
 
 
 TRACKED_FILE: Final = "tracked.json"
-"""Beside the metrics: the ids of the run at the trackers, and the last step they were sent."""
+"""Beside the metrics: the ids of the run at the trackers, and the last step that each was sent."""
 
 
 BY_ABILITY: Final = ("L", "perplexity", "accuracy", "sigma", "validation")
@@ -37,6 +40,9 @@ class StepMetrics:
     epoch: int
     """Counted from 1."""
     loss: float
+    """L, and that of `train.mix` times its weight."""
+    L_mix: float | None
+    """Mean of the token-mean losses of the rows of `train.mix`, in nats; None without one."""
     L: dict[str, float | None]
     """L_j, in nats."""
     perplexity: dict[str, float | None]
@@ -47,7 +53,7 @@ class StepMetrics:
     """σ after this step's update."""
     lr: float
     grad_norm: float
-    """Before clipping, over the model's parameters only; of the gradient of L / Σ_j w_j."""
+    """Before clipping, over the model's parameters only; of the gradient of L / Σ_j w_j, and of the mix."""
     clipped_share: float
     """Share of the steps so far whose gradient was scaled down to `train.max_grad_norm`."""
     tokens_per_second: float
@@ -60,6 +66,7 @@ class StepMetrics:
     peak_memory_gib: float
     """Maximum that rank 0 has held so far: of its GPU, else of its process."""
     examples: int
+    """Step-wise ones."""
     seconds: float
     """Of this step, without its validation."""
     validation_loss: float | None
@@ -94,7 +101,8 @@ class MetricsWriter:
 
     Where training resumes from a step, the trackers' runs resume too. Lines after that step are
     removed first: they will be written again. TensorBoard drops such points itself; MLflow and W&B
-    cannot take a point back, so steps that they were sent before are not sent again.
+    cannot take a point back, so steps that they were sent before are not sent again. Steps that a
+    tracker was not sent, because it failed, are sent now.
 
     folder: of metrics.jsonl; files of the trackers go below it
     step: optimizer step that training resumes from, 0 where it begins
@@ -112,50 +120,61 @@ class MetricsWriter:
         settings: Mapping[str, Any] = {},
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        file, tracked_file = folder / METRICS_FILE, folder / TRACKED_FILE
+        file, self._tracked_file = folder / METRICS_FILE, folder / TRACKED_FILE
         lines = _whole_lines(file) if step and file.exists() else []
         steps = [json.loads(line)["step"] for line in lines]
-        ids: dict[str, str] = {}
-        sent = max(step, *steps, 0)
-        if step and tracked_file.exists():
-            tracked = json.loads(tracked_file.read_text(encoding="utf-8"))
-            ids, sent = tracked["ids"], max(sent, tracked["step"])
-        self._runs: list[tuple[TrackedRun, int]] = []
-        """Each with the last step that it keeps from before."""
-        for name in dict.fromkeys(trackers):
-            kept = sent if name in ids else 0
-            opened = OPEN_TRACKER[name](RunInfo(folder, step, run, settings, ids.get(name)))
-            self._runs.append((opened, kept))
-            if opened.id is not None:
-                ids[name] = opened.id
-        # Before the lines go: they are what tells how far the trackers were sent.
-        if ids:
-            write_whole(tracked_file, json.dumps({"ids": ids, "step": sent}) + "\n")
+        tracked: dict[str, Any] = {}
+        if step and self._tracked_file.exists():
+            tracked = json.loads(self._tracked_file.read_text(encoding="utf-8"))
+        self._ids: dict[str, str] = tracked.get("ids", {})
+        # what a version wrote that sent each step before the next one began
+        all_sent = dict.fromkeys(self._ids, max(step, *steps, tracked.get("step", 0)))
+        self._sent: dict[str, int] = tracked.get("sent", all_sent)
+        for name in trackers:
+            self._sent.setdefault(name, step)
+        self._lock = Lock()
+        # Before the lines go: they may be what tells how far the trackers were sent.
+        if trackers:
+            self._write_tracked()
         else:
-            tracked_file.unlink(missing_ok=True)
+            self._tracked_file.unlink(missing_ok=True)
         kept_lines = [line for line, at in zip(lines, steps, strict=True) if at <= step]
         write_whole(file, "".join(f"{line}\n" for line in kept_lines))
         self._lines = file.open("a", encoding="utf-8")
+        self._feeds = []
+        for name in dict.fromkeys(trackers):
+            kept = min(self._sent[name], step) if name in DROPS_POINTS else self._sent[name]
+            info = RunInfo(folder, kept, run, settings, self._ids.get(name))
+            feed = TrackerFeed(name, TRACKERS[name](info), file, kept, self._record_sent)
+            self._feeds.append(feed)
 
     def write(self, metrics: StepMetrics) -> None:
-        """Record one step; a value that is None has no point at the trackers."""
-        values = metrics.as_row()
-        self._lines.write(json.dumps(values) + "\n")
+        """Record one step."""
+        self._lines.write(json.dumps(metrics.as_row()) + "\n")
         self._lines.flush()
-        numbers = {
-            f"train/{name}": value
-            for name, value in values.items()
-            if isinstance(value, int | float) and name not in ("step", "steps")
-        }
-        for run, kept in self._runs:
-            if metrics.step > kept:
-                run.send(numbers, metrics.step)
+        for feed in self._feeds:
+            feed.step_written(metrics.step)
 
     def close(self) -> None:
-        """Flush the file, and end the trackers' runs."""
+        """Flush the file, and end the trackers' runs; waits for them for a while."""
         self._lines.close()
-        for run, _ in self._runs:
-            run.close()
+        for feed in self._feeds:
+            feed.end()
+        deadline = time.monotonic() + CLOSING_SECONDS
+        for feed in self._feeds:
+            feed.wait(deadline)
+
+    def _record_sent(self, name: str, id: str | None, step: int) -> None:
+        """Write down how far a tracker was sent."""
+        with self._lock:
+            self._sent[name] = step
+            if id is not None:
+                self._ids[name] = id
+            self._write_tracked()
+
+    def _write_tracked(self) -> None:
+        tracked = {"ids": self._ids, "sent": self._sent}
+        write_whole(self._tracked_file, json.dumps(tracked) + "\n")
 
 
 def _whole_lines(file: Path) -> list[str]:

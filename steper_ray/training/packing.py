@@ -138,21 +138,21 @@ class PackedRow:
 def pack_row(
     trees: Sequence[Sequence[Block]],
     examples: Sequence[Sequence["NDArray[np.int32]"]],
-    target_tokens: Sequence[Sequence[int]],
+    targets: Sequence[Sequence["int | NDArray[np.int64]"]],
 ) -> PackedRow:
     """Lay trees out in one row.
 
-    trees:         from `prefix_tree`
-    examples:      the examples of each tree
-    target_tokens: how many of each example's last tokens are its target
+    trees:    from `prefix_tree`
+    examples: the examples of each tree
+    targets:  how many of each example's last tokens are its target, or which of its tokens, by position
     """
     end_T = np.zeros(sum(packed_length(tree) for tree in trees), dtype=np.int32)
     ids, positions, at, target_ids, owner = [], [], [], [], []
     starts: list[int] = []
     end = 0
-    for tree, sequences, targets in zip(trees, examples, target_tokens, strict=True):
+    for tree, sequences, chosen in zip(trees, examples, targets, strict=True):
         first = len(starts)
-        for block, sequence, target in zip(tree, sequences, targets, strict=True):
+        for block, sequence, target in zip(tree, sequences, chosen, strict=True):
             number = len(starts)
             starts.append(end)
             end += len(sequence) - block.start
@@ -163,9 +163,11 @@ def pack_row(
                 begin = starts[first + other]
                 path.append(begin + np.arange(tokens))
                 end_T[begin : begin + tokens] = end
-            at.append(np.concatenate(path)[-target - 1 : -1])
-            target_ids.append(sequence[-target:])
-            owner.append(np.full(target, number))
+            length = len(sequence)
+            chosen_P = np.arange(length - target, length) if isinstance(target, int) else target
+            at.append(np.concatenate(path)[chosen_P - 1])
+            target_ids.append(sequence[chosen_P])
+            owner.append(np.full(len(chosen_P), number))
     return PackedRow(
         ids_T=np.concatenate(ids).astype(np.int64),
         position_T=np.concatenate(positions).astype(np.int64),

@@ -113,7 +113,8 @@ def _room(device: "torch.device") -> int:
 
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(psutil.virtual_memory().available) // ray.train.get_context().get_local_world_size()
+    workers = ray.train.get_context().get_local_world_size()
+    return int(psutil.virtual_memory().available / workers)
 
 
 def _of_all_ranks(value: int, ranks: int) -> list[int]:

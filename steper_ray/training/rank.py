@@ -27,6 +27,7 @@ from steper_ray.training.objective import (
     global_loss,
     gradient_shares,
     objective_named,
+    with_mix,
 )
 from steper_ray.training.rank_data import GlobalBatch, RankData
 from steper_ray.training.schedule import learning_rate
@@ -101,14 +102,8 @@ class RankTraining:
         self.model_config = model_config.get_text_config()
         obstacle = packing_obstacle(model_config)
         self.separate_because = obstacle if train.packing else "train.packing is false"
-        self.data = RankData(
-            Path(task.prepared),
-            train,
-            seed=task.seed,
-            rank=self.rank,
-            ranks=self.ranks,
-            packed=self.separate_because is None,
-        )
+        packed = self.separate_because is None
+        self.data = RankData(task, rank=self.rank, ranks=self.ranks, packed=packed)
         self.student_settings = student_settings(
             task.reasoning,
             task.corpus_version,
@@ -176,6 +171,8 @@ class RankTraining:
         )
         shares = zip(gradient_shares(weight_A, data.trained_A), part_A, strict=True)
         share_A = tuple(share * part for share, part in shares)
+        if train.mix is not None:
+            share_A = with_mix(share_A, train.mix.weight)
         weight_E = example_weights([example.ability for example in batch.examples], share_A)
         lr = learning_rate(self.step, self.steps, peak=train.lr, warmup_ratio=train.warmup_ratio)
         for group in self.engine.optimizer.param_groups:
@@ -184,6 +181,10 @@ class RankTraining:
         sums = self._sum_over_ranks(self._forward_backward(batch, weight_E))
         loss_A, accuracy_A = _ability_means(sums, count_A)
         loss = global_loss(self.objective, loss_A, part_A, sigma_A, weight_A)
+        mix_loss = None
+        if train.mix is not None:
+            mix_loss = float(sums[0, -1]) / batch.mix_rows
+            loss += train.mix.weight * mix_loss
         self._check_finite("loss", loss)
         keeps_norm = train.zero_stage > 0 or self.task.bf16
         grad_norm = update_weights(self.engine, keeps_norm=keeps_norm)
@@ -199,6 +200,7 @@ class RankTraining:
             steps=self.steps,
             epoch=(self.step - 1) // data.steps_per_epoch + 1,
             loss=loss,
+            L_mix=mix_loss,
             L=losses,
             perplexity={a: None if L is None else math.exp(L) for a, L in losses.items()},
             accuracy=self._by_ability(accuracy_A, count_A),
@@ -214,16 +216,16 @@ class RankTraining:
 
     def _speed(self, batch: GlobalBatch, seconds: float) -> dict[str, Any]:
         """Fields of StepMetrics about a step's work, and the machine's."""
-        model = self.engine.module.model
+        model, examples = self.engine.module.model, len(batch.examples) - batch.mix_rows
         at_peak = seconds_at_peak(model, self.model_config, batch.units, self.device)
         return {
             "tokens_per_second": sum(len(example.ids) for example in batch.examples) / seconds,
             "computed_tokens_per_second": sum(batch.lengths) / seconds,
-            "examples_per_second": len(batch.examples) / seconds,
+            "examples_per_second": examples / seconds,
             # The peak is that of bf16.
             "mfu": at_peak / seconds / self.ranks if at_peak and self.task.bf16 else None,
             "peak_memory_gib": peak_memory(self.device) / 2**30,
-            "examples": len(batch.examples),
+            "examples": examples,
             "seconds": seconds,
         }
 
@@ -277,10 +279,13 @@ class RankTraining:
         return sums
 
     def _zero_sums(self) -> Any:
-        """(2, abilities) fp32: sums of the examples' NLL, and of their accuracy, by ability."""
+        """(2, abilities + 1) fp32: sums of the examples' NLL, and of their accuracy, by ability.
+
+        Behind the abilities: those of the mix.
+        """
         import torch
 
-        return torch.zeros(2, len(self.task.scheme.names), device=self.device)
+        return torch.zeros(2, len(self.task.scheme.names) + 1, device=self.device)
 
     def _add(
         self, sums: Any, micro_batch: MicroBatch, batch: GlobalBatch, nll_E: Any, right_E: Any
@@ -363,6 +368,6 @@ def _ability_means(sums: Any, count_A: Sequence[int]) -> tuple[PerAbility, PerAb
     """L_j and accuracy of a global batch, 0 for an absent ability; sums: as `_zero_sums` has them."""
     loss_A, accuracy_A = (
         tuple(value / max(1, count) for value, count in zip(sum_A, count_A, strict=True))
-        for sum_A in sums.tolist()
+        for sum_A in sums[:, : len(count_A)].tolist()
     )
     return loss_A, accuracy_A

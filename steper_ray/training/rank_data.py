@@ -1,7 +1,7 @@
 """The training data as one rank takes it: global batches, and its share of them as tensors."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,11 @@ from steper_ray.training.batches import (
     hold_out,
     steps_per_epoch,
 )
+from steper_ray.training.mix_data import MixData, MixOrder
 from steper_ray.training.objective import count_abilities
-from steper_ray.training.settings import TrainConfig
 from steper_ray.training.tokenization import TokenExample
 from steper_ray.training.training_data import TrainingData, Unit
+from steper_ray.training.worker_spec import WorkerTask
 
 if TYPE_CHECKING:
     from steper_ray.training.tensors import Batch
@@ -31,6 +32,9 @@ class GlobalBatch:
     """Tokens of each unit that go through the model."""
     chain_share: float
     """Share of the chains that are trained on."""
+    mix_rows: int = 0
+    """How many of the last units are rows of `train.mix`; the ability of these is the number behind those
+    of the scheme."""
 
     @cached_property
     def examples(self) -> list[TokenExample]:
@@ -38,18 +42,17 @@ class GlobalBatch:
         return [example for unit in self.units for example in unit.examples]
 
     def count_by_ability(self, abilities: int) -> tuple[int, ...]:
-        """Number of examples of each of so many abilities."""
+        """Number of step-wise examples of each of so many abilities."""
         return count_abilities([example.ability for example in self.examples], abilities)
 
 
 class RankData:
     """The training data of a run, and what one rank computes of it."""
 
-    def __init__(
-        self, folder: Path, train: TrainConfig, *, seed: int, rank: int, ranks: int, packed: bool
-    ) -> None:
-        """folder: from `steper_ray.training.preparation.prepare`; packed: whether chains are packed"""
-        self.stored = TrainingData(folder)
+    def __init__(self, task: WorkerTask, *, rank: int, ranks: int, packed: bool) -> None:
+        """task: with its training data prepared; packed: whether chains are packed"""
+        train, seed = task.train, task.seed
+        self.stored = TrainingData(Path(task.prepared))
         self.packed = packed
         self._train, self._seed, self._rank, self._ranks = train, seed, rank, ranks
         self.chains, self.held_out = hold_out(self.stored, train.validation_chains)
@@ -60,17 +63,46 @@ class RankData:
         """Examples of each ability that are trained on."""
         self.steps_per_epoch = steps_per_epoch(len(self.chains), train.chains_per_batch)
         self.steps = self.steps_per_epoch * train.epochs
+        self._mix = MixData(Path(task.prepared_mix)) if train.mix else None
+        if self._mix is not None and train.mix is not None:
+            self._mix_order = MixOrder(
+                len(self._mix),
+                [len(chain) for chain in self.chains],
+                ratio=train.mix.ratio,
+                chains_per_batch=train.chains_per_batch,
+                epochs=train.epochs,
+                seed=seed,
+            )
 
     def global_batch(self, step: int) -> GlobalBatch:
-        """The chains of an optimizer step, counted from 0 over all epochs."""
-        chains = self.chains_of(step)
-        return self._batch(chains, len(chains) / len(self.chains))
+        """The chains of an optimizer step, counted from 0 over all epochs, and its rows of the mix."""
+        chains = self._chains_of(step)
+        batch = self._batch(chains, len(chains) / len(self.chains))
+        rows = self._mix_rows(step)
+        lengths = [len(unit.examples[0].ids) for unit in rows]
+        return replace(
+            batch,
+            units=batch.units + rows,
+            lengths=batch.lengths + lengths,
+            mix_rows=len(rows),
+        )
+
+    def lengths(self, step: int) -> list[int]:
+        """Tokens of each unit of an optimizer step, as `GlobalBatch.lengths`."""
+        own = self.stored.unit_lengths(self._chains_of(step), packed=self.packed)
+        return own + [len(unit.examples[0].ids) for unit in self._mix_rows(step)]
+
+    def _mix_rows(self, step: int) -> list[Unit]:
+        if self._mix is None:
+            return []
+        behind = len(self.stored.abilities)
+        return [self._mix.unit(row, behind) for row in self._mix_order.of_step(step)]
 
     def validation_batch(self) -> GlobalBatch:
         """The chains that are held out."""
         return self._batch(self.held_out, 0.0)
 
-    def chains_of(self, step: int) -> list[range]:
+    def _chains_of(self, step: int) -> list[range]:
         """The chains of an optimizer step, each as its examples' indices."""
         epoch, position = divmod(step, self.steps_per_epoch)
         batches = epoch_batches(

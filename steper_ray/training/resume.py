@@ -35,6 +35,7 @@ def task_identity(task: WorkerTask) -> Record:
         model=dict(task.base_model),
         examples=task.examples,
         corpus_version=task.corpus_version,
+        mix=task.mix,
     )
 
 

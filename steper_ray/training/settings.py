@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from steper_ray.run.section import LocalPath, Section
+from steper_ray.run.section import Address, LocalPath, Section
 
 SigmaOptimizer = Literal["adam", "sgd"]
 
@@ -40,6 +40,23 @@ class LoraConfig(Section):
     """Share of the adapters' inputs that is dropped while training."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of the modules that get adapters; `all-linear` is every linear layer but the head."""
+
+
+class MixConfig(Section):
+    """Other data that is trained on beside the examples, to keep what the student knew."""
+
+    data: Address | tuple[Address, ...]
+    """Chats or texts: a file, a folder, a pattern, an s3:// or gs:// address, hf:owner/name:config:split,
+    or a list of such."""
+    column: str | None = None
+    """Column with a chat (a list of turns, each a role and its content) or a text; null takes `messages`,
+    `conversations` or `text`, the first of them that a row has. Dots lead into objects."""
+    ratio: PositiveFloat = 0.1
+    """Rows of it for each step-wise example of a global batch; at least one row a batch."""
+    weight: PositiveFloat = 1.0
+    """Of its loss beside the objective's, whose weights count as 1 together."""
+    max_rows: PositiveInt = 50_000
+    """Rows that are used; of more, so many are drawn at random. Fewer than training takes come again."""
 
 
 OWNED_BY_TRAINER: Final = {
@@ -115,6 +132,8 @@ class TrainConfig(Section):
     own if it is at least half as many, and else joins the step before."""
     micro_batch_tokens: PositiveInt = 16384
     """Upper bound of the tokens, padding included, that a worker computes at a time; bounds memory only."""
+    mix: MixConfig | None = None
+    """Other data that is trained on beside the examples, to keep what the student knew; null has none."""
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of all weights; the exported student has them merged."""
     zero_stage: ZeroStage = 3

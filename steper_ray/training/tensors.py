@@ -45,10 +45,9 @@ def padded_batch(
     ids_BT = np.full((len(examples), length), pad, dtype=np.int64)
     at = []
     for row, example in enumerate(examples):
-        tokens = len(example.ids)
-        ids_BT[row, :tokens] = example.ids
-        at.append(row * length + np.arange(tokens - example.target_tokens - 1, tokens - 1))
-    target_ids = np.concatenate([example.ids[-example.target_tokens :] for example in examples])
+        ids_BT[row, : len(example.ids)] = example.ids
+        at.append(row * length + example.target_at - 1)
+    target_ids = np.concatenate([example.ids[example.target_at] for example in examples])
     owner = np.repeat(np.arange(len(examples)), [example.target_tokens for example in examples])
     return Batch(
         ids_BT=torch.from_numpy(ids_BT).to(device),
@@ -75,7 +74,7 @@ def packed_batch(
     weights: one for each example of each chain, in order; pad: any token id
     """
     sequences = [[example.ids for example in chain] for chain in chains]
-    targets = [[example.target_tokens for example in chain] for chain in chains]
+    targets = [[example.target_at for example in chain] for chain in chains]
     row = pack_row(trees, sequences, targets)
     packed: Any
     if device.type == "cpu":

@@ -43,10 +43,22 @@ class TokenExample:
     ability: int
     """Index into the scheme's names."""
     ids: "NDArray[np.int32]"
-    """(tokens,) prompt, then target."""
+    """(tokens,) prompt, then target; a row of `train.mix` has several of both."""
     target_tokens: int
-    """How many of the last ids are the target; these are supervised."""
+    """How many ids are the target, which are supervised: the last ones."""
     question: str = ""
+    spans: tuple[int, ...] = ()
+    """Where targets that stand elsewhere begin and end: start, end, start, end …"""
+
+    @property
+    def target_at(self) -> "NDArray[np.int64]":
+        """(target tokens,) positions of the target in the ids."""
+        import numpy as np
+
+        length = len(self.ids)
+        spans = self.spans or (length - self.target_tokens, length)
+        ranges = [np.arange(start, end) for start, end in zip(spans[::2], spans[1::2], strict=True)]
+        return np.concatenate(ranges)
 
 
 def stepwise_files(folder: Path) -> list[Path]:

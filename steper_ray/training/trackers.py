@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,10 +32,11 @@ def check_trackers(trackers: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """Arguments that a tracker is opened with; see `MetricsWriter`."""
+    """What a tracker is told of a run; see `MetricsWriter`."""
 
     folder: Path
-    step: int
+    sent: int
+    """Last step that the tracker keeps from before."""
     name: str
     settings: Mapping[str, Any]
     id: str | None
@@ -42,11 +44,14 @@ class RunInfo:
 
 
 class TrackedRun(Protocol):
-    """The run at one tracker, open."""
+    """The run at one tracker. Whatever it does may raise what the tracker's library raises."""
 
     @property
     def id(self) -> str | None:
         """Id by which the tracker finds the run; None where the folder is enough."""
+
+    def open(self) -> None:
+        """Begin the run, or go on with it; also after something has failed."""
 
     def send(self, values: Mapping[str, float], step: int) -> None: ...
 
@@ -59,17 +64,27 @@ class _TensorBoardRun:
     id = None
 
     def __init__(self, run: RunInfo) -> None:
+        self._info, self._sent = run, run.sent
+        self._board: Any = None
+
+    def open(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1)
-        if run.settings and not run.step:
-            listing = json.dumps(run.settings, indent=2, default=str)
+        if self._board is not None:
+            with suppress(OSError):  # its thread ends, whether what it holds can be written or not
+                self._board.file_writer.event_writer.close()
+        self._board = SummaryWriter(
+            str(self._info.folder / "tensorboard"), purge_step=self._sent + 1
+        )
+        if self._info.settings and not self._sent:
+            listing = json.dumps(self._info.settings, indent=2, default=str)
             self._board.add_text("settings", f"```\n{listing}\n```")
 
     def send(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         self._board.flush()
+        self._sent = step
 
     def close(self) -> None:
         self._board.close()
@@ -84,18 +99,29 @@ class _MlflowRun:
     """
 
     def __init__(self, run: RunInfo) -> None:
+        self._info, self.id = run, run.id
+        self._has_settings = run.id is not None
+        self._client: Any = None
+
+    def open(self) -> None:
         from mlflow import MlflowClient
 
+        # it is tried again anyway: MLflow's own four minutes of trying would only hide that it fails
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         address = os.environ.get("MLFLOW_TRACKING_URI")
         if not address:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-            address = (run.folder / "mlflow").resolve().as_uri()
+            address = (self._info.folder / "mlflow").resolve().as_uri()
         self._client = MlflowClient(address)
-        self.id = run.id or self._begin(run)
+        if self.id is None:
+            self.id = self._begin()
+        if not self._has_settings:
+            self._send_settings()
+            self._has_settings = True
         self._client.update_run(self.id, status="RUNNING")  # also where an earlier one has ended
 
-    def _begin(self, run: RunInfo) -> str:
-        from mlflow.entities import Param
+    def _begin(self) -> str:
         from mlflow.tracking.context.registry import resolve_tags
 
         experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
@@ -104,12 +130,16 @@ class _MlflowRun:
             found = self._client.get_experiment_by_name(name)
             experiment_id = found.experiment_id if found else self._client.create_experiment(name)
         begun = self._client.create_run(
-            experiment_id, run_name=run.name or None, tags=resolve_tags()
+            experiment_id, run_name=self._info.name or None, tags=resolve_tags()
         )
         run_id: str = begun.info.run_id
-        params = [Param(key, str(value)) for key, value in _flat(run.settings).items()]
-        self._client.log_batch(run_id, params=params)
         return run_id
+
+    def _send_settings(self) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(key, str(value)) for key, value in _flat(self._info.settings).items()]
+        self._client.log_batch(self.id, params=params)
 
     def send(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -126,19 +156,23 @@ class _WandbRun:
     """A run of Weights & Biases; its files are in `wandb`, also those of WANDB_MODE=offline."""
 
     def __init__(self, run: RunInfo) -> None:
+        self._info, self.id = run, run.id
+        self._run: Any = None
+
+    def open(self) -> None:
         import wandb
 
         # Output goes to the stage's log; W&B would wrap the streams once more.
         self._run = wandb.init(
-            dir=run.folder,
-            id=run.id,
-            name=run.name or None,
-            config=None if run.id else dict(run.settings),
+            dir=self._info.folder,
+            id=self.id,
+            name=self._info.name or None,
+            config=None if self.id else dict(self._info.settings),
             resume="allow",
             reinit="create_new",
             settings=wandb.Settings(console="off", x_transaction_log_flush_interval=1.0),
         )
-        self.id: str = self._run.id
+        self.id = self._run.id
 
     def send(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step, commit=True)
@@ -150,11 +184,15 @@ class _WandbRun:
         wandb.teardown()  # else its service process lives as long as this one
 
 
-OPEN_TRACKER: Final[Mapping[str, Callable[[RunInfo], TrackedRun]]] = {
+TRACKERS: Final[Mapping[str, Callable[[RunInfo], TrackedRun]]] = {
     "tensorboard": _TensorBoardRun,
     "mlflow": _MlflowRun,
     "wandb": _WandbRun,
 }
+
+
+DROPS_POINTS: Final = ("tensorboard",)
+"""Trackers that, opened again, drop the points behind a step."""
 
 
 _REQUIREMENTS: Final = {

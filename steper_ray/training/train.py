@@ -28,6 +28,7 @@ from steper_ray.run.folder import RunFolder
 from steper_ray.run.identity import Record, find_folder, write_record
 from steper_ray.selection.abilities import STEPER, AbilityScheme
 from steper_ray.training.batches import hold_out
+from steper_ray.training.mix_data import MixData, prepare_mix
 from steper_ray.training.preparation import Progress, is_prepared, prepare
 from steper_ray.training.resume import (
     DONE_FILE,
@@ -123,9 +124,7 @@ def train(
         prepared = prepared or folder.prepared
         _check_room(task, folder, identity, prepared)
         started = time.monotonic()
-        data = prepare(task, prepared, on_prepared)
-        check_data(data, task)
-        task = replace(task, prepared=str(data))
+        task = prepare_data(task, prepared, on_prepared)
         checkpoints = find_checkpoints(folder, identity, changed)
         with launch(folder.log("train")) as log:
             outcome = run_workers(
@@ -154,17 +153,29 @@ def _check_room(task: WorkerTask, folder: RunFolder, identity: Record, prepared:
     check_storage(folder.root, needed, there=there)
 
 
+def prepare_data(task: WorkerTask, parent: Path, on_prepared: Progress | None = None) -> WorkerTask:
+    """The task with its training data prepared, below `parent`, and checked (`check_data`)."""
+    folder, mix = prepare(task, parent, on_prepared), prepare_mix(task, parent)
+    task = replace(task, prepared=str(folder), prepared_mix="" if mix is None else str(mix))
+    check_data(folder, task)
+    return task
+
+
 def check_data(folder: Path, task: WorkerTask) -> None:
     """Raises InputError for training data that the model cannot take, or that holds out too little."""
     train = task.train
     use_hub(task.hub)
     config = load_model_config(train.model, task.hub, train.revision).get_text_config()
     data = TrainingData(folder)
-    check_examples(
-        data.about,
-        vocabulary=config.vocab_size,
-        positions=getattr(config, "max_position_embeddings", sys.maxsize),
-    )
+    abouts = [data.about]
+    if task.prepared_mix:
+        abouts.append(MixData(Path(task.prepared_mix)).about)
+    for about in abouts:
+        check_examples(
+            about,
+            vocabulary=config.vocab_size,
+            positions=getattr(config, "max_position_embeddings", sys.maxsize),
+        )
     hold_out(data, train.validation_chains)
 
 

@@ -8,12 +8,14 @@ from typing import Final
 
 from steper_ray.errors import InputError
 from steper_ray.models.folder import model_identity, pinned
+from steper_ray.models.hub import use_hub
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
 from steper_ray.selection.abilities import STEPER, AbilityScheme, recorded_scheme
 from steper_ray.training.metrics import StepMetrics
+from steper_ray.training.mix import read_mix
 from steper_ray.training.objective import WeightInputs, objective_named
 from steper_ray.training.settings import TrainConfig
 from steper_ray.training.summary import TrainingDataCounts
@@ -40,6 +42,8 @@ class WorkerTask:
     """Version of the corpus that the chains were retrieved from; written there too."""
     examples: str = ""
     """Digest of what is read of the step-wise examples."""
+    mix: str = ""
+    """Digest of the rows of `train.mix`; empty without one."""
     base_model: Mapping[str, str] = field(default_factory=dict)
     """The base student by its content, from `model_identity`; written there too."""
     scheme: AbilityScheme = STEPER
@@ -47,7 +51,9 @@ class WorkerTask:
     hub: HubConfig = DEFAULTS
     """How the base student is reached."""
     prepared: str = ""
-    """Folder of the training data that was made from them (`training_data.py`)."""
+    """Folder of the training data that was made from the examples (`training_data.py`)."""
+    prepared_mix: str = ""
+    """Folder of the rows of `train.mix` as token ids (`mix_data.py`); empty without one."""
     report_validations: bool = False
     """Write a checkpoint and report to Ray Train after each validation, for the scheduler of a sweep."""
 
@@ -103,6 +109,7 @@ def worker_task(
     """
     check_abilities(settings, scheme)
     check_weights(settings, scheme)
+    use_hub(hub)
     model_folder = Path(settings.model).expanduser()
     model = str(model_folder.absolute()) if model_folder.is_dir() else settings.model
     revision = pinned(model, settings.revision, hub)
@@ -112,6 +119,7 @@ def worker_task(
         base_model=model_identity(model, revision, hub),
         stepwise_files=tuple(str(file.absolute()) for file in files),
         examples=examples_digest(files, scheme),
+        mix="" if settings.mix is None else read_mix(settings.mix).digest,
         training_dir=str(folder.training),
         seed=seed,
         reasoning=complete_reasoning(reasoning),

@@ -24,7 +24,7 @@ from steper_ray.run.identity import (
 from steper_ray.run.keys import DEPENDED_ON, ENDPOINT_KEYS, EXCLUDED
 
 BODY = {
-    "train": {"lr": 0.1, "lora": None, "ability_means": "batch"},
+    "train": {"lr": 0.1, "lora": None, "ability_means": "batch", "mix": None},
     "ensemble": {"a": {"k": 4}, "b": {"k": 5}},
 }
 
@@ -93,7 +93,7 @@ def test_a_key_that_nobody_decided_on_is_found() -> None:
 def test_differences_by_hand() -> None:
     before = record("training", BODY, ["objective"])
     assert differences(before, record("training", BODY, ["objective"])) == []
-    train = {"lr": 0.2, "lora": {"rank": 8}, "ability_means": "batch"}
+    train = {"lr": 0.2, "lora": {"rank": 8}, "ability_means": "batch", "mix": None}
     other = {"train": train, "ensemble": {"a": {"k": 4}}}
     assert differences(before, record("training", other, ["objective"])) == [
         "train.lr: 0.1 → 0.2",
@@ -181,7 +181,10 @@ def test_prompts_had_a_fixed_cue_before_it_could_be_set(framework: str, cue: str
 
 def test_a_renamed_key_is_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = record("training", BODY)
-    renamed = {**BODY, "train": {"learning_rate": 0.1, "lora": None, "ability_means": "batch"}}
+    renamed = {
+        **BODY,
+        "train": {"learning_rate": 0.1, "lora": None, "ability_means": "batch", "mix": None},
+    }
     assert len(differences(before, record("training", renamed))) == 2
     monkeypatch.setitem(identity.RENAMED, "training.train.lr", "learning_rate")
     assert differences(before, record("training", renamed)) == []

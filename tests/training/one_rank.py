@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.training.metrics import StepMetrics
+from steper_ray.training.mix import read_mix
+from steper_ray.training.mix_data import prepare_mix
 from steper_ray.training.preparation import prepare
 from steper_ray.training.rank import RankTraining
 from steper_ray.training.tokenization import examples_digest
@@ -25,9 +27,11 @@ def start(task: WorkerTask, resume: Path | None = None, **values: Any) -> RankTr
 def prepared(task: WorkerTask) -> WorkerTask:
     """The task with its training data, as it lies on disk now."""
     examples = examples_digest([Path(file) for file in task.stepwise_files], task.scheme)
-    task = replace(task, examples=examples)
-    folder = prepare(task, Path(task.training_dir).parent / "prepared")
-    return replace(task, prepared=str(folder))
+    mix = "" if task.train.mix is None else read_mix(task.train.mix).digest
+    task = replace(task, examples=examples, mix=mix)
+    parent = Path(task.training_dir).parent / "prepared"
+    folder = prepare(task, parent)
+    return replace(task, prepared=str(folder), prepared_mix=str(prepare_mix(task, parent) or ""))
 
 
 def learned(metrics: StepMetrics) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from steper_ray.pipeline.training import forecast_training, train_student
 from steper_ray.planning.training import forecast_lines
 from steper_ray.run.config import RunConfig
 from steper_ray.toy.asking import REASONING
-from steper_ray.training.dry_run import measured_steps, rank_data, state_bytes, waiting_share
+from steper_ray.training.dry_run import measured_steps, state_bytes, waiting_share
+from steper_ray.training.rank_data import RankData
 from steper_ray.training.worker_spec import WorkerTask
 from tests.tiny_model import save_tiny_model
 from tests.training.one_rank import prepared
@@ -39,7 +40,7 @@ def test_workers_wait_for_the_longest_micro_batch_of_each_turn(
     task: WorkerTask, tmp_path: Path, write_stepwise
 ) -> None:
     write_stepwise(tmp_path, [1, 4])
-    data = rank_data(prepared(task), ranks=2, packed=True)
+    data = RankData(prepared(task), rank=0, ranks=2, packed=True)
     short, long = sorted(data.stored.unit_lengths(data.chains, packed=True))
     assert waiting_share(data) == pytest.approx(1 - (short + long) / (2 * long))
     assert measured_steps(data) == [0, 0]

@@ -12,6 +12,7 @@ from steper_ray.training.objective import (
     global_loss,
     gradient_shares,
     objective_named,
+    with_mix,
 )
 from steper_ray.training.sigma import Sigma
 
@@ -39,6 +40,21 @@ def test_weights_of_four_abilities_by_hand():
     assert weights("uniform", four) == (0.25, 0.25, 0.25, 0.25)
     assert weights("fixed", four, (4.0, 2.0, 1.0, 1.0)) == (0.5, 0.25, 0.125, 0.125)
     assert weights("vanilla-kd", four) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_a_mix_weighs_the_same_beside_every_objective():
+    for name in OBJECTIVES:
+        shares = gradient_shares(weights(name, (0.3, 1.0, 4.0)), (9, 9, 9))
+        *others, mix = with_mix(shares, 0.25)
+        assert mix == pytest.approx(0.2)
+        assert sum(others) == pytest.approx(0.8)
+    # two rows of the mix, behind three abilities
+    assert example_weights([0, 3, 1, 3], with_mix((0.5, 0.25, 0.25), 1.0)) == [
+        0.25,
+        0.25,
+        0.125,
+        0.25,
+    ]
 
 
 def test_an_unknown_objective_is_refused_with_the_nearest_name():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import socket
@@ -16,7 +17,7 @@ from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.toy.asking import REASONING
 from steper_ray.training.rank import RankTraining
-from steper_ray.training.settings import TrainConfig
+from steper_ray.training.settings import MixConfig, TrainConfig
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.worker import prepare_process
 from steper_ray.training.worker_spec import WorkerTask
@@ -35,6 +36,7 @@ class Trace:
     """A training as one rank saw it."""
 
     losses: list[float]
+    mix_losses: list[float | None]
     ability_losses: list[tuple[float | None, ...]]
     sigmas: list[tuple[float, ...]]
     gradients: list[torch.Tensor]
@@ -107,6 +109,7 @@ def train_on_rank(
             training.save(save)
     trace = Trace(
         losses=[m.loss for m in done],
+        mix_losses=[m.L_mix for m in done],
         ability_losses=[tuple(m.L.values()) for m in done],
         sigmas=[tuple(m.sigma.values()) for m in done],
         gradients=gradients,
@@ -150,6 +153,9 @@ def train(tmp_path) -> Callable[..., list[Trace]]:
 @pytest.fixture
 def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
     write_stepwise(tmp_path, [3, 2, 4, 1, 3, 2, 4, 3])
+    texts = [f"The director of Film {number} was born in a town." for number in range(5)]
+    mix = tmp_path / "mix.jsonl"
+    mix.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return WorkerTask(
         train=TrainConfig(
             model=str(tiny_student),
@@ -160,6 +166,7 @@ def task(tmp_path, write_stepwise, tiny_student) -> WorkerTask:
             chains_per_batch=4,
             micro_batch_tokens=250,
             gradient_checkpointing=False,
+            mix=MixConfig(data=str(mix), ratio=0.3),
             deepspeed={"zero_optimization": {"stage3_param_persistence_threshold": 0}},
         ),
         stepwise_files=tuple(map(str, stepwise_files(tmp_path / "stepwise"))),
@@ -184,7 +191,7 @@ def relative(found: Any, expected: Any) -> float:
 def worst(found: Trace, expected: Trace, first: int = 0) -> float:
     pairs = [
         (getattr(found, what), getattr(expected, what)[first:])
-        for what in ("losses", "ability_losses", "sigmas", "gradients")
+        for what in ("losses", "mix_losses", "ability_losses", "sigmas", "gradients")
     ]
     return max(relative(f, e) for fs, es in pairs for f, e in zip(fs, es, strict=True))
 

@@ -1,46 +1,29 @@
 import json
-import os
 import signal
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
 import pytest
 
 import steper_ray
 from steper_ray.errors import InputError
-from steper_ray.selection.abilities import STEPER
 from steper_ray.training.metrics import (
-    BY_ABILITY,
     METRICS_FILE,
     TRACKED_FILE,
     MetricsWriter,
-    StepMetrics,
 )
 from steper_ray.training.settings import Tracker
 from steper_ray.training.trackers import check_trackers
+from tests.training.tracked import at, board_points, losses, single_precision, wait_until
 
 SETTINGS = {
     "run": {"dir": Path("runs/a")},
     "train": {"lr": 1e-4, "trackers": ["mlflow", "wandb"]},
 }
-
-
-def at(step: int) -> StepMetrics:
-    """Metrics of a step: its loss is 1 / step, and it had no exp example."""
-    values: dict[str, Any] = {"step": step, "steps": 9, "loss": 1 / step}
-    values |= {"L_exp": None, "accuracy_exp": None}
-    columns = {field.name: values.get(field.name, 0.5) for field in fields(StepMetrics)}
-    columns |= {
-        name: {a: values.get(f"{name}_{a}", 0.5) for a in STEPER.names} for name in BY_ABILITY
-    }
-    return StepMetrics(**columns)
 
 
 def train(
@@ -58,50 +41,12 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def losses(until: int) -> list[tuple[int, float]]:
-    return [(step, 1 / step) for step in range(1, until + 1)]
-
-
-def single_precision(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """As TensorBoard keeps them."""
-    return [(step, float(np.float32(value))) for step, value in points]
-
-
 NAMES = sorted(
     f"train/{column}"
     for column in at(1).as_row()
     if column not in ("step", "steps", "L_exp", "accuracy_exp")
 )
 """What a tracker shows of `at(…)`."""
-
-
-@pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No address, network, home folder; and nothing is left running or lying about."""
-    for name in list(os.environ):
-        if name.startswith(("MLFLOW_", "WANDB_")):
-            monkeypatch.delenv(name)
-    # Set and taken away: what the tracker sets is taken away in the end.
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "")
-    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setenv("WANDB__DISABLE_STATS", "true")
-    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    yield
-    assert list(home.rglob("*")) == []
-    assert list(here.rglob("*")) == []
-    children = psutil.Process().children(recursive=True)
-    assert [child.name() for child in children if child.name().startswith("wandb")] == []
 
 
 def test_lines_after_the_step_gone_on_from_are_written_again(tmp_path: Path) -> None:
@@ -137,24 +82,6 @@ os.kill(os.getpid(), signal.SIGKILL)
     done = subprocess.run([sys.executable, "-c", program], check=False)
     assert done.returncode == -signal.SIGKILL
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
-
-
-def board_points(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], list[str]]:
-    """Each scalar's points, and the texts, as TensorBoard reads them."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    board = EventAccumulator(str(folder / "tensorboard"))
-    board.Reload()
-    scalars = {
-        name: [(event.step, event.value) for event in board.Scalars(name)]
-        for name in board.Tags()["scalars"]
-    }
-    texts = [
-        event.tensor_proto.string_val[0].decode()
-        for name in board.Tags()["tensors"]
-        for event in board.Tensors(name)
-    ]
-    return scalars, texts
 
 
 def test_tensorboard_has_every_number_and_drops_what_is_done_again(tmp_path: Path) -> None:
@@ -209,8 +136,7 @@ def test_mlflow_goes_on_with_its_run_and_has_each_step_once(tmp_path: Path) -> N
     train(tmp_path, 2, 3, ["mlflow"])
     assert mlflow_losses(tmp_path) == losses(6)
     unfinished = MetricsWriter(tmp_path, 2, trackers=["mlflow"], settings={"train": {"lr": 2}})
-    (run,) = mlflow_runs(tmp_path).values()
-    assert run.info.status == "RUNNING"
+    wait_until(lambda: [run.info.status for run in mlflow_runs(tmp_path).values()] == ["RUNNING"])
     for step in range(3, 9):
         unfinished.write(at(step))
     unfinished.close()

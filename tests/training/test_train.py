@@ -31,6 +31,7 @@ from steper_ray.training.storage import check_storage, needed_storage
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.worker import CHECKPOINT
 from steper_ray.training.worker_spec import WorkerTask, read_corpus_version, worker_task
+from tests import plain_training as plain
 
 LR, SIGMA_LR, STEPS = 2e-3, 0.1, 3
 
@@ -174,8 +175,21 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     examples = write_stepwise(tmp_path, [2, 3, 4, 1, 2, 3])
-    expected, model = plain_training(tiny_student, examples, STEPS, lr=LR, sigma_lr=SIGMA_LR)
-    config = small_run(tmp_path, tiny_student, checkpoint_every_steps=1, num_to_keep=9)
+    file, texts = tmp_path / "mix.jsonl", ["Title: Rome\nText: Rome is a town.", "The answer."]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
+    ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
+    mix = plain.Mix([(row, list(range(1, len(row)))) for row in ids], weight=2.0)
+    expected, model = plain_training(
+        tiny_student, examples, STEPS, lr=LR, sigma_lr=SIGMA_LR, mix=mix
+    )
+    config = small_run(
+        tmp_path,
+        tiny_student,
+        checkpoint_every_steps=1,
+        num_to_keep=9,
+        mix={"data": str(file), "ratio": len(texts) / len(examples), "weight": mix.weight},
+    )
 
     killed: list[int] = []
     killer = threading.Thread(
@@ -188,6 +202,7 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     lines = metrics_of_one_run(config)
     for line, step in zip(lines, expected, strict=True):
         assert line["loss"] == pytest.approx(step.loss, rel=1e-5)
+        assert line["L_mix"] == pytest.approx(step.mix_loss, rel=1e-5)
         losses = [line["L_init"], line["L_exp"], line["L_agg"]]
         assert losses == pytest.approx(step.loss_A, rel=1e-5)
         assert line["grad_norm"] == pytest.approx(step.gradient_norm, rel=1e-4)
@@ -216,8 +231,8 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     student = AutoModelForCausalLM.from_pretrained(config.folder.student)
     tokenizer = AutoTokenizer.from_pretrained(config.folder.student)
     assert student.config.tie_word_embeddings
-    ids = torch.tensor([tokenizer(examples[0].prompt)["input_ids"]])
-    torch.testing.assert_close(student(ids).logits, model(ids).logits, atol=2e-2, rtol=0)
+    prompt = torch.tensor([tokenizer(examples[0].prompt)["input_ids"]])
+    torch.testing.assert_close(student(prompt).logits, model(prompt).logits, atol=2e-2, rtol=0)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -185,11 +185,11 @@ def test_training_ends_in_time_whatever_a_server_does(
         server.hangs = True
         writer = MetricsWriter(tmp_path, 0, trackers=["mlflow", "tensorboard"])
         write(writer, 1, 2)
-        started = time.monotonic()
         wait_until(lambda: "train/loss" in board_points(tmp_path)[0])
+        started = time.monotonic()
         writer.close()
         assert time.monotonic() - started < 20
-        (said,) = warnings(caplog)
+        (said,) = (line for line in warnings(caplog) if line.startswith("mlflow"))
         assert said.startswith("mlflow: 2 steps could not be sent (no answer in time); ")
     assert board_points(tmp_path)[0]["train/loss"] == single_precision(losses(2))
 

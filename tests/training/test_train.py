@@ -27,7 +27,7 @@ from steper_ray.run.identity import differences
 from steper_ray.toy.asking import REASONING
 from steper_ray.training.resume import find_checkpoints, task_identity
 from steper_ray.training.settings import TrainConfig
-from steper_ray.training.storage import check_storage, needed_storage
+from steper_ray.training.storage import check_storage
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.worker import CHECKPOINT
 from steper_ray.training.worker_spec import WorkerTask, read_corpus_version, worker_task
@@ -213,16 +213,6 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     assert summary.examples == {"init": 5, "exp": 4, "agg": 6}
     assert summary.dropped_passages == 0
     assert list(summary.ability_losses.values()) == pytest.approx(expected[-1].loss_A, rel=1e-5)
-
-    needed = needed_storage(config.train)
-    assert needed is not None
-    checkpoints = list(config.folder.checkpoints.glob("*/checkpoint_*"))
-    for checkpoint in checkpoints:
-        shards = sum(file.stat().st_size for file in checkpoint.rglob("*_optim_states.pt"))
-        assert shards == pytest.approx(needed.checkpoint, rel=0.1)
-    assert len(checkpoints) <= needed.checkpoints
-    weights = config.folder.student / "model.safetensors"
-    assert weights.stat().st_size == pytest.approx(needed.student, rel=0.1)
 
     assert not config.folder.student.with_name("student.partial").exists()
     complete = complete_reasoning(config.reasoning)

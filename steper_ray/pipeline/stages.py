@@ -94,6 +94,7 @@ def run_train(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Train the student."""
     from steper_ray.pipeline.training import following_metrics, forecast_training, train_student
     from steper_ray.planning.training import forecast_lines
+    from steper_ray.training.storage import check_storage, cost_of_a_death, needed_storage
 
     def show(done: int, blocks: int) -> None:
         progress.update(done, blocks, f"preparing the examples: {done} of {blocks} blocks")
@@ -101,6 +102,9 @@ def run_train(config: "RunConfig", progress: "StageProgress") -> StageResult:
     if config.train.dry_run:
         forecast = forecast_training(config, on_prepared=show)
         return StageResult(forecast_lines(forecast, config.train), forecast)
+    folder, needed = config.folder.root, needed_storage(config.train, config.hub)
+    check_storage(folder, None)
+    print(f"{'train':>6}  {cost_of_a_death(config.train, folder, needed)}", flush=True)
     with following_metrics(config.folder.metrics, progress):
         summary = train_student(config, on_prepared=show)
     return StageResult(train_lines(summary, config.folder.student), summary)

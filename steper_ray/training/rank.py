@@ -40,6 +40,10 @@ ASK_EVERY_S: Final = 5.0
 """Seconds between two questions to Ray whether a node is about to be taken away; it looks as often."""
 
 
+MAX_EXPONENT: Final = 700.0
+"""Of a loss in nats, for its perplexity: beyond it a float overflows."""
+
+
 class RankTraining:
     """The training of one run, as one rank sees it."""
 
@@ -202,7 +206,9 @@ class RankTraining:
             loss=loss,
             L_mix=mix_loss,
             L=losses,
-            perplexity={a: None if L is None else math.exp(L) for a, L in losses.items()},
+            perplexity={
+                a: None if L is None else math.exp(min(L, MAX_EXPONENT)) for a, L in losses.items()
+            },
             accuracy=self._by_ability(accuracy_A, count_A),
             sigma=dict(zip(names, self.sigma.value_A, strict=True)),
             lr=lr,

@@ -1,12 +1,16 @@
 """Room on the disk for a training: checkpoints, students and training data, counted before it starts."""
 
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Final
+
+from rich.filesize import decimal
 
 from steper_ray.errors import InputError
 from steper_ray.models.folder import model_shapes
@@ -143,6 +147,36 @@ def check_storage(
         f"run.dir: {folder} has {_gigabytes(free)} free, {who} up to {_gigabytes(total)}"
         f"{' more' if there else ''} ({', '.join(parts)}); make room or lower {lower}"
     )
+
+
+def cost_of_a_death(settings: TrainConfig, folder: Path, needed: Needed | None) -> str:
+    """One line: what is lost when a worker dies, and how long a checkpoint takes in a folder.
+
+    The folder's speed is that of a file of 64 MiB, written and removed.
+    """
+    lost = f"at most {settings.checkpoint_every_minutes:g} minutes (train.checkpoint_every_minutes)"
+    if settings.checkpoint_every_steps:
+        steps = f"{settings.checkpoint_every_steps:,} steps (train.checkpoint_every_steps)"
+        lost = f"{lost}, or {steps}" if settings.checkpoint_every_minutes else f"at most {steps}"
+    elif not settings.checkpoint_every_minutes:
+        lost = "all of it: no checkpoint is written before the end (train.checkpoint_every_minutes)"
+    pause = ""
+    if needed is not None:
+        seconds = needed.checkpoint / _bytes_per_second(folder)
+        pause = f"; a checkpoint of {decimal(needed.checkpoint)} takes some {seconds:,.1f} s here"
+    return f"a dead worker costs {lost}{pause}"
+
+
+def _bytes_per_second(folder: Path) -> float:
+    """How fast a folder takes what is written."""
+    content = os.urandom(1 << 20)
+    started = time.monotonic()
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(64):
+            file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return 64 * len(content) / (time.monotonic() - started)
 
 
 def _gigabytes(size: int) -> str:

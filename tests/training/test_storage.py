@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from steper_ray.errors import InputError
 from steper_ray.models.folder import model_size
 from steper_ray.training.settings import TrainConfig
-from steper_ray.training.storage import Needed, check_storage, needed_storage
+from steper_ray.training.storage import Needed, check_storage, cost_of_a_death, needed_storage
 
 TENSORS = {
     "model.embed_tokens.weight": (10, 4),
@@ -119,3 +119,29 @@ def test_a_model_in_the_cache_of_the_hub_has_its_size_when_all_files_are_there(
     save_file({"y": np.zeros((2, 3), np.float16)}, snapshot / "b.safetensors")
     assert model_size("owner/name") == (WEIGHTS + 6, 4 * WEIGHTS + 12)
     assert model_size("owner/name", commit) == model_size("owner/name")
+
+
+@pytest.mark.parametrize(
+    ("values", "lost"),
+    [
+        ({}, "at most 30 minutes (train.checkpoint_every_minutes)"),
+        (
+            {"checkpoint_every_steps": 50},
+            "at most 30 minutes (train.checkpoint_every_minutes), or 50 steps "
+            "(train.checkpoint_every_steps)",
+        ),
+        (
+            {"checkpoint_every_minutes": 0, "checkpoint_every_steps": 50},
+            "at most 50 steps (train.checkpoint_every_steps)",
+        ),
+        ({"checkpoint_every_minutes": 0}, "all of it: no checkpoint is written before the end"),
+    ],
+)
+def test_the_cost_of_a_death_is_said(
+    tmp_path: Path, model: str, values: dict[str, Any], lost: str
+) -> None:
+    settings = TrainConfig(model=model, **values)
+    line = cost_of_a_death(settings, tmp_path, needed_storage(settings))
+    assert line.startswith(f"a dead worker costs {lost}")
+    assert f"; a checkpoint of {12 * WEIGHTS / 1000} kB takes some 0.0 s here" in line
+    assert cost_of_a_death(settings, tmp_path, None).endswith(")")

@@ -36,6 +36,8 @@ def board_points(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], list
     """Each scalar's points, and the texts, as TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    if not (folder / "tensorboard").is_dir():
+        return {}, []
     board = EventAccumulator(str(folder / "tensorboard"))
     board.Reload()
     scalars = {

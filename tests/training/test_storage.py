@@ -127,8 +127,7 @@ def test_a_model_in_the_cache_of_the_hub_has_its_size_when_all_files_are_there(
         ({}, "at most 30 minutes (train.checkpoint_every_minutes)"),
         (
             {"checkpoint_every_steps": 50},
-            "at most 30 minutes (train.checkpoint_every_minutes), or 50 steps "
-            "(train.checkpoint_every_steps)",
+            "at most 30 minutes (train.checkpoint_every_minutes), or 50",
         ),
         (
             {"checkpoint_every_minutes": 0, "checkpoint_every_steps": 50},

@@ -186,6 +186,7 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     config = small_run(
         tmp_path,
         tiny_student,
+        workers=[1, 2],
         checkpoint_every_steps=1,
         num_to_keep=9,
         mix={"data": str(file), "ratio": len(texts) / len(examples), "weight": mix.weight},

@@ -1,4 +1,5 @@
-"""Training with `train.mix`, by DeepSpeed in this process; two ranks have one too, see test_ranks.py."""
+"""Training with `train.mix`: its gradient, and steps by DeepSpeed in this process; for several ranks see
+test_ranks.py and test_train.py."""
 
 import json
 from dataclasses import replace
@@ -8,12 +9,13 @@ from typing import Any
 import pytest
 
 from steper_ray.toy.tokenizer import make_tokenizer
+from steper_ray.training.objective import example_weights, with_mix
+from steper_ray.training.packing import packed_length
 from steper_ray.training.settings import MixConfig
 from steper_ray.training.worker_spec import WorkerTask
 from tests import plain_training as plain
-from tests.training.one_rank import LR, SIGMA_LR, gather_and_save, learned, start
-
-pytestmark = pytest.mark.engine
+from tests.training.conftest import toy_ids
+from tests.training.one_rank import LR, SIGMA_LR, gather_and_save, learned, prepared, start
 
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'Question: ' + m['content'] + '\nStep 1:' }}"
@@ -58,6 +60,67 @@ def plain_mix(weight: float) -> plain.Mix:
         ids += said
     text = [*ids_of(TEXT), tokenizer.eos_token_id]
     return plain.Mix([(ids, at), (text, list(range(1, len(text))))], weight)
+
+
+def gradients(task: WorkerTask, ranks: int, packed: bool) -> tuple[list[Any], float]:
+    """The gradients of a step's micro-batches of all ranks, added up, and L_mix."""
+    import torch
+
+    from steper_ray.training.rank_data import RankData
+    from steper_ray.training.student import load_student
+
+    student = load_student(
+        task.train.model, dtype=torch.float32, gradient_checkpointing=False, packed=packed
+    )
+    folders = Path(task.prepared), Path(task.prepared_mix)
+    sums = [0.0, 0.0, 0.0, 0.0]
+    for rank in range(ranks):
+        data = RankData(*folders, task.train, seed=0, rank=rank, ranks=ranks, packed=packed)
+        batch = data.global_batch(0)
+        assert batch.lengths == [packed_length(unit.tree) for unit in batch.units]
+        assert batch.mix_rows == 2
+        weight_E = example_weights(
+            [example.ability for example in batch.examples], with_mix((0.25, 0.25, 0.5), 0.5)
+        )
+        for micro_batch, tensors, _ in data.micro_batches(batch, weight_E, torch.device("cpu")):
+            loss, nll_E, _ = student(tensors)
+            (loss / ranks).backward()
+            examples = [e for unit in micro_batch.units for e in batch.units[unit].examples]
+            for example, nll in zip(examples, nll_E.tolist(), strict=True):
+                sums[example.ability] += nll * micro_batch.counted
+    named = dict(student.model.named_parameters())
+    return [named[name].grad for name in sorted(named)], sums[3] / 2
+
+
+def test_the_gradient_is_that_of_plain_torch_however_the_step_is_cut(
+    tmp_path, write_stepwise, chatting
+):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    examples = write_stepwise(tmp_path, [3, 2, 4])
+    task, encode = prepared(chatting), toy_ids()
+    model = AutoModelForCausalLM.from_pretrained(task.train.model, dtype=torch.float32)
+    for example in examples:
+        prompt, target = encode(example)
+        logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
+        nll = torch.nn.functional.cross_entropy(logits, torch.tensor(target))
+        weight = {"init": 0.25, "exp": 0.25, "agg": 0.5}[example.ability]
+        (nll * weight / sum(other.ability == example.ability for other in examples)).backward()
+    mix_loss = plain.add_mix(model, plain_mix(0.5))
+    expected: list[Any] = [weight.grad for _, weight in sorted(model.named_parameters())]
+    for ranks, packed, tokens in (
+        (1, True, 10_000),
+        (2, True, 300),
+        (1, False, 300),
+        (2, False, 50),
+    ):
+        train = task.train.model_copy(update={"micro_batch_tokens": tokens})
+        found, loss = gradients(replace(task, train=train), ranks, packed)
+        assert loss == pytest.approx(mix_loss, rel=1e-5)
+        for gradient, plain_gradient in zip(found, expected, strict=True):
+            off = (gradient - plain_gradient).norm() / plain_gradient.norm()
+            assert off < 1e-4, (ranks, packed)
 
 
 @pytest.mark.usefixtures("only_rank")

@@ -12,6 +12,7 @@ from functools import cache
 from string import ascii_lowercase
 from typing import Any, Final
 
+from steper_ray.reasoning.batch_encoder import BatchEncoder
 from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.frameworks import FRAMEWORKS, ircot, self_ask
 from steper_ray.reasoning.settings import ReasoningConfig
@@ -64,13 +65,16 @@ def make_examples(framework: str, chains: int) -> list[StepExample]:
     ]
 
 
-def make_chains(framework: str, chains: int) -> list[list[TokenExample]]:
-    """The examples of each chain as token ids, in the order in which training lays them out."""
-    from steper_ray.reasoning.batch_encoder import BatchEncoder
+def make_chains(
+    framework: str, chains: int, encoder: BatchEncoder | None = None
+) -> list[list[TokenExample]]:
+    """The examples of each chain as token ids, in the order in which training lays them out.
 
+    encoder: of another tokenizer than `word_tokenizer`
+    """
     examples, _ = tokenize_rows(
         [asdict(example) for example in make_examples(framework, chains)],
-        BatchEncoder(word_tokenizer()),
+        encoder or BatchEncoder(word_tokenizer()),
         reasoning=reasoning_of(framework),
         scheme=STEPER,
         abilities=STEPER.names,

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from steper_ray.reasoning.batch_encoder import BatchEncoder
+from steper_ray.reasoning.frameworks import FRAMEWORKS
+from tests.tokenizer_families import GPT4_WORDS
 
 sys.path.append(str(Path(__file__).parents[2] / "jobs" / "bench"))
 
 from train_chains import (
+    END,
     PASSAGES_PER_STEP,
     STEPS,
     linear_ids,
@@ -25,8 +32,6 @@ from train_report import contender_table, figures, framework_table, losses_apart
 from train_settings import CPU
 from train_with_trl import count_bins
 from train_worker_loop import prepared_task, write_run
-
-from steper_ray.reasoning.frameworks import FRAMEWORKS
 
 TINY = replace(CPU, layers=1, hidden=16, heads=2, key_value_heads=2, intermediate=16)
 
@@ -83,6 +88,25 @@ def test_one_linear_sequence_holds_all_prompts(name: str) -> None:
     assert word_tokenizer().decode(row) == last.prompt + last.target
     assert tree_tokens([chain]) == len(row)
     assert separate_tokens([chain]) / tree_tokens([chain]) > 3
+
+
+def test_a_tokenizer_that_joins_line_breaks_leaves_no_linear_sequence_of_self_ask() -> None:
+    # Qwen2.5 and Llama 3 take `?\n` for one token where a step ends, and `?\n\n` where passages follow.
+    vocabulary = list(word_tokenizer().get_vocab())
+    joined = ("?Ċ", "?ĊĊ", "]Ċ", "]ĊĊ", ".Ċ", ".ĊĊ", ":Ċ", ":ĊĊ", "ĊĊ")
+    ids = {token: number for number, token in enumerate([*vocabulary, *joined])}
+    split = pre_tokenizers.Split(Regex(GPT4_WORDS), "isolated")
+    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=[], ignore_merges=True))
+    levels = [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(levels)
+    encoder = BatchEncoder(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END))
+    (react,) = make_chains("react", 1, encoder)
+    assert tree_tokens([react]) == len(linear_ids(react))
+    (self_ask,) = make_chains("self_ask", 1, encoder)
+    with pytest.raises(ValueError, match="step 1 is not the beginning"):
+        linear_ids(self_ask)
+    # each of the four steps that search ends with a token of its own
+    assert tree_tokens([self_ask]) == max(len(example.ids) for example in self_ask) + 4
 
 
 def test_no_linear_sequence_holds_ircot_s_prompts() -> None:

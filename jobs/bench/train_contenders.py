@@ -146,9 +146,24 @@ LINEAR: Final = {"Self-Ask": "self_ask", "ReAct": "react"}
 """Frameworks whose prompts grow at their end alone, by the names in the tables."""
 
 
-CONTENDERS: Final[dict[str, Callable[[Setting], dict[str, Any]]]] = {
-    "packed chains": partial(run_ours, layout="packed", framework="ircot"),
-    "separate examples": partial(run_ours, layout="separate", framework="ircot"),
+LAYOUTS: Final[dict[str, Layout]] = {
+    "packed chains": "packed",
+    "separate examples": "separate",
+    "one linear sequence": "linear",
+}
+
+
+Contender = Callable[[Setting], dict[str, Any]]
+
+
+def ours(layout: Layout, framework: str) -> Contender:
+    """`run_ours` with its layout."""
+    return partial(run_ours, layout=layout, framework=framework)
+
+
+CONTENDERS: Final[dict[str, Contender]] = {
+    "packed chains": ours("packed", "ircot"),
+    "separate examples": ours("separate", "ircot"),
     "TRL, whole chains at a time": lambda setting: run_trl(setting, batch=setting.together * STEPS),
     "TRL, an example at a time": lambda setting: run_trl(setting, batch=1),
     "TRL, packing": lambda setting: run_trl(setting, packing=True, batch=1),
@@ -158,11 +173,7 @@ CONTENDERS: Final[dict[str, Callable[[Setting], dict[str, Any]]]] = {
     "worker loop without Ray": run_loop_without_ray,
     "worker loop under Ray Train": run_loop_under_ray,
 } | {
-    f"{shown}: {name}": partial(run_ours, layout=layout, framework=framework)
+    f"{shown}: {name}": ours(layout, framework)
     for shown, framework in LINEAR.items()
-    for name, layout in {
-        "packed chains": "packed",
-        "separate examples": "separate",
-        "one linear sequence": "linear",
-    }.items()
+    for name, layout in LAYOUTS.items()
 }

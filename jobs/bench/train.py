@@ -1,18 +1,30 @@
 """Training speed, side by side: packed chains, separate examples, TRL's SFTTrainer, with and without Ray.
 
-    pip install '.[bench]'
+    pip install '.[bench]'      on a GPU '.[bench,liger]', and flash-attn where there is a build of it
     python jobs/bench/train.py [--gpu] [--json FILE]
 
-Shapes as in the paper: 5 steps, 4 passages of about 100 tokens a step, targets of about 30 tokens, a
-vocabulary of 32,000; same random tokens, same fused AdamW, one worker each. What differs between a CPU and
-a GPU is in `Setting`: a Llama of 4 layers × 256 in fp32 there, one of 1.1B parameters in bf16 here (on one
-GPU of 40 GB or more, with as much free room in TMPDIR for the checkpoint of the train stage).
-Every contender runs in a process of its own, one after the other, and says its losses before the first
-update, so that all are seen to train on the same. On 2 cores it takes about 8 minutes.
+Shapes as in the paper: 5 steps, 4 passages of 100 tokens a step, targets of about 30 tokens, a vocabulary
+of 32,000; same prompts in the layout of the framework, same fused AdamW, one worker each. What differs
+between a CPU and a GPU is in `Setting`: a Llama of 4 layers × 256 in fp32 there, one of 1.1B parameters in
+bf16 here (on one GPU of 40 GB or more, with as much free room in TMPDIR for the checkpoint of the train
+stage). Every contender runs in a process of its own, one after the other, and says its losses before the
+first update, so that all are seen to train on the same. On 2 cores it takes about 12 minutes.
 
-TRL is given as much at a time as we are (whole chains), and one example at a time, which is leaner; the
-speed is held against the faster of the two, the memory against the former. Its attention is torch's, as
-ours is for separate examples; FlexAttention is used for packed chains on a GPU.
+`tree_token_ratio` is the tokens of the separate examples over those of the prefix trees: how much faster
+packing can be where only tokens count. It stands beside every speed-up.
+
+**TRL** is given as much at a time as we are (whole chains), and one example at a time, which is leaner; the
+speed is held against the faster of the two, the memory against the former. Its packing gets rows of as
+many tokens as our packed pass has, always padding-free, with flash attention where it is installed; Liger,
+where installed, is on for all contenders. A line says which of these were on. On a CPU its head computes
+the logits of all tokens, for want of Triton; one row shows its packing with the logits of targets alone.
+
+**The worker loop** is the product's own training of the same chains: Ray Train, DeepSpeed's ZeRO-3,
+clipping, σ, prepared data. Its first two steps are left out.
+
+**Self-Ask and ReAct** grow their prompts at the end alone, so one linear sequence a chain with all targets
+supervised trains on the same; a table sets packing beside it. In IRCoT passages stand before the reasoning,
+and no sequence holds all its prompts.
 
 MFU is model FLOPs (see `steper_ray.training.flops`) against the rate of one plain matrix product in the
 same process and, where it is known, against the stated peak of the GPU. Only tokens of examples count, not
@@ -30,18 +42,22 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from train_contenders import CONTENDERS
+from train_report import (
+    contender_table,
+    contenders_of,
+    described,
+    framework_table,
+    is_sound,
+    notes,
+)
 from train_settings import CPU, GPU, Setting
-from train_workload import STEPS
 
 from steper_ray.files import write_whole
 
@@ -67,73 +83,6 @@ def measure(name: str, gpu: bool) -> dict[str, Any]:
             return {"failed": lines[-1]}
         outcome: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return outcome
-
-
-def figures(setting: Setting, outcomes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The ratios that the targets are about; null where a contender failed or is still to come."""
-    rows = [outcomes.get(name, {}) for name in CONTENDERS]
-    seconds, peaks, rates, mfus, of_peak = (
-        [math.nan if row.get(key) is None else row[key] for row in rows]
-        for key in ("seconds", "peak", "tokens_per_second", "mfu", "mfu_of_stated_peak")
-    )
-    ours, separate, chain, single, trl_packed, plain, under_ray = range(len(rows))
-    trl = float(np.minimum(seconds[chain], seconds[single]))
-    values = {
-        "vs_trl": trl / seconds[ours],
-        "vs_trl_packed": seconds[trl_packed] / seconds[ours],
-        "memory_vs_trl": peaks[ours] / peaks[chain],
-        "vs_separate": seconds[separate] / seconds[ours],
-        "ray_efficiency": rates[under_ray] / rates[plain],
-        "mfu": mfus[ours],
-        "mfu_of_stated_peak": of_peak[ours],
-    }
-    out: dict[str, dict[str, Any]] = {}
-    for name, value in values.items():
-        target, kind = setting.targets.get(name, (None, ""))
-        known = None if math.isnan(value) else round(value, 3)
-        holds = None
-        if target is not None and known is not None:
-            holds = value >= target if kind == "at least" else value <= target
-        out[name] = {"value": known, "target": target, "holds": holds}
-    return out
-
-
-def losses_apart(outcomes: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """How far each contender's losses are from those of packed chains at most, relative."""
-    reference = np.array(outcomes["packed chains"].get("losses", ()))
-    return {
-        name: float(np.abs(np.array(outcome["losses"]) / reference - 1).max())
-        for name, outcome in outcomes.items()
-        if len(reference) and outcome.get("losses") and name != "packed chains"
-    }
-
-
-def described(setting: Setting, outcomes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """All that is known when these have been measured."""
-    packages = ("torch", "transformers", "trl", "deepspeed", "ray")
-    ours = outcomes["packed chains"]
-    return {
-        "date": date.today().isoformat(),
-        "device": ours.get("device"),
-        "parameters": ours.get("parameters"),
-        "versions": {name: version(name) for name in packages},
-        "outcomes": outcomes,
-        "losses_apart": losses_apart(outcomes),
-        "figures": figures(setting, outcomes),
-    }
-
-
-def table_row(setting: Setting, name: str, outcome: Mapping[str, Any]) -> str:
-    """A contender's line."""
-    if "failed" in outcome:
-        return f"| {name} | failed: {outcome['failed']} | | |"
-    if "seconds" in outcome:
-        speed = f"{setting.chains * STEPS / outcome['seconds']:,.2f} examples/s"
-    else:
-        speed = f"{outcome['tokens_per_second']:,.0f} tokens/s"
-    shares = [(outcome.get("mfu"), ""), (outcome["mfu_of_stated_peak"], " of the stated peak")]
-    mfu = ", ".join(f"{share:.1%}{what}" for share, what in shares if share is not None)
-    return f"| {name} | {speed} | {outcome['peak'] / 2**30:.2f} GiB | {mfu or '–'} |"
 
 
 def unusable(setting: Setting, contender: str | None) -> str | None:
@@ -168,40 +117,25 @@ def main() -> None:
             print(text)
         return
     outcomes: dict[str, dict[str, Any]] = {}
-    order = [*QUICK * setting.rounds, *CONTENDERS]
+    order = [*QUICK * setting.rounds, *contenders_of(setting)]
+    if setting.rounds:
+        order += [name for name in CONTENDERS if ": " in name]
     for number, name in enumerate(order, 1):
         print(f"{number} of {len(order)}: {name}", file=sys.stderr, flush=True)
         outcome = measure(name, arguments.gpu)
         if outcome.get("seconds", 0.0) <= outcomes.get(name, {}).get("seconds", math.inf):
             outcomes[name] = outcome
-        found = described(setting, outcomes)
+        record = described(setting, outcomes)
         if arguments.json:
-            write_whole(arguments.json, json.dumps(found, indent=2) + "\n")
-    ours = outcomes["packed chains"]
-    print("| | speed | peak memory | MFU |\n|---|---|---|---|")
-    for name, outcome in outcomes.items():
-        print(table_row(setting, name, outcome))
-    print()
-    if "failed" not in ours:
-        print(
-            f"{found['date']}, {ours['device']}, {ours['parameters']:,} parameters in "
-            f"{'bf16' if setting.bf16 else 'fp32'}, {setting.chains} chains a step, gradient "
-            f"checkpointing {'on' if setting.gradient_checkpointing else 'off'}, "
-            f"{', '.join(f'{name} {number}' for name, number in found['versions'].items())}"
-        )
-        print(
-            f"packed chains: {ours['flops'] / ours['seconds'] / 1e9:,.0f} GFLOP/s of model work, plain "
-            f"{setting.product:,} × {setting.product:,} products {ours['mm_rate'] / 1e9:,.0f} GFLOP/s"
-        )
-    apart = found["losses_apart"]
-    for name, most in apart.items():
-        print(
-            f"losses of {name} and of packed chains differ by at most {most:.1e} "
-            f"(allowed: {setting.tolerance:.0e})"
-        )
-    print(json.dumps(found["figures"]))
-    failed = any("failed" in outcome for outcome in outcomes.values())
-    if failed or any(most > setting.tolerance for most in apart.values()):
+            write_whole(arguments.json, json.dumps(record, indent=2) + "\n")
+    for lines in (
+        contender_table(setting, outcomes),
+        framework_table(outcomes),
+        notes(setting, record),
+    ):
+        print("\n".join(lines), end="\n\n")
+    print(json.dumps(record["figures"]))
+    if not is_sound(setting, record):
         sys.exit(1)
 
 

@@ -24,20 +24,16 @@ class Setting:
     gradient_checkpointing: bool
     steps: int
     """Optimizer steps of our own contenders; the first is not timed."""
+    loop_steps: int
+    """Optimizer steps of the worker loop; the first two are not timed."""
     trl_steps: int
     product: int
     """Rows and columns of the plain matrix product that the speed is compared with."""
     tolerance: float
     """Most that the losses of two contenders may differ, relative. In bf16, sound ones of the GPU's model
     were seen to differ by 7e-4, and attention over the wrong tokens to change them by 3e-2."""
-    train: tuple[str, ...]
-    """The train stage's own settings, for the worker loop."""
     rounds: int = 0
     """How often the quick contenders are run beforehand, in turn; of all their runs the best counts."""
-    passage_copies: int = 1
-    """How often the worker loop's data have each passage: as it is one is some 30 tokens."""
-    own_student: bool = False
-    """The worker loop trains the model of the other contenders, not the bundled toy."""
     targets: Mapping[str, tuple[float, str]] = field(default_factory=dict)
 
     @property
@@ -58,10 +54,10 @@ CPU: Final = Setting(
     together=1,
     gradient_checkpointing=False,
     steps=6,
+    loop_steps=10,
     trl_steps=3,
     product=1024,
     tolerance=1e-4,
-    train=("train.workers=1",),
     rounds=3,
     targets={
         "vs_trl": (10.0, "at least"),
@@ -86,17 +82,8 @@ GPU: Final = Setting(
     together=4,
     gradient_checkpointing=True,
     steps=8,
+    loop_steps=8,
     trl_steps=4,
     product=8192,
     tolerance=5e-3,
-    train=(
-        "train.workers=1",
-        "train.use_gpu=true",
-        "train.chains_per_batch=16",
-        "train.micro_batch_tokens=16384",
-        "train.num_to_keep=1",
-        "reasoning.max_prompt_tokens=4000",
-    ),
-    passage_copies=12,
-    own_student=True,
 )

@@ -2,41 +2,53 @@
 
 import statistics
 import tempfile
+from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
+from train_chains import VOCABULARY, make_chains, separate_tokens, tree_tokens
 from train_settings import Setting
 from train_workload import (
     LR,
-    TARGET_TOKENS,
-    VOCABULARY,
-    make_chains,
+    liger_obstacle,
     make_model,
     now,
     peak_memory,
-    split,
     utilisation,
 )
 
+from steper_ray.training.tokenization import TokenExample
 
-def run_trl(setting: Setting, packing: bool, batch: int) -> dict[str, Any]:
+
+def run_trl(
+    setting: Setting, *, batch: int, packing: bool = False, compact: bool = False
+) -> dict[str, Any]:
     """TRL's SFTTrainer on the flattened examples, loss on completions only.
 
-    batch: examples (rows, if packing) that go through the model together
+    batch:   examples (rows, if packing) that go through the model together
+    packing: a row holds as many tokens as go through the model together when we pack chains
+    compact: compute logits of targets alone on a CPU too; TRL does where Triton is
     """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    units = split(make_chains(setting))
-    examples = [ids for (ids,) in units]
-    longest = max(len(ids) for ids in examples)
+    if compact:
+        import trl.trainer.utils
+
+        # Its head asks this only for which positions to score; the kernel is chosen elsewhere.
+        trl.trainer.utils._use_triton = lambda _: True
+    chains = make_chains("ircot", setting.chains)
+    examples = [example for chain in chains for example in chain]
+    lengths = sorted((len(example.ids) for example in examples), reverse=True)
+    row = tree_tokens(chains[: setting.together]) if packing else lengths[0]
+    rows_a_step = count_bins(lengths, row) if packing else len(examples)
+    model = make_model(setting)
+    flash = flash_obstacle(setting)
+    if packing and flash is None:
+        model.set_attn_implementation("flash_attention_2")
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        # A packed row holds as many examples as fit the longest.
-        lengths = sorted((len(ids) for ids in examples), reverse=True)
-        rows_a_step = len(examples) if not packing else count_bins(lengths, longest)
         trainer = SFTTrainer(
-            model=make_model(setting),
+            model=model,
             args=SFTConfig(
                 output_dir=folder,
                 use_cpu=not setting.gpu,
@@ -50,31 +62,55 @@ def run_trl(setting: Setting, packing: bool, batch: int) -> dict[str, Any]:
                 lr_scheduler_type="constant",
                 completion_only_loss=True,
                 packing=packing,
-                max_length=longest,
+                max_length=row,
+                use_liger_kernel=liger_obstacle(setting) is None,
                 gradient_checkpointing=setting.gradient_checkpointing,
                 save_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
                 logging_strategy="no",
             ),
-            train_dataset=Dataset.from_list([completion_row(ids) for ids in examples]),
+            train_dataset=Dataset.from_list(list(map(completion_row, examples))),
             processing_class=number_tokenizer(),
             callbacks=[step_timer(setting, seconds)],
         )
         losses = [] if packing else example_losses(setting, trainer)
+        rows = len(trainer.train_dataset)
+        assert rows == rows_a_step, f"{rows} rows, not {rows_a_step}"
         trainer.train()
+    median = statistics.median(seconds[1:])
     return {
-        "seconds": statistics.median(seconds[1:]),
+        "seconds": median,
         "losses": losses,
+        "tree_token_ratio": separate_tokens(chains) / tree_tokens(chains),
         "peak": peak_memory(setting),
-    } | utilisation(setting, trainer.model, units, seconds)
+        "with": {
+            "tokens a row": f"at most {row:,}",
+            "padding-free": _on("is for packing" if not trainer.padding_free else None),
+            "flash attention": _on(flash if packing else "is for packing"),
+            "Liger": _on(liger_obstacle(setting)),
+            "logits": "of targets" if setting.gpu or compact else "of all tokens (no Triton)",
+        },
+    } | utilisation(setting, [[example] for example in examples], median)
 
 
-def completion_row(ids: np.ndarray) -> dict[str, list[int]]:
+def flash_obstacle(setting: Setting) -> str | None:
+    """Why flash attention, whose kernels take rows of several examples, is off; None if it is on."""
+    if not setting.gpu:
+        return "needs a GPU"
+    return None if find_spec("flash_attn") else "not installed"
+
+
+def _on(obstacle: str | None) -> str:
+    return "on" if obstacle is None else f"off ({obstacle})"
+
+
+def completion_row(example: TokenExample) -> dict[str, list[int]]:
     """An example as TRL takes it, its target marked as the completion."""
+    prompt_tokens = len(example.ids) - example.target_tokens
     return {
-        "input_ids": ids.tolist(),
-        "completion_mask": [0] * (len(ids) - TARGET_TOKENS) + [1] * TARGET_TOKENS,
+        "input_ids": example.ids.tolist(),
+        "completion_mask": [0] * prompt_tokens + [1] * example.target_tokens,
     }
 
 
@@ -86,7 +122,7 @@ def number_tokenizer() -> Any:
     words = {f"w{number}": number for number in range(VOCABULARY)}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")),
-        eos_token="w2",
+        eos_token="w1",
         pad_token="w0",
     )
 

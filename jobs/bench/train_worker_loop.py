@@ -1,6 +1,9 @@
-"""The train stage's own worker loop as a contender of `train.py`: under Ray Train, and without Ray.
+"""The product's own training as a contender of `train.py`: as users run it, and without Ray.
 
-Each contender returns {"tokens_per_second": …, "peak": bytes, …}.
+It trains on the chains of the other contenders, all of them in each optimizer step, with what a user's
+training has beside the model's work: DeepSpeed's ZeRO-3 with fp32 masters, clipping, σ, training data from
+disk, and a line of metrics a step. On a GPU it therefore holds more memory than the plain loops, which keep
+bf16 weights alone.
 """
 
 import json
@@ -9,85 +12,86 @@ import socket
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from train_settings import Setting
-from train_workload import (
-    make_model,
+from train_chains import (
+    STEPS,
+    make_chains,
+    make_examples,
+    reasoning_of,
+    separate_tokens,
+    tree_tokens,
+    word_tokenizer,
 )
+from train_settings import Setting
+from train_workload import LR, make_model, utilisation
+
+FRAMEWORK: Final = "ircot"
 
 
 def write_run(setting: Setting, folder: Path) -> Any:
-    """A run of the toy world with the true chains as step-wise examples."""
-    import random
-    from dataclasses import asdict
-
+    """A run whose step-wise examples are the chains of the other contenders, and its base student."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from transformers import AutoTokenizer
 
     from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
-    from steper_ray.cli import TOY_RUN_FILE
-    from steper_ray.reasoning.frameworks.ircot import render_target
-    from steper_ray.run.loading import load_config
-    from steper_ray.schema import StepExample
-    from steper_ray.selection.abilities import STEPER
-    from steper_ray.toy.asking import render_prompt
-    from steper_ray.toy.pretrain_rows import rationales
-    from steper_ray.toy.world import make_world
-    from steper_ray.toy.write import MODELS
+    from steper_ray.run.config import RunConfig
+    from steper_ray.run.settings import RunSection
+    from steper_ray.training.settings import TrainConfig
 
-    world, rng, rows = make_world(1), random.Random(0), []
-    for number in range(240):
-        chain = world.random_chain(rng, 2 + number % 3)
-        sentences, question = rationales(world, chain), world.question_text(chain)
-        copies = setting.passage_copies
-        passages = tuple(world.passage(fact.subject) for fact in chain for _ in range(copies))
-        rows += [
-            StepExample(
-                id=f"{number}/{step}",
-                chain_id=str(number),
-                step=step,
-                ability=STEPER.of(step, len(chain)),
-                question=question,
-                passages=passages[: step * copies],
-                reasoning=sentences[: step - 1],
-                forced=False,
-                prompt=render_prompt(question, passages[: step * copies], sentences[: step - 1]),
-                target=render_target(sentences[step - 1], forced=False),
-            )
-            for step in range(1, len(chain) + 1)
-        ]
-    base = MODELS / "base"
-    if setting.own_student:
-        AutoTokenizer.from_pretrained(base).save_pretrained(folder / "base")
-        base = folder / "base"
-        make_model(setting).save_pretrained(base)
-    config = load_config(TOY_RUN_FILE, [f"run.dir={folder}", f"train.model={base}", *setting.train])
+    base = folder / "base"
+    word_tokenizer().save_pretrained(base)
+    make_model(setting).save_pretrained(base)
+    pass_tokens = tree_tokens(make_chains(FRAMEWORK, setting.together))
+    config = RunConfig(
+        run=RunSection(dir=str(folder)),
+        reasoning=reasoning_of(FRAMEWORK),
+        train=TrainConfig(
+            model=str(base),
+            lr=LR,
+            epochs=setting.loop_steps,
+            chains_per_batch=setting.chains,
+            micro_batch_tokens=pass_tokens,
+            gradient_checkpointing=setting.gradient_checkpointing,
+            workers=1,
+            cpus_per_worker=os.cpu_count() or 1,
+            use_gpu=setting.gpu,
+            num_to_keep=1,
+        ),
+    )
     config.folder.examples.mkdir(parents=True)
-    table = pa.Table.from_pylist([asdict(row) for row in rows], STEP_EXAMPLE_SCHEMA)
+    rows = [asdict(example) for example in make_examples(FRAMEWORK, setting.chains)]
+    table = pa.Table.from_pylist(rows, STEP_EXAMPLE_SCHEMA)
     pq.write_table(table, config.folder.examples / "examples.parquet")
     return config
+
+
+def prepared_task(config: Any) -> Any:
+    """What the train stage gives its workers for a run, its training data being made."""
+    from steper_ray.training.preparation import prepare
+    from steper_ray.training.tokenization import stepwise_files
+    from steper_ray.training.worker_spec import worker_task
+
+    task = worker_task(
+        config.train,
+        stepwise_files(config.folder.examples),
+        out=config.folder.root,
+        seed=config.run.seed,
+        reasoning=config.reasoning,
+        corpus_version="",
+    )
+    return replace(task, prepared=str(prepare(task, config.folder.prepared)))
 
 
 def run_loop_without_ray(setting: Setting) -> dict[str, Any]:
     """The worker's loop under ZeRO-3, started by hand."""
     from steper_ray.training.rank import RankTraining
-    from steper_ray.training.tokenization import stepwise_files
     from steper_ray.training.worker import prepare_process
-    from steper_ray.training.worker_spec import worker_task
 
     with tempfile.TemporaryDirectory() as folder:
-        config = write_run(setting, Path(folder))
-        task = worker_task(
-            config.train,
-            stepwise_files(config.folder.examples),
-            out=config.folder.root,
-            seed=config.run.seed,
-            reasoning=config.reasoning,
-            corpus_version="",
-        )
+        task = prepared_task(write_run(setting, Path(folder)))
         prepare_process(task)
         import torch
 
@@ -101,7 +105,7 @@ def run_loop_without_ray(setting: Setting) -> dict[str, Any]:
         training = RankTraining(task, 0, 1, torch.device(setting.device))
         metrics = [training.train_step().as_row() for _ in range(training.steps)]
         torch.distributed.destroy_process_group()
-    return loop_outcome(metrics)
+    return loop_outcome(setting, metrics)
 
 
 def run_loop_under_ray(setting: Setting) -> dict[str, Any]:
@@ -114,14 +118,26 @@ def run_loop_under_ray(setting: Setting) -> dict[str, Any]:
         with ray_session():
             train_student(config)
         lines = config.folder.metrics.read_text(encoding="utf-8").splitlines()
-    return loop_outcome([json.loads(line) for line in lines])
+    return loop_outcome(setting, [json.loads(line) for line in lines])
 
 
-def loop_outcome(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Figures of a worker loop without its first two steps; MFU is of the GPU's stated peak."""
+def loop_outcome(setting: Setting, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures of a worker loop without its first two steps.
+
+    `ability_losses` are those of the first step, before the weights moved.
+    """
     late = metrics[2:]
+    chains = make_chains(FRAMEWORK, setting.chains)
+    assert all(step["examples"] == setting.chains * STEPS for step in metrics), "other batches"
+    seconds, rate, computed = (
+        statistics.median(step[name] for step in late)
+        for name in ("seconds", "tokens_per_second", "computed_tokens_per_second")
+    )
     return {
-        "tokens_per_second": statistics.median(step["tokens_per_second"] for step in late),
-        "mfu_of_stated_peak": late[0]["mfu"] and statistics.median(step["mfu"] for step in late),
+        "seconds": seconds,
+        "tokens_per_second": rate,
+        "computed_tokens_per_second": computed,
+        "ability_losses": [metrics[0][f"L_{ability}"] for ability in ("init", "exp", "agg")],
+        "tree_token_ratio": separate_tokens(chains) / tree_tokens(chains),
         "peak": int(late[-1]["peak_memory_gib"] * 2**30),
-    }
+    } | utilisation(setting, chains, seconds)

@@ -1,53 +1,26 @@
-"""The work of every contender of `train.py`: data and model; and its speed and memory, measured."""
+"""The model of every contender of `train.py`; and its speed and memory, measured."""
 
 import resource
 import statistics
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, Final
 
-import numpy as np
+from train_chains import VOCABULARY
 from train_settings import Setting
 
-STEPS: Final = 5
-
-PASSAGE_TOKENS: Final = 400
-
-QUESTION_TOKENS: Final = 20
-
-TARGET_TOKENS: Final = 30
-
-VOCABULARY: Final = 32_000
+from steper_ray.training.packing import packed_length, prefix_tree, visible_pairs
+from steper_ray.training.tokenization import TokenExample
 
 LR: Final = 1e-4
 
 
-def make_chain(rng: np.random.Generator) -> list[np.ndarray]:
-    """One example a step, laid out as IRCoT does: passages so far, question, reasoning so far, target."""
-    passages = rng.integers(3, VOCABULARY, STEPS * PASSAGE_TOKENS)
-    question = rng.integers(3, VOCABULARY, QUESTION_TOKENS)
-    reasoning = rng.integers(3, VOCABULARY, STEPS * TARGET_TOKENS)
-    return [
-        np.concatenate(
-            [passages[: s * PASSAGE_TOKENS], question, reasoning[: s * TARGET_TOKENS]]
-        ).astype(np.int32)
-        for s in range(1, STEPS + 1)
-    ]
+def make_model(setting: Setting, device: str | None = None) -> Any:
+    """The model of every contender, the same random weights, built where it will be trained.
 
-
-def make_chains(setting: Setting) -> list[list[np.ndarray]]:
-    """The data of every contender."""
-    rng = np.random.default_rng(0)
-    return [make_chain(rng) for _ in range(setting.chains)]
-
-
-def split(chains: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
-    """Every example on its own."""
-    return [[ids] for chain in chains for ids in chain]
-
-
-def make_model(setting: Setting) -> Any:
-    """The model of every contender, the same random weights, built where it will be trained."""
+    device: another one; on `meta` it has no weights, only their shapes
+    """
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -60,13 +33,21 @@ def make_model(setting: Setting) -> Any:
         num_attention_heads=setting.heads,
         num_key_value_heads=setting.key_value_heads,
         max_position_embeddings=4096,
-        bos_token_id=1,
-        eos_token_id=2,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
     )
-    with torch.device(setting.device):
+    with torch.device(device or setting.device):
         return AutoModelForCausalLM.from_config(
             config, dtype=torch.bfloat16 if setting.bf16 else torch.float32
         )
+
+
+def liger_obstacle(setting: Setting) -> str | None:
+    """Why Liger's kernels are off, for every contender; None if they are on."""
+    if not setting.gpu:
+        return "needs a GPU"
+    return None if find_spec("liger_kernel") else "not installed"
 
 
 def now(setting: Setting) -> float:
@@ -88,25 +69,24 @@ def peak_memory(setting: Setting) -> int:
 
 
 def utilisation(
-    setting: Setting, model: Any, units: Sequence[Sequence[np.ndarray]], seconds: Sequence[float]
+    setting: Setting, units: Sequence[Sequence[TokenExample]], seconds: float
 ) -> dict[str, Any]:
     """Model FLOPs of a step's tokens, and the rate of plain matrix products in this process.
 
-    units: the examples that share their prefixes
+    units: the examples that share their prefixes; seconds: of a step
     """
     import torch
 
     from steper_ray.training.flops import model_flops, peak_flops
-    from steper_ray.training.packing import packed_length, prefix_tree, visible_pairs
 
-    trees = [prefix_tree(unit) for unit in units]
-    layers = model.base_model.layers
+    model = make_model(setting, "meta")
+    trees = [prefix_tree([example.ids for example in unit]) for unit in units]
     flops = model_flops(
         model.config,
-        weights=sum(p.numel() for p in layers.parameters() if p.dim() == 2),
+        weights=sum(p.numel() for p in model.base_model.layers.parameters() if p.dim() == 2),
         tokens=sum(packed_length(tree) for tree in trees),
         pairs=sum(visible_pairs(tree) for tree in trees),
-        supervised=setting.chains * STEPS * TARGET_TOKENS,
+        supervised=sum(example.target_tokens for unit in units for example in unit),
     )
     size = setting.product
     a, b = (torch.randn(size, size, dtype=model.dtype, device=setting.device) for _ in range(2))
@@ -118,12 +98,11 @@ def utilisation(
     rate = 2 * size**3 / statistics.median(times)
     device = torch.cuda.get_device_name() if setting.gpu else f"{torch.get_num_threads()} threads"
     peak = peak_flops(device) if setting.gpu else None
-    done = flops / statistics.median(seconds[1:])
     return {
         "flops": flops,
         "mm_rate": rate,
-        "mfu": done / rate,
-        "mfu_of_stated_peak": None if peak is None else done / peak,
+        "mfu": flops / seconds / rate,
+        "mfu_of_stated_peak": None if peak is None else flops / seconds / peak,
         "device": device,
         "parameters": sum(p.numel() for p in model.parameters()),
     }

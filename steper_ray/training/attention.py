@@ -172,8 +172,8 @@ def tile_mask(row: PackedRow, device: torch.device, window: int | None = None) -
         return (key <= query) & (query < end_T[key])
 
     def in_window(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        near = position_T[query] - position_T[key] < window
-        return visible(batch, head, query, key) & near
+        assert window is not None
+        return visible(batch, head, query, key) & (position_T[query] - position_T[key] < window)
 
     def listed(tiles: Any) -> tuple[Tensor, Tensor]:
         """For each tile of queries how many tiles of keys, and which; what follows those is not read."""
@@ -241,6 +241,10 @@ def _on_gpu(query: Tensor, key: Tensor, value: Tensor, tiles: Tiles, scores: Sco
     return output * share.to(output.dtype)[..., None]
 
 
+class CannotPackError(ValueError):
+    """Packed rows do not fit a model's attention; says why, in a few words."""
+
+
 KNOWN: Final = {"sliding_window", "position_ids"}
 """Arguments of transformers' attention that change nothing here: positions and masks are the row's."""
 
@@ -266,21 +270,19 @@ def packed_attention(
     packed:         passed to the model as `packed=…`
     Returns (1, tokens, heads, head size).
 
-    Raises ValueError for anything else that a model's attention depends on.
+    Raises CannotPackError where a model's attention depends on anything else.
     """
     if packed is None:
-        raise ValueError("its layers pass no arguments on to their attention")
+        raise CannotPackError("its layers pass no arguments on to their attention")
     if attention_mask is not None and attention_mask.ndim:
-        raise ValueError("it makes a mask of its own")
-    unknown = [
-        name for name, v in other.items() if isinstance(v, Tensor) and name not in KNOWN
-    ]
+        raise CannotPackError("it makes a mask of its own")
+    unknown = [name for name, v in other.items() if isinstance(v, Tensor) and name not in KNOWN]
     if unknown:
-        raise ValueError(f"its attention depends on {', '.join(unknown)}")
+        raise CannotPackError(f"its attention depends on {', '.join(unknown)}")
     if other.get("is_causal") is False:
-        raise ValueError("its attention is not causal")
+        raise CannotPackError("its attention is not causal")
     if dropout and module.training:
-        raise ValueError("its attention has dropout")
+        raise CannotPackError("its attention has dropout")
     scores = Scores(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=None if attention_mask is None else int(attention_mask),

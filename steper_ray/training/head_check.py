@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from steper_ray.errors import InputError
-from steper_ray.training.attention import ATTENTION
+from steper_ray.training.attention import ATTENTION, CannotPackError
 from steper_ray.training.packing import prefix_tree
 from steper_ray.training.student import StudentLoss
 from steper_ray.training.tensors import Batch, packed_batch, padded_batch
@@ -61,11 +61,14 @@ class Outcome:
 
     nll_P: Tensor | None
     """(P,) fp32: of each supervised token, in nats; None if the way fails."""
-    problem: str = ""
+    error: Exception | None = None
     """How it fails."""
 
     def __str__(self) -> str:
-        return self.problem if self.nll_P is None else f"{float(self.nll_P.mean()):.4f}"
+        if self.nll_P is not None:
+            return f"{float(self.nll_P.mean()):.4f}"
+        line = next(iter(str(self.error).strip().splitlines()), "")
+        return f"an error ({type(self.error).__name__}: {line}"[:MOST_CHARACTERS] + ")"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class Ways:
         """Whether two outcomes are equal but for rounding, on every rank."""
         if found.nll_P is None or expected.nll_P is None:
             return False
-        return self.agree(apart(found.nll_P, expected.nll_P)) <= TOLERANCE[self._dtype]
+        return self.agree(apart(found.nll_P, expected.nll_P)) <= self._tolerance
 
     def finite(self, outcome: Outcome) -> bool:
         """Whether it is a number, for every token and on every rank."""
@@ -116,8 +119,9 @@ class Ways:
             self.engine.empty_partition_cache()
 
     @property
-    def _dtype(self) -> torch.dtype:
-        return next(p.dtype for p in self.engine.parameters() if p.is_floating_point())
+    def _tolerance(self) -> float:
+        """That of the coarsest numbers which the student computes in."""
+        return max(TOLERANCE.get(parameter.dtype, 0.0) for parameter in self.engine.parameters())
 
     def _padded(self, examples: Sequence[TokenExample]) -> Batch:
         return padded_batch(examples, [0.0] * len(examples), self.pad, self.device)
@@ -129,11 +133,10 @@ class Ways:
         except torch.OutOfMemoryError:
             raise
         except FAILURES as error:
-            line = next(iter(str(error).strip().splitlines()), "")
-            outcome = Outcome(None, f"{type(error).__name__}: {line}"[:MOST_CHARACTERS])
+            outcome = Outcome(None, error)
         if self.agree(float(outcome.nll_P is None)):
             self.release()
-            return Outcome(None, outcome.problem or "another worker failed")
+            return Outcome(None, outcome.error or RuntimeError("another worker failed"))
         return outcome
 
 
@@ -189,8 +192,7 @@ def _choose(
     expected = ways.alone(*examples)
     if expected.nll_P is None:
         raise InputError(
-            f"train.model: {model} gives no logits for token ids alone ({expected}); take a causal "
-            "language model"
+            f"train.model: {model} gives {expected} for plain token ids; take a causal language model"
         )
     if not ways.finite(expected):
         logger.warning("%s: its loss is no number, so it was not checked", model)
@@ -217,7 +219,9 @@ def _choose(
         found = ways.packed(*examples)
         if not ways.same(found, expected):
             student.model.set_attn_implementation(student.own_attention)
-            return f"packed, its loss is {found} in place of {expected}"
+            if isinstance(found.error, CannotPackError):
+                return str(found.error)
+            return f"packed, it gives {found} as its loss in place of {expected}"
     return None
 
 
@@ -248,7 +252,7 @@ def cut(example: TokenExample) -> tuple[TokenExample, TokenExample]:
 
 
 def apart(found_P: Tensor, expected_P: Tensor) -> float:
-    """Root mean square of the tokens' differences, as a share of that of the losses if these are above 1."""
+    """Root mean square of the tokens' differences, relative to the losses if these are above 1."""
     expected_P = expected_P.double()
     difference = (found_P.double() - expected_P).square().mean().sqrt()
     share = float(difference / expected_P.square().mean().sqrt().clamp(min=1.0))

@@ -235,9 +235,12 @@ def _on_gpu(query: Tensor, key: Tensor, value: Tensor, tiles: Tiles, scores: Sco
     if scores.sink_N is None:
         output = flex_attention(query, key, value, **options)
         return output
-    output, normaliser = flex_attention(query, key, value, return_lse=True, **options)
+    from torch.nn.attention.flex_attention import AuxRequest
+
+    options["return_aux"] = AuxRequest(lse=True)
+    output, beside = flex_attention(query, key, value, **options)
     # The share of all weight that the keys have and the sink has not.
-    share = torch.sigmoid(normaliser.float() - scores.sink_N.float().view(1, -1, 1))
+    share = torch.sigmoid(beside.lse.float() - scores.sink_N.float().view(1, -1, 1))
     return output * share.to(output.dtype)[..., None]
 
 

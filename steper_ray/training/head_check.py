@@ -40,8 +40,8 @@ MOST_CHARACTERS: Final = 160
 TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """How far two ways may be apart, as `apart` measures it.
 
-Measured on a CPU: in fp32 at most 7e-6 between these ways (SmolLM2-135M, Qwen2.5-0.5B). In bf16 0.014 between two
-kernels of attention (SmolLM2), where a factor of 1.1 on the logits, which must be found, is 0.054 to 0.06.
+Measured on a CPU: in fp32 at most 7e-6 between these ways (SmolLM2-135M, Qwen2.5-0.5B); in bf16 0.014
+between two kernels of attention (SmolLM2). A factor of 1.1 on the logits, which must be found, is 0.054.
 """
 
 

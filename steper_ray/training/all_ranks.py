@@ -10,7 +10,7 @@ from steper_ray.errors import AllRanksError, InputError, SteperError
 from steper_ray.training.tokenization import TokenExample
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 Result = TypeVar("Result")
 
@@ -40,6 +40,16 @@ def agreed(work: Callable[[], Result], ranks: int) -> Result:
         if first is not None:
             raise AllRanksError(str(first), of_input=isinstance(first, InputError)) from error
     return cast("Result", result)
+
+
+def largest(value: float, device: "device") -> float:
+    """The largest of the ranks' numbers."""
+    import torch
+    import torch.distributed as dist
+
+    shared = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return float(shared)
 
 
 def check_finite(

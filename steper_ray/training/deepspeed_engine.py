@@ -58,7 +58,7 @@ def start_engine(task: WorkerTask, *, packed: bool, universal: bool) -> Any:
     engine, *_ = deepspeed.initialize(
         model=student, model_parameters=_groups(student, train.weight_decay), config=config
     )
-    if train.offload_weights != "nvme":
+    if student.loss_head is not None and train.offload_weights != "nvme":
         student.loss_head.stay_gathered()
     _set_timeouts(train.timeout_minutes)
     return engine

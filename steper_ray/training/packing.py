@@ -128,10 +128,15 @@ class PackedRow:
             start_B=np.append(self.start_B, before),
         )
 
-    def visible(self) -> "NDArray[np.bool_]":
-        """(T, T) dense mask, true where row i may see column j; for reference and small rows."""
+    def visible(self, window: int | None = None) -> "NDArray[np.bool_]":
+        """(T, T) dense mask, true where row i may see column j; for reference and small rows.
+
+        window: of so many positions, the token's own included
+        """
         index = np.arange(len(self.ids_T))
         seen: NDArray[np.bool_] = (index <= index[:, None]) & (index[:, None] < self.end_T)
+        if window is not None:
+            seen &= self.position_T[:, None] - self.position_T < window
         return seen
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from steper_ray.models.loading import load_model_config
 from steper_ray.models.student_settings import student_settings
-from steper_ray.training.all_ranks import agreed, check_finite
+from steper_ray.training.all_ranks import agreed, check_finite, largest
 from steper_ray.training.batches import MicroBatch
 from steper_ray.training.deepspeed_engine import start_engine, update_weights
 from steper_ray.training.flops import peak_memory, seconds_at_peak
@@ -52,7 +52,8 @@ class RankTraining:
     ) -> None:
         """resume: a checkpoint to resume from, written by any number of workers
 
-        Raises AllRanksError for one that a newer version has written.
+        Raises AllRanksError for one that a newer version has written, and for a model whose loss cannot be
+        learned from.
         """
         import torch
 
@@ -63,6 +64,7 @@ class RankTraining:
         convert = state is not None and state["workers"] != ranks and task.train.zero_stage > 0
         torch.manual_seed(task.seed)
         self.engine = start_engine(task, packed=self.data.packed, universal=convert)
+        self._check_loss()
         train = task.train
         self.sigma = Sigma(
             train.sigma_init,
@@ -115,6 +117,26 @@ class RankTraining:
             base=task.base_model,
             abilities=task.scheme.record(),
         )
+
+    def _check_loss(self) -> None:
+        """Compute the loss in ways that are right for this model; see `head_check.py`."""
+        from steper_ray.training.head_check import check_loss
+
+        stored, device = self.data.stored, self.device
+
+        def check() -> str | None:
+            return check_loss(
+                self.engine,
+                stored.example(self.data.chains[0][0]),
+                model=self.task.train.model,
+                packed=self.data.packed,
+                pad=stored.about["pad"],
+                device=device,
+                agree=lambda value: largest(value, device),
+            )
+
+        if (obstacle := agreed(check, self.ranks)) is not None:
+            self.separate_because, self.data.packed = obstacle, False
 
     @property
     def steps(self) -> int:

@@ -5,11 +5,13 @@ of tokens and targets some thirty, so the head and its memory shrink by more tha
 """
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.integrations.deepspeed import set_hf_deepspeed_config
 
@@ -35,23 +37,74 @@ class StudentLoss(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.loss_head = LossHead(model.get_output_embeddings(), model.config.get_text_config())
+        text = model.config.get_text_config()
+        if getattr(text, "attn_logit_softcapping", None):  # torch's own attention leaves it out
+            model.set_attn_implementation("eager")
+        self.own_attention: str = model.config._attn_implementation
+        """The attention that the model takes by itself."""
+        head = model.get_output_embeddings()
+        self.loss_head: LossHead | None = None
+        if isinstance(head, nn.Linear):
+            self.loss_head = LossHead(head, text)
+        self.own_logits = self.loss_head is None
+        """Whether the loss comes from the model's own logits: right for any head, with more memory."""
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, batch: Batch, *, plain: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted loss with gradient; without: token-mean NLL of each example in nats, (E,) fp32,
         and the share of its tokens that were the likeliest, (E,) fp32.
+
+        plain: what the model itself makes of the tokens, without anything of ours; slow
         """
-        packed = {} if batch.packed is None else {"packed": batch.packed}
-        hidden_BTH = self.model.base_model(
-            input_ids=batch.ids_BT, position_ids=batch.position_BT, use_cache=False, **packed
-        ).last_hidden_state
-        hidden_PH = hidden_BTH.flatten(0, 1)[batch.at_P]
-        loss, nll_P, right_P = self.loss_head(hidden_PH, batch.target_P, batch.weight_P)
+        if plain:
+            inputs = {"input_ids": batch.ids_BT, "use_cache": False}
+            loss, nll_P, right_P = self._loss_of_logits(batch, inputs)
+        elif self.own_logits:
+            loss, nll_P, right_P = self._loss_of_kept_logits(batch)
+        else:
+            loss, nll_P, right_P = self._loss_of_head(batch)
         nll_E, right_E = (
             example_means(value_P, batch.example_P, batch.examples)
             for value_P in (nll_P, right_P.float())
         )
         return loss, nll_E, right_E
+
+    def _loss_of_head(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """See `linear_cross_entropy`; the head is applied here, a chunk of tokens at a time."""
+        assert self.loss_head is not None
+        hidden_BTH = self.model.base_model(**_inputs(batch)).last_hidden_state
+        hidden_PH = hidden_BTH.flatten(0, 1)[batch.at_P]
+        loss, nll_P, right_P = self.loss_head(hidden_PH, batch.target_P, batch.weight_P)
+        return loss, nll_P, right_P
+
+    def _loss_of_kept_logits(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from the model's own logits, of the columns where any row is supervised."""
+        inputs = _inputs(batch)
+        if "logits_to_keep" not in signature(self.model.forward).parameters:
+            return self._loss_of_logits(batch, inputs)
+        columns = (batch.at_P % batch.ids_BT.shape[1]).unique()
+        return self._loss_of_logits(batch, {**inputs, "logits_to_keep": columns}, columns)
+
+    def _loss_of_logits(
+        self, batch: Batch, inputs: dict[str, Any], columns_K: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """columns_K: (K,) int64, ascending: what the logits are of; None: of every column"""
+        row_P, column_P = batch.at_P // batch.ids_BT.shape[1], batch.at_P % batch.ids_BT.shape[1]
+        if columns_K is not None:
+            column_P = torch.searchsorted(columns_K, column_P)
+        logits_PV = self.model(**inputs).logits[row_P, column_P].float()
+        nll_P = cross_entropy(logits_PV, batch.target_P, reduction="none")
+        right_P = logits_PV.detach().argmax(-1) == batch.target_P
+        return (nll_P * batch.weight_P).sum(), nll_P.detach(), right_P
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+    """Arguments of a model's forward pass; not every model takes positions."""
+    inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "use_cache": False}
+    if batch.position_BT is not None:
+        inputs["position_ids"] = batch.position_BT
+    if batch.packed is not None:
+        inputs["packed"] = batch.packed
+    return inputs
 
 
 class ShardedLoading:
@@ -105,12 +158,13 @@ def load_student(
         _apply_liger_kernel_to_instance(
             model, cross_entropy=False, fused_linear_cross_entropy=False
         )
+    student = StudentLoss(model)
     if packed:
         model.set_attn_implementation(ATTENTION)
-    if gradient_checkpointing:
+    if gradient_checkpointing and model.supports_gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    model.train()
-    return StudentLoss(model)
+    student.train()
+    return student
 
 
 def gather_weights(model: Any, *, keep: bool) -> dict[str, Tensor]:

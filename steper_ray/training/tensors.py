@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steper_ray.training.attention import FLEX_TILE, split_row, tile_mask
+from steper_ray.training.attention import FLEX_TILE, Tiles, split_row
 from steper_ray.training.packing import Block, pack_row
 from steper_ray.training.tokenization import TokenExample
 
@@ -81,7 +81,7 @@ def packed_batch(
         packed = split_row(row)
     else:
         row = row.padded_to(FLEX_TILE, pad)
-        packed = tile_mask(row, device)
+        packed = Tiles(row, device)
     examples = [example for chain in chains for example in chain]
     return Batch(
         ids_BT=torch.from_numpy(row.ids_T)[None].to(device),

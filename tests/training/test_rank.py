@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from steper_ray.errors import StageError
+from steper_ray.errors import AllRanksError, StageError
 from steper_ray.toy.asking import render_prompt
 from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.settings import LoraConfig
+from tests.training.architectures import EXPERTS, random_model
 from tests.training.one_rank import LR, SIGMA_LR, gather_and_save, start
 
 pytestmark = pytest.mark.engine
@@ -31,6 +32,51 @@ def test_every_zero_stage_trains_as_plain_torch_does(
         assert done.grad_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
         sigma_A = list(done.sigma.values())
         assert sigma_A == pytest.approx(expected.sigma_A, rel=1e-5)
+
+
+@pytest.mark.usefixtures("only_rank")
+@pytest.mark.parametrize(
+    ("model_type", "values", "own_logits", "separate_because"),
+    [
+        # Each fails in the midst of a forward pass whose weights ZeRO-3 has gathered.
+        ("gpt2", {"attn_pdrop": 1e-9, "embd_pdrop": 0.0, "resid_pdrop": 0.0}, False, "dropout"),
+        ("llama4_text", EXPERTS, True, "chunked"),
+        ("modernbert-decoder", {"local_attention": 18}, True, None),
+    ],
+)
+def test_what_is_not_computed_our_way_trains_under_zero_3_too(
+    tmp_path, task, write_stepwise, plain_training, model_type, values, own_logits, separate_because
+):
+    tokenizer = make_tokenizer()
+    # Above 100,000 numbers, below which ZeRO-3 keeps a weight whole.
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 96, "max_position_embeddings": 1024}
+    base = tmp_path / "base"
+    random_model(model_type, **(sizes | values)).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    examples = write_stepwise(tmp_path, [3, 2, 4])
+    steps, _ = plain_training(str(base), examples, 2, lr=LR, sigma_lr=SIGMA_LR)
+    training = start(task, model=str(base))
+    assert training.engine.module.own_logits == own_logits
+    assert training.data.packed == (separate_because is None)
+    assert (separate_because or "") in (training.separate_because or "")
+    for expected in steps:
+        done = training.train_step()
+        assert done.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert done.grad_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
+
+
+@pytest.mark.usefixtures("only_rank")
+def test_a_model_that_looks_ahead_ends_the_run_as_wrong_input(tmp_path, task):
+    tokenizer = make_tokenizer()
+    base = tmp_path / "base"
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 1024}
+    random_model("bert", **sizes).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    with pytest.raises(
+        AllRanksError, match=r"base looks ahead: .*; take a causal language"
+    ) as raised:
+        start(task, model=str(base))
+    assert raised.value.of_input
 
 
 @pytest.mark.usefixtures("only_rank")

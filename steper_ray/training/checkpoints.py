@@ -1,5 +1,7 @@
 """Checkpoints: ZeRO's shards of weights and optimizer, σ, the record of validations, every random state.
 
+Frozen weights (LoRA) are in none: they are those of the base student, which a resumed run loads anyway.
+
 A checkpoint's shards fit the number of workers that wrote it. For another number they are first converted
 to DeepSpeed's universal layout, one folder a parameter, by `to_universal`.
 """
@@ -87,6 +89,39 @@ def load_random_state(folder: Path, rank: int) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def save_shards(engine: Any, folder: Path) -> None:
+    """Write this rank's shards of what is trained; every rank takes part."""
+    # DeepSpeed leaves a frozen weight out under one of its names only: a tied head would bring it back.
+    hook = engine.module.register_state_dict_post_hook(_leave_frozen_out)
+    engine.save_checkpoint(str(folder), tag=SHARDS_TAG, exclude_frozen_parameters=True)
+    hook.remove()
+
+
+def _frozen(module: torch.nn.Module) -> set[str]:
+    """Every name of every weight that is not trained."""
+    named = module.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if not parameter.requires_grad}
+
+
+def _leave_frozen_out(
+    module: torch.nn.Module, state: dict[str, Any], prefix: str, _metadata: Any
+) -> None:
+    """Remove frozen weights from a module's state, with what belongs to them (scales of 4-bit ones)."""
+    frozen = _frozen(module)
+    for key in list(state):
+        name = key.removeprefix(prefix)
+        if name in frozen or f"{name.rpartition('.weight.')[0]}.weight" in frozen:
+            del state[key]
+
+
+def _load_trained(src: dict[str, Any], dst: torch.nn.Module) -> None:
+    """Load a module's state, as DeepSpeed asks for it: nothing that is trained may be missing."""
+    keys = dst.load_state_dict(src, strict=False)
+    missing = set(keys.missing_keys) - _frozen(dst)
+    assert not missing, missing
+    assert not keys.unexpected_keys, keys.unexpected_keys
+
+
 def load_shards(engine: Any, folder: Path, *, convert: bool, rank: int, scratch: Path) -> None:
     """Load weights and optimizer from a checkpoint; every rank takes part.
 
@@ -95,7 +130,7 @@ def load_shards(engine: Any, folder: Path, *, convert: bool, rank: int, scratch:
     import torch.distributed as dist
 
     if not convert:
-        engine.load_checkpoint(str(folder), tag=SHARDS_TAG)
+        engine.load_checkpoint(str(folder), tag=SHARDS_TAG, custom_load_fn=_load_trained)
         return
     universal = scratch / UNIVERSAL_TAG
     if rank == 0:

@@ -32,7 +32,7 @@ def start_engine(task: WorkerTask, *, packed: bool, universal: bool) -> Any:
         zero_stage=train.zero_stage,
         bf16=task.bf16,
         gpu=train.use_gpu,
-        lr=train.lr,
+        lr=train.peak_lr,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         offload_optimizer=train.offload_optimizer,

@@ -178,7 +178,8 @@ class RankTraining:
         if train.mix is not None:
             share_A = with_mix(share_A, train.mix.weight)
         weight_E = example_weights([example.ability for example in batch.examples], share_A)
-        lr = learning_rate(self.step, self.steps, peak=train.lr, warmup_ratio=train.warmup_ratio)
+        peak = train.peak_lr
+        lr = learning_rate(self.step, self.steps, peak=peak, warmup_ratio=train.warmup_ratio)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
 
@@ -330,10 +331,10 @@ class RankTraining:
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint."""
-        from steper_ray.training.checkpoints import SHARDS_TAG, save_random_state, save_state
+        from steper_ray.training.checkpoints import save_random_state, save_shards, save_state
 
         assert self.last is not None
-        self.engine.save_checkpoint(str(folder), tag=SHARDS_TAG)
+        save_shards(self.engine, folder)
         save_random_state(folder, self.rank)
         if self.rank == 0:
             state = {

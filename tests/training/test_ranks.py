@@ -256,3 +256,14 @@ def test_adapters_go_on_with_another_number_of_ranks(tmp_path, task, train, zero
         weights = list((folder / "zero").glob("*model_states.pt"))
         assert sum(file.stat().st_size for file in weights) < 4 * trained + files * 60_000
     assert 4 * alone.parameters > 2 * (16 * trained + 4 * 60_000)
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_4_bit_matrices_train_on_two_ranks_as_on_one(task, train, zero_stage):
+    pytest.importorskip("bitsandbytes")
+    lora = LoraConfig(rank=2, quantize="4bit")
+    task = changed(task, zero_stage=zero_stage, lora=lora, lr=1e-3)
+    (alone,) = train(task, 1)
+    first, _ = train(task, 2)
+    assert alone.losses[-1] < alone.losses[0]
+    assert worst(first, alone) <= 1e-5

@@ -49,7 +49,7 @@ def test_memory_lies_between_and_gradients_are_equal():
 @pytest.mark.engine
 @pytest.mark.usefixtures("only_rank")
 @pytest.mark.parametrize("zero_stage", [0, 3])
-def test_a_training_does_not_depend_on_what_is_kept_adapters(task, zero_stage):
+def test_a_training_does_not_depend_on_what_is_kept(task, zero_stage):
     done = {}
     for what in ("none", "selective"):
         training = start(task, gradient_checkpointing=what, zero_stage=zero_stage)

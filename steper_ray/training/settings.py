@@ -240,7 +240,7 @@ class TrainConfig(Section):
             if not self.use_gpu:
                 raise ValueError("lora.quantize is for GPUs; set use_gpu: true, or leave it out")
             if self.zero_stage == 3:
-                raise ValueError("lora.quantize cannot be sharded by ZeRO-3; set zero_stage: 2")
+                raise ValueError("lora.quantize is for ZeRO stages 0 to 2; set zero_stage: 2")
         if self.offload_weights != "none" and self.zero_stage != 3:
             raise ValueError("offload_weights needs zero_stage 3")
         if self.offload_optimizer != "none" and self.zero_stage == 0:

@@ -122,12 +122,13 @@ def _chooses_on_dev(config: "RunConfig") -> bool:
 def _best_of_each(
     train: "Callable[[RunConfig], TrainSummary]",
     config: "RunConfig",
-    rates: Sequence[float],
+    rates: Sequence[float | None],
     dev: Sequence[Question],
     work: _Work,
 ) -> tuple[dict[str, list[TrainedStudent]], list[Tuning]]:
     """The student of each variant with the best learning rate, and the dev scores that decided.
 
+    rates: None is the default, which a variant with adapters has another of
     With a single rate the dev questions are not asked.
     """
     students: dict[str, list[TrainedStudent]] = {}
@@ -140,7 +141,7 @@ def _best_of_each(
             if len(rates) > 1:
                 rows = _answers_of_student(config, student, "dev", dev, work)
                 em = summarize(rows).overall.em
-                tuning.append(Tuning(name, lr, em))
+                tuning.append(Tuning(name, student.lr, em))
             if em > best:
                 students[name], best = [student], em
     return students, tuning
@@ -199,20 +200,22 @@ def _train(
     train: "Callable[[RunConfig], TrainSummary]",
     config: "RunConfig",
     variant: str,
-    lr: float,
+    lr: float | None,
     seed: int,
     work: _Work,
 ) -> TrainedStudent:
     """The student of one variant; a finished training is not repeated."""
+    values = {**config.train.model_dump(), **config.compare.variants[variant], "lr": lr}
+    settings = type(config.train).model_validate(values)
+    lr = settings.peak_lr
     work.begin(f"training {variant}, lr {lr:g}, seed {seed}")
     folder = config.folder.compare / variant / f"lr-{lr:g}-seed-{seed}"
-    values = {**config.train.model_dump(), **config.compare.variants[variant], "lr": lr}
     student_config = config.model_copy(
         update={
             "run": config.run.model_copy(
                 update={"dir": str(folder), "data": str(config.folder.data), "seed": seed}
             ),
-            "train": type(config.train).model_validate(values),
+            "train": settings,
         }
     )
     summary = train(student_config)

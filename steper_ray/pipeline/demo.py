@@ -81,7 +81,7 @@ def stage_inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
             "build": pick(build, BUILD_KEYS),
             "select": pick(config.select, SELECT_KEYS),
         },
-        "train": {"run": {"seed": config.run.seed}, "train": pick(train, TRAIN_KEYS)},
+        "train": {"run": {"seed": config.run.seed}, "train": pick(train.with_lr(), TRAIN_KEYS)},
         "eval": {"eval": pick(config.eval, EVAL_KEYS)},
     }
     folder = json.dumps(str(config.folder.root))[1:-1]

@@ -81,7 +81,7 @@ def student_card(config: "RunConfig", summary: TrainSummary, corpus_version: str
         teacher=config.build.teacher,
         objective=settings.objective,
         abilities=settings.abilities,
-        settings=settings.model_dump(mode="json"),
+        settings=settings.with_lr().model_dump(mode="json"),
         framework=reasoning.framework,
         passages_per_step=reasoning.passages_per_step,
         max_steps=reasoning.max_steps,

@@ -220,6 +220,12 @@ OF_A_STUDENT: Final = ("train.patience", "train.validate_every_steps")
 """Parts of a training's record that its steps do not depend on: it is resumed with other values."""
 
 
+OF_SHARDS: Final = tuple(
+    f"checkpoint.{key}" for key in ("zero_stage", "offload_optimizer", "offload_weights")
+)
+"""Parts of it that say how a checkpoint is cut up, which is converted for others."""
+
+
 OF_A_CHECKPOINT: Final = ("checkpoint", "rules")
 """Parts of a training's record that its finished student does not depend on."""
 

@@ -105,6 +105,8 @@ ADDED: Final[dict[str, Any]] = {
     **{f"{result}.train.ability_means": "batch" for result in ("stage", "sweep", "training")},
     # nothing else was trained on
     **{f"{result}.train.mix": None for result in ("stage", "sweep", "training")},
+    # the frozen matrices were kept as they are
+    **{f"{result}.train.lora.quantize": None for result in ("stage", "sweep", "training")},
     # passages were whole
     **{f"{reasoning}.max_passage_tokens": 0 for reasoning in REASONING},
     **{f"{reasoning}.cue": _cue_before for reasoning in REASONING},

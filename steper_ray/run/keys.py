@@ -75,6 +75,7 @@ LEARNING_KEYS: Final = (
     "lora.alpha",
     "lora.dropout",
     "lora.target_modules",
+    "lora.quantize",
     "deepspeed",
     "validation_chains",
     "validate_every_steps",

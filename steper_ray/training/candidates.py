@@ -5,8 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from steper_ray.training.lora import merge_adapters
-from steper_ray.training.student import export_student, gather_weights
+from steper_ray.training.lora import ADAPTER, FACTOR, Adapter, merge_adapters
+from steper_ray.training.student import export_student, gather_weights, load_weights
 from steper_ray.training.worker_spec import CANDIDATES, WorkerTask, candidate_dir
 
 
@@ -17,19 +17,23 @@ def export_candidate(
 
     settings: how the student is to be asked, from `student_settings`
     """
-    weights = gather_weights(model, keep=rank == 0)
+    train, hub = task.train, task.hub
+    only = "" if train.lora is None else FACTOR
+    weights, adapter = gather_weights(model, keep=rank == 0, only=only), None
     if rank != 0:
         return
-    if task.train.lora is not None:
-        weights = merge_adapters(weights, task.train.lora)
+    if train.lora is not None:
+        adapter = Adapter(model.peft_config[ADAPTER], weights, train.model, train.revision)
+        weights = merge_adapters(load_weights(train.model, hub, train.revision), adapter)
     export_student(
         weights,
         model.generation_config,
-        task.train.model,
+        train.model,
         candidate_dir(Path(task.training_dir), step),
         settings,
-        task.hub,
-        task.train.revision,
+        hub,
+        train.revision,
+        adapter,
     )
 
 

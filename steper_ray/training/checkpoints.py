@@ -1,13 +1,13 @@
 """Checkpoints: ZeRO's shards of weights and optimizer, σ, the record of validations, every random state.
 
-A checkpoint's shards fit the number of workers that wrote it. For another number they are first converted
-to DeepSpeed's universal layout, one folder a parameter, by `to_universal`.
+Frozen weights (LoRA) are in none: they are those of the base student, which a resumed run loads anyway.
+
+A checkpoint's shards fit the number of workers and the ZeRO stage that wrote it. For others they are
+converted (`conversion.py`).
 """
 
-import argparse
 import json
 import random
-import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,9 +19,6 @@ from steper_ray import __version__
 from steper_ray.run.identity import FORMAT, check_format
 
 SHARDS_TAG: Final = "zero"
-
-
-UNIVERSAL_TAG: Final = "universal"
 
 
 STATE_FILE: Final = "state.json"
@@ -87,43 +84,41 @@ def load_random_state(folder: Path, rank: int) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def load_shards(engine: Any, folder: Path, *, convert: bool, rank: int, scratch: Path) -> None:
-    """Load weights and optimizer from a checkpoint; every rank takes part.
+def save_shards(engine: Any, folder: Path) -> None:
+    """Write this rank's shards of what is trained; every rank takes part."""
+    # DeepSpeed leaves a frozen weight out under one of its names only: a tied head would bring it back.
+    hook = engine.module.register_state_dict_post_hook(_leave_frozen_out)
+    engine.save_checkpoint(str(folder), tag=SHARDS_TAG, exclude_frozen_parameters=True)
+    hook.remove()
 
-    convert: whether to convert the shards to the universal layout first, which takes disk below `scratch`
+
+def _frozen(module: torch.nn.Module) -> set[str]:
+    """Every name of every weight that is not trained."""
+    named = module.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if not parameter.requires_grad}
+
+
+def _leave_frozen_out(
+    module: torch.nn.Module, state: dict[str, Any], prefix: str, _metadata: Any
+) -> None:
+    """Remove frozen weights from a module's state, with what belongs to them (scales of 4-bit ones)."""
+    frozen = _frozen(module)
+    for key in list(state):
+        name = key.removeprefix(prefix)
+        if name in frozen or f"{name.rpartition('.weight.')[0]}.weight" in frozen:
+            del state[key]
+
+
+def _load_trained(src: dict[str, Any], dst: torch.nn.Module) -> None:
+    """Load a module's state, as DeepSpeed asks for it: nothing that is trained may be missing."""
+    keys = dst.load_state_dict(src, strict=False)
+    missing = set(keys.missing_keys) - _frozen(dst)
+    assert not missing, missing
+    assert not keys.unexpected_keys, keys.unexpected_keys
+
+
+def load_shards(engine: Any, folder: Path) -> None:
+    """Load weights and optimizer from a checkpoint of as many workers, at the same ZeRO stage; every rank
+    takes part.
     """
-    import torch.distributed as dist
-
-    if not convert:
-        engine.load_checkpoint(str(folder), tag=SHARDS_TAG)
-        return
-    universal = scratch / UNIVERSAL_TAG
-    if rank == 0:
-        shutil.rmtree(universal, ignore_errors=True)
-        universal.mkdir(parents=True)
-        to_universal(folder, universal)
-    dist.barrier()
-    engine.load_checkpoint(str(universal), tag=UNIVERSAL_TAG)
-    dist.barrier()
-    if rank == 0:
-        shutil.rmtree(universal)
-
-
-def to_universal(checkpoint: Path, folder: Path) -> None:
-    """Write the checkpoint's shards to `<folder>/universal` in DeepSpeed's universal layout.
-
-    Costs a read and two writes of the optimizer's state; done by one process.
-    """
-    from deepspeed.checkpoint import ds_to_universal
-
-    ds_to_universal.main(
-        argparse.Namespace(
-            input_folder=str(checkpoint / SHARDS_TAG),
-            output_folder=str(folder / UNIVERSAL_TAG),
-            num_extract_workers=1,
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=False,
-        )
-    )
+    engine.load_checkpoint(str(folder), tag=SHARDS_TAG, custom_load_fn=_load_trained)

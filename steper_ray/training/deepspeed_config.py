@@ -29,13 +29,11 @@ def deepspeed_config(
     offload_optimizer: Offload = "none",
     offload_weights: Offload = "none",
     offload_dir: str | None = None,
-    universal: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The dictionary for `deepspeed.initialize`.
 
     bf16:      weights and activations in bf16, fp32 masters; otherwise all fp32
-    universal: a universal checkpoint will be loaded
     overrides: laid over the result, section by section
     """
     # Nothing to compile: torch's fused AdamW. Moments in main memory take DeepSpeed's CPU Adam, which is
@@ -61,7 +59,6 @@ def deepspeed_config(
         },
         "bf16": {"enabled": bf16},
         "zero_optimization": zero,
-        "checkpoint": {"load_universal": universal},
         "steps_per_print": None,
         "wall_clock_breakdown": False,
     }

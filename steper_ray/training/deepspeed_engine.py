@@ -11,11 +11,10 @@ if TYPE_CHECKING:
     from steper_ray.training.student import StudentLoss
 
 
-def start_engine(task: WorkerTask, *, packed: bool, universal: bool) -> Any:
+def start_engine(task: WorkerTask, *, packed: bool) -> Any:
     """Load the base student and wrap it in a DeepSpeed engine; torch.distributed must be up.
 
-    packed:    whether the student will be given packed rows
-    universal: whether it will load a checkpoint in DeepSpeed's universal layout
+    packed: whether the student will be given packed rows
     """
     import deepspeed
     import torch
@@ -32,13 +31,12 @@ def start_engine(task: WorkerTask, *, packed: bool, universal: bool) -> Any:
         zero_stage=train.zero_stage,
         bf16=task.bf16,
         gpu=train.use_gpu,
-        lr=train.lr,
+        lr=train.peak_lr,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         offload_optimizer=train.offload_optimizer,
         offload_weights=train.offload_weights,
         offload_dir=train.offload_dir,
-        universal=universal,
         overrides=train.deepspeed,
     )
     student: StudentLoss = load_student(

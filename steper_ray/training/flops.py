@@ -80,14 +80,20 @@ def seconds_at_peak(
     tables = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     flops = model_flops(
         config,
-        weights=sum(
-            getattr(p, "ds_numel", p.numel()) for p in model.parameters() if id(p) not in tables
-        ),
+        weights=sum(_numbers(p) for p in model.parameters() if id(p) not in tables),
         tokens=sum(packed_length(unit.tree) for unit in units),
         pairs=sum(visible_pairs(unit.tree) for unit in units),
         supervised=sum(e.target_tokens for unit in units for e in unit.examples),
     )
     return flops / peak
+
+
+def _numbers(parameter: Any) -> int:
+    """Numbers of a weight when it is whole, also of one in shards or in 4 bits."""
+    state = getattr(parameter, "quant_state", None)
+    if state is not None:
+        return int(state.shape.numel())
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def peak_memory(device: "torch.device") -> int:

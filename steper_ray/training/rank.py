@@ -31,6 +31,7 @@ from steper_ray.training.objective import (
 )
 from steper_ray.training.rank_data import GlobalBatch, RankData
 from steper_ray.training.schedule import learning_rate
+from steper_ray.training.settings import TrainConfig
 from steper_ray.training.sigma import Sigma
 from steper_ray.training.tokenization import TokenExample
 from steper_ray.training.validation import Validations, validation_loss, validations_at
@@ -60,10 +61,8 @@ class RankTraining:
         self.task, self.rank, self.ranks, self.device = task, rank, ranks, device
         self.objective = objective_named(task.train.objective)
         state, sigma_state = agreed(lambda: self._open(resume), ranks)
-        # Shards fit the number of workers that wrote them; without ZeRO there are none.
-        convert = state is not None and state["workers"] != ranks and task.train.zero_stage > 0
         torch.manual_seed(task.seed)
-        self.engine = start_engine(task, packed=self.data.packed, universal=convert)
+        self.engine = start_engine(task, packed=self.data.packed)
         self._check_loss()
         train = task.train
         self.sigma = Sigma(
@@ -90,7 +89,7 @@ class RankTraining:
         if resume is not None:
             assert state is not None
             assert sigma_state is not None
-            self._restore(resume, state, sigma_state, convert=convert)
+            self._restore(resume, state, sigma_state)
 
     def _open(self, resume: Path | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """Open the training data, and the checkpoint: the state that ranks share, and that of σ."""
@@ -200,7 +199,8 @@ class RankTraining:
         if train.mix is not None:
             share_A = with_mix(share_A, train.mix.weight)
         weight_E = example_weights([example.ability for example in batch.examples], share_A)
-        lr = learning_rate(self.step, self.steps, peak=train.lr, warmup_ratio=train.warmup_ratio)
+        peak = train.peak_lr
+        lr = learning_rate(self.step, self.steps, peak=peak, warmup_ratio=train.warmup_ratio)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
 
@@ -352,14 +352,15 @@ class RankTraining:
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint."""
-        from steper_ray.training.checkpoints import SHARDS_TAG, save_random_state, save_state
+        from steper_ray.training.checkpoints import save_random_state, save_shards, save_state
 
         assert self.last is not None
-        self.engine.save_checkpoint(str(folder), tag=SHARDS_TAG)
+        save_shards(self.engine, folder)
         save_random_state(folder, self.rank)
         if self.rank == 0:
             state = {
                 "workers": self.ranks,
+                "shards": shards_of(self.task.train),
                 "abilities": self.task.scheme.record(),
                 "validations": self.validations.state_dict(),
                 "last": self.last.as_row(),
@@ -367,22 +368,34 @@ class RankTraining:
             save_state(folder, state, self.sigma.state_dict())
         self.saved = time.monotonic()
 
-    def _restore(
-        self, folder: Path, state: dict[str, Any], sigma_state: dict[str, Any], *, convert: bool
-    ) -> None:
+    def _restore(self, folder: Path, state: dict[str, Any], sigma_state: dict[str, Any]) -> None:
         """Restore weights, optimizer, σ, the position in the data, validations and random states."""
         from steper_ray.training.candidates import has_candidate
         from steper_ray.training.checkpoints import load_random_state, load_shards
 
-        scratch = Path(self.task.training_dir)
-        load_shards(self.engine, folder, convert=convert, rank=self.rank, scratch=scratch)
+        self.last = StepMetrics.from_row(state["last"], self.task.scheme.names)
+        if self._fits(state):
+            load_shards(self.engine, folder)
+        else:
+            from steper_ray.training.conversion import load_converted
+
+            scratch = Path(self.task.training_dir)
+            load_converted(self.engine, folder, step=self.last.step, scratch=scratch)
         self.sigma.load_state_dict(sigma_state)
         self.validations.load_state_dict(state["validations"])
         best = self.validations.best
         self.validations.best = [one for one in best if has_candidate(self.task, one[1])]
-        self.last = StepMetrics.from_row(state["last"], self.task.scheme.names)
         self.step = self.last.step
         load_random_state(folder, self.rank)
+
+    def _fits(self, state: dict[str, Any]) -> bool:
+        """Whether a checkpoint's shards are those of this training; without ZeRO there are none."""
+        if self.task.train.zero_stage == 0:
+            return True
+        shards = shards_of(self.task.train)
+        # checkpoints that do not say it were resumed with the same settings only
+        same = state.get("shards", shards) == shards
+        return same and bool(state["workers"] == self.ranks)
 
     def export(self) -> None:
         """Write the student of this step to `candidates/`; every rank takes part."""
@@ -390,6 +403,15 @@ class RankTraining:
 
         model, settings = self.engine.module.model, self.student_settings
         export_candidate(model, self.task, self.step, settings, rank=self.rank)
+
+
+def shards_of(train: TrainConfig) -> dict[str, Any]:
+    """What the shards of a checkpoint depend on, beside the number of workers."""
+    return {
+        "zero_stage": train.zero_stage,
+        "offload_optimizer": train.offload_optimizer,
+        "offload_weights": train.offload_weights,
+    }
 
 
 def _ability_means(sums: Any, count_A: Sequence[int]) -> tuple[PerAbility, PerAbility]:

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from steper_ray.run.dependencies import OF_A_CHECKPOINT, OF_A_STUDENT, training_identity
+from steper_ray.run.dependencies import (
+    OF_A_CHECKPOINT,
+    OF_A_STUDENT,
+    OF_SHARDS,
+    training_identity,
+)
 from steper_ray.run.folder import RunFolder
 from steper_ray.run.identity import (
     RECORD_FILE,
@@ -49,15 +54,32 @@ def finished_training(folder: RunFolder, identity: Record) -> tuple[TrainSummary
     return (None if changed else TrainSummary(**summary)), changed
 
 
+def checkpoint_folder(
+    folder: RunFolder, identity: Record
+) -> tuple[Path, list[tuple[Path, list[str]]]]:
+    """The folder of a training's checkpoints, existing or new, and the others with how they differ.
+
+    Another ZeRO stage or place of its states makes no other training, but for stage 0, which has no shards.
+    """
+    parent = folder.checkpoints.absolute()
+    found = find_folder(parent, identity, "train-", ignore=(*OF_A_STUDENT, *OF_SHARDS))
+    before = read_record(found[0] / RECORD_FILE)
+    if before is None or 0 not in (_zero_stage(before), _zero_stage(identity)):
+        return found
+    return find_folder(parent, identity, "train-", ignore=OF_A_STUDENT)
+
+
+def _zero_stage(record: Record) -> int:
+    return int(record["checkpoint"]["zero_stage"])
+
+
 def find_checkpoints(folder: RunFolder, identity: Record, changed: Sequence[str] = ()) -> Path:
     """The folder of the checkpoints to resume; a new one, with the record in it, where none fits.
 
     changed: how a finished training in this run folder differs
     Says in one line why a training starts anew despite existing checkpoints.
     """
-    match, others = find_folder(
-        folder.checkpoints.absolute(), identity, "train-", ignore=OF_A_STUDENT
-    )
+    match, others = checkpoint_folder(folder, identity)
     if match.is_dir():
         return match
     reasons = list(changed) or (others[0][1] if others else [])

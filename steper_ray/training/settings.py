@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -29,6 +30,17 @@ AbilityMeans = Literal["batch", "expected"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 
+Recompute = Literal["full", "selective", "none"]
+
+
+FULL_LR: Final = 5e-6
+"""Peak learning rate of all weights where none is set."""
+
+
+LORA_LR: Final = 2e-4
+"""That of adapters, which start at an update of zero."""
+
+
 class LoraConfig(Section):
     """Train low-rank adapters instead of all weights."""
 
@@ -40,6 +52,9 @@ class LoraConfig(Section):
     """Share of the adapters' inputs that is dropped while training."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of the modules that get adapters; `all-linear` is every linear layer but the head."""
+    quantize: Literal["4bit"] | None = None
+    """What the frozen matrices are kept in while training: `4bit` is NF4 (QLoRA), on GPUs, without ZeRO-3.
+    The exported student has its weights from the base student as it is."""
 
 
 class MixConfig(Section):
@@ -89,6 +104,13 @@ OWNED_BY_TRAINER: Final = {
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+def recompute_named(value: Recompute | bool) -> Recompute:
+    """What is recomputed; true and false are what `full` and `none` were called."""
+    if isinstance(value, bool):
+        return "full" if value else "none"
+    return value
+
+
 class TrainConfig(Section):
     """How the student is trained."""
 
@@ -117,8 +139,8 @@ class TrainConfig(Section):
     """Lower bound of σ: an ability then weighs at most 1/(2·sigma_min²)."""
     sigma_max: PositiveFloat = 20.0
     """Upper bound of σ."""
-    lr: PositiveFloat = 5e-6
-    """Peak learning rate of the model."""
+    lr: PositiveFloat | None = None
+    """Peak learning rate of the model; null takes 5e-6, and 2e-4 with `lora`."""
     warmup_ratio: Share = 0.03
     """Share of all steps in which the learning rate rises linearly; then it falls as a cosine."""
     weight_decay: NonNegativeFloat = 0.0
@@ -135,7 +157,8 @@ class TrainConfig(Section):
     mix: MixConfig | None = None
     """Other data that is trained on beside the examples, to keep what the student knew; null has none."""
     lora: LoraConfig | None = None
-    """Train low-rank adapters instead of all weights; the exported student has them merged."""
+    """Train low-rank adapters instead of all weights; the exported student has them merged, and has them
+    apart in `adapter/`."""
     zero_stage: ZeroStage = 3
     """What ZeRO shards: nothing (0, fp32 only), optimizer state (1), gradients too (2), weights too (3)."""
     offload_optimizer: Offload = "none"
@@ -152,8 +175,10 @@ class TrainConfig(Section):
     packing: bool = True
     """Compute the common prefixes of a chain's examples once; exact. Models that it does not fit train on
     separate examples, and the run says why."""
-    gradient_checkpointing: bool = True
-    """Compute activations twice instead of keeping them: less memory, about a third more work."""
+    gradient_checkpointing: Annotated[Recompute | bool, AfterValidator(recompute_named)] = "full"
+    """Activations that are computed twice instead of being kept: all of a layer (`full`, about a third more
+    work), all but the results of matrix products and attention (`selective`: a little more work, memory
+    between), or `none`. true and false are `full` and `none`."""
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 2
     """Ray Train workers: a number, or the least and the most, `[2, 8]`. Training then starts with as many
     as the cluster has room for; when that changes, it resumes from its last checkpoint with as many."""
@@ -211,6 +236,11 @@ class TrainConfig(Section):
             self.precision == "bf16" or (self.use_gpu and self.precision == "auto")
         ):
             raise ValueError("zero_stage 0 computes in fp32; set precision: fp32, or take stage 1")
+        if self.lora is not None and self.lora.quantize is not None:
+            if not self.use_gpu:
+                raise ValueError("lora.quantize is for GPUs; set use_gpu: true, or leave it out")
+            if self.zero_stage == 3:
+                raise ValueError("lora.quantize is for ZeRO stages 0 to 2; set zero_stage: 2")
         if self.offload_weights != "none" and self.zero_stage != 3:
             raise ValueError("offload_weights needs zero_stage 3")
         if self.offload_optimizer != "none" and self.zero_stage == 0:
@@ -226,6 +256,17 @@ class TrainConfig(Section):
                 "validation_chains is 0; patience and best_by: em need chains to validate on"
             )
         return self
+
+    @property
+    def peak_lr(self) -> float:
+        """`lr`, or what stands for null."""
+        if self.lr is not None:
+            return self.lr
+        return FULL_LR if self.lora is None else LORA_LR
+
+    def with_lr(self) -> "TrainConfig":
+        """These settings with the learning rate that null stands for, as records and cards have it."""
+        return self.model_copy(update={"lr": self.peak_lr})
 
 
 def _has(config: Mapping[str, Any], path: str) -> bool:

@@ -21,10 +21,17 @@ from steper_ray.models.loading import load_model_config, load_tokenizer
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.models.student_settings import SETTINGS_FILE
 from steper_ray.training.attention import ATTENTION
-from steper_ray.training.lora import add_adapters
+from steper_ray.training.lora import (
+    ADAPTER_FOLDER,
+    Adapter,
+    add_adapters,
+    quantization,
+    write_adapter,
+)
 from steper_ray.training.loss_head import LossHead
 from steper_ray.training.objective import example_means
-from steper_ray.training.settings import LoraConfig
+from steper_ray.training.recomputation import recompute
+from steper_ray.training.settings import LoraConfig, Recompute, recompute_named
 from steper_ray.training.tensors import Batch
 
 
@@ -127,7 +134,7 @@ def load_student(
     name: str,
     *,
     dtype: torch.dtype,
-    gradient_checkpointing: bool,
+    gradient_checkpointing: Recompute | bool,
     packed: bool,
     lora: LoraConfig | None = None,
     liger: bool = False,
@@ -146,7 +153,11 @@ def load_student(
     sharded = ShardedLoading(zero3) if zero3 is not None else None
     with explained(name, hub):
         model: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=hub.trust_remote_code, **at_revision(revision)
+            name,
+            dtype=dtype,
+            trust_remote_code=hub.trust_remote_code,
+            **at_revision(revision),
+            **quantization(lora, dtype),
         )
     del sharded
     if lora is not None:
@@ -161,26 +172,43 @@ def load_student(
     student = StudentLoss(model)
     if packed:
         model.set_attn_implementation(ATTENTION)
-    if gradient_checkpointing and model.supports_gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+    recompute(model, recompute_named(gradient_checkpointing))
     student.train()
     return student
 
 
-def gather_weights(model: Any, *, keep: bool) -> dict[str, Tensor]:
+def gather_weights(model: Any, *, keep: bool, only: str = "") -> dict[str, Tensor]:
     """Whole weights by name, on the CPU; tied ones once. Every rank must call it.
 
     keep: whether this rank keeps them; the others only take part and get an empty dictionary
+    only: a part of the names of those to gather
     """
     import deepspeed
 
     whole: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
+        if only not in name:
+            continue
         sharded = [parameter] if hasattr(parameter, "ds_id") else []
         with deepspeed.zero.GatheredParameters(sharded):
             if keep:
                 whole[name] = parameter.detach().to("cpu", copy=True)
     return whole
+
+
+def load_weights(
+    name: str, hub: HubConfig = DEFAULTS, revision: str | None = None
+) -> dict[str, Tensor]:
+    """The weights of a model by name, in the type that its configuration names, on the CPU."""
+    with explained(name, hub):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=load_model_config(name, hub, revision).dtype or torch.float32,
+            trust_remote_code=hub.trust_remote_code,
+            **at_revision(revision),
+        )
+    weights: dict[str, Tensor] = model.state_dict()
+    return weights
 
 
 def export_student(
@@ -191,6 +219,7 @@ def export_student(
     settings: dict[str, Any],
     hub: HubConfig = DEFAULTS,
     revision: str | None = None,
+    adapter: Adapter | None = None,
 ) -> None:
     """Write the student as a Hugging Face folder, whole or not at all.
 
@@ -199,6 +228,7 @@ def export_student(
     base:       folder or hub name of the base student, at `revision`: its config, tokenizer, dtype and the
                 code that it brings are kept
     settings:   how the student is to be asked, written beside it for evaluation and serving
+    adapter:    written beside it too, into ADAPTER_FOLDER; `weights` have it merged
     """
     config = load_model_config(base, hub, revision)
     dtype = config.dtype or torch.float32
@@ -218,3 +248,5 @@ def export_student(
         load_tokenizer(base, hub, revision).save_pretrained(student)
         text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
         (student / SETTINGS_FILE).write_text(text, encoding="utf-8")
+        if adapter is not None:
+            write_adapter(student / ADAPTER_FOLDER, adapter)

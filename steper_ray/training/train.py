@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,16 @@ from steper_ray.models.push import check_repo_name, push_folder
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.ray_runtime.logs import launch
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.run.dependencies import OF_A_STUDENT
 from steper_ray.run.folder import RunFolder
-from steper_ray.run.identity import Record, find_folder, write_record
+from steper_ray.run.identity import Record, write_record
 from steper_ray.selection.abilities import STEPER, AbilityScheme
 from steper_ray.training.batches import hold_out
+from steper_ray.training.lora import check_lora
 from steper_ray.training.mix_data import MixData, prepare_mix
 from steper_ray.training.preparation import Progress, is_prepared, prepare
 from steper_ray.training.resume import (
     DONE_FILE,
+    checkpoint_folder,
     find_checkpoints,
     finished_training,
     task_identity,
@@ -148,7 +148,7 @@ def _check_room(task: WorkerTask, folder: RunFolder, identity: Record, prepared:
     needed = needed_storage(task.train, task.hub)
     if needed is not None and not is_prepared(task, prepared):
         needed = replace(needed, data=data_to_prepare(map(Path, task.stepwise_files)))
-    resumed, _ = find_folder(folder.checkpoints, identity, "train-", ignore=OF_A_STUDENT)
+    resumed, _ = checkpoint_folder(folder, identity)
     there = folder_size([resumed, folder.training / CANDIDATES])
     check_storage(folder.root, needed, there=there)
 
@@ -183,8 +183,7 @@ def check_settings(settings: TrainConfig) -> None:
     """Raises InputError for settings that this machine cannot carry out."""
     check_model(settings.model, "train.model", settings.revision)
     check_trackers(settings.trackers)
-    if settings.lora is not None and find_spec("peft") is None:
-        raise InputError("train.lora: peft is not installed; pip install 'steper_ray[lora]'")
+    check_lora(settings.lora)
     if settings.push_to_hub is not None:
         check_repo_name(settings.push_to_hub, "train.push_to_hub")
 

@@ -115,7 +115,7 @@ def worker_task(
     revision = pinned(model, settings.revision, hub)
     folder = RunFolder(out.absolute(), out.absolute())
     return WorkerTask(
-        train=settings.model_copy(update={"model": model, "revision": revision}),
+        train=settings.with_lr().model_copy(update={"model": model, "revision": revision}),
         base_model=model_identity(model, revision, hub),
         stepwise_files=tuple(str(file.absolute()) for file in files),
         examples=examples_digest(files, scheme),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from steper_ray.errors import ConfigError
-from steper_ray.evaluation.compare import check_variants
+from steper_ray.evaluation.compare import _best_of_each, _Work, check_variants
 from steper_ray.evaluation.comparison import (
     Comparison,
     TrainedStudent,
@@ -16,6 +16,7 @@ from steper_ray.evaluation.comparison import (
     write_comparison,
 )
 from steper_ray.evaluation.settings import CompareConfig
+from steper_ray.ray_runtime.progress import stage_progress
 from steper_ray.reports.comparison_page import (
     headline,
     markdown_lines,
@@ -23,6 +24,8 @@ from steper_ray.reports.comparison_page import (
     write_comparison_page,
 )
 from steper_ray.run.config import RunConfig
+from steper_ray.training.summary import TrainSummary
+from tests.run.test_resume import SUMMARY
 
 QUESTIONS = 40
 
@@ -166,3 +169,29 @@ def test_by_default_those_of_the_papers_variants_are_repeated_that_there_are():
     assert own.repeated_variants == ("uniform",)
     assert CompareConfig().repeated_variants == ("vanilla-kd", "uniform", "difficulty")
     assert CompareConfig(repeated=()).repeated_variants == ()
+
+
+@pytest.mark.parametrize(
+    ("lr", "names"),
+    [(None, ["lr-5e-06-seed-0", "lr-0.0002-seed-0"]), (1e-3, ["lr-0.001-seed-0"] * 2)],
+)
+def test_where_no_rate_is_set_adapters_have_their_own(tmp_path, lr, names):
+    config = RunConfig.model_validate(
+        {
+            "run": {"dir": str(tmp_path)},
+            "train": {"lr": lr},
+            "compare": {"variants": {"whole": {}, "lora": {"lora": {"rank": 8}}}},
+        }
+    )
+    trained: list[RunConfig] = []
+
+    def train(student: RunConfig) -> TrainSummary:
+        trained.append(student)
+        return SUMMARY
+
+    with stage_progress("compare", "comparing") as progress:
+        students, _ = _best_of_each(train, config, (config.train.lr,), [], _Work(progress, 2))
+    assert [student.folder.root.name for student in trained] == names
+    rates = [students[name][0].lr for name in ("whole", "lora")]
+    assert rates == [student.train.peak_lr for student in trained]
+    assert [f"lr-{rate:g}-seed-0" for rate in rates] == names

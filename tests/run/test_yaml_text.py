@@ -209,7 +209,7 @@ def test_every_section_list_and_mapping_may_be_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("train: {lr: }", "train.lr: expected a number, got None"),
+        ("train: {sigma_lr: }", "train.sigma_lr: expected a number, got None"),
         ("questions: {train: }", "questions.train: expected text, got None"),
         ("run: {dir: }", "run.dir: expected text, got None"),
         ("sweep: {parameters: {lr: }}", "sweep.parameters.lr: expected a section with keys"),

@@ -72,10 +72,9 @@ def gradients(task: WorkerTask, ranks: int, packed: bool) -> tuple[list[Any], fl
     student = load_student(
         task.train.model, dtype=torch.float32, gradient_checkpointing=False, packed=packed
     )
-    folders = Path(task.prepared), Path(task.prepared_mix)
     sums = [0.0, 0.0, 0.0, 0.0]
     for rank in range(ranks):
-        data = RankData(*folders, task.train, seed=0, rank=rank, ranks=ranks, packed=packed)
+        data = RankData(task, rank=rank, ranks=ranks, packed=packed)
         batch = data.global_batch(0)
         assert batch.lengths == [packed_length(unit.tree) for unit in batch.units]
         assert batch.mix_rows == 2

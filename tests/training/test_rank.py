@@ -8,7 +8,6 @@ import pytest
 from steper_ray.errors import AllRanksError, StageError
 from steper_ray.toy.asking import render_prompt
 from steper_ray.toy.tokenizer import make_tokenizer
-from steper_ray.training.settings import LoraConfig
 from tests.training.architectures import EXPERTS, random_model
 from tests.training.one_rank import LR, SIGMA_LR, gather_and_save, start
 
@@ -248,47 +247,6 @@ def test_difficulty_with_equal_sigma_takes_the_step_of_uniform_by_either_means(t
     )
     assert by_sigma.grad_norm == pytest.approx(equal.grad_norm, rel=1e-5)
     assert list(by_sigma.L.values()) == pytest.approx(list(equal.L.values()))
-
-
-@pytest.mark.usefixtures("only_rank")
-@pytest.mark.parametrize("zero_stage", [1, 3])
-def test_lora_trains_adapters_only_and_exports_them_merged(tmp_path, task, zero_stage):
-    import peft
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from steper_ray.training.student import gather_weights
-
-    training = start(
-        task,
-        lora=LoraConfig(rank=4, alpha=8.0, dropout=0.1),
-        zero_stage=zero_stage,
-        gradient_checkpointing=True,
-    )
-    before = gather_weights(training.engine.module.model, keep=True)
-    losses = [training.train_step().loss for _ in range(3)]
-    assert losses[-1] < losses[0]
-    weights = gather_weights(training.engine.module.model, keep=True)
-    moved = {name for name in weights if not torch.equal(weights[name], before[name])}
-    assert moved
-    assert all(".lora_" in name for name in moved)
-
-    training.export()
-    (candidate,) = (tmp_path / "training" / "candidates").iterdir()
-    student = AutoModelForCausalLM.from_pretrained(candidate, dtype=torch.float32)
-    base = AutoModelForCausalLM.from_pretrained(task.train.model, dtype=torch.float32)
-    # peft's own merge is the reference.
-    settings = peft.LoraConfig(
-        r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    adapted = peft.get_peft_model(base, settings)
-    missing = adapted.get_base_model().load_state_dict(weights, strict=False)
-    assert not missing.unexpected_keys
-    expected = adapted.merge_and_unload().state_dict()
-    found = student.state_dict()
-    assert found.keys() == expected.keys()
-    for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, atol=0, rtol=2**-8)
 
 
 @pytest.mark.usefixtures("only_rank")

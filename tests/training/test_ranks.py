@@ -17,7 +17,7 @@ from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.toy.asking import REASONING
 from steper_ray.training.rank import RankTraining
-from steper_ray.training.settings import MixConfig, TrainConfig
+from steper_ray.training.settings import LoraConfig, MixConfig, TrainConfig
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.worker import prepare_process
 from steper_ray.training.worker_spec import WorkerTask
@@ -52,8 +52,8 @@ def whole_gradient(training: RankTraining) -> torch.Tensor:
     import torch
     from deepspeed.utils import safe_get_full_grad
 
-    parameters = training.engine.module.parameters()
-    return torch.cat([safe_get_full_grad(p).flatten().clone() for p in parameters])
+    trained = [p for p in training.engine.module.parameters() if p.requires_grad]
+    return torch.cat([safe_get_full_grad(p).flatten().clone() for p in trained])
 
 
 def held_between_steps(training: RankTraining) -> dict[str, int]:
@@ -76,6 +76,7 @@ def train_on_rank(
     task: WorkerTask,
     resume: Path | None,
     save: Path | None,
+    saved: int,
 ) -> None:
     import torch
 
@@ -105,7 +106,7 @@ def train_on_rank(
     while training.step < STEPS:
         head_whole.clear()
         done.append(training.train_step())
-        if save is not None and training.step == SAVED:
+        if save is not None and training.step == saved:
             training.save(save)
     trace = Trace(
         losses=[m.loss for m in done],
@@ -129,14 +130,20 @@ def train(tmp_path) -> Callable[..., list[Trace]]:
     """Trains on so many ranks; what each of them saw."""
     import torch
 
-    def work(task: WorkerTask, ranks: int, resume: Path | None = None, save: Path | None = None):
+    def work(
+        task: WorkerTask,
+        ranks: int,
+        resume: Path | None = None,
+        save: Path | None = None,
+        saved: int = SAVED,
+    ):
         folder = tmp_path / f"results-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         processes = [
             multiprocessing.get_context("spawn").Process(
-                target=train_on_rank, args=(rank, ranks, port, folder, task, resume, save)
+                target=train_on_rank, args=(rank, ranks, port, folder, task, resume, save, saved)
             )
             for rank in range(ranks)
         ]
@@ -197,7 +204,7 @@ def worst(found: Trace, expected: Trace, first: int = 0) -> float:
 
 
 @pytest.mark.parametrize("zero_stage", [2, 3])
-def test_one_and_two_ranks_train_alike_and_go_on_from_each_others_checkpoints(
+def test_one_and_two_ranks_train_alike_and_go_on_from_each_others_checkpoints_at_other_stages(
     tmp_path, task, train, zero_stage
 ):
     task = changed(task, zero_stage=zero_stage)
@@ -209,10 +216,13 @@ def test_one_and_two_ranks_train_alike_and_go_on_from_each_others_checkpoints(
     assert second.losses == first.losses
     assert second.sigmas == first.sigmas
 
+    other, ranks, checkpoint, expected = (
+        (1, 1, two, first) if zero_stage == 3 else (3, 2, one, alone)
+    )
+    resumed, *_ = train(changed(task, zero_stage=other), ranks, resume=checkpoint)
+    assert worst(resumed, expected, SAVED) <= 1e-5
     if zero_stage == 3:
-        (shrunk,) = train(task, 1, resume=two)
         grown, _ = train(task, 2, resume=one)
-        assert worst(shrunk, first, SAVED) <= 1e-5
         assert worst(grown, alone, SAVED) <= 1e-5
         for rank in (first, second):
             assert rank.head_whole == [True] * (len(rank.head_whole) - 1) + [False]
@@ -223,3 +233,40 @@ def test_one_and_two_ranks_train_alike_and_go_on_from_each_others_checkpoints(
             for what in ("parameters", "masters", "gradients"):
                 assert alone.parameters / 2 <= rank.held[what] <= most, what
             assert alone.parameters <= rank.held["moments"] <= 2 * most
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_adapters_go_on_with_another_number_of_ranks(tmp_path, task, train, zero_stage):
+    """From one to two and back; no checkpoint has a frozen weight, nor an optimizer its moments."""
+    task = changed(task, zero_stage=zero_stage, lora=LoraConfig(rank=2), lr=1e-3)
+    one, two = tmp_path / "one", tmp_path / "two"
+    (alone,) = train(task, 1, save=one)
+    grown, _ = train(task, 2, resume=one, save=two, saved=15)
+    (shrunk,) = train(task, 1, resume=two)
+    assert worst(grown, alone, SAVED) <= 1e-5
+    assert worst(shrunk, alone, 15) <= 1e-5
+    trained = len(alone.gradients[0])
+    assert alone.losses[-1] < alone.losses[0]
+    if zero_stage == 3:
+        for trace, ranks in ((alone, 1), (grown, 2)):
+            assert trained <= trace.held["masters"] * ranks <= trained + 100
+            assert trace.held["moments"] == 2 * trace.held["masters"]
+    for folder, files in ((one, 1), (two, 2)):
+        shards = list((folder / "zero").glob("*optim_states.pt"))
+        assert len(shards) == files
+        # fp32: the trained weights and their moments
+        assert sum(shard.stat().st_size for shard in shards) < 12 * trained + files * 60_000
+        weights = list((folder / "zero").glob("*model_states.pt"))
+        assert sum(file.stat().st_size for file in weights) < 4 * trained + files * 60_000
+    assert 4 * alone.parameters > 2 * (16 * trained + 4 * 60_000)
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_4_bit_matrices_train_on_two_ranks_as_on_one(task, train, zero_stage):
+    pytest.importorskip("bitsandbytes")
+    lora = LoraConfig(rank=2, quantize="4bit")
+    task = changed(task, zero_stage=zero_stage, lora=lora, lr=1e-3)
+    (alone,) = train(task, 1)
+    first, _ = train(task, 2)
+    assert alone.losses[-1] < alone.losses[0]
+    assert worst(first, alone) <= 1e-5

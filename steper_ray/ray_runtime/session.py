@@ -93,6 +93,7 @@ def _start() -> None:
     for attempt in (1, 2):
         try:
             ray.init(
+                address="local",  # whatever other Ray there is on this machine
                 num_cpus=max(2, os.cpu_count() or 2),
                 include_dashboard=False,
                 log_to_driver=False,

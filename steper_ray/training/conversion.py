@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +47,7 @@ def load_converted(engine: Any, checkpoint: Path, *, step: int, scratch: Path) -
     Raises AllRanksError if that room is lacking.
     """
     folder = scratch / UNIVERSAL
+    scratch.mkdir(parents=True, exist_ok=True)
     _check_room(checkpoint, scratch)
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
@@ -56,22 +56,33 @@ def load_converted(engine: Any, checkpoint: Path, *, step: int, scratch: Path) -
         to_universal(checkpoint, folder)
     while not folder.is_dir():
         time.sleep(0.1)
+    _start_adam(engine.optimizer, step)
     for name, parameter in engine.module.named_parameters():
         if parameter.requires_grad:
             _set_parameter(parameter, folder / "zero" / name)
-    for state in _states(engine.optimizer):
-        if "step" in state:
-            is_tensor = torch.is_tensor(state["step"])
-            state["step"] = torch.full_like(state["step"], step) if is_tensor else step
     dist.barrier()
     if dist.get_rank() == 0:
         shutil.rmtree(folder)
 
 
-def _states(optimizer: Any) -> "Iterator[dict[str, Any]]":
-    """Adam's state of each tensor of a ZeRO optimizer, and its groups, where some keep the step."""
-    yield from optimizer.optimizer.state.values()
-    yield from optimizer.optimizer.param_groups
+def _start_adam(optimizer: Any, step: int) -> None:
+    """Give each of this rank's tensors Adam's states, as its first step would."""
+    adam, stage_3 = optimizer.optimizer, hasattr(optimizer, "fp32_partitioned_groups_flat")
+    tensors = (
+        optimizer.fp32_partitioned_groups_flat
+        if stage_3
+        else optimizer.single_partition_of_fp32_groups
+    )
+    for tensor in tensors:
+        state = adam.state[tensor]
+        for moment in MOMENTS:
+            state.setdefault(moment, torch.zeros_like(tensor))
+        counts_in_tensors = isinstance(adam, torch.optim.AdamW)  # DeepSpeed's own counts in numbers
+        state["step"] = (
+            torch.tensor(float(step), device=tensor.device) if counts_in_tensors else step
+        )
+    if not stage_3:
+        optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _check_room(checkpoint: Path, scratch: Path) -> None:

@@ -272,6 +272,9 @@ def test_sigterm_writes_a_checkpoint_and_stops(tmp_path, write_stepwise, tiny_st
     train = {**config.train.model_dump(mode="json"), "epochs": 5000}
     file.write_text(yaml.safe_dump({"run": {"dir": str(tmp_path)}, "train": train}))
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as ray:
+        other = Path(ray) / "ray" / "ray_current_cluster"  # what `ray start` leaves
+        other.parent.mkdir()
+        other.write_text("127.0.0.1:1")
         job = subprocess.Popen(
             [sys.executable, "-m", "steper_ray.cli", "train", "--config", str(file)],
             env={**os.environ, "RAY_TMPDIR": ray, "RAY_ADDRESS": ""},

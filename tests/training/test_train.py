@@ -108,7 +108,7 @@ def test_input_is_checked_before_any_worker_starts(tmp_path, tiny_student):
         ({"lr": 2e-5}, r"train\.lr changed \(5e-06 → 2e-05\)"),
         ({"objective": "uniform"}, r"train\.objective changed"),
         ({"validation_chains": 1}, r"train\.validation_chains changed"),
-        ({"lora": {"rank": 2}}, r"train\.lora changed"),
+        ({"lora": {"rank": 2}, "lr": 5e-6}, r"train\.lora changed"),
         ({"zero_stage": 2, "offload_optimizer": "cpu"}, None),
         ({"zero_stage": 0}, r"checkpoint\.zero_stage changed \(3 → 0\)"),
     ],

@@ -30,7 +30,7 @@ def test_configuration_page_by_hand() -> None:
     for row in (
         "| `warmup_ratio` | number ≥ 0, ≤ 1 | `0.03` | Share of all steps in which the learning rate",
         "| `rank` | integer ≥ 1 | `16` | Rank r of the update of each matrix. | student |",
-        "| `workers` | integer ≥ 1 | `2` | Ray Train workers. |  |",
+        "| `use_gpu` | true or false | `false` | One GPU for each worker; otherwise CPU. | checkpoints |",
     ):
         assert row in page
     assert "| `lora` | [train.lora](#trainlora) or null | `null` |" in page

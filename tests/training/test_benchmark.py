@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from steper_ray.reasoning.batch_encoder import BatchEncoder
 from steper_ray.reasoning.frameworks import FRAMEWORKS
@@ -99,6 +98,8 @@ def test_a_tokenizer_that_joins_line_breaks_leaves_no_linear_sequence_of_self_as
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=[], ignore_merges=True))
     levels = [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(levels)
+    from transformers import PreTrainedTokenizerFast
+
     encoder = BatchEncoder(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END))
     (react,) = make_chains("react", 1, encoder)
     assert tree_tokens([react]) == len(linear_ids(react))

@@ -261,11 +261,9 @@ def test_adapters_go_on_with_another_number_of_ranks(tmp_path, task, train, zero
     assert 4 * alone.parameters > 2 * (16 * trained + 4 * 60_000)
 
 
-@pytest.mark.parametrize("zero_stage", [2, 3])
-def test_4_bit_matrices_train_on_two_ranks_as_on_one(task, train, zero_stage):
-    pytest.importorskip("bitsandbytes")
+def test_4_bit_matrices_train_on_two_ranks_as_on_one(task, train):
     lora = LoraConfig(rank=2, quantize="4bit")
-    task = changed(task, zero_stage=zero_stage, lora=lora, lr=1e-3)
+    task = changed(task, zero_stage=2, lora=lora, lr=1e-3)
     (alone,) = train(task, 1)
     first, _ = train(task, 2)
     assert alone.losses[-1] < alone.losses[0]

@@ -40,7 +40,7 @@ def test_every_zero_stage_trains_as_plain_torch_does(
         # Each fails in the midst of a forward pass whose weights ZeRO-3 has gathered.
         ("gpt2", {"attn_pdrop": 1e-9, "embd_pdrop": 0.0, "resid_pdrop": 0.0}, False, "dropout"),
         ("llama4_text", EXPERTS, True, "chunked"),
-        ("modernbert-decoder", {"local_attention": 18}, True, None),
+        ("modernbert-decoder", {"local_attention": 18, "head_dim": 24}, True, None),
     ],
 )
 def test_what_is_not_computed_our_way_trains_under_zero_3_too(

@@ -154,8 +154,9 @@ def test_it_trains_as_plain_torch_does(
     moved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
     weights = expected.state_dict()
     for name, weight in found.state_dict().items():
-        step_size = (weights[name] - moved[name]).abs().max()
-        assert (weight - weights[name]).abs().max() < 2e-3 * step_size, name
+        # in the norm: Adam makes much of the rounding of single gradients near zero
+        whole = (weights[name] - moved[name]).norm()
+        assert (weight - weights[name]).norm() < 1e-3 * whole, name
 
 
 @pytest.mark.usefixtures("only_rank")

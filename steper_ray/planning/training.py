@@ -16,6 +16,7 @@ def forecast_lines(forecast: TrainingForecast, train: TrainConfig) -> list[str]:
         "dry run: nothing was trained",
         *_data_lines(forecast),
         steps,
+        _weights_line(forecast),
         _memory_line(forecast, train),
         _time_line(forecast, train),
     ]
@@ -51,6 +52,16 @@ def _data_lines(forecast: TrainingForecast) -> list[str]:
         f"tokens an example: {lengths}{limit}{dropped}",
         f"tokens an epoch: {forecast.tokens:,}; {layout}",
     ]
+
+
+def _weights_line(forecast: TrainingForecast) -> str:
+    parts = [
+        f"at {chains:,} chains a batch {variation['batch']:.0%} and {variation['expected']:.0%}"
+        for chains, variation in forecast.weight_variation.items()
+    ]
+    return (
+        f"weights of examples vary by (train.ability_means batch and expected): {', '.join(parts)}"
+    )
 
 
 def _memory_line(forecast: TrainingForecast, train: TrainConfig) -> str:

@@ -19,11 +19,12 @@ from steper_ray.ray_runtime.logs import LaunchLog, launch
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
 from steper_ray.selection.abilities import STEPER, AbilityScheme
-from steper_ray.training.batches import MicroBatch
+from steper_ray.training.batches import MicroBatch, epoch_batches
+from steper_ray.training.objective import ability_parts, count_abilities
 from steper_ray.training.preparation import Progress
 from steper_ray.training.probe import Probe, run_probe
 from steper_ray.training.rank_data import RankData
-from steper_ray.training.settings import TrainConfig
+from steper_ray.training.settings import AbilityMeans, TrainConfig
 from steper_ray.training.storage import check_storage
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.train import check_settings, prepare_data
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 STORAGE: Final = "dry-run"
 """Folder below the run's checkpoints, while the steps are measured."""
+
+
+MEANS: Final[tuple[AbilityMeans, ...]] = ("batch", "expected")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,8 @@ class TrainingForecast:
     epochs: int
     waiting_share: float
     """Share of the workers' time that is spent waiting for the one with the longest micro-batch."""
+    weight_variation: Mapping[int, Mapping[AbilityMeans, float]]
+    """Chains in a batch → `weight_variation` with each way of taking the abilities' means."""
     probe: Probe
     zero_stage: int
     stage_bytes: Mapping[int, int | None]
@@ -207,6 +213,25 @@ def waiting_share(data: RankData) -> float:
     return 1 - sum(map(sum, turns)) / sum(len(turn) * max(turn) for turn in turns)
 
 
+def weight_variation(data: RankData, chains_per_batch: int, means: AbilityMeans) -> float:
+    """How much the weights of examples vary between batches of so many chains.
+
+    Standard deviation over an epoch, relative to the mean weight of the example's ability.
+    """
+    import numpy as np
+
+    chains, trained_A = data.chains, data.trained_A
+    weights_A: list[list[float]] = [[] for _ in trained_A]
+    for batch in epoch_batches(len(chains), chains_per_batch, seed=0, epoch=0):
+        index_E = [index for number in batch for index in chains[number]]
+        count_A = count_abilities(data.stored.ability_E[index_E].tolist(), len(trained_A))
+        part_A = ability_parts(count_A, trained_A, len(batch) / len(chains), means)
+        for weights, count, part in zip(weights_A, count_A, part_A, strict=True):
+            weights += [part / count] * count if count else []
+    relative = [np.array(weights) / np.mean(weights) for weights in weights_A if weights]
+    return float(np.concatenate(relative).std())
+
+
 def forecast(
     task: WorkerTask, probe: Probe, stage_bytes: Mapping[int, int | None], rows: int
 ) -> TrainingForecast:
@@ -239,6 +264,10 @@ def forecast(
         steps=data.steps,
         epochs=train.epochs,
         waiting_share=waiting_share(data),
+        weight_variation={
+            chains: {means: weight_variation(data, chains, means) for means in MEANS}
+            for chains in sorted({8, 32, train.chains_per_batch})
+        },
         probe=probe,
         zero_stage=train.zero_stage,
         stage_bytes=stage_bytes,

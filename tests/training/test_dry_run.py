@@ -1,6 +1,7 @@
 """What a training is said to take, against hand-worked numbers and against what it then took."""
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ from steper_ray.pipeline.training import forecast_training, train_student
 from steper_ray.planning.training import forecast_lines
 from steper_ray.run.config import RunConfig
 from steper_ray.toy.asking import REASONING
-from steper_ray.training.dry_run import measured_steps, state_bytes, waiting_share
+from steper_ray.training.dry_run import (
+    measured_steps,
+    state_bytes,
+    waiting_share,
+    weight_variation,
+)
 from steper_ray.training.rank_data import RankData
 from steper_ray.training.worker_spec import WorkerTask
 from tests.tiny_model import save_tiny_model
@@ -44,6 +50,19 @@ def test_workers_wait_for_the_longest_micro_batch_of_each_turn(
     short, long = sorted(data.stored.unit_lengths(data.chains, packed=True))
     assert waiting_share(data) == pytest.approx(1 - (short + long) / (2 * long))
     assert measured_steps(data) == [0, 0]
+
+
+def test_weights_vary_with_the_examples_of_each_ability_in_a_batch(
+    task: WorkerTask, tmp_path: Path, write_stepwise
+) -> None:
+    """One chain a batch: its exp examples weigh 1 / their number, of which there are 1 and 2."""
+    write_stepwise(tmp_path, [3, 4])
+    data = RankData(prepared(task), rank=0, ranks=1, packed=True)
+    # init and agg: 1 each time; exp: 1, 1/2, 1/2 about their mean 2/3, so 3/2, 3/4, 3/4
+    values = [1.0, 1.0, 1.0, 1.0, 1.5, 0.75, 0.75]
+    assert weight_variation(data, 1, "batch") == pytest.approx(statistics.pstdev(values))
+    assert weight_variation(data, 1, "expected") == pytest.approx(0, abs=1e-9)
+    assert weight_variation(data, 2, "batch") == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -100,8 +100,8 @@ def main(argv: list[str] | None = None) -> int:
             overrides.append(f"{option.setting}={'true' if value is True else value}")
     try:
         command.run(load_config(given.config, overrides), **arguments)
-    except KeyboardInterrupt:
-        print("steper: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"steper: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     except Exception as error:
         known = find_steper_error(error)

@@ -30,8 +30,8 @@ def run_workers(
 
     SIGTERM has the workers write a checkpoint and stop; a second one does what the first one would have.
 
-    Raises StageError if a worker fails or the training is stopped so, or the error of steper_ray that a
-    worker raised or returned.
+    Raises KeyboardInterrupt if the training was stopped so, StageError if a worker fails, or the error of
+    steper_ray that a worker raised or returned.
     """
     import ray.exceptions
     import ray.train
@@ -85,7 +85,7 @@ def run_workers(
         raise StageError(f"train: Ray ended the training: {line}; see {log.folder}") from error
     outcome: Result | StoppedTraining | AllRanksError = result.return_value
     if isinstance(outcome, StoppedTraining):
-        raise StageError(
+        raise KeyboardInterrupt(
             f"train: stopped by SIGTERM after step {outcome.step:,} of {outcome.steps:,}; the same command "
             "resumes from its checkpoint"
         )

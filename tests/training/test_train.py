@@ -291,8 +291,8 @@ def test_sigterm_writes_a_checkpoint_and_stops(tmp_path, write_stepwise, tiny_st
         finally:
             job.kill()
     steps = [line["step"] for line in metrics_of(config)]
-    assert job.returncode == 1
-    assert f"steper train: train: stopped by SIGTERM after step {steps[-1]:,} of 5,000; " in errors
+    assert job.returncode == 130
+    assert f"steper: train: stopped by SIGTERM after step {steps[-1]:,} of 5,000; " in errors
     assert "stops after this step, with a checkpoint" in output
     (checkpoint,) = config.folder.checkpoints.glob(f"*/{CHECKPOINT}*")
     assert json.loads((checkpoint / "state.json").read_text())["last"]["step"] == steps[-1]

@@ -41,7 +41,7 @@ class StepMetrics:
     """Counted from 1."""
     loss: float
     """L, and that of `train.mix` times its weight."""
-    L_mix: float | None
+    mix_loss: float | None
     """Mean of the token-mean losses of the rows of `train.mix`, in nats; None without one."""
     L: dict[str, float | None]
     """L_j, in nats."""

@@ -19,10 +19,10 @@ An ability's part c_j of the global batch is 1 where it has an example. With `ab
 the number of its examples over the number that a batch of so many chains has on average; both L_j/(2σ_j²)
 and log σ_j then count c_j times, and an example weighs the same in whichever batch it comes.
 
-Rows of `train.mix`, where there are any, have a loss of their own: L_mix is the mean of their token-mean
-losses in the global batch. It stands beside all abilities together, which weigh 1: the gradient of the
-model is (∇L / Σ_j w_j + μ ∇L_mix) / (1 + μ) for a mix of weight μ, whatever the objective. Neither σ nor an
-L_j nor the validation loss knows of it; the loss that is reported is L + μ L_mix.
+Rows of `train.mix`, where there are any, have a loss of their own: M is the mean of their token-mean losses in
+the global batch. It stands beside all abilities together, which weigh 1: the gradient of the model is
+(∇L / Σ_j w_j + μ ∇M) / (1 + μ) for a mix of weight μ, whatever the objective. Neither σ nor an L_j nor the
+validation loss knows of it; the loss that is reported is L + μ M.
 
 σ is no parameter of the model. L_j is known exactly after a reduction of A numbers, so
 ∂L/∂log σ_j = 1 − L_j/σ_j² needs no autograd, and every rank takes the same step by itself. At rest

@@ -226,7 +226,7 @@ class RankTraining:
             steps=self.steps,
             epoch=(self.step - 1) // data.steps_per_epoch + 1,
             loss=loss,
-            L_mix=mix_loss,
+            mix_loss=mix_loss,
             L=losses,
             perplexity={
                 a: None if L is None else math.exp(min(L, MAX_EXPONENT)) for a, L in losses.items()

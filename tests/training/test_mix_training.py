@@ -63,7 +63,7 @@ def plain_mix(weight: float) -> plain.Mix:
 
 
 def gradients(task: WorkerTask, ranks: int, packed: bool) -> tuple[list[Any], float]:
-    """The gradients of a step's micro-batches of all ranks, added up, and L_mix."""
+    """The gradients of a step's micro-batches of all ranks, added up, and mix_loss."""
     import torch
 
     from steper_ray.training.rank_data import RankData
@@ -142,13 +142,13 @@ def test_it_trains_as_plain_torch_does(
     )
     for step in steps:
         done = training.train_step()
-        assert done.L_mix == pytest.approx(step.mix_loss, rel=1e-5)
+        assert done.mix_loss == pytest.approx(step.mix_loss, rel=1e-5)
         assert done.loss == pytest.approx(step.loss, rel=1e-5)
         assert list(done.L.values()) == pytest.approx(step.loss_A, rel=1e-5)
         assert list(done.sigma.values()) == pytest.approx(step.sigma_A, rel=1e-5)
         assert done.grad_norm == pytest.approx(step.gradient_norm, rel=1e-4)
         assert done.examples == 9
-        assert done.as_row()["L_mix"] == done.L_mix
+        assert done.as_row()["mix_loss"] == done.mix_loss
     gather_and_save(training, tmp_path / "trained")
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "trained", dtype=torch.float32)
     moved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()

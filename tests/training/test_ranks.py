@@ -110,7 +110,7 @@ def train_on_rank(
             training.save(save)
     trace = Trace(
         losses=[m.loss for m in done],
-        mix_losses=[m.L_mix for m in done],
+        mix_losses=[m.mix_loss for m in done],
         ability_losses=[tuple(m.L.values()) for m in done],
         sigmas=[tuple(m.sigma.values()) for m in done],
         gradients=gradients,

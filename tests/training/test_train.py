@@ -204,7 +204,7 @@ def test_two_zero3_workers_train_as_plain_torch_does_and_survive_a_kill(
     lines = metrics_of_one_run(config)
     for line, step in zip(lines, expected, strict=True):
         assert line["loss"] == pytest.approx(step.loss, rel=1e-5)
-        assert line["L_mix"] == pytest.approx(step.mix_loss, rel=1e-5)
+        assert line["mix_loss"] == pytest.approx(step.mix_loss, rel=1e-5)
         losses = [line["L_init"], line["L_exp"], line["L_agg"]]
         assert losses == pytest.approx(step.loss_A, rel=1e-5)
         assert line["grad_norm"] == pytest.approx(step.gradient_norm, rel=1e-4)

@@ -53,8 +53,17 @@ def model_shapes(
         if cached is None:
             return hub_shapes(model, commit)
         folder = cached
-    files = sorted(folder.glob("*.safetensors"))
+    files = _weight_files(folder)
     return {name: size for file in files for name, size in _shapes_in(file)} or None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers reads; a folder may hold the same weights in another form."""
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted(set(names)) if (folder / name).is_file()]
+    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 def model_size(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from steper_ray.errors import ConfigError
 from steper_ray.run.keys import CHECKPOINT_KEYS, EXCLUDED
@@ -32,6 +32,7 @@ FIXED: Final = {
     *EXCLUDED["train"],
     *CHECKPOINT_KEYS,
     "best_by",
+    "mix",
     "validate_every_steps",
     "validation_chains",
 }
@@ -84,6 +85,8 @@ def value_of(train: TrainConfig, key: str) -> Any:
         return value[0] if len(set(value)) == 1 else list(value)
     for part in rest:
         value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
 
-from steper_ray.errors import AllRanksError, StageError
+from steper_ray.errors import StageError
+from steper_ray.training.all_ranks import agreed
 from steper_ray.training.checkpoints import SHARDS_TAG
 
 logger = logging.getLogger(__name__)
@@ -46,13 +48,17 @@ def load_converted(engine: Any, checkpoint: Path, *, step: int, scratch: Path) -
 
     Raises AllRanksError if that room is lacking.
     """
-    folder = scratch / UNIVERSAL
-    scratch.mkdir(parents=True, exist_ok=True)
-    _check_room(checkpoint, scratch)
-    if dist.get_rank() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-    dist.barrier()
-    if dist.get_rank() == 0:
+    folder = scratch / UNIVERSAL / "whole"
+    first = dist.get_rank() == 0
+
+    def clear() -> None:
+        if first:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            folder.parent.mkdir(parents=True)
+            _check_room(checkpoint, folder.parent)
+
+    agreed(clear, dist.get_world_size())
+    if first:
         to_universal(checkpoint, folder)
     while not folder.is_dir():
         time.sleep(0.1)
@@ -61,8 +67,8 @@ def load_converted(engine: Any, checkpoint: Path, *, step: int, scratch: Path) -
         if parameter.requires_grad:
             _set_parameter(parameter, folder / "zero" / name)
     dist.barrier()
-    if dist.get_rank() == 0:
-        shutil.rmtree(folder)
+    if first:
+        shutil.rmtree(folder.parent)
 
 
 def _start_adam(optimizer: Any, step: int) -> None:
@@ -86,11 +92,11 @@ def _start_adam(optimizer: Any, step: int) -> None:
 
 
 def _check_room(checkpoint: Path, scratch: Path) -> None:
-    """Raises AllRanksError where a conversion has no room: it writes the states twice."""
+    """Raises StageError where a conversion has no room: it writes the states twice."""
     size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
     free = shutil.disk_usage(scratch).free
     if free < 2 * size:
-        raise AllRanksError(
+        raise StageError(
             f"train: {scratch} has {free / 1e9:,.1f} GB free, converting the checkpoint for other workers, "
             f"ZeRO stage or offloading takes {2 * size / 1e9:,.1f} GB; make room, or train as before"
         )
@@ -101,8 +107,8 @@ def to_universal(checkpoint: Path, folder: Path) -> None:
 
     Raises StageError if DeepSpeed's converter fails.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    # one of its own for each attempt: a converter outlives a worker that is killed
+    partial = Path(tempfile.mkdtemp(dir=folder.parent))
     processes = str(min(MAX_CONVERTERS, os.cpu_count() or 1))
     started = time.monotonic()
     done = subprocess.run(

@@ -121,14 +121,17 @@ def dry_run(
 def _probe(task: WorkerTask, steps: "Sequence[int]", folder: RunFolder, log: LaunchLog) -> Probe:
     storage = folder.checkpoints.absolute() / STORAGE
     try:
-        return run_workers(task, partial(run_probe, steps=steps), storage=storage, log=log)
+        loop = partial(run_probe, steps=steps)
+        return run_workers(task, loop, storage=storage, log=log, stoppable=False)
     finally:
         shutil.rmtree(storage, ignore_errors=True)
 
 
 def _stages(task: WorkerTask) -> "Sequence[int]":
-    """ZeRO stages whose memory is measured; with offloading only the one that is set."""
+    """ZeRO stages whose memory is measured; with offloading only the one that is set, with 4 bits no 3."""
     train = task.train
+    if train.lora is not None and train.lora.quantize:
+        return sorted({1, 2, train.zero_stage})
     offloads = train.offload_optimizer != "none" or train.offload_weights != "none"
     return [train.zero_stage] if offloads else sorted({1, 2, 3, train.zero_stage})
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from steper_ray.errors import InputError
+from steper_ray.errors import AllRanksError, InputError
 from steper_ray.run.secrets import is_on_hub, public_name
 from steper_ray.training.settings import LoraConfig
 
@@ -58,9 +58,12 @@ def check_lora(lora: LoraConfig | None) -> None:
 def add_adapters(model: Any, lora: LoraConfig, dtype: "torch.dtype") -> None:
     """Put adapters into a model, in place, and freeze everything else.
 
-    Raises ValueError if the model has no module of a name in `target_modules` (peft).
+    Raises AllRanksError for a name in `target_modules` that is no linear layer's, or the output head's: the
+    loss takes the head as it is.
     """
     import peft
+
+    head = model.get_output_embeddings()
 
     targets = lora.target_modules
     settings = peft.LoraConfig(
@@ -70,7 +73,18 @@ def add_adapters(model: Any, lora: LoraConfig, dtype: "torch.dtype") -> None:
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
-    peft.inject_adapter_in_model(settings, model, ADAPTER)
+    try:
+        peft.inject_adapter_in_model(settings, model, ADAPTER)
+    except ValueError as error:
+        raise AllRanksError(f"train.lora.target_modules: {error}", of_input=True) from error
+    for name, module in model.named_modules():
+        if not isinstance(module, peft.tuners.lora.LoraLayer):
+            continue
+        kind = "the output head" if module.get_base_layer() is head else "no linear layer"
+        if kind == "the output head" or ADAPTER not in module.lora_A:
+            raise AllRanksError(
+                f"train.lora.target_modules: {name} is {kind}; leave it out", of_input=True
+            )
     for name, parameter in model.named_parameters():
         if FACTOR in name:
             parameter.data = parameter.data.to(dtype)

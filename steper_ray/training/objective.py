@@ -19,8 +19,8 @@ An ability's part c_j of the global batch is 1 where it has an example. With `ab
 the number of its examples over the number that a batch of so many chains has on average; both L_j/(2σ_j²)
 and log σ_j then count c_j times, and an example weighs the same in whichever batch it comes.
 
-Rows of `train.mix`, where there are any, have a loss of their own: M is the mean of their token-mean losses in
-the global batch. It stands beside all abilities together, which weigh 1: the gradient of the model is
+Rows of `train.mix`, where there are any, have a loss of their own: M is the mean of their token-mean losses
+in the global batch. It stands beside all abilities together, which weigh 1: the gradient of the model is
 (∇L / Σ_j w_j + μ ∇M) / (1 + μ) for a mix of weight μ, whatever the objective. Neither σ nor an L_j nor the
 validation loss knows of it; the loss that is reported is L + μ M.
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steper_ray.errors import AllRanksError
 from steper_ray.ray_runtime.logs import LaunchLog
@@ -64,15 +64,15 @@ def run_probe(task: WorkerTask, log: LaunchLog, *, steps: Sequence[int]) -> Prob
         size, pause = _checkpoint(training)
     except AllRanksError as error:
         return error
-    counts = [
-        (getattr(p, "ds_numel", p.numel()), p.requires_grad)
-        for p in training.engine.module.parameters()
-    ]
+    weights = list(training.engine.module.parameters())
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    # 4-bit weights are packed: in numbers of the type that is computed in
+    frozen_bytes = sum(_count(weight) * weight.element_size() for weight in frozen)
     return Probe(
         peak_bytes=max(_of_all_ranks(peak_memory(device), ranks)),
         room_bytes=min(_of_all_ranks(room, ranks)),
-        trained_parameters=sum(number for number, trained in counts if trained),
-        frozen_parameters=sum(number for number, trained in counts if not trained),
+        trained_parameters=sum(_count(weight) for weight in weights if weight.requires_grad),
+        frozen_parameters=frozen_bytes // (2 if task.bf16 else 4),
         workers=ranks,
         separate_because=training.separate_because,
         steps=max(1, len(steps) - 1),
@@ -80,6 +80,11 @@ def run_probe(task: WorkerTask, log: LaunchLog, *, steps: Sequence[int]) -> Prob
         checkpoint_bytes=size,
         checkpoint_seconds=pause,
     )
+
+
+def _count(weight: Any) -> int:
+    """Numbers of a weight; of one that ZeRO-3 shards, on all workers together."""
+    return int(getattr(weight, "ds_numel", weight.numel()))
 
 
 def _checkpoint(training: "RankTraining") -> tuple[int, float]:

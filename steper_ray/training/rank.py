@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from steper_ray.models.loading import load_model_config
 from steper_ray.models.student_settings import student_settings
+from steper_ray.run.identity import RECORD_FILE, read_record
 from steper_ray.training.all_ranks import agreed, check_finite, largest
 from steper_ray.training.batches import MicroBatch
 from steper_ray.training.deepspeed_engine import start_engine, update_weights
@@ -374,7 +375,7 @@ class RankTraining:
         from steper_ray.training.checkpoints import load_random_state, load_shards
 
         self.last = StepMetrics.from_row(state["last"], self.task.scheme.names)
-        if self._fits(state):
+        if self._fits(state, folder):
             load_shards(self.engine, folder)
         else:
             from steper_ray.training.conversion import load_converted
@@ -388,14 +389,16 @@ class RankTraining:
         self.step = self.last.step
         load_random_state(folder, self.rank)
 
-    def _fits(self, state: dict[str, Any]) -> bool:
+    def _fits(self, state: dict[str, Any], folder: Path) -> bool:
         """Whether a checkpoint's shards are those of this training; without ZeRO there are none."""
         if self.task.train.zero_stage == 0:
             return True
         shards = shards_of(self.task.train)
-        # checkpoints that do not say it were resumed with the same settings only
-        same = state.get("shards", shards) == shards
-        return same and bool(state["workers"] == self.ranks)
+        before = state.get("shards")
+        if before is None:  # older checkpoints leave it to the record beside them
+            made_with = (read_record(folder.parent / RECORD_FILE) or {}).get("checkpoint", shards)
+            before = {name: made_with[name] for name in shards}
+        return before == shards and bool(state["workers"] == self.ranks)
 
     def export(self) -> None:
         """Write the student of this step to `candidates/`; every rank takes part."""

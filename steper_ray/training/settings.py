@@ -232,6 +232,11 @@ class TrainConfig(Section):
             raise ValueError("abilities must name at least one ability, and none twice")
         if self.min_workers > self.max_workers:
             raise ValueError("workers: the least number of workers is above the most")
+        checkpoints = self.checkpoint_every_minutes or self.checkpoint_every_steps
+        if not isinstance(self.workers, int) and not checkpoints:
+            raise ValueError(
+                "workers: a change of their number resumes from a checkpoint; set checkpoint_every_minutes"
+            )
         if self.zero_stage == 0 and (
             self.precision == "bf16" or (self.use_gpu and self.precision == "auto")
         ):

@@ -58,7 +58,8 @@ def needed_storage(settings: TrainConfig, hub: HubConfig = DEFAULTS) -> Needed |
     each = 12 + ((2 if bf16 else 4) if settings.zero_stage in (1, 2) else 0)
     candidates = settings.num_to_keep if settings.best_by == "em" else 1
     return Needed(
-        checkpoints=settings.num_to_keep + 1,
+        # a conversion for other workers writes one twice
+        checkpoints=settings.num_to_keep + (1 if isinstance(settings.workers, int) else 3),
         checkpoint=each * trained,
         students=candidates + (settings.validation_chains > 0) + 1,
         student=sum(size for _, size in shapes.values()),

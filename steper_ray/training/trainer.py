@@ -2,8 +2,9 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from steper_ray.errors import AllRanksError, StageError, find_steper_error
 from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.ray_runtime.placement import training_worker_resources
+from steper_ray.training.metrics import METRICS_FILE
 from steper_ray.training.worker_spec import STOP_FILE, StoppedTraining, WorkerTask
 
 Result = TypeVar("Result")
@@ -23,12 +25,13 @@ def run_workers(
     storage: Path,
     log: LaunchLog,
     callbacks: Sequence[Any] = (),
+    stoppable: bool = True,
 ) -> Result:
     """Run a loop on the workers of a training; returns what it returns on rank 0.
 
-    storage: folder of the checkpoints, absolute
-
-    SIGTERM has the workers write a checkpoint and stop; a second one does what the first one would have.
+    storage:   folder of the checkpoints, absolute
+    stoppable: whether SIGTERM, once training is under way, has the workers write a checkpoint and stop; a
+               second one then does what the first one would have
 
     Raises KeyboardInterrupt if the training was stopped so, StageError if a worker fails, or the error of
     steper_ray that a worker raised or returned.
@@ -49,8 +52,8 @@ def run_workers(
         ),
         scaling_config=scaling(
             num_workers=settings.workers,
-            # A change costs what was trained since the last checkpoint.
-            elastic_resize_monitor_interval_s=60 * (settings.checkpoint_every_minutes or 1),
+            # A change costs what was trained since the last checkpoint, so there must be one before it.
+            elastic_resize_monitor_interval_s=120 * (settings.checkpoint_every_minutes or 15),
             use_gpu=settings.use_gpu,
             resources_per_worker={
                 name: amount
@@ -69,7 +72,7 @@ def run_workers(
     # Its own would end this process with 1, and stay when the training is over: Ctrl-C is the command's.
     trainer._register_sigint_handler = lambda _: None
     try:
-        with _stopping_at_sigterm(Path(task.training_dir) / STOP_FILE):
+        with _stopping_at_sigterm(Path(task.training_dir)) if stoppable else nullcontext():
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {})
@@ -95,19 +98,25 @@ def run_workers(
 
 
 @contextmanager
-def _stopping_at_sigterm(stop_file: Path) -> Iterator[None]:
+def _stopping_at_sigterm(training: Path) -> Iterator[None]:
     """While the block runs, the first SIGTERM writes a file that the workers look for after each step.
 
-    Signals reach the main thread only: in another one, this does nothing.
+    Before the first step, while workers may still wait for room, it does what it would have done. Signals
+    reach the main thread only: in another one, this does nothing.
     """
+    stop_file, metrics = training / STOP_FILE, training / METRICS_FILE
     stop_file.unlink(missing_ok=True)
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    started = time.time()
 
-    def stop(_signal: int, _frame: Any) -> None:
+    def stop(number: int, frame: Any) -> None:
         signal.signal(signal.SIGTERM, before)
-        stop_file.parent.mkdir(parents=True, exist_ok=True)
+        if not metrics.is_file() or metrics.stat().st_mtime < started:
+            if callable(before):
+                before(number, frame)
+            raise KeyboardInterrupt
         stop_file.touch()
         print(
             "  train  stops after this step, with a checkpoint; SIGTERM once more stops it at once"

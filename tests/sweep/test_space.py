@@ -1,5 +1,6 @@
 """The space of a sweep: points, what they become, and what is refused."""
 
+import json
 import math
 from typing import Any
 
@@ -38,6 +39,12 @@ def test_a_point_is_laid_over_the_train_section() -> None:
     assert applied(TRAIN, {"deepspeed.zero_optimization": {"a": 1}}).deepspeed == {
         "zero_optimization": {"a": 1}
     }
+
+
+def test_a_section_as_a_whole_is_a_value_that_can_be_written() -> None:
+    point = resolved(TRAIN, {"lora": {"rank": 4}})
+    assert json.loads(json.dumps(point))["lora"]["rank"] == 4
+    assert resolved(TRAIN, {"lora": None}) == {"lora": None}
 
 
 def test_a_grid_has_every_combination_in_order() -> None:

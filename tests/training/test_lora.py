@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from steper_ray.errors import InputError
+from steper_ray.errors import AllRanksError, InputError
 from steper_ray.models.folder import model_identity, model_size
 from steper_ray.run.dependencies import pick
 from steper_ray.run.identity import differences, record
@@ -201,3 +201,27 @@ def test_4_bits_learn_as_what_they_stand_for_and_merge_into_the_base(tmp_path, t
     for name, update in updates[1].items():
         torch.testing.assert_close(updates[0][name], update, atol=1e-6, rtol=1e-3)
     assert max(float(update.abs().max()) for update in updates[0].values()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("embed_tokens", r"model\.embed_tokens is no linear layer; leave it out"),
+        ("lm_head", r"lm_head is the output head; leave it out"),
+        ("nowhere", r"train\.lora\.target_modules: Target modules"),
+    ],
+)
+def test_modules_that_cannot_have_adapters_are_refused(tiny_student, target, said):
+    import torch
+
+    from steper_ray.training.student import load_student
+
+    lora = LoraConfig(rank=2, target_modules=(target,))
+    with pytest.raises(AllRanksError, match=said):
+        load_student(
+            str(tiny_student),
+            dtype=torch.float32,
+            gradient_checkpointing="none",
+            packed=False,
+            lora=lora,
+        )

@@ -144,3 +144,17 @@ def test_the_cost_of_a_death_is_said(
     assert line.startswith(f"a dead worker costs {lost}")
     assert f"; a checkpoint of {12 * WEIGHTS / 1000} kB takes some 0.0 s here" in line
     assert cost_of_a_death(settings, tmp_path, None).endswith(")")
+
+
+def test_weights_in_a_second_form_are_not_counted(model: str) -> None:
+    """As Mistral's folders have them, under other names."""
+    arrays = {
+        f"consolidated.{name}": np.zeros(shape, np.float32) for name, shape in TENSORS.items()
+    }
+    save_file(arrays, Path(model) / "consolidated.safetensors")
+    assert model_size(model) == (WEIGHTS, 4 * WEIGHTS)
+    (Path(model) / "model.safetensors").rename(Path(model) / "model-00001-of-00001.safetensors")
+    weight_map = dict.fromkeys(TENSORS, "model-00001-of-00001.safetensors")
+    index = Path(model) / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert model_size(model) == (WEIGHTS, 4 * WEIGHTS)

@@ -80,6 +80,8 @@ def small_run(run_dir: Path, model: Path, workers: int | list[int] = 2, **values
         {"zero_stage": 2, "offload_weights": "cpu"},
         {"offload_optimizer": "nvme"},
         {"patience": 3},
+        {"workers": [3, 2]},
+        {"workers": [1, 2], "checkpoint_every_minutes": 0},
         {"best_by": "em"},
         {"trackers": ["excel"]},
         {"lora": {"rank": 0}},

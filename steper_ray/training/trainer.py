@@ -82,8 +82,8 @@ def run_workers(
         first = next(iter(failures.values()), error)
         line = str(first).strip().splitlines()[-1]
         raise StageError(f"train: a worker failed: {line}; see {log.folder}") from error
-    except ray.exceptions.RayError as error:
-        # Ray Train's own actors were lost: to a node without memory, or with it.
+    except ray.exceptions.OutOfMemoryError as error:
+        # of Ray Train's own actors; that one has died otherwise also means that a sweep has stopped its trial
         line = str(error).strip().splitlines()[0]
         raise StageError(f"train: Ray ended the training: {line}; see {log.folder}") from error
     outcome: Result | StoppedTraining | AllRanksError = result.return_value

@@ -83,7 +83,7 @@ def run_workers(
         line = str(first).strip().splitlines()[-1]
         raise StageError(f"train: a worker failed: {line}; see {log.folder}") from error
     except ray.exceptions.OutOfMemoryError as error:
-        # of Ray Train's own actors; that one has died otherwise also means that a sweep has stopped its trial
+        # of Ray Train's own actors; one that died of something else may be a trial that its sweep stopped
         line = str(error).strip().splitlines()[0]
         raise StageError(f"train: Ray ended the training: {line}; see {log.folder}") from error
     outcome: Result | StoppedTraining | AllRanksError = result.return_value

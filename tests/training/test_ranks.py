@@ -150,7 +150,7 @@ def train(tmp_path) -> Callable[..., list[Trace]]:
         for process in processes:
             process.start()
         for process in processes:
-            process.join(240)
+            process.join(600)
         assert [process.exitcode for process in processes] == [0] * ranks
         return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
 

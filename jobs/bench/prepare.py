@@ -27,6 +27,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from train_chains import PASSAGES_PER_STEP, chain_of
 
 from steper_ray.arrow import STEP_EXAMPLE_SCHEMA
 from steper_ray.models.loading import load_tokenizer
@@ -35,7 +36,7 @@ from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.reasoning.prompts import fit_prompt, split_searches
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.schema import Chain, Passage, Step
+from steper_ray.schema import Chain, Passage
 from steper_ray.selection.examples import step_examples
 from steper_ray.selection.shards import CHAINS_PER_ROW_GROUP, CHAINS_PER_SHARD
 from steper_ray.toy.write import MODELS
@@ -47,7 +48,7 @@ from steper_ray.training.worker_spec import WorkerTask, worker_task
 
 SAMPLE: Final = Path(__file__).parents[2] / "tests" / "data" / "hotpotqa_distractor_40.json"
 REASONING: Final = complete_reasoning(
-    ReasoningConfig(passages_per_step=4, max_steps=5, max_prompt_tokens=6144)
+    ReasoningConfig(passages_per_step=PASSAGES_PER_STEP, max_steps=5, max_prompt_tokens=6144)
 )
 MEASURED_BEFORE: Final = 400
 """Chains that are tokenized the old way; a rate needs no more."""
@@ -91,40 +92,17 @@ def _chain(
 ) -> Chain:
     steps = rng.choice([2, 3, 3, 4, 5])
     found = []
-    for place in range(4 * steps):
+    for place in range(PASSAGES_PER_STEP * steps):
         name = (number // in_chains, place)
         own = random.Random(repr(name))
         title, text = own.choice(passages)
         words = text.split()
         own.shuffle(words)
         found.append(Passage("-".join(map(str, name)), title, " ".join(words)))
-    return Chain(
-        id=f"c{number:06d}",
-        question_id=f"q{number:06d}",
-        question=questions[number % len(questions)]["question"],
-        gold_answers=("x",),
-        hops=None,
-        passages=tuple(found),
-        steps=tuple(
-            Step(
-                query="query",
-                passage_ids=tuple(p.id for p in found[4 * step : 4 * step + 4]),
-                rationale=" ".join(found[4 * step].text.split()[:25]) + ".",
-                mean_logprob=None,
-                prompt_tokens=0,
-                generated_tokens=0,
-            )
-            for step in range(steps)
-        ),
-        answer="x",
-        stop_reason="answered",
-        em=1.0,
-        f1=1.0,
-        acc=1.0,
-        right=1.0,
-        model="teacher",
-        corpus_version="v1",
-    )
+    first_of_step = found[::PASSAGES_PER_STEP]
+    rationales = [" ".join(passage.text.split()[:25]) + "." for passage in first_of_step]
+    question = questions[number % len(questions)]["question"]
+    return chain_of(number, question, found, rationales)
 
 
 def chains_per_second_before(files: Sequence[Path], model: str) -> float:

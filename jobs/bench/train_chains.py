@@ -93,10 +93,17 @@ def make_chain(framework: str, number: int) -> Chain:
         for place in range(STEPS * PASSAGES_PER_STEP)
         if (text := " ".join(words(rng, TEXT_WORDS)))
     ]
+    rationales = [RATIONALES[framework](rng, step) for step in range(1, STEPS + 1)]
+    return chain_of(number, question, passages, rationales)
+
+
+def chain_of(
+    number: int, question: str, passages: Sequence[Passage], rationales: Sequence[str]
+) -> Chain:
+    """A chain whose steps say these after a search each, PASSAGES_PER_STEP passages at a time."""
     steps = []
-    for step in range(1, STEPS + 1):
-        found = passages[(step - 1) * PASSAGES_PER_STEP : step * PASSAGES_PER_STEP]
-        rationale = RATIONALES[framework](rng, step)
+    for step, rationale in enumerate(rationales):
+        found = passages[step * PASSAGES_PER_STEP : (step + 1) * PASSAGES_PER_STEP]
         ids = tuple(passage.id for passage in found)
         steps.append(Step("query", ids, rationale, None, prompt_tokens=0, generated_tokens=0))
     return Chain(

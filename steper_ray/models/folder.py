@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from steper_ray.errors import InputError
-from steper_ray.models.hub import Shapes, cached_folder, hub_commit, hub_shapes
+from steper_ray.models.hub import (
+    Shapes,
+    cached_folder,
+    hub_commit,
+    hub_shapes,
+    weight_file_names,
+)
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.run.identity import digest
 
@@ -59,11 +65,8 @@ def model_shapes(
 
 def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files that transformers reads; a folder may hold the same weights in another form."""
-    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file():
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted(set(names)) if (folder / name).is_file()]
-    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    named = sorted(folder / name for name in weight_file_names(folder))
+    return [file for file in named if file.is_file()] or sorted(folder.glob("*.safetensors"))
 
 
 def model_size(
@@ -184,23 +187,26 @@ def _sampled_tensors(file: Path) -> Iterator[tuple[str, str, list[int], str]]:
     Its layout: eight bytes with the length of a JSON header, the header, the tensors' bytes.
     """
     with file.open("rb") as content, _safetensors(file):
-        length = int.from_bytes(content.read(8), "little")
-        header = json.loads(content.read(length))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                start, end = (8 + length + offset for offset in tensor["data_offsets"])
-                sample = _sample(content, start, end).hex()
-                yield name, tensor["dtype"], tensor["shape"], sample
+        tensors, data = _read_head(content)
+        for name, tensor in tensors.items():
+            start, end = (data + offset for offset in tensor["data_offsets"])
+            sample = _sample(content, start, end).hex()
+            yield name, tensor["dtype"], tensor["shape"], sample
 
 
 def _shapes_in(file: Path) -> Iterator[tuple[str, tuple[list[int], int]]]:
     """Name, shape and bytes of each tensor of a safetensors file."""
     with file.open("rb") as content, _safetensors(file):
-        header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                start, end = tensor["data_offsets"]
-                yield name, (tensor["shape"], end - start)
+        for name, tensor in _read_head(content)[0].items():
+            start, end = tensor["data_offsets"]
+            yield name, (tensor["shape"], end - start)
+
+
+def _read_head(content: BinaryIO) -> tuple[dict[str, Any], int]:
+    """What the header of a safetensors file says of each tensor, and where the tensors' bytes begin."""
+    length = int.from_bytes(content.read(8), "little")
+    header = json.loads(content.read(length))
+    return {name: tensor for name, tensor in header.items() if name != "__metadata__"}, 8 + length
 
 
 @contextmanager

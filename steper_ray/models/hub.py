@@ -75,11 +75,15 @@ def cached_folder(name: str, commit: str | None) -> Path | None:
 
     cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
     folder = cache / "snapshots" / (commit or "")
+    return folder if all((folder / name).is_file() for name in weight_file_names(folder)) else None
+
+
+def weight_file_names(folder: Path) -> set[str]:
+    """Names of the safetensors files of a model's folder: those in its index, else the only one."""
     index = folder / "model.safetensors.index.json"
-    files = {"model.safetensors"}
-    if index.is_file():
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return folder if all((folder / file).is_file() for file in files) else None
+    if not index.is_file():
+        return {"model.safetensors"}
+    return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
 
 
 def hub_shapes(name: str, commit: str | None) -> Shapes | None:

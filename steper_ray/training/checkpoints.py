@@ -16,7 +16,8 @@ import torch
 from numpy._core.multiarray import _reconstruct
 
 from steper_ray import __version__
-from steper_ray.run.identity import FORMAT, check_format
+from steper_ray.run.identity import FORMAT, RECORD_FILE, check_format, read_record
+from steper_ray.training.settings import TrainConfig
 
 SHARDS_TAG: Final = "zero"
 
@@ -52,6 +53,30 @@ def load_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     check_format(state, folder)
     return state, torch.load(folder / SIGMA_FILE)
+
+
+def shards_of(train: TrainConfig) -> dict[str, Any]:
+    """What the shards of a checkpoint depend on, beside the number of workers."""
+    return {
+        "zero_stage": train.zero_stage,
+        "offload_optimizer": train.offload_optimizer,
+        "offload_weights": train.offload_weights,
+    }
+
+
+def fits(folder: Path, state: dict[str, Any], train: TrainConfig, ranks: int) -> bool:
+    """Whether a checkpoint's shards are those of a training; without ZeRO there are none.
+
+    state: from `load_state`
+    """
+    if train.zero_stage == 0:
+        return True
+    shards = shards_of(train)
+    before = state.get("shards")
+    if before is None:  # older checkpoints leave it to the record beside them
+        made_with = (read_record(folder.parent / RECORD_FILE) or {}).get("checkpoint", shards)
+        before = {name: made_with[name] for name in shards}
+    return before == shards and bool(state["workers"] == ranks)
 
 
 def save_random_state(folder: Path, rank: int) -> None:

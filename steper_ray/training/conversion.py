@@ -24,6 +24,7 @@ from torch.nn.functional import pad
 from steper_ray.errors import StageError
 from steper_ray.training.all_ranks import agreed
 from steper_ray.training.checkpoints import SHARDS_TAG
+from steper_ray.training.storage import folder_size
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def _start_adam(optimizer: Any, step: int) -> None:
 
 def _check_room(checkpoint: Path, scratch: Path) -> None:
     """Raises StageError where a conversion has no room: it writes the states twice."""
-    size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
+    size = folder_size([checkpoint])
     free = shutil.disk_usage(scratch).free
     if free < 2 * size:
         raise StageError(

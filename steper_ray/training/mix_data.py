@@ -26,7 +26,13 @@ from steper_ray.training.batches import epoch_batches
 from steper_ray.training.mix import MixExample, MixRow, MixTokenizer, read_mix
 from steper_ray.training.packing import tree_of
 from steper_ray.training.tokenization import TokenExample
-from steper_ray.training.training_data import ABOUT_FILE, PARTS, Unit
+from steper_ray.training.training_data import (
+    ABOUT_FILE,
+    Unit,
+    extremes,
+    open_parts,
+    write_part,
+)
 
 if TYPE_CHECKING:
     from datetime import date
@@ -108,16 +114,12 @@ def _prepare_block(
     block: tuple[int, Sequence[MixRow]], *, recipe: Recipe, folder: Path
 ) -> dict[str, Any]:
     """Write the part of some rows; returns its counts."""
-    import pyarrow as pa
-
     number, rows = block
     tokenizer = _tokenizer(recipe)
     made = [tokenizer.encode(row) for row in rows]
     examples = [one for one in made if isinstance(one, MixExample)]
     columns = [{"number": one.number, "ids": one.ids, "spans": list(one.spans)} for one in examples]
-    table = pa.Table.from_pylist(columns, _schema())
-    with pa.ipc.new_file(str(folder / f"part-{number:05d}.arrow"), _schema()) as writer:
-        writer.write_table(table.combine_chunks())
+    write_part(folder, number, columns, _schema())
     largest = max(examples, key=lambda one: int(one.ids.max()), default=None)
     longest = max(examples, key=lambda one: len(one.ids), default=None)
     return {
@@ -139,13 +141,10 @@ def _merged(parts: Sequence[Mapping[str, Any]], skipped: Counter[str]) -> dict[s
     """The counts of all parts together, with what was skipped before."""
     skipped = sum((part["skipped"] for part in parts), skipped)
     added = ("rows", "cut", "tokens", "supervised_tokens")
-    longest = [part["longest"] for part in parts if part["longest"]]
-    largest = [part["largest_id"] for part in parts if part["largest_id"]]
     return {
         **{name: sum(part[name] for part in parts) for name in added},
         "skipped": dict(skipped.most_common()),
-        "longest": max(longest, key=lambda of: of["tokens"], default=None),
-        "largest_id": max(largest, key=lambda of: of["id"], default=None),
+        **extremes(parts),
     }
 
 
@@ -190,12 +189,8 @@ class MixData:
         """folder: from `prepare_mix`"""
         import pyarrow as pa
 
-        self.about: dict[str, Any] = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-        """Counts and more."""
-        tables = [
-            pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-            for file in sorted(folder.glob(PARTS))
-        ]
+        self.about, tables = open_parts(folder)
+        """Counts and more; and the parts."""
         self._table = pa.concat_tables(tables)
 
     def __len__(self) -> int:

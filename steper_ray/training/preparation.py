@@ -38,7 +38,7 @@ from steper_ray.training.tokenization import (
     tokenize_rows,
     trained_abilities,
 )
-from steper_ray.training.training_data import ABOUT_FILE, part_schema
+from steper_ray.training.training_data import ABOUT_FILE, extremes, part_schema, write_part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,7 +172,6 @@ def prepare_block(
 
     one_core: other blocks are at work on this machine
     """
-    import pyarrow as pa
 
     from steper_ray.models.hub import use_hub
 
@@ -191,10 +190,7 @@ def prepare_block(
     )
     chains = [list(part) for _, part in groupby(examples, key=lambda example: example.chain_id)]
     rows = [row for chain in chains for row in _laid_out(chain)]
-    table = pa.Table.from_pylist(rows, part_schema())
-    file = folder / f"part-{block.number:05d}.arrow"
-    with pa.ipc.new_file(str(file), part_schema()) as writer:
-        writer.write_table(table.combine_chunks())
+    write_part(folder, block.number, rows, part_schema())
     return {
         "chains": len(chains),
         "examples": dict(Counter(recipe.scheme.names[example.ability] for example in examples)),
@@ -212,16 +208,13 @@ def prepare_block(
 def _merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The counts of all parts together."""
     added = ("chains", "tokens", "packed_tokens", "supervised_tokens", "dropped_passages")
-    longest = [part["longest"] for part in parts if part["longest"]]
-    largest = [part["largest_id"] for part in parts if part["largest_id"]]
     examples: Counter[str] = Counter()
     for part in parts:
         examples.update(part["examples"])
     return {
         **{name: sum(part[name] for part in parts) for name in added},
         "examples": dict(examples),
-        "longest": max(longest, key=lambda of: of["tokens"], default=None),
-        "largest_id": max(largest, key=lambda of: of["id"], default=None),
+        **extremes(parts),
         "pad": parts[0]["pad"],
         "chat": parts[0]["chat"],
     }

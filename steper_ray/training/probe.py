@@ -1,15 +1,15 @@
 """A few steps of a training on its real workers, for what they take; nothing of them is kept."""
 
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steper_ray.errors import AllRanksError
 from steper_ray.ray_runtime.logs import LaunchLog
-from steper_ray.training.worker import checkpoint_storage, start_worker
+from steper_ray.training.all_ranks import largest
+from steper_ray.training.storage import folder_size
+from steper_ray.training.worker import checkpoint_storage, start_worker, write_checkpoint
 from steper_ray.training.worker_spec import WorkerTask
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def run_probe(task: WorkerTask, log: LaunchLog, *, steps: Sequence[int]) -> Prob
     # 4-bit weights are packed: in numbers of the type that is computed in
     frozen_bytes = sum(_count(weight) * weight.element_size() for weight in frozen)
     return Probe(
-        peak_bytes=max(_of_all_ranks(peak_memory(device), ranks)),
-        room_bytes=min(_of_all_ranks(room, ranks)),
+        peak_bytes=int(largest(peak_memory(device), device)),
+        room_bytes=-int(largest(-room, device)),
         trained_parameters=sum(_count(weight) for weight in weights if weight.requires_grad),
         frozen_parameters=frozen_bytes // (2 if task.bf16 else 4),
         workers=ranks,
@@ -91,23 +91,13 @@ def _checkpoint(training: "RankTraining") -> tuple[int, float]:
     """Bytes of a checkpoint, and the seconds that it takes to write one; it is removed."""
     import torch.distributed as dist
 
-    folder = checkpoint_storage() / ".dry-run"
-    started = time.monotonic()
-    if training.rank == 0:
-        folder.mkdir(parents=True)
-    dist.barrier()
-    training.save(folder)
-    dist.barrier()
-    seconds = time.monotonic() - started
-    size = _size(folder)
+    folder = checkpoint_storage() / "dry-run"
+    seconds = write_checkpoint(training, folder)
+    size = folder_size([folder])
     dist.barrier()
     if training.rank == 0:
         shutil.rmtree(folder)
     return size, seconds
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _room(device: "torch.device") -> int:
@@ -120,11 +110,3 @@ def _room(device: "torch.device") -> int:
         return int(torch.cuda.get_device_properties(device).total_memory)
     workers = ray.train.get_context().get_local_world_size()
     return int(psutil.virtual_memory().available / workers)
-
-
-def _of_all_ranks(value: int, ranks: int) -> list[int]:
-    import torch.distributed as dist
-
-    values = [0] * ranks
-    dist.all_gather_object(values, value)
-    return values

@@ -14,11 +14,10 @@ from typing import Any, Final
 
 from steper_ray.models.loading import load_model_config
 from steper_ray.models.student_settings import student_settings
-from steper_ray.run.identity import RECORD_FILE, read_record
 from steper_ray.training.all_ranks import agreed, check_finite, largest
-from steper_ray.training.batches import MicroBatch
 from steper_ray.training.deepspeed_engine import start_engine, update_weights
 from steper_ray.training.flops import peak_memory, seconds_at_peak
+from steper_ray.training.loss_sums import ability_means, add_losses, zero_sums
 from steper_ray.training.metrics import StepMetrics
 from steper_ray.training.objective import (
     PerAbility,
@@ -32,7 +31,6 @@ from steper_ray.training.objective import (
 )
 from steper_ray.training.rank_data import GlobalBatch, RankData
 from steper_ray.training.schedule import learning_rate
-from steper_ray.training.settings import TrainConfig
 from steper_ray.training.sigma import Sigma
 from steper_ray.training.tokenization import TokenExample
 from steper_ray.training.validation import Validations, validation_loss, validations_at
@@ -200,13 +198,10 @@ class RankTraining:
         if train.mix is not None:
             share_A = with_mix(share_A, train.mix.weight)
         weight_E = example_weights([example.ability for example in batch.examples], share_A)
-        peak = train.peak_lr
-        lr = learning_rate(self.step, self.steps, peak=peak, warmup_ratio=train.warmup_ratio)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
+        lr = self._set_learning_rate()
 
         sums = self._sum_over_ranks(self._forward_backward(batch, weight_E))
-        loss_A, accuracy_A = _ability_means(sums, count_A)
+        loss_A, accuracy_A = ability_means(sums, count_A)
         loss = global_loss(self.objective, loss_A, part_A, sigma_A, weight_A)
         mix_loss = None
         if train.mix is not None:
@@ -243,6 +238,15 @@ class RankTraining:
         )
         return self.last
 
+    def _set_learning_rate(self) -> float:
+        """Set the learning rate of the step that comes; returns it."""
+        train = self.task.train
+        peak, warmup = train.peak_lr, train.warmup_ratio
+        lr = learning_rate(self.step, self.steps, peak=peak, warmup_ratio=warmup)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
     def _speed(self, batch: GlobalBatch, seconds: float) -> dict[str, Any]:
         """Fields of StepMetrics about a step's work, and the machine's."""
         model, examples = self.engine.module.model, len(batch.examples) - batch.mix_rows
@@ -272,10 +276,11 @@ class RankTraining:
         with torch.no_grad():
             for micro_batch, tensors, _ in self.data.micro_batches(batch, None, self.device):
                 _, nll_E, right_E = self.engine(tensors)
-                self._add(sums, micro_batch, batch, nll_E, right_E)
+                examples = batch.examples_of(micro_batch)
+                add_losses(sums, examples, nll_E, right_E, counted=micro_batch.counted)
         self.engine.train()
         count_A = batch.count_by_ability(len(self.task.scheme.names))
-        loss_A, _ = _ability_means(self._sum_over_ranks(sums), count_A)
+        loss_A, _ = ability_means(self._sum_over_ranks(sums), count_A)
         loss = validation_loss(loss_A, count_A)
         if self.validations.add(loss, self.step):
             self.export()
@@ -295,35 +300,20 @@ class RankTraining:
         }
 
     def _forward_backward(self, batch: GlobalBatch, weight_E: Sequence[float]) -> Any:
-        """Compute the gradients of this rank's share; returns its sums, as `_zero_sums` has them."""
+        """Compute the gradients of this rank's share; returns its sums, as `zero_sums` has them."""
         sums = self._zero_sums()
         self._example_losses = []
         for micro_batch, tensors, last in self.data.micro_batches(batch, weight_E, self.device):
             self.engine.set_gradient_accumulation_boundary(last)
             loss, nll_E, right_E = self.engine(tensors)
             self.engine.backward(loss)
-            self._add(sums, micro_batch, batch, nll_E, right_E)
-            examples = [e for unit in micro_batch.units for e in batch.units[unit].examples]
+            examples = batch.examples_of(micro_batch)
+            add_losses(sums, examples, nll_E, right_E, counted=micro_batch.counted)
             self._example_losses.append((examples, nll_E))
         return sums
 
     def _zero_sums(self) -> Any:
-        """(2, abilities + 1) fp32: sums of the examples' NLL, and of their accuracy, by ability.
-
-        Behind the abilities: those of the mix.
-        """
-        import torch
-
-        return torch.zeros(2, len(self.task.scheme.names) + 1, device=self.device)
-
-    def _add(
-        self, sums: Any, micro_batch: MicroBatch, batch: GlobalBatch, nll_E: Any, right_E: Any
-    ) -> None:
-        import torch
-
-        abilities = [e.ability for unit in micro_batch.units for e in batch.units[unit].examples]
-        values = torch.stack([nll_E, right_E]) * float(micro_batch.counted)
-        sums.index_add_(1, torch.tensor(abilities, device=self.device), values)
+        return zero_sums(len(self.task.scheme.names), self.device)
 
     def _sum_over_ranks(self, sums: Any) -> Any:
         """Sums of all ranks, on the CPU; also sets what is due on all ranks.
@@ -353,7 +343,12 @@ class RankTraining:
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint."""
-        from steper_ray.training.checkpoints import save_random_state, save_shards, save_state
+        from steper_ray.training.checkpoints import (
+            save_random_state,
+            save_shards,
+            save_state,
+            shards_of,
+        )
 
         assert self.last is not None
         save_shards(self.engine, folder)
@@ -372,10 +367,10 @@ class RankTraining:
     def _restore(self, folder: Path, state: dict[str, Any], sigma_state: dict[str, Any]) -> None:
         """Restore weights, optimizer, σ, the position in the data, validations and random states."""
         from steper_ray.training.candidates import has_candidate
-        from steper_ray.training.checkpoints import load_random_state, load_shards
+        from steper_ray.training.checkpoints import fits, load_random_state, load_shards
 
         self.last = StepMetrics.from_row(state["last"], self.task.scheme.names)
-        if self._fits(state, folder):
+        if fits(folder, state, self.task.train, self.ranks):
             load_shards(self.engine, folder)
         else:
             from steper_ray.training.conversion import load_converted
@@ -389,38 +384,9 @@ class RankTraining:
         self.step = self.last.step
         load_random_state(folder, self.rank)
 
-    def _fits(self, state: dict[str, Any], folder: Path) -> bool:
-        """Whether a checkpoint's shards are those of this training; without ZeRO there are none."""
-        if self.task.train.zero_stage == 0:
-            return True
-        shards = shards_of(self.task.train)
-        before = state.get("shards")
-        if before is None:  # older checkpoints leave it to the record beside them
-            made_with = (read_record(folder.parent / RECORD_FILE) or {}).get("checkpoint", shards)
-            before = {name: made_with[name] for name in shards}
-        return before == shards and bool(state["workers"] == self.ranks)
-
     def export(self) -> None:
         """Write the student of this step to `candidates/`; every rank takes part."""
         from steper_ray.training.candidates import export_candidate
 
         model, settings = self.engine.module.model, self.student_settings
         export_candidate(model, self.task, self.step, settings, rank=self.rank)
-
-
-def shards_of(train: TrainConfig) -> dict[str, Any]:
-    """What the shards of a checkpoint depend on, beside the number of workers."""
-    return {
-        "zero_stage": train.zero_stage,
-        "offload_optimizer": train.offload_optimizer,
-        "offload_weights": train.offload_weights,
-    }
-
-
-def _ability_means(sums: Any, count_A: Sequence[int]) -> tuple[PerAbility, PerAbility]:
-    """L_j and accuracy of a global batch, 0 for an absent ability; sums: as `_zero_sums` has them."""
-    loss_A, accuracy_A = (
-        tuple(value / max(1, count) for value, count in zip(sum_A, count_A, strict=True))
-        for sum_A in sums[:, : len(count_A)].tolist()
-    )
-    return loss_A, accuracy_A

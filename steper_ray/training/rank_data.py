@@ -41,6 +41,10 @@ class GlobalBatch:
         """All examples, in the order of the units."""
         return [example for unit in self.units for example in unit.examples]
 
+    def examples_of(self, micro_batch: MicroBatch) -> list[TokenExample]:
+        """The examples of a micro-batch."""
+        return [example for unit in micro_batch.units for example in self.units[unit].examples]
+
     def count_by_ability(self, abilities: int) -> tuple[int, ...]:
         """Number of step-wise examples of each of so many abilities."""
         return count_abilities([example.ability for example in self.examples], abilities)

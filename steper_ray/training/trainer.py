@@ -38,14 +38,45 @@ def run_workers(
     """
     import ray.exceptions
     import ray.train
+
+    trainer = _trainer(task, partial(loop, task, log), storage, callbacks)
+    try:
+        with _stopping_at_sigterm(Path(task.training_dir)) if stoppable else nullcontext():
+            result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", {})
+        for failure in (*failures.values(), error):
+            if (cause := find_steper_error(failure)) is not None:
+                raise cause from None
+        first = next(iter(failures.values()), error)
+        line = str(first).strip().splitlines()[-1]
+        raise StageError(f"train: a worker failed: {line}; see {log.folder}") from error
+    except ray.exceptions.OutOfMemoryError as error:
+        # of Ray Train's own actors; one that died of something else may be a trial that its sweep stopped
+        line = str(error).strip().splitlines()[0]
+        raise StageError(f"train: Ray ended the training: {line}; see {log.folder}") from error
+    outcome: Result | StoppedTraining | AllRanksError = result.return_value
+    if isinstance(outcome, StoppedTraining):
+        raise KeyboardInterrupt(
+            f"train: stopped by SIGTERM after step {outcome.step:,} of {outcome.steps:,}; the same command "
+            "resumes from its checkpoint"
+        )
+    if isinstance(outcome, AllRanksError):
+        raise outcome.original()
+    return outcome
+
+
+def _trainer(
+    task: WorkerTask, loop: Callable[[], Any], storage: Path, callbacks: Sequence[Any]
+) -> Any:
+    """Ray Train's trainer; loosely typed, since Ray annotates neither such loops nor what they return."""
+    import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     settings = task.train
-    # Loosely typed: Ray annotates neither loops without an argument nor results of loops.
-    bound: Any = partial(loop, task, log)
     scaling: Any = ray.train.ScalingConfig  # to type checkers, that of the first Ray Train
     trainer: Any = TorchTrainer(
-        bound,
+        loop,
         torch_config=TorchConfig(
             backend="nccl" if settings.use_gpu else "gloo",
             timeout_s=round(60 * settings.timeout_minutes),
@@ -71,30 +102,7 @@ def run_workers(
     )
     # Its own would end this process with 1, and stay when the training is over: Ctrl-C is the command's.
     trainer._register_sigint_handler = lambda _: None
-    try:
-        with _stopping_at_sigterm(Path(task.training_dir)) if stoppable else nullcontext():
-            result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", {})
-        for failure in (*failures.values(), error):
-            if (cause := find_steper_error(failure)) is not None:
-                raise cause from None
-        first = next(iter(failures.values()), error)
-        line = str(first).strip().splitlines()[-1]
-        raise StageError(f"train: a worker failed: {line}; see {log.folder}") from error
-    except ray.exceptions.OutOfMemoryError as error:
-        # of Ray Train's own actors; one that died of something else may be a trial that its sweep stopped
-        line = str(error).strip().splitlines()[0]
-        raise StageError(f"train: Ray ended the training: {line}; see {log.folder}") from error
-    outcome: Result | StoppedTraining | AllRanksError = result.return_value
-    if isinstance(outcome, StoppedTraining):
-        raise KeyboardInterrupt(
-            f"train: stopped by SIGTERM after step {outcome.step:,} of {outcome.steps:,}; the same command "
-            "resumes from its checkpoint"
-        )
-    if isinstance(outcome, AllRanksError):
-        raise outcome.original()
-    return outcome
+    return trainer
 
 
 @contextmanager

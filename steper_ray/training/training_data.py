@@ -5,7 +5,7 @@ worker holds some twenty bytes an example.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -50,6 +50,40 @@ class Unit:
     tree: list[Block]
 
 
+def write_part(
+    folder: Path, number: int, rows: Sequence[Mapping[str, Any]], schema: "pa.Schema"
+) -> None:
+    """Write a part of data on disk."""
+    import pyarrow as pa
+
+    table = pa.Table.from_pylist(list(rows), schema)
+    with pa.ipc.new_file(str(folder / f"part-{number:05d}.arrow"), schema) as writer:
+        writer.write_table(table.combine_chunks())
+
+
+def open_parts(folder: Path) -> "tuple[dict[str, Any], list[pa.Table]]":
+    """What ABOUT_FILE says of data on disk, and its parts in order, mapped into memory."""
+    import pyarrow as pa
+
+    about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+    files = sorted(folder.glob(PARTS))
+    return about, [pa.ipc.open_file(pa.memory_map(str(file))).read_all() for file in files]
+
+
+def extremes(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The longest example and the largest token id of all parts, each with the example's name.
+
+    parts: counts of each, with `longest` and `largest_id`; None in a part without an example
+    """
+    counts = list(parts)
+    longest = [part["longest"] for part in counts if part["longest"]]
+    largest = [part["largest_id"] for part in counts if part["largest_id"]]
+    return {
+        "longest": max(longest, key=lambda of: of["tokens"], default=None),
+        "largest_id": max(largest, key=lambda of: of["id"], default=None),
+    }
+
+
 class TrainingData:
     """All examples of a training, as they lie on disk."""
 
@@ -58,12 +92,8 @@ class TrainingData:
         import numpy as np
         import pyarrow as pa
 
-        self.about: dict[str, Any] = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-        """Counts and more; see `preparation.py`."""
-        tables = [
-            pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-            for file in sorted(folder.glob(PARTS))
-        ]
+        self.about, tables = open_parts(folder)
+        """Counts and more, see `preparation.py`; and the parts."""
         self._table = pa.concat_tables(tables)
         self.ability_E: NDArray[np.int8] = self._table["ability"].to_numpy()
         self.target_E: NDArray[np.int32] = self._table["target_tokens"].to_numpy()

@@ -179,15 +179,13 @@ def _remove_leftovers(step: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _report(training: "RankTraining", metrics: StepMetrics) -> None:
-    """Write a checkpoint where it will stay, under a hidden name until it is whole, and report it."""
-    import ray.train
+def write_checkpoint(training: "RankTraining", whole: Path) -> float:
+    """Write a checkpoint as a folder, under a hidden name until it is whole; every rank takes part.
+
+    Returns the seconds that it took.
+    """
     import torch.distributed as dist
-    from ray.train import CheckpointUploadMode
 
-    from steper_ray.training.candidates import keep_candidates
-
-    whole = checkpoint_storage() / f"{CHECKPOINT}{metrics.step:06d}"
     partial = whole.with_name(f".{whole.name}.partial")
     started = time.monotonic()
     if training.rank == 0:
@@ -198,7 +196,18 @@ def _report(training: "RankTraining", metrics: StepMetrics) -> None:
     if training.rank == 0:
         partial.rename(whole)
     dist.barrier()
-    seconds = time.monotonic() - started
+    return time.monotonic() - started
+
+
+def _report(training: "RankTraining", metrics: StepMetrics) -> None:
+    """Write a checkpoint where it will stay, and report it."""
+    import ray.train
+    from ray.train import CheckpointUploadMode
+
+    from steper_ray.training.candidates import keep_candidates
+
+    whole = checkpoint_storage() / f"{CHECKPOINT}{metrics.step:06d}"
+    seconds = write_checkpoint(training, whole)
     best = training.validations.best
     reported = {
         **metrics.as_row(),

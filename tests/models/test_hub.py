@@ -139,19 +139,24 @@ def test_what_cannot_be_reached() -> None:
     )
 
 
-def test_a_revision_is_asked_for_of_models_and_data_sets(hub: Hub, tmp_path: Path) -> None:
-    commit = "d" * 40
-    hub.refuse["/api/models/owner/name/revision/v1"] = 200, {"id": "owner/name", "sha": commit}
-    hub.refuse["owner/data"] = 404, {"code": "RevisionNotFound"}
-    done = subprocess.run(
-        [sys.executable, "-c", PIN],
+def run_against(hub: Hub, script: str, home: Path) -> "subprocess.CompletedProcess[str]":
+    """A script in a process of its own, with a cache of its own, that has this Hub."""
+    return subprocess.run(
+        [sys.executable, "-c", script],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url},
+        env={"PATH": os.environ["PATH"], "HF_HOME": str(home), "HF_ENDPOINT": hub.url},
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
+
+
+def test_a_revision_is_asked_for_of_models_and_data_sets(hub: Hub, tmp_path: Path) -> None:
+    commit = "d" * 40
+    hub.refuse["/api/models/owner/name/revision/v1"] = 200, {"id": "owner/name", "sha": commit}
+    hub.refuse["owner/data"] = 404, {"code": "RevisionNotFound"}
+    done = run_against(hub, PIN, tmp_path)
     pins, refusal = done.stdout.splitlines()
     assert pins == f"{commit} {commit}"
     assert refusal.startswith("hf:owner/data")
@@ -165,15 +170,7 @@ def test_the_size_of_a_model_on_the_hub_is_told_by_the_heads_of_its_files(
     if there:
         arrays: dict[str, Any] = {"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float16)}
         hub.files["model.safetensors"] = save(arrays)
-    done = subprocess.run(
-        [sys.executable, "-c", SIZE],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    done = run_against(hub, SIZE, tmp_path)
     assert done.stdout == ("(17, 58) None\n" if there else "(None, None) None\n")
     assert not done.stderr
 

@@ -80,8 +80,9 @@ def add_adapters(model: Any, lora: LoraConfig, dtype: "torch.dtype") -> None:
     for name, module in model.named_modules():
         if not isinstance(module, peft.tuners.lora.LoraLayer):
             continue
-        kind = "the output head" if module.get_base_layer() is head else "no linear layer"
-        if kind == "the output head" or ADAPTER not in module.lora_A:
+        is_head = module.get_base_layer() is head
+        if is_head or ADAPTER not in module.lora_A:
+            kind = "the output head" if is_head else "no linear layer"
             raise AllRanksError(
                 f"train.lora.target_modules: {name} is {kind}; leave it out", of_input=True
             )

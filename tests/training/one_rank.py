@@ -24,6 +24,17 @@ def start(task: WorkerTask, resume: Path | None = None, **values: Any) -> RankTr
     return RankTraining(task, 0, 1, device, resume)
 
 
+def keep_4_bits_as_stored() -> None:
+    """Has bitsandbytes compute from 4-bit matrices as they are stored, on every CPU.
+
+    On CPUs with AVX512-BF16 a pass without gradients rearranges them for a kernel that reads only bf16.
+    """
+    import bitsandbytes
+
+    bnb: Any = bitsandbytes  # says little of itself to type checkers
+    bnb.nn.modules.has_avx512bf16 = lambda: False
+
+
 def prepared(task: WorkerTask) -> WorkerTask:
     """The task with its training data, as it lies on disk now."""
     examples = examples_digest([Path(file) for file in task.stepwise_files], task.scheme)

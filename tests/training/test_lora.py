@@ -21,7 +21,7 @@ from steper_ray.toy.tokenizer import make_tokenizer
 from steper_ray.training.lora import check_lora
 from steper_ray.training.settings import LoraConfig, TrainConfig
 from steper_ray.training.worker_spec import candidate_dir
-from tests.training.one_rank import learned, start
+from tests.training.one_rank import keep_4_bits_as_stored, learned, start
 
 LORA = LoraConfig(rank=4, alpha=8.0, dropout=0.1)
 
@@ -169,6 +169,7 @@ def test_4_bits_learn_as_what_they_stand_for_and_merge_into_the_base(tmp_path, t
     import torch
     from transformers import AutoModelForCausalLM
 
+    keep_4_bits_as_stored()
     bnb: Any = bitsandbytes  # says little of itself to type checkers
     values = {"zero_stage": zero_stage, "gradient_checkpointing": "selective"}
     training = start(task, lora=LoraConfig(rank=4, quantize="4bit"), **values)

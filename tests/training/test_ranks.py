@@ -21,7 +21,7 @@ from steper_ray.training.settings import LoraConfig, MixConfig, TrainConfig
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.worker import prepare_process
 from steper_ray.training.worker_spec import WorkerTask
-from tests.training.one_rank import prepared
+from tests.training.one_rank import keep_4_bits_as_stored, prepared
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +83,8 @@ def train_on_rank(
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     prepare_process(task)
+    if task.train.lora is not None and task.train.lora.quantize:
+        keep_4_bits_as_stored()
     torch.distributed.init_process_group("gloo")
     training = RankTraining(task, rank, ranks, torch.device("cpu"), resume)
     gradients = []

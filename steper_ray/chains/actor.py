@@ -16,7 +16,7 @@ from steper_ray.chains.attempts import MissingAttempts
 from steper_ray.chains.busy_window import step_seconds
 from steper_ray.chains.rows import attempts_from_row
 from steper_ray.chains.teachers import Reasoner
-from steper_ray.chains.usage import EngineUsage
+from steper_ray.chains.usage import EngineUsage, counted_restarts
 from steper_ray.engines.protocol import Engine
 from steper_ray.engines.start import start_engine
 from steper_ray.errors import EngineDiedError, StageError
@@ -46,8 +46,11 @@ class ChainActor:
     def __init__(self, reasoner: Reasoner, corpus: Path, log: LaunchLog, tally: Any) -> None:
         import ray
 
-        this_actor = ray.get_runtime_context().current_actor
-        self._starts, self._reason = ray.get(tally.start.remote(this_actor))
+        runtime = ray.get_runtime_context()
+        own_id = runtime.get_actor_id()
+        assert own_id is not None
+        start = tally.start.remote(runtime.current_actor, own_id, counted_restarts(own_id))
+        self._starts, self._restarts, self._reason = ray.get(start)
         start_log(log, "chains", self._starts - 1)
         logger.info("start %d of an actor for %s", self._starts, reasoner.model)
         # Searches of many questions fill one core anyway; more threads would only disturb the engine.
@@ -101,8 +104,7 @@ class ChainActor:
 
     def _start(self) -> Engine:
         reasoner = self._reasoner
-        restarts = self._starts - reasoner.engine.replicas
-        if restarts > reasoner.engine.max_restarts:
+        if (restarts := self._restarts) > reasoner.engine.max_restarts:
             why = self._reason or "they were killed, or ran out of memory"
             raise StageError(
                 f"engines had to be started again {restarts} times, more than engine.max_restarts allows; "

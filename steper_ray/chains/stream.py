@@ -22,7 +22,13 @@ from steper_ray.chains.rows import attempts_row, attempts_schema
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage, Progress, usage_tally
 from steper_ray.ray_runtime.logs import LaunchLog, launch
-from steper_ray.ray_runtime.placement import engine_actor_resources
+from steper_ray.ray_runtime.placement import (
+    asking_bundles,
+    engine_actor_group,
+    engine_actor_options,
+    spans_nodes,
+)
+from steper_ray.ray_runtime.room import check_room
 from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import answers_identity
 from steper_ray.run.identity import RECORD_FILE, Record, differences, read_record, write_record
@@ -121,21 +127,37 @@ def _run(
             rows = [attempts_row(sample, reasoner) for sample in part]
             file.write_table(pa.Table.from_pylist(rows, schema=attempts_schema()))
     engine, size, blocks = reasoner.engine, block_size(reasoner), open_blocks(reasoner)
+    endpoint = reasoner.endpoint is not None
+    check_room(
+        log.stage,
+        asking_bundles(engine, endpoint=endpoint),
+        "lower the engine's replicas, cpus or gpus (each use may have its own: build.engine, eval.engine)",
+    )
+    groups: list[Any] = []
+    if spans_nodes(engine) and not endpoint:
+        options = {"ray_remote_args_fn": engine_actor_group(engine, groups)}
+    else:
+        options = engine_actor_options(engine, endpoint=endpoint)
+    fewest, most = engine.min_replicas, engine.max_replicas
+    with_work = max(fewest, math.ceil(len(missing) / (size * blocks)))
+    if fewest != most:
+        most = min(most or with_work, with_work)
+        # engines whose queues are full are busy: Ray Data's default waits for more than they can hold
+        context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     with usage_tally(len(missing), on_progress) as tally, ray.data.DataContext.current(context):
         data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=size)
-        resources = engine_actor_resources(engine, endpoint=reasoner.endpoint is not None)
         chains = data.map_batches(
             ChainActor,
             fn_constructor_args=(reasoner, corpus, log, tally),
             batch_size=size,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
-                size=engine.replicas,
+                min_size=fewest,
+                max_size=most,
                 max_concurrent_calls_per_actor=blocks,
                 max_tasks_in_flight_per_actor=blocks,
             ),
-            num_cpus=resources["CPU"],
-            num_gpus=resources["GPU"],
+            **options,
         )
         chains.write_parquet(str(partial / "chains"))
         usage: EngineUsage = ray.get(tally.total.remote())

@@ -55,7 +55,8 @@ class UsageTally:
 
     def __init__(self) -> None:
         self._usage = EngineUsage()
-        self._actors: list[Any] = []
+        self._actors: dict[str, Any] = {}
+        self._restarts: dict[str, int] = {}
         self._called_at = time.monotonic()
         self._ready_at: list[float] = []
         self._reason = ""
@@ -64,15 +65,20 @@ class UsageTally:
         self._first, self._last, self._newest = math.inf, 0.0, 0.0
         """Times of the first answer, the last start of a question, and the last answer."""
 
-    def start(self, actor: Any) -> tuple[int, str]:
-        """Register a started actor; returns the number of starts, and why the last one died, if known."""
-        self._actors.append(actor)
+    def start(self, actor: Any, actor_id: str, restarts: int) -> tuple[int, int, str]:
+        """Register a started actor.
+
+        restarts: of this actor so far, from `counted_restarts`
+
+        Returns the number of starts, that of all actors' restarts, and why the last one died, if known.
+        """
+        self._actors[actor_id], self._restarts[actor_id] = actor, restarts
         self._usage += EngineUsage(starts=1)
-        return self._usage.starts, self._reason
+        return self._usage.starts, sum(self._restarts.values()), self._reason
 
     def actors(self) -> list[Any]:
         """Actors that were started."""
-        return self._actors
+        return list(self._actors.values())
 
     def ready(self) -> None:
         """Note that an engine is ready."""
@@ -120,6 +126,18 @@ class UsageTally:
             waiting_slices=window.slices,
             waiting_deviations=window.deviations,
         )
+
+
+def counted_restarts(actor_id: str) -> int:
+    """Times that Ray has started an actor again, but for those after a notice that its node is taken away."""
+    from ray._private.state import state
+    from ray._raylet import ActorID
+    from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]
+
+    row = state._connect_and_get_accessor().get_actor_info(ActorID.from_hex(actor_id))
+    actor = ActorTableData.FromString(row)
+    counted: int = actor.num_restarts - actor.num_restarts_due_to_node_preemption
+    return counted
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The `engine` section (vLLM) and the settings of an OpenAI-compatible endpoint."""
 
 import json
+import math
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -44,17 +45,37 @@ SAID_ELSEWHERE: Final = {
 """Parameters of a request that settings or the code give → where they are said."""
 
 
+_PIPELINE: Final = "pipeline_parallel_size"
+
+
+_SIZES: Final = ("tensor_parallel_size", _PIPELINE, "data_parallel_size")
+"""vLLM's engine arguments whose product is the number of an engine's processes, each with a GPU."""
+
+
+AcceleratorType = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+"""A kind of GPU by the name that Ray has for it."""
+
+
 class EngineConfig(Section):
     """The vLLM engines of teacher, evaluation and server."""
 
-    replicas: PositiveInt = 1
-    """Engines that work side by side on one dataset."""
+    replicas: PositiveInt | tuple[PositiveInt, PositiveInt] | Literal["auto"] = 1
+    """Engines that work side by side on one dataset: a number, or the least and the most, `[1, 8]`, between
+    which their number follows the room on the cluster; `auto` is from one to as many as have work."""
     cpus: NonNegativeFloat = 1.0
     """CPU cores each engine reserves in Ray."""
     gpus: NonNegativeFloat = 0.0
-    """GPUs each engine reserves in Ray (its tensor-parallel size at least)."""
+    """GPUs each engine reserves in Ray: `args.tensor_parallel_size` × `args.pipeline_parallel_size` of them,
+    or a part of one."""
+    accelerator_type: AcceleratorType | None = None
+    """Kind of the GPUs as Ray calls it, `H100`; null takes any."""
+    resources: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Custom resources of Ray that each engine reserves: name → amount."""
+    node_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels that the nodes of each engine must have: name → value, with Ray's operators (`!in(spot)`)."""
     max_restarts: NonNegativeInt = 10
-    """Times that engines are started again in place of ones that died, before the stage stops."""
+    """Times that engines are started again in place of ones that died, before the stage stops; those of
+    nodes that were taken away after a notice (preemption) are not counted."""
     max_num_seqs: PositiveInt = 64
     """Requests an engine runs at a time."""
     dtype: str = "auto"
@@ -63,6 +84,52 @@ class EngineConfig(Section):
     """Memory for keys and values on CPU, in GiB (on GPUs: args.gpu_memory_utilization)."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Any other vLLM engine argument, passed through."""
+
+    @property
+    def min_replicas(self) -> int:
+        """Engines that a stage needs to start."""
+        if isinstance(self.replicas, tuple):
+            return self.replicas[0]
+        return 1 if self.replicas == "auto" else self.replicas
+
+    @property
+    def max_replicas(self) -> int | None:
+        """Engines that a stage has at most; None is as many as have work."""
+        if isinstance(self.replicas, tuple):
+            return self.replicas[1]
+        return None if self.replicas == "auto" else self.replicas
+
+    @property
+    def pipeline_size(self) -> int:
+        """Parts that the layers are divided into, one after the other."""
+        size: int = self.args.get(_PIPELINE) or 1
+        return size
+
+    @property
+    def size(self) -> int:
+        """Processes that compute one engine's model together."""
+        return math.prod(self.args.get(name) or 1 for name in _SIZES)
+
+    @model_validator(mode="after")
+    def _gpus_are_those_of_its_processes(self) -> "EngineConfig":
+        if self.min_replicas > (self.max_replicas or self.min_replicas):
+            raise ValueError("replicas: the least number of engines is above the most")
+        if self.gpus > 1 and not self.gpus.is_integer():
+            raise ValueError(
+                f"gpus: {self.gpus:g} cannot be placed; set whole GPUs, or a part of one (below 1)"
+            )
+        for name in _SIZES:
+            value = self.args.get(name, 1)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"args.{name} must be a whole number above 0, got {value!r}")
+        if self.gpus and self.size != max(1, self.gpus):
+            raise ValueError(
+                f"gpus: {self.gpus:g} are reserved, and by args an engine has {self.size} (tensor_parallel_size × "
+                f"pipeline_parallel_size); set gpus: {self.size}"
+            )
+        if self.accelerator_type is not None and not self.gpus:
+            raise ValueError("accelerator_type is for engines on GPUs; set gpus")
+        return self
 
     @field_validator("args")
     @classmethod

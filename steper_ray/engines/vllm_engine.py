@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -20,11 +20,15 @@ from steper_ray.errors import EngineDiedError, InputError, RowError, behind
 from steper_ray.models.hub import explained, use_hub
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.ray_runtime.placement import spans_nodes
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.section import did_you_mean, first_reason
 from steper_ray.text import short_message
+
+SHARE: Final = 0.9
+"""Share of its part of a GPU's memory that an engine takes, as vLLM's own default is of a whole GPU."""
 
 
 class VLLMEngine:
@@ -52,6 +56,8 @@ class VLLMEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = {"model": model, **engine_arguments(config, hub)}
+        if spans_nodes(config):  # vLLM starts its workers in the placement group of this actor
+            arguments.setdefault("distributed_executor_backend", "ray")
         if revision is not None:
             arguments |= dict.fromkeys(REVISIONS, revision)
         self._seeded = takes_seeds(config)
@@ -149,7 +155,9 @@ def engine_arguments(config: EngineConfig, hub: HubConfig) -> dict[str, Any]:
         if name not in known:
             hint = did_you_mean(name, known) or "see vLLM's AsyncEngineArgs"
             raise InputError(f"engine.args.{name}: vLLM has no such engine argument; {hint}")
+    share = {"gpu_memory_utilization": SHARE * config.gpus} if 0 < config.gpus < 1 else {}
     return {
+        **share,
         "dtype": config.dtype,
         "max_num_seqs": config.max_num_seqs,
         "enable_log_requests": False,

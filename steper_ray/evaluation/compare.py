@@ -147,12 +147,17 @@ def _best_of_each(
     return students, tuning
 
 
-def evaluated_model(config: "RunConfig", model: str, revision: str | None = None) -> Reasoner:
-    """A model under evaluation, asked as the run file or the model's own folder says."""
+def evaluated_model(
+    config: "RunConfig", model: str, revision: str | None = None, *, name: str = STUDENT
+) -> Reasoner:
+    """A model under evaluation, asked as the run file or the model's own folder says.
+
+    name: of the model among others, by which `eval.engines` may have engines for it
+    """
     return Reasoner(
         model,
         model_reasoning(model, build=config.build, reasoning=config.reasoning),
-        config.engine,
+        config.eval.engine_of(name) or config.engine,
         hub=config.hub,
         revision=pinned(model, revision, config.hub),
         task=config.questions.task,

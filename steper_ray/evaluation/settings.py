@@ -2,9 +2,13 @@
 
 from typing import Any, Final
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from steper_ray.run.section import LocalPath, Section
+from steper_ray.engines.settings import EngineConfig
+from steper_ray.run.section import LocalPath, Section, did_you_mean
+
+STUDENT: Final = "student"
+"""Name of the run's own student among models."""
 
 
 class EvalConfig(Section):
@@ -15,6 +19,24 @@ class EvalConfig(Section):
     names student, base and teacher tell the report which is which."""
     limit: PositiveInt | None = None
     """Use only the first so many held-out questions; null uses all."""
+    engine: EngineConfig | None = None
+    """The engines of the models under evaluation, where they differ from the `engine` section; keys left out
+    are as there."""
+    engines: dict[str, EngineConfig] = Field(default_factory=dict)
+    """Name of a model → its engines, where they differ from `eval.engine`; keys left out are as there."""
+
+    def engine_of(self, model: str) -> EngineConfig | None:
+        """The engines of a model by its name, where they are not those of the `engine` section."""
+        return self.engines.get(model, self.engine)
+
+    @model_validator(mode="after")
+    def _engines_are_of_models(self) -> "EvalConfig":
+        names = self.models or {STUDENT: ""}
+        for name in self.engines:
+            if name not in names:
+                hint = did_you_mean(name, names) or f"models are {', '.join(names)}"
+                raise ValueError(f"engines: no model is called {name}; {hint}")
+        return self
 
 
 VARIANTS: Final[dict[str, dict[str, Any]]] = {

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from steper_ray.errors import InputError
+from steper_ray.evaluation.settings import STUDENT as STUDENT
 from steper_ray.retrieval.gold import found_by_step, recall_by_step
 from steper_ray.schema import UNKNOWN_HOPS, is_forced
 from steper_ray.tasks.qa import contains
@@ -26,14 +27,11 @@ COLUMNS: Final = (
 )
 
 
-STUDENT: Final = "student"
-
-
 BASE: Final = "base"
 
 
 TEACHER: Final = "teacher"
-"""Names of the run's student, its base student and its teacher among other models."""
+"""Names of the run's base student and its teacher among other models, as STUDENT is that of its student."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ def run_teachers(config: "RunConfig") -> list[Reasoner]:
     return find_teachers(
         config.build,
         reasoning=config.reasoning,
-        engine=config.engine,
+        engine=config.build.engine or config.engine,
         hub=config.hub,
         task=config.questions.task,
     )

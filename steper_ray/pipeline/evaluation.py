@@ -27,7 +27,7 @@ def evaluate_run(
     for name, address in (config.eval.models or {STUDENT: str(config.folder.student)}).items():
         model, revision = split_revision(address)
         model = check_model(model, f"eval.models.{name}", revision)
-        models[name] = evaluated_model(config, model, revision)
+        models[name] = evaluated_model(config, model, revision, name=name)
     evaluation = evaluate(
         models,
         dev_questions(config),

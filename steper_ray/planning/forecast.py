@@ -136,7 +136,7 @@ def forecast_teacher(
     pace = estimate_throughput(
         job.usage,
         [row.get(("seconds", ALL), 0.0) for row in rows or by_question.values()],
-        engines=engine.replicas,
+        engines=engine.min_replicas,
         runs=job.runs,
         max_per_second=_endpoint_limit(reasoner, rows),
     )
@@ -150,7 +150,7 @@ def forecast_teacher(
         hours_remaining=None if pace is None else pace.seconds(len(job.unasked)).times(1 / 3600),
         hours_all=None if pace is None else pace.seconds(questions * samples).times(1 / 3600),
         device=device,
-        devices=engine.replicas * (engine.gpus or engine.cpus) if device else 0.0,
+        devices=engine.min_replicas * (engine.gpus or engine.cpus) if device else 0.0,
         chains=total("chains"),
         text_remaining=per_question("text", remaining),
         requests_remaining=per_question("requests", remaining),
@@ -167,7 +167,7 @@ def _endpoint_limit(reasoner: Reasoner, rows: Sequence[Sums]) -> float | None:
         return None
     requests = sum(row.get(("requests", ALL), 0.0) for row in rows)
     per_sample = requests / (len(rows) * reasoner.samples)
-    return endpoint.requests_per_minute / 60 * reasoner.engine.replicas / max(per_sample, 1e-9)
+    return endpoint.requests_per_minute / 60 * reasoner.engine.min_replicas / max(per_sample, 1e-9)
 
 
 def forecast_data(

@@ -51,7 +51,7 @@ def draw(questions: Iterable[Question], count: int) -> list[Question]:
 
 def sample_size(reasoner: Reasoner) -> int:
     """Number of questions that fill the engines twice, so that half of them are queued at first."""
-    twice = 2 * reasoner.at_once * reasoner.engine.replicas
+    twice = 2 * reasoner.at_once * reasoner.engine.min_replicas
     return max(MIN_SAMPLE, -(-twice // reasoner.samples))
 
 

@@ -35,6 +35,11 @@ class LaunchLog:
     folder: Path
     form: LogFormat = "text"
 
+    @property
+    def stage(self) -> str:
+        """The stage or command that was launched."""
+        return self.folder.parent.name
+
     def file(self, role: str, rank: int) -> Path:
         """The file of one process."""
         return self.folder / f"{role}-{rank}.log"

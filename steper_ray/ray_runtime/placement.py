@@ -3,49 +3,148 @@
 Also gives back the placement groups of actors that died.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from steper_ray.engines.settings import EngineConfig
+from steper_ray.ray_runtime.room import TASK, Bundle, Resources
 from steper_ray.training.settings import TrainConfig
 
-Resources = Mapping[str, float]
-"""Amounts of `CPU` and `GPU`."""
+ACCELERATOR_SHARE: Final = 0.001
+"""What Ray reserves of a node's kind of GPU, which only says that the node has it."""
 
 
-def engine_actor_resources(config: EngineConfig, *, endpoint: bool = False) -> Resources:
-    """Resources of an actor with an engine inside, as build, evaluation and sweep run it.
+# Engines ----------------------------------------------------------------------------------------------
+
+
+def engine_bundles(config: EngineConfig, *, endpoint: bool = False) -> list[Bundle]:
+    """What an engine takes: one bundle, or where its layers are divided (pipeline) one for each GPU.
+
+    Where they are not, its GPUs talk at every layer and lie on one node. The first bundle has the CPU cores.
 
     endpoint: whether the model is asked behind an endpoint, which takes no GPU of the cluster
     """
-    return {"CPU": float(config.cpus), "GPU": 0.0 if endpoint else float(config.gpus)}
+    if endpoint:
+        return [Bundle({"CPU": config.cpus})]
+    first = {"CPU": config.cpus, **config.resources}
+    if config.pipeline_size == 1:
+        return [Bundle({**first, **_gpus(config, config.gpus)}, config.node_labels)]
+    return [
+        Bundle({**(first if number == 0 else {}), **_gpus(config, 1.0)}, config.node_labels)
+        for number in range(int(config.gpus))
+    ]
 
 
-def training_worker_resources(config: TrainConfig) -> Resources:
-    """Resources of one worker of a training."""
-    return {"CPU": float(config.cpus_per_worker), "GPU": float(config.use_gpu)}
+def _gpus(config: EngineConfig | TrainConfig, number: float) -> Resources:
+    """Some GPUs, of the kind that is asked for."""
+    if not number:
+        return {}
+    kind = config.accelerator_type
+    return {"GPU": number} | ({f"accelerator_type:{kind}": ACCELERATOR_SHARE} if kind else {})
 
 
-def engine_bundles(config: EngineConfig) -> list[dict[str, float]]:
-    """Placement-group bundles of a served engine, one for each of its workers; the first has the CPU cores.
+def spans_nodes(config: EngineConfig) -> bool:
+    """Whether an engine's GPUs may be on several nodes."""
+    return config.pipeline_size > 1 and config.gpus > 1
 
-    Each GPU has a bundle of its own, so that the GPUs of an engine may be on several nodes.
+
+def engine_actor_options(config: EngineConfig, *, endpoint: bool = False) -> dict[str, Any]:
+    """Ray's options of an actor with a whole engine inside, as build, evaluation and sweep run it.
+
+    One whose GPUs may be on several nodes has a group of its own instead (`engine_actor_group`).
     """
+    bundle, *_ = engine_bundles(config, endpoint=endpoint)
+    return actor_options(bundle)
+
+
+def actor_options(bundle: Bundle) -> dict[str, Any]:
+    """Ray's options of an actor with these resources."""
+    resources = dict(bundle.resources)
+    options: dict[str, Any] = {
+        "num_cpus": resources.pop("CPU", 0.0),
+        "num_gpus": resources.pop("GPU", 0.0),
+        "resources": resources,
+    }
+    if bundle.labels:
+        options["label_selector"] = dict(bundle.labels)
+    return options
+
+
+def engine_actor_group(config: EngineConfig, groups: list[Any]) -> Callable[[], dict[str, Any]]:
+    """Makes the options of each actor whose engine may be on several nodes, with a placement group.
+
+    groups: gets the groups, for their removal; the actor is in the first bundle of its own, and what it
+            starts (vLLM's workers) in the same group
+    """
+
+    def options() -> dict[str, Any]:
+        from ray.util import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        bundles = engine_bundles(config)
+        labels = [dict(bundle.labels) for bundle in bundles] if config.node_labels else None
+        group = placement_group(
+            [dict(bundle.resources) for bundle in bundles],
+            strategy="PACK",
+            bundle_label_selector=labels,
+        )
+        groups.append(group)
+        strategy = PlacementGroupSchedulingStrategy(
+            group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+        )
+        return {"num_cpus": config.cpus, "num_gpus": 0, "scheduling_strategy": strategy}
+
+    return options
+
+
+def served_engine_bundles(config: EngineConfig) -> list[Resources]:
+    """Placement-group bundles of a served engine, one for each of its workers; the first has the CPU cores."""
     if not config.gpus:
-        return [{"CPU": config.cpus}]
+        return [{"CPU": config.cpus, **config.resources}]
     shares = [1.0] * int(config.gpus) or [config.gpus]
     return [
-        {"GPU": share, **({} if position else {"CPU": config.cpus})}
-        for position, share in enumerate(shares)
+        {**_gpus(config, share), **({} if number else {"CPU": config.cpus, **config.resources})}
+        for number, share in enumerate(shares)
     ]
+
+
+def served_engine_strategy(config: EngineConfig) -> str:
+    """Where a served engine's bundles lie: on one node, unless its layers are divided (pipeline)."""
+    return "PACK" if spans_nodes(config) else "STRICT_PACK"
 
 
 def engine_replica_options(config: EngineConfig) -> dict[str, Any]:
     """Ray Serve's options for the replica of an engine: the replica itself is in the first bundle."""
-    return {
-        "placement_group_bundles": engine_bundles(config),
+    bundles = served_engine_bundles(config)
+    options: dict[str, Any] = {
+        "placement_group_bundles": bundles,
+        "placement_group_strategy": served_engine_strategy(config),
         "ray_actor_options": {"num_cpus": config.cpus},
     }
+    if config.node_labels:
+        options["placement_group_bundle_label_selector"] = [dict(config.node_labels) for _ in bundles]
+    return options
+
+
+def asking_bundles(config: EngineConfig, *, endpoint: bool = False) -> list[Bundle]:
+    """What a stage that asks models takes at the same time: its engines, and a task of Ray Data.
+
+    An engine is held until all questions are answered, and Ray Data reads and writes beside it.
+    """
+    engines = engine_bundles(config, endpoint=endpoint) * config.min_replicas
+    return [*engines, Bundle(TASK)]
+
+
+# Workers ----------------------------------------------------------------------------------------------
+
+
+def worker_bundle(config: TrainConfig) -> Bundle:
+    """What one worker of a training takes."""
+    cores = {"CPU": float(config.cpus_per_worker), **config.resources_per_worker}
+    return Bundle({**cores, **_gpus(config, float(config.use_gpu))}, config.node_labels)
+
+
+# Placement groups -------------------------------------------------------------------------------------
 
 
 def placement_groups() -> list[Any]:

@@ -1,20 +1,31 @@
-"""Resources that a stage waits for, said on the terminal; Ray itself warns of them in its files only."""
+"""Room that a stage waits for, said on the terminal again and again; Ray itself warns in its files only.
+
+With a limit (`run.wait_for_room_minutes`) the stage ends when it has waited so long for the same thing.
+"""
 
 import logging
+import os
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from steper_ray.errors import StageError
 from steper_ray.ray_runtime.placement import placement_groups
+from steper_ray.ray_runtime.room import amounts, growth_words, read_cluster
 from steper_ray.ray_runtime.watch import calling_every
 
 logger = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 15.0
 """A process takes seconds to start where nothing is missing."""
+
+
+REPEAT_S: Final = 60.0
+"""Seconds between two lines about the same wait."""
 
 
 NOTHING: Final = ""
@@ -47,44 +58,88 @@ def pending_requests() -> Counter[str]:
     return requests
 
 
-def amounts(resources: Mapping[str, float]) -> str:
-    """Resources in words, as `1 CPU + 0.5 GPU`; those that bind to one node are left out."""
-    named = {name: amount for name, amount in resources.items() if not name.startswith("node:")}
-    return " + ".join(f"{named[name]:g} {name}" for name in sorted(named) if named[name])
-
-
 @contextmanager
-def telling_of_waits(stage: str, *, patience_s: float = PATIENCE_S) -> Iterator[None]:
-    """While the block runs, print once what has been waited for so long."""
-    since: dict[str, float] = {}
-    told: set[str] = set()
+def telling_of_waits(
+    stage: str,
+    *,
+    patience_s: float = PATIENCE_S,
+    repeat_s: float = REPEAT_S,
+    limit_s: float | None = None,
+) -> Iterator[None]:
+    """While the block runs, print what has been waited for so long, and again every `repeat_s`.
 
-    def look() -> None:
+    limit_s: longest wait for the same thing
+    Raises StageError, in the main thread, where the limit is reached.
+    """
+    waits = _Waits(stage, patience_s, repeat_s, limit_s)
+    with calling_every(min(patience_s / 3, repeat_s), waits.look):
+        try:
+            yield
+        except KeyboardInterrupt:
+            if waits.over is not None:
+                raise StageError(waits.over) from None
+            raise
+
+
+class _Waits:
+    """What a stage waits for, since when, and when that was said last."""
+
+    def __init__(
+        self, stage: str, patience_s: float, repeat_s: float, limit_s: float | None
+    ) -> None:
+        self._stage, self._patience_s, self._repeat_s = stage, patience_s, repeat_s
+        self._limit_s = limit_s
+        self._since: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+        self.over: str | None = None
+        """Why the stage has to end."""
+
+    def look(self) -> None:
+        """Look once, and say what is to be said."""
         ray = sys.modules.get("ray")
-        if ray is None or not ray.is_initialized():
+        if self.over is not None or ray is None or not ray.is_initialized():
             return
         now, requests = time.monotonic(), pending_requests()
-        for request in set(since) - set(requests):
-            del since[request]
-        for request in requests:
-            first = since.setdefault(request, now)
-            if now - first >= patience_s and request not in told:
-                told.add(request)
-                _tell(stage, f"{requests[request]} × ({request})")
+        for request in set(self._since) - set(requests):
+            del self._since[request]
+            self._told.pop(request, None)
+        for request, number in requests.items():
+            waited = now - self._since.setdefault(request, now)
+            if self._limit_s is not None and waited >= self._limit_s:
+                self._end(f"{number} × ({request})")
+                return
+            last = self._told.get(request)
+            if waited >= self._patience_s and (last is None or now - last >= self._repeat_s):
+                self._told[request] = now
+                self._tell(f"{number} × ({request})", waited)
 
-    with calling_every(patience_s / 3, look):
-        yield
+    def _tell(self, request: str, waited: float) -> None:
+        parts = [f"waits for room: needs {request}", free_words()]
+        if growth := growth_words(read_cluster()):
+            parts.append(growth)
+        if waited >= 60:
+            limit = f" of at most {self._limit_s / 60:g}" if self._limit_s is not None else ""
+            parts.append(f"{waited / 60:.0f} minutes so far{limit}")
+        message = "; ".join(parts)
+        logger.warning(message)
+        print(f"{self._stage:>6}  {message}", flush=True)
+
+    def _end(self, request: str) -> None:
+        """End the stage as Ctrl-C does, which reaches the main thread wherever it waits."""
+        assert self._limit_s is not None
+        self.over = (
+            f"{self._stage}: no room for {request} within {self._limit_s / 60:g} minutes "
+            f"(run.wait_for_room_minutes); {free_words()}; give the same command again when there is, it "
+            "goes on from what is written"
+        )
+        logger.error(self.over)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
-def _tell(stage: str, request: str) -> None:
+def free_words() -> str:
+    """What of the cluster is free, in words."""
     import ray
 
-    kinds = ("CPU", "GPU")
-    whole, free = (
-        {kind: resources.get(kind, 0.0) for kind in kinds}
-        for resources in (ray.cluster_resources(), ray.available_resources())
-    )
-    of_all = ", ".join(f"{free[kind]:g} of {whole[kind]:g} {kind}" for kind in kinds)
-    message = f"waits for resources: {request}; free are {of_all}"
-    logger.warning(message)
-    print(f"{stage:>6}  {message}", flush=True)
+    whole, free = ray.cluster_resources(), ray.available_resources()
+    of_all = (f"{free.get(kind, 0):g} of {whole.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
+    return f"free are {', '.join(of_all)}"

@@ -1,6 +1,10 @@
 """`RunConfig`: every section of the run file, and nothing else."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
 
 from steper_ray.chains.settings import BuildConfig
 from steper_ray.data.settings import CorpusConfig, QuestionsConfig
@@ -36,8 +40,46 @@ class RunConfig(Section):
     sweep: SweepConfig = SweepConfig()
     serve: ServeConfig = ServeConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _engines_are_whole(cls, values: Any) -> Any:
+        """Keys that are left out of the engines of one use are as in the engines that these differ from."""
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        for name in ("build", "eval", "sweep", "serve"):
+            if isinstance(values.get(name), Mapping):
+                filled[name] = section = dict(values[name])
+                own = _laid_over(values.get("engine"), section.get("engine"))
+                if "engine" in section:
+                    section["engine"] = own
+                base = values.get("engine") if own is None else own
+                if isinstance(engines := section.get("engines"), Mapping):
+                    section["engines"] = {key: _laid_over(base, engines[key]) for key in engines}
+                if isinstance(teachers := section.get("ensemble"), list | tuple):
+                    section["ensemble"] = [_with_engine(teacher, base) for teacher in teachers]
+        return filled
+
     @property
     def folder(self) -> RunFolder:
         """The paths of the run."""
         root = Path(self.run.dir)
         return RunFolder(root, Path(self.run.data) if self.run.data else root)
+
+
+def _with_engine(teacher: Any, base: Any) -> Any:
+    """The values of a teacher with its whole engine, where it has one of its own."""
+    if not isinstance(teacher, Mapping) or "engine" not in teacher:
+        return teacher
+    return {**teacher, "engine": _laid_over(base, teacher["engine"])}
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    """The values of an engine with those of another one, vLLM's arguments too; what is none stays."""
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    laid = {**below, **above}
+    args = below.get("args"), above.get("args")
+    if isinstance(args[0], Mapping) and isinstance(args[1], Mapping):
+        laid["args"] = {**args[0], **args[1]}
+    return laid

@@ -51,6 +51,16 @@ ENGINE_KEYS: Final = (
 """What the speed of an engine depends on; chains do not (the same model, computed elsewhere)."""
 
 
+ENGINE_PLACE_KEYS: Final = (
+    *("replicas", "max_restarts"),
+    *("accelerator_type", "resources", "node_labels"),
+)
+"""How many engines there are, where they run, and how they are kept alive."""
+
+
+_ENGINE: Final = (*ENGINE_KEYS, *ENGINE_PLACE_KEYS)
+
+
 LEARNING_KEYS: Final = (
     "objective",
     "abilities",
@@ -222,16 +232,16 @@ DEPENDED_ON: Final[dict[str, tuple[str, ...]]] = {
 
 
 EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
-    # where things lie, and how the log is written
-    "run": ("dir", "data", "log_format"),
+    # where things lie, how the log is written, and how long is waited
+    "run": ("dir", "data", "log_format", "wait_for_room_minutes"),
     # how models are reached
     "hub": ("trust_remote_code", "offline", "token_env"),
-    # how many engines there are, and how they are kept alive
-    "engine": ("replicas", "max_restarts"),
+    "engine": ENGINE_PLACE_KEYS,
     "build": (
         *_NOT_OF_A_TEACHER,
         *(f"ensemble.{key}" for key in _NOT_OF_A_TEACHER),
-        *(f"ensemble.engine.{key}" for key in ("replicas", "max_restarts")),
+        *(f"ensemble.engine.{key}" for key in ENGINE_PLACE_KEYS),
+        *(f"engine.{key}" for key in _ENGINE),
         "fresh",
         "mix",
         "plan_sample",
@@ -245,6 +255,9 @@ EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
         "gradient_checkpointing",
         "workers",
         "cpus_per_worker",
+        "accelerator_type",
+        "resources_per_worker",
+        "node_labels",
         "checkpoint_every_steps",
         "checkpoint_every_minutes",
         "num_to_keep",
@@ -254,12 +267,17 @@ EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
         "dry_run",
         "push_to_hub",
     ),
+    "eval": tuple(f"{where}.{key}" for where in ("engine", "engines") for key in _ENGINE),
     # what is compared; each student and each model's answers have records of their own
     "compare": ("variants", "baseline", "learning_rates", "seeds", "repeated"),
-    "sweep": ("trials", "concurrent", "max_restarts", "retry_failed"),
+    "sweep": (
+        *("trials", "concurrent", "max_restarts", "retry_failed"),
+        *(f"engine.{key}" for key in _ENGINE),
+    ),
     # a server makes nothing that stays
     "serve": (
         "model",
+        *(f"engine.{key}" for key in _ENGINE),
         "host",
         "port",
         "llm_replicas",

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PositiveFloat
 
 from steper_ray.run.section import LocalPath, Section
 
@@ -45,5 +45,8 @@ class RunSection(Section):
     """Folder of another run whose corpus, chains and examples this one uses; null uses its own."""
     seed: int = 0
     """Seed of everything that is drawn at random (data order, initialization)."""
+    wait_for_room_minutes: PositiveFloat | None = None
+    """Longest wait for room on the cluster (nodes that the autoscaler brings, another run's end) before a
+    stage ends; null waits on, and says so every minute."""
     log_format: LogFormat = "text"
     """Lines of the files in `logs/`: `text`, or `json` with one object a line."""

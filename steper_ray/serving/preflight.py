@@ -9,6 +9,17 @@ from contextlib import closing
 from steper_ray.errors import InputError
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.ray_runtime.placement import engine_bundles
+from steper_ray.ray_runtime.room import (
+    Bundle,
+    Cluster,
+    amounts,
+    growth_words,
+    in_words,
+    nodes_of_cluster,
+    read_cluster,
+    refuse_what_never_fits,
+    whole_groups,
+)
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.serving.deploy import corpus_app, llm_app
 from steper_ray.serving.keys import KeyRing, environment_keys

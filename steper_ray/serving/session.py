@@ -60,7 +60,7 @@ def server_spec(config: "RunConfig") -> ServerSpec:
     )
     return ServerSpec(
         config.serve,
-        config.engine,
+        config.serve.engine or config.engine,
         config.hub,
         model,
         serving_reasoning(config.serve, trained, trained_version, version, scheme),

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from steper_ray.engines.settings import EngineConfig
 from steper_ray.run.section import EnvironmentName, LocalPath, Section
 
 
@@ -16,6 +17,8 @@ class ServeConfig(Section):
     """Address to listen on; a public one needs API keys, or `open`."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
+    engine: EngineConfig | None = None
+    """The engines of the server, where they differ from the `engine` section; keys left out are as there."""
     llm_replicas: PositiveInt = 1
     """Replicas of the LLM. With several, a request goes to the one that has cached most of its prompt."""
     max_llm_replicas: PositiveInt | None = None

@@ -9,87 +9,73 @@ many trials hold engines, that many CPUs are left, on which at least one of them
 engines, never the other way round: a training ends by itself.
 """
 
-from collections.abc import Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING
 
-from steper_ray.errors import InputError
-from steper_ray.ray_runtime.placement import (
-    Resources,
-    engine_actor_resources,
-    training_worker_resources,
+from steper_ray.evaluation.settings import STUDENT
+from steper_ray.ray_runtime.placement import asking_bundles, worker_bundle
+from steper_ray.ray_runtime.room import (
+    Bundle,
+    Cluster,
+    amounts,
+    refuse_what_never_fits,
+    whole_groups,
 )
 
 if TYPE_CHECKING:
+    from steper_ray.engines.settings import EngineConfig
     from steper_ray.run.config import RunConfig
 
 
-def trial_bundles(config: "RunConfig") -> list[list[Resources]]:
-    """Resources of each process of a trial, phase after phase (training, then answering)."""
-    train, engine = config.train, config.engine
-    phases: list[list[Resources]] = [[training_worker_resources(train)] * train.max_workers]
-    if config.sweep.metric != "loss" or train.best_by == "em":
-        engines = [engine_actor_resources(engine)] * engine.replicas
-        phases.append([*engines, {"CPU": 1.0, "GPU": 0.0}])
+def asking_engine(config: "RunConfig") -> "EngineConfig":
+    """The engines that ask the students of a sweep's trials."""
+    return config.sweep.engine or config.eval.engine_of(STUDENT) or config.engine
+
+
+def trial_bundles(config: "RunConfig", workers: int) -> list[list[Bundle]]:
+    """What a trial takes at the same time, phase after phase (training, then answering).
+
+    workers: that it trains with
+    """
+    phases = [[worker_bundle(config.train)] * workers]
+    if config.sweep.metric != "loss" or config.train.best_by == "em":
+        phases.append(asking_bundles(asking_engine(config)))
     return phases
 
 
-def trials_at_a_time(phases: Sequence[Sequence[Resources]], nodes: Sequence[Resources]) -> int:
-    """Number of trials that fit, whatever phase each is in.
+def check_capacity(config: "RunConfig", cluster: Cluster, trials: int) -> int:
+    """Number of trials to run at a time, on the nodes and those that the autoscaler may bring.
 
-    nodes: CPU and GPU of each node
+    trials: number of all trials, of which no more need room
+
+    Raises InputError, saying what would fit, if the cluster can never have room for one trial.
     """
-    return min(_groups(phase, nodes) for phase in phases)
+    train, section = config.train, config.sweep
+    training, *answering = trial_bundles(config, train.min_workers)
+    most = max(trials, 1) * max(len(phase) for phase in (training, *answering))
+    nodes = cluster.all_nodes(most)
+    fitting = whole_groups(repeat(training[:1], train.min_workers), nodes)
+    gpus = " or leave train.use_gpu out" if train.use_gpu else ""
+    advice = f"train.workers: {fitting} would fit" if fitting else f"lower train.cpus_per_worker{gpus}"
+    refuse_what_never_fits("sweep", training, advice, cluster)
+    for phase in answering:
+        refuse_what_never_fits(
+            "sweep: to answer questions",
+            phase,
+            "lower engine.replicas or engine.cpus (for the sweep alone: sweep.engine), or take sweep.metric: "
+            "loss and train.best_by: loss",
+            cluster,
+        )
+    at_most = section.concurrent or trials
+    if cluster.unknown and section.concurrent and not answering:
+        return section.concurrent
+    phases = trial_bundles(config, train.max_workers)
+    room = min(_trials_with_room(phase, cluster, at_most) for phase in phases)
+    return max(1, room)
 
 
-def _groups(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> int:
-    """Number of whole groups that can be placed one after the other, each bundle on the first node where
-    it fits."""
-    free = [dict(node) for node in nodes]
-    groups = 0
-    while True:
-        for bundle in bundles:
-            node = next((node for node in free if _fits(bundle, node)), None)
-            if node is None:
-                return groups
-            for name, amount in bundle.items():
-                node[name] = node.get(name, 0.0) - amount
-        groups += 1
-        if not any(amount > 0 for bundle in bundles for amount in bundle.values()):
-            return 1
-
-
-def _fits(bundle: Resources, node: Resources) -> bool:
-    return all(amount <= node.get(name, 0.0) + 1e-9 for name, amount in bundle.items())
-
-
-def check_capacity(config: "RunConfig", nodes: Sequence[Resources]) -> int:
-    """Number of trials to run at a time.
-
-    Raises InputError, saying what would fit, if the cluster has no room for one trial.
-    """
-    for number, phase in enumerate(trial_bundles(config)):
-        if trials_at_a_time([phase], nodes) == 0:
-            train = config.train
-            has = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
-            needs = {name: sum(bundle[name] for bundle in phase) for name in ("CPU", "GPU")}
-            shortage = f"a trial takes {_amounts(needs)}, the cluster has {_amounts(has)}"
-            if number:
-                raise InputError(
-                    f"sweep: to answer questions {shortage}; lower engine.replicas or engine.cpus, or take "
-                    "sweep.metric: loss and train.best_by: loss"
-                )
-            fitting = _groups(phase[:1], nodes)
-            fits = (
-                f"train.workers: {fitting} would fit"
-                if fitting
-                else f"no node has room for a worker of {_amounts(phase[0])}; lower train.cpus_per_worker"
-                + (" or leave train.use_gpu out" if train.use_gpu else "")
-            )
-            raise InputError(f"sweep: {shortage}; {fits}")
-    room = trials_at_a_time(trial_bundles(config), nodes)
-    return min(room, config.sweep.concurrent or room)
-
-
-def _amounts(resources: Resources) -> str:
-    text = f"{resources['CPU']:g} CPUs"
-    return f"{text} and {resources['GPU']:g} GPUs" if resources["GPU"] else text
+def _trials_with_room(phase: list[Bundle], cluster: Cluster, most: int) -> int:
+    """Number of trials that fit in one phase, at most so many; one where they take nothing."""
+    if not any(amounts(bundle.resources) for bundle in phase):
+        return 1
+    return whole_groups(repeat(phase, most), cluster.all_nodes(most * len(phase)))

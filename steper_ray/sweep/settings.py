@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from steper_ray.engines.settings import EngineConfig
 from steper_ray.run.section import Section
 
 Number = int | float
@@ -71,6 +72,9 @@ class SweepConfig(Section):
     those of the trial with the largest batches."""
     asha_factor: int = Field(default=3, ge=2)
     """At each rung one trial of this many continues; the next rung is this many times as far."""
+    engine: EngineConfig | None = None
+    """The engines that ask students (`em`, `f1`), where they differ from the `engine` section; keys left out
+    are as there."""
     concurrent: PositiveInt | None = None
     """Upper bound of trials at a time; null takes as many as the cluster has room for."""
     max_restarts: NonNegativeInt = 1

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from steper_ray.errors import ConfigError
 from steper_ray.files import new_folder, write_whole
 from steper_ray.models.folder import check_model
+from steper_ray.ray_runtime.room import read_cluster
 from steper_ray.run.dependencies import sweep_identity
 from steper_ray.run.identity import RECORD_FILE, Record, because, digest, find_folder, write_record
 from steper_ray.run.loading import run_file_text
-from steper_ray.sweep.capacity import check_capacity
+from steper_ray.sweep.capacity import asking_engine, check_capacity
 from steper_ray.sweep.earlier import numbers_to_run
 from steper_ray.sweep.live_table import showing_trials
 from steper_ray.sweep.space import Point, applied, check_space, data_settings, points
@@ -74,12 +75,12 @@ def sweep(
     all_points = (
         None if section.search == "optuna" else points(section, config.train, config.run.seed)
     )
-    at_a_time = check_capacity(config, _nodes())
+    total = section.trials if all_points is None else len(all_points)
+    at_a_time = check_capacity(config, read_cluster(), total)
     folder = sweep_folder(config)
     _prepare(config)
     task = TrialTask(config, folder / "trials", train, str(Path.cwd()))
     _check_room(config, task.folder, all_points, at_a_time)
-    total = section.trials if all_points is None else len(all_points)
     with showing_trials(task.folder, config.sweep, total, progress):
         run_trials(task, folder / "tune", all_points, at_a_time)
     trials = read_trials(task.folder, section.metric)
@@ -117,13 +118,14 @@ def identity_of(config: "RunConfig") -> Record:
     tasks = [_worker_task(config, train, sources) for train in trains]
     judged = None
     if config.sweep.metric != "loss":
+        engine = asking_engine(config)
         questions = load_questions(config.questions, "dev", config.folder.inputs)[
             : config.eval.limit
         ]
         judged = {
             "questions": digest([[q.id, q.question, *q.gold_answers] for q in questions]),
-            "dtype": config.engine.dtype,
-            "args": config.engine.args,
+            "dtype": engine.dtype,
+            "args": engine.args,
         }
     models = [dict(task.base_model) for task in tasks]
     return sweep_identity(config.sweep, task_identity(tasks[0]), models=models, judged=judged)
@@ -141,17 +143,6 @@ def _worker_task(config: "RunConfig", train: "TrainConfig", files: Sequence[Path
         hub=config.hub,
         scheme=read_scheme(config.folder.stats),
     )
-
-
-def _nodes() -> list[dict[str, float]]:
-    """CPUs and GPUs of every node that is alive."""
-    import ray
-
-    return [
-        {name: float(node["Resources"].get(name, 0.0)) for name in ("CPU", "GPU")}
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
 
 
 def _prepare(config: "RunConfig") -> None:
@@ -191,6 +182,7 @@ def _export(config: "RunConfig", best: Trial) -> None:
         for name in ("student", "training"):
             shutil.copytree(best.folder / name, folder / name)
     best_config = trial_config(config, best.point, target)
+    best_config = best_config.model_copy(update={"eval": config.eval})  # not the sweep's engines
     values = best_config.model_dump(mode="json", exclude={"sweep"})
     values["train"]["push_to_hub"] = config.train.push_to_hub
     head = (

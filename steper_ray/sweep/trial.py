@@ -60,7 +60,10 @@ def trial_config(config: "RunConfig", point: Point, folder: Path) -> "RunConfig"
     """The run file of a trial in its folder."""
     train = applied(config.train, point).model_copy(update={"push_to_hub": None})
     run = config.run.model_copy(update={"dir": str(folder), "data": str(config.folder.data)})
-    return config.model_copy(update={"run": run, "train": train})
+    evaluation = config.eval
+    if config.sweep.engine is not None:
+        evaluation = evaluation.model_copy(update={"engine": config.sweep.engine, "engines": {}})
+    return config.model_copy(update={"run": run, "train": train, "eval": evaluation})
 
 
 def run_trial(task: TrialTask, number: int, point: Point) -> None:

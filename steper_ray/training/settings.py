@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from steper_ray.engines.settings import AcceleratorType
 from steper_ray.run.section import Address, LocalPath, Section
 
 SigmaOptimizer = Literal["adam", "sgd"]
@@ -186,6 +187,12 @@ class TrainConfig(Section):
     """CPUs reserved for each worker; also its number of torch threads."""
     use_gpu: bool = False
     """One GPU for each worker; otherwise CPU."""
+    accelerator_type: AcceleratorType | None = None
+    """Kind of the workers' GPUs as Ray calls it, `H100`; null takes any."""
+    resources_per_worker: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Custom resources of Ray that each worker reserves: name → amount."""
+    node_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels that the workers' nodes must have: name → value, with Ray's operators (`!in(spot)`)."""
     checkpoint_every_steps: NonNegativeInt = 0
     """Optimizer steps between checkpoints; 0 does not count steps. One is always written at the end."""
     checkpoint_every_minutes: NonNegativeFloat = 30.0
@@ -232,6 +239,8 @@ class TrainConfig(Section):
             raise ValueError("abilities must name at least one ability, and none twice")
         if self.min_workers > self.max_workers:
             raise ValueError("workers: the least number of workers is above the most")
+        if self.accelerator_type is not None and not self.use_gpu:
+            raise ValueError("accelerator_type is for workers on GPUs; set use_gpu: true")
         checkpoints = self.checkpoint_every_minutes or self.checkpoint_every_steps
         if not isinstance(self.workers, int) and not checkpoints:
             raise ValueError(

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from steper_ray.errors import AllRanksError, StageError, find_steper_error
 from steper_ray.ray_runtime.logs import LaunchLog
-from steper_ray.ray_runtime.placement import training_worker_resources
+from steper_ray.ray_runtime.placement import worker_bundle
+from steper_ray.ray_runtime.room import check_room
 from steper_ray.training.metrics import METRICS_FILE
 from steper_ray.training.worker_spec import STOP_FILE, StoppedTraining, WorkerTask
 
@@ -33,12 +34,19 @@ def run_workers(
     stoppable: whether SIGTERM, once training is under way, has the workers write a checkpoint and stop; a
                second one then does what the first one would have
 
-    Raises KeyboardInterrupt if the training was stopped so, StageError if a worker fails, or the error of
+    Raises InputError if the cluster can never have room for the workers, KeyboardInterrupt if the training was stopped so, StageError if a worker fails, or the error of
     steper_ray that a worker raised or returned.
     """
     import ray.exceptions
     import ray.train
 
+    settings = task.train
+    check_room(
+        "train",
+        [worker_bundle(settings)] * settings.min_workers,
+        "lower train.workers or train.cpus_per_worker"
+        + (", or leave train.use_gpu out" if settings.use_gpu else ""),
+    )
     trainer = _trainer(task, partial(loop, task, log), storage, callbacks)
     try:
         with _stopping_at_sigterm(Path(task.training_dir)) if stoppable else nullcontext():
@@ -73,7 +81,7 @@ def _trainer(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    settings = task.train
+    settings, bundle = task.train, worker_bundle(task.train)
     scaling: Any = ray.train.ScalingConfig  # to type checkers, that of the first Ray Train
     trainer: Any = TorchTrainer(
         loop,
@@ -86,11 +94,8 @@ def _trainer(
             # A change costs what was trained since the last checkpoint, so there must be one before it.
             elastic_resize_monitor_interval_s=120 * (settings.checkpoint_every_minutes or 15),
             use_gpu=settings.use_gpu,
-            resources_per_worker={
-                name: amount
-                for name, amount in training_worker_resources(settings).items()
-                if amount
-            },
+            resources_per_worker=dict(bundle.resources),
+            label_selector=dict(bundle.labels) or None,
         ),
         run_config=ray.train.RunConfig(
             name=storage.name,

@@ -31,7 +31,7 @@ from steper_ray.models.hub import use_hub
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import HubConfig
 from steper_ray.ray_runtime.logs import LaunchLog
-from steper_ray.ray_runtime.placement import engine_bundles
+from steper_ray.ray_runtime.placement import served_engine_bundles, served_engine_strategy
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.serving.deployments.replica_log import start_replica_log
 
@@ -101,7 +101,10 @@ class StudentLLM:
         llm_config = LLMConfig(
             model_loading_config={"model_id": name, "model_source": model},
             accelerator_config={"kind": "gpu" if config.gpus else "cpu"},
-            placement_group_config={"bundles": engine_bundles(config)},
+            placement_group_config={
+                "bundles": served_engine_bundles(config),
+                "strategy": served_engine_strategy(config),
+            },
             engine_kwargs=arguments,
             callback_config={"callback_class": NOTHING_FETCHED} if local else {},
         )

@@ -56,7 +56,7 @@ class FurtherTeacherConfig(TeacherConfig):
     name: Annotated[str, Field(pattern=r"^[\w.-]*$")] = ""
     """What the ids of its chains call it; unless set, the last part of the teacher's name."""
     engine: EngineConfig | None = None
-    """Its vLLM engines, where they differ from `build.engine`; keys left out are as there."""
+    """Its vLLM engines, where they differ from `build.engine`, with the keys that do."""
 
     @property
     def called(self) -> str:
@@ -68,7 +68,7 @@ class BuildConfig(TeacherConfig):
     """The teacher and what it works on."""
 
     engine: EngineConfig | None = None
-    """The teachers' vLLM engines, where they differ from the `engine` section; keys left out are as there."""
+    """The teachers' vLLM engines, where they differ from the `engine` section, with the keys that do."""
     ensemble: tuple[FurtherTeacherConfig, ...] = ()
     """More teachers, which are asked the same questions one after the other. One may be added to chains
     that are there; `select.choose` says which teacher's chain is taken."""

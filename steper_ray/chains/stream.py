@@ -22,12 +22,7 @@ from steper_ray.chains.rows import attempts_row, attempts_schema
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage, Progress, usage_tally
 from steper_ray.ray_runtime.logs import LaunchLog, launch
-from steper_ray.ray_runtime.placement import (
-    asking_bundles,
-    engine_actor_group,
-    engine_actor_options,
-    spans_nodes,
-)
+from steper_ray.ray_runtime.placement import asking_bundles, engine_actors
 from steper_ray.ray_runtime.room import check_room
 from steper_ray.retrieval import corpus_identity
 from steper_ray.run.dependencies import answers_identity
@@ -126,42 +121,49 @@ def _run(
             part = missing[start : start + ROWS_AT_ONCE]
             rows = [attempts_row(sample, reasoner) for sample in part]
             file.write_table(pa.Table.from_pylist(rows, schema=attempts_schema()))
-    engine, size, blocks = reasoner.engine, block_size(reasoner), open_blocks(reasoner)
+    engine, size = reasoner.engine, block_size(reasoner)
     endpoint = reasoner.endpoint is not None
     check_room(
         log.stage,
         asking_bundles(engine, endpoint=endpoint),
         "lower the engine's replicas, cpus or gpus (each use may have its own: build.engine, eval.engine)",
     )
-    groups: list[Any] = []
-    if spans_nodes(engine) and not endpoint:
-        options = {"ray_remote_args_fn": engine_actor_group(engine, groups)}
-    else:
-        options = engine_actor_options(engine, endpoint=endpoint)
-    fewest, most = engine.min_replicas, engine.max_replicas
-    with_work = max(fewest, math.ceil(len(missing) / (size * blocks)))
-    if fewest != most:
-        most = min(most or with_work, with_work)
-        # engines whose queues are full are busy: Ray Data's default waits for more than they can hold
-        context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
-    with usage_tally(len(missing), on_progress) as tally, ray.data.DataContext.current(context):
+    with (
+        usage_tally(len(missing), on_progress) as tally,
+        ray.data.DataContext.current(context),
+        engine_actors(engine, endpoint=endpoint) as options,
+    ):
         data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=size)
         chains = data.map_batches(
             ChainActor,
             fn_constructor_args=(reasoner, corpus, log, tally),
             batch_size=size,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(
-                min_size=fewest,
-                max_size=most,
-                max_concurrent_calls_per_actor=blocks,
-                max_tasks_in_flight_per_actor=blocks,
-            ),
+            compute=_actor_pool(reasoner, len(missing), context),
             **options,
         )
         chains.write_parquet(str(partial / "chains"))
         usage: EngineUsage = ray.get(tally.total.remote())
     return usage
+
+
+def _actor_pool(reasoner: Reasoner, samples: int, context: "DataContext") -> Any:
+    """The pool of the actors: as many as are set, or between bounds as many as have work and room."""
+    from ray.data import ActorPoolStrategy
+
+    blocks, fewest = open_blocks(reasoner), reasoner.engine.min_replicas
+    most = reasoner.engine.max_replicas
+    if fewest != most:
+        with_work = max(fewest, math.ceil(samples / (block_size(reasoner) * blocks)))
+        most = min(most or with_work, with_work)
+        # an actor whose queue is full is busy; by Ray Data's default it would have to hold more than fits
+        context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    return ActorPoolStrategy(
+        min_size=fewest,
+        max_size=most,
+        max_concurrent_calls_per_actor=blocks,
+        max_tasks_in_flight_per_actor=blocks,
+    )
 
 
 def _prepare_partial(partial: Path, now: Record, *, ignore: Collection[str]) -> None:

@@ -129,7 +129,7 @@ class UsageTally:
 
 
 def counted_restarts(actor_id: str) -> int:
-    """Times that Ray has started an actor again, but for those after a notice that its node is taken away."""
+    """Times that Ray has started an actor again, without those after a notice of its node's end."""
     from ray._private.state import state
     from ray._raylet import ActorID
     from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]

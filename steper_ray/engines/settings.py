@@ -65,8 +65,8 @@ class EngineConfig(Section):
     cpus: NonNegativeFloat = 1.0
     """CPU cores each engine reserves in Ray."""
     gpus: NonNegativeFloat = 0.0
-    """GPUs each engine reserves in Ray: `args.tensor_parallel_size` × `args.pipeline_parallel_size` of them,
-    or a part of one."""
+    """GPUs each engine reserves in Ray: `args.tensor_parallel_size` × `args.pipeline_parallel_size`, or a
+    part of one."""
     accelerator_type: AcceleratorType | None = None
     """Kind of the GPUs as Ray calls it, `H100`; null takes any."""
     resources: dict[str, PositiveFloat] = Field(default_factory=dict)
@@ -124,7 +124,7 @@ class EngineConfig(Section):
                 raise ValueError(f"args.{name} must be a whole number above 0, got {value!r}")
         if self.gpus and self.size != max(1, self.gpus):
             raise ValueError(
-                f"gpus: {self.gpus:g} are reserved, and by args an engine has {self.size} (tensor_parallel_size × "
+                f"gpus: {self.gpus:g} are reserved, and args say {self.size} (tensor_parallel_size × "
                 f"pipeline_parallel_size); set gpus: {self.size}"
             )
         if self.accelerator_type is not None and not self.gpus:

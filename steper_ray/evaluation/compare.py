@@ -27,6 +27,7 @@ from steper_ray.evaluation.comparison import (
     judge,
     write_comparison,
 )
+from steper_ray.evaluation.settings import STUDENT
 from steper_ray.evaluation.summary import BASE, TEACHER, Scores, summarize
 from steper_ray.models.folder import check_model, pinned
 from steper_ray.reasoning.frameworks import framework_named

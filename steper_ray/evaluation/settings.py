@@ -20,10 +20,10 @@ class EvalConfig(Section):
     limit: PositiveInt | None = None
     """Use only the first so many held-out questions; null uses all."""
     engine: EngineConfig | None = None
-    """The engines of the models under evaluation, where they differ from the `engine` section; keys left out
-    are as there."""
+    """The engines of the models under evaluation, where they differ from the `engine` section, with the
+    keys that do."""
     engines: dict[str, EngineConfig] = Field(default_factory=dict)
-    """Name of a model → its engines, where they differ from `eval.engine`; keys left out are as there."""
+    """Name of a model → its engines, where they differ from `eval.engine`, with the keys that do."""
 
     def engine_of(self, model: str) -> EngineConfig | None:
         """The engines of a model by its name, where they are not those of the `engine` section."""

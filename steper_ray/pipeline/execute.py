@@ -32,7 +32,7 @@ def run_stage(name: str, config: "RunConfig") -> float:
         stage_progress(name, stage.doing) as progress,
         launch(config.folder.log(name), config.run.log_format) as log,
         stderr_to(log),
-        telling_of_waits(name),
+        telling_of_waits(name, limit_s=_seconds(config.run.wait_for_room_minutes)),
     ):
         logger.info("steper %s starts in %s", name, config.folder.root)
         try:
@@ -50,6 +50,10 @@ def run_stage(name: str, config: "RunConfig") -> float:
     write_summary(config.folder.summary(name), name, seconds, result.counts)
     stage_done(name, seconds, result.lines)
     return seconds
+
+
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else 60 * minutes
 
 
 def run_stages(names: Sequence[str], config: "RunConfig") -> None:

@@ -3,7 +3,9 @@
 Also gives back the placement groups of actors that died.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from steper_ray.engines.settings import EngineConfig
@@ -20,7 +22,7 @@ ACCELERATOR_SHARE: Final = 0.001
 def engine_bundles(config: EngineConfig, *, endpoint: bool = False) -> list[Bundle]:
     """What an engine takes: one bundle, or where its layers are divided (pipeline) one for each GPU.
 
-    Where they are not, its GPUs talk at every layer and lie on one node. The first bundle has the CPU cores.
+    Where they are not, its GPUs talk at every layer and lie on one node. The first bundle has the cores.
 
     endpoint: whether the model is asked behind an endpoint, which takes no GPU of the cluster
     """
@@ -48,13 +50,23 @@ def spans_nodes(config: EngineConfig) -> bool:
     return config.pipeline_size > 1 and config.gpus > 1
 
 
-def engine_actor_options(config: EngineConfig, *, endpoint: bool = False) -> dict[str, Any]:
-    """Ray's options of an actor with a whole engine inside, as build, evaluation and sweep run it.
+@contextmanager
+def engine_actors(config: EngineConfig, *, endpoint: bool = False) -> Iterator[dict[str, Any]]:
+    """Ray Data's options for actors with a whole engine inside, as build, evaluation and sweep run them.
 
-    One whose GPUs may be on several nodes has a group of its own instead (`engine_actor_group`).
+    Actors whose GPUs may be on several nodes get a placement group each, which goes with the block.
     """
-    bundle, *_ = engine_bundles(config, endpoint=endpoint)
-    return actor_options(bundle)
+    if endpoint or not spans_nodes(config):
+        yield actor_options(engine_bundles(config, endpoint=endpoint)[0])
+        return
+    from ray.util import remove_placement_group
+
+    groups: list[Any] = []
+    try:
+        yield {"ray_remote_args_fn": partial(_in_new_group, config, groups)}
+    finally:
+        for group in groups:
+            remove_placement_group(group)
 
 
 def actor_options(bundle: Bundle) -> dict[str, Any]:
@@ -70,35 +82,30 @@ def actor_options(bundle: Bundle) -> dict[str, Any]:
     return options
 
 
-def engine_actor_group(config: EngineConfig, groups: list[Any]) -> Callable[[], dict[str, Any]]:
-    """Makes the options of each actor whose engine may be on several nodes, with a placement group.
+def _in_new_group(config: EngineConfig, groups: list[Any]) -> dict[str, Any]:
+    """Options of one actor in the first bundle of a new placement group.
 
-    groups: gets the groups, for their removal; the actor is in the first bundle of its own, and what it
-            starts (vLLM's workers) in the same group
+    What it starts, vLLM's workers, is in the same group.
+
+    groups: gets the group
     """
+    from ray.util import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    def options() -> dict[str, Any]:
-        from ray.util import placement_group
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-        bundles = engine_bundles(config)
-        labels = [dict(bundle.labels) for bundle in bundles] if config.node_labels else None
-        group = placement_group(
-            [dict(bundle.resources) for bundle in bundles],
-            strategy="PACK",
-            bundle_label_selector=labels,
-        )
-        groups.append(group)
-        strategy = PlacementGroupSchedulingStrategy(
-            group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
-        )
-        return {"num_cpus": config.cpus, "num_gpus": 0, "scheduling_strategy": strategy}
-
-    return options
+    bundles = engine_bundles(config)
+    labels = [dict(bundle.labels) for bundle in bundles] if config.node_labels else None
+    group = placement_group(
+        [dict(bundle.resources) for bundle in bundles], bundle_label_selector=labels
+    )
+    groups.append(group)
+    strategy = PlacementGroupSchedulingStrategy(
+        group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+    )
+    return {"num_cpus": config.cpus, "num_gpus": 0, "scheduling_strategy": strategy}
 
 
 def served_engine_bundles(config: EngineConfig) -> list[Resources]:
-    """Placement-group bundles of a served engine, one for each of its workers; the first has the CPU cores."""
+    """Placement-group bundles of a served engine, one for each of its workers; the first has the cores."""
     if not config.gpus:
         return [{"CPU": config.cpus, **config.resources}]
     shares = [1.0] * int(config.gpus) or [config.gpus]
@@ -122,7 +129,9 @@ def engine_replica_options(config: EngineConfig) -> dict[str, Any]:
         "ray_actor_options": {"num_cpus": config.cpus},
     }
     if config.node_labels:
-        options["placement_group_bundle_label_selector"] = [dict(config.node_labels) for _ in bundles]
+        options["placement_group_bundle_label_selector"] = [
+            dict(config.node_labels) for _ in bundles
+        ]
     return options
 
 

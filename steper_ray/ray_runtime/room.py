@@ -76,9 +76,7 @@ class Cluster:
 # Placing ----------------------------------------------------------------------------------------------
 
 
-def whole_groups(
-    groups: Iterable[Sequence[Bundle]], nodes: Iterable[Node]
-) -> int:
+def whole_groups(groups: Iterable[Sequence[Bundle]], nodes: Iterable[Node]) -> int:
     """Number of groups that are placed one after the other, until one is not placed whole.
 
     Each bundle goes to the first node where it fits, the largest of a group first.
@@ -104,7 +102,7 @@ def whole_groups(
 
 
 def has_labels(labels: Labels, wanted: Labels) -> bool:
-    """Whether a node's labels have the values wanted, by Ray's operators: `a`, `!a`, `in(a,b)`, `!in(a,b)`."""
+    """Whether a node's labels have the values wanted, in Ray's words: `a`, `!a`, `in(a,b)`, `!in(a,b)`."""
     for name, value in wanted.items():
         negated = value.startswith("!")
         plain = value.removeprefix("!")
@@ -140,9 +138,7 @@ def amounts(resources: Resources) -> str:
 
 def in_words(bundles: Sequence[Bundle]) -> str:
     """Bundles in words, equal ones once: `2 × (8 CPU + 4 GPU) and 1 × (1 CPU)`."""
-    counts = Counter(
-        amounts(bundle.resources) + _label_words(bundle.labels) for bundle in bundles
-    )
+    counts = Counter(amounts(bundle.resources) + _label_words(bundle.labels) for bundle in bundles)
     return " and ".join(f"{number} × ({text})" for text, number in counts.items() if text)
 
 
@@ -197,7 +193,8 @@ def refuse_what_never_fits(
                 f"{_main(largest.resources)}{f', and {growth}' if growth else ''}; {advice}"
             )
     has = {
-        name: sum(node.resources.get(name, 0.0) for node in cluster.nodes) for name in ("CPU", "GPU")
+        name: sum(node.resources.get(name, 0.0) for node in cluster.nodes)
+        for name in ("CPU", "GPU")
     }
     raise InputError(
         f"{stage}: needs {in_words(bundles)} at the same time; the cluster has {_main(has)}"
@@ -229,18 +226,25 @@ def read_cluster() -> Cluster:
         kinds = _kinds_by_the_head()
     if kinds is None:
         return Cluster(nodes)
-    groups = [(kind, _running(kind.name, nodes)) for kind in kinds]
+    running = _running_kinds()
     added = [
-        Node(kind.resources, kind.labels, kind.name, kind.count - running)
-        for kind, running in groups
-        if kind.count > running
+        Node(kind.resources, kind.labels, kind.name, kind.count - running[kind.name])
+        for kind in kinds
+        if kind.count > running[kind.name]
     ]
     return Cluster(nodes, tuple(added), unknown=not kinds)
 
 
-def _running(kind: str, nodes: Sequence[Node]) -> int:
-    """Nodes of a kind that are there already; Ray labels them with it."""
-    return sum(node.labels.get("ray.io/node-group") == kind for node in nodes)
+def _running_kinds() -> Counter[str]:
+    """Numbers of the nodes that are there already, by kind."""
+    import ray
+    from ray._raylet import GcsClient
+    from ray.autoscaler.v2.sdk import get_cluster_resource_state
+    from ray.core.generated.autoscaler_pb2 import NodeStatus
+
+    gcs: Any = GcsClient(address=ray.get_runtime_context().gcs_address)
+    states = get_cluster_resource_state(gcs).node_states
+    return Counter(node.ray_node_type_name for node in states if node.status != NodeStatus.DEAD)
 
 
 def _published_kinds() -> list[Node] | None:
@@ -251,7 +255,9 @@ def _published_kinds() -> list[Node] | None:
     if config is None or not config.node_group_configs:
         return None
     return [
-        Node(dict(group.resources), {}, group.name, group.max_count if group.max_count >= 0 else 999)
+        Node(
+            dict(group.resources), {}, group.name, group.max_count if group.max_count >= 0 else 999
+        )
         for group in config.node_group_configs
     ]
 
@@ -305,8 +311,12 @@ def _launcher_config(gcs_address: str) -> dict[str, Any] | None:
     port = gcs_address.rpartition(":")[2]
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        files = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
-        ours = any(word.startswith("--gcs-address=") and word.endswith(f":{port}") for word in words)
+        files = [
+            word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")
+        ]
+        ours = any(
+            word.startswith("--gcs-address=") and word.endswith(f":{port}") for word in words
+        )
         if files and ours:
             config: dict[str, Any] = yaml.safe_load(Path(files[0]).expanduser().read_text("utf-8"))
             return config

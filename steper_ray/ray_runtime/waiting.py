@@ -128,7 +128,7 @@ class _Waits:
         """End the stage as Ctrl-C does, which reaches the main thread wherever it waits."""
         assert self._limit_s is not None
         self.over = (
-            f"{self._stage}: no room for {request} within {self._limit_s / 60:g} minutes "
+            f"{self._stage}: no room for {request} within {self._limit_s / 60:.3g} minutes "
             f"(run.wait_for_room_minutes); {free_words()}; give the same command again when there is, it "
             "goes on from what is written"
         )

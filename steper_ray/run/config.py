@@ -47,17 +47,19 @@ class RunConfig(Section):
         if not isinstance(values, Mapping):
             return values
         filled = dict(values)
-        for name in ("build", "eval", "sweep", "serve"):
-            if isinstance(values.get(name), Mapping):
-                filled[name] = section = dict(values[name])
-                own = _laid_over(values.get("engine"), section.get("engine"))
-                if "engine" in section:
-                    section["engine"] = own
-                base = values.get("engine") if own is None else own
-                if isinstance(engines := section.get("engines"), Mapping):
-                    section["engines"] = {key: _laid_over(base, engines[key]) for key in engines}
-                if isinstance(teachers := section.get("ensemble"), list | tuple):
-                    section["ensemble"] = [_with_engine(teacher, base) for teacher in teachers]
+        for name in ("build", "eval", "serve", "sweep"):
+            if not isinstance(values.get(name), Mapping):
+                continue
+            above = filled.get("eval") if name == "sweep" else None
+            base = above.get("engine") if isinstance(above, Mapping) else None
+            base = values.get("engine") if base is None else base
+            filled[name] = section = dict(values[name])
+            if section.get("engine") is not None:
+                section["engine"] = base = _laid_over(base, section["engine"])
+            if isinstance(engines := section.get("engines"), Mapping):
+                section["engines"] = {key: _laid_over(base, engines[key]) for key in engines}
+            if isinstance(teachers := section.get("ensemble"), list | tuple):
+                section["ensemble"] = [_with_engine(teacher, base) for teacher in teachers]
         return filled
 
     @property

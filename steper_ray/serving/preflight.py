@@ -5,25 +5,20 @@ import ipaddress
 import os
 import socket
 from contextlib import closing
+from typing import Final
 
 from steper_ray.errors import InputError
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.ray_runtime.placement import engine_bundles
-from steper_ray.ray_runtime.room import (
-    Bundle,
-    Cluster,
-    amounts,
-    growth_words,
-    in_words,
-    nodes_of_cluster,
-    read_cluster,
-    refuse_what_never_fits,
-    whole_groups,
-)
+from steper_ray.ray_runtime.room import Bundle, check_room
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.serving.deploy import corpus_app, llm_app
 from steper_ray.serving.keys import KeyRing, environment_keys
 from steper_ray.serving.server_spec import ServerSpec
+
+ADVICE: Final = (
+    "lower engine.cpus, engine.gpus (for the server alone: serve.engine) or serve.llm_replicas"
+)
 
 
 def check_server(spec: ServerSpec) -> None:
@@ -53,8 +48,9 @@ def is_loopback(host: str) -> bool:
 def wait_for_room(spec: ServerSpec) -> None:
     """Check that Ray has room for the server; prints what is missing if a cluster may still grow.
 
-    Raises InputError if Ray was started by this command and so does not grow.
+    Raises InputError if the cluster can never have it, as a Ray that was started by this command.
     """
+    check_room("serve", needed_bundles(spec), ADVICE)
     if (short := missing_resources(spec)) is None:
         return
     if not os.environ.get("RAY_ADDRESS"):
@@ -69,18 +65,23 @@ def missing_resources(spec: ServerSpec, *apps: str) -> str | None:
     """
     import ray
 
-    serve, free = spec.serve, ray.available_resources()
-    needed = [{"CPU": serve.ingress_cpus}]
+    free = ray.available_resources()
+    for kind in ("CPU", "GPU"):
+        amount = sum(bundle.resources.get(kind, 0) for bundle in needed_bundles(spec, *apps))
+        if amount > free.get(kind, 0) + 1e-6:
+            return f"{amount:g} {kind} are needed, {free.get(kind, 0):g} are free; {ADVICE}"
+    return None
+
+
+def needed_bundles(spec: ServerSpec, *apps: str) -> list[Bundle]:
+    """What LLMs, retrievers and one ingress take; `apps` run already."""
+    serve = spec.serve
+    needed = [Bundle({"CPU": serve.ingress_cpus})]
     if llm_app(spec) not in apps:
         needed += engine_bundles(spec.engine) * serve.llm_replicas
     if corpus_app(spec) not in apps:
-        needed += [{"CPU": serve.retriever_cpus}] * serve.retriever_replicas
-    for kind in ("CPU", "GPU"):
-        amount = sum(bundle.get(kind, 0) for bundle in needed)
-        if amount > free.get(kind, 0) + 1e-6:
-            keys = f"engine.{kind.lower()}s, serve.llm_replicas"
-            return f"{amount:g} {kind} are needed, {free.get(kind, 0):g} are free; lower {keys}"
-    return None
+        needed += [Bundle({"CPU": serve.retriever_cpus})] * serve.retriever_replicas
+    return needed
 
 
 def check_port(host: str, port: int) -> None:

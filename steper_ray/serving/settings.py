@@ -18,7 +18,7 @@ class ServeConfig(Section):
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
     engine: EngineConfig | None = None
-    """The engines of the server, where they differ from the `engine` section; keys left out are as there."""
+    """The engines of the server, where they differ from the `engine` section, with the keys that do."""
     llm_replicas: PositiveInt = 1
     """Replicas of the LLM. With several, a request goes to the one that has cached most of its prompt."""
     max_llm_replicas: PositiveInt | None = None

@@ -56,14 +56,16 @@ def check_capacity(config: "RunConfig", cluster: Cluster, trials: int) -> int:
     nodes = cluster.all_nodes(most)
     fitting = whole_groups(repeat(training[:1], train.min_workers), nodes)
     gpus = " or leave train.use_gpu out" if train.use_gpu else ""
-    advice = f"train.workers: {fitting} would fit" if fitting else f"lower train.cpus_per_worker{gpus}"
+    advice = (
+        f"train.workers: {fitting} would fit" if fitting else f"lower train.cpus_per_worker{gpus}"
+    )
     refuse_what_never_fits("sweep", training, advice, cluster)
     for phase in answering:
         refuse_what_never_fits(
             "sweep: to answer questions",
             phase,
-            "lower engine.replicas or engine.cpus (for the sweep alone: sweep.engine), or take sweep.metric: "
-            "loss and train.best_by: loss",
+            "lower engine.replicas or engine.cpus (for the sweep alone: sweep.engine), or take "
+            "sweep.metric: loss and train.best_by: loss",
             cluster,
         )
     at_most = section.concurrent or trials

@@ -73,8 +73,8 @@ class SweepConfig(Section):
     asha_factor: int = Field(default=3, ge=2)
     """At each rung one trial of this many continues; the next rung is this many times as far."""
     engine: EngineConfig | None = None
-    """The engines that ask students (`em`, `f1`), where they differ from the `engine` section; keys left out
-    are as there."""
+    """The engines that ask students (`em`, `f1`), where they differ from `eval.engine`, with the keys that
+    do."""
     concurrent: PositiveInt | None = None
     """Upper bound of trials at a time; null takes as many as the cluster has room for."""
     max_restarts: NonNegativeInt = 1

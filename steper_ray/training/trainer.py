@@ -34,8 +34,8 @@ def run_workers(
     stoppable: whether SIGTERM, once training is under way, has the workers write a checkpoint and stop; a
                second one then does what the first one would have
 
-    Raises InputError if the cluster can never have room for the workers, KeyboardInterrupt if the training was stopped so, StageError if a worker fails, or the error of
-    steper_ray that a worker raised or returned.
+    Raises InputError if the cluster can never have room for the workers, KeyboardInterrupt if the training
+    was stopped so, StageError if a worker fails, or the error of steper_ray that one raised or returned.
     """
     import ray.exceptions
     import ray.train

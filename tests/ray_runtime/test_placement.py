@@ -7,13 +7,21 @@ import pytest
 
 from steper_ray.engines.settings import EngineConfig
 from steper_ray.ray_runtime.placement import (
-    engine_actor_resources,
+    asking_bundles,
+    engine_actors,
     engine_bundles,
     engine_replica_options,
     remove_orphaned_placement_groups,
-    training_worker_resources,
+    served_engine_bundles,
+    worker_bundle,
 )
+from steper_ray.ray_runtime.room import Bundle
 from steper_ray.training.settings import TrainConfig
+
+
+def engine(gpus: float, **values: Any) -> EngineConfig:
+    args = {"tensor_parallel_size": int(gpus)} if gpus > 1 else {}
+    return EngineConfig.model_validate({"cpus": 4, "gpus": gpus, "args": args, **values})
 
 
 @pytest.mark.parametrize(
@@ -25,27 +33,61 @@ from steper_ray.training.settings import TrainConfig
         (2, [{"GPU": 1, "CPU": 4}, {"GPU": 1}]),
     ],
 )
-def test_each_gpu_is_a_bundle_and_the_first_has_the_cores(
+def test_each_gpu_of_a_server_is_a_bundle_and_the_first_has_the_cores(
     gpus: float, expected: list[dict[str, float]]
 ) -> None:
-    assert engine_bundles(EngineConfig(cpus=4, gpus=gpus)) == expected
+    assert served_engine_bundles(engine(gpus)) == expected
 
 
 def test_the_replica_itself_fits_into_the_first_bundle() -> None:
-    options = engine_replica_options(EngineConfig(cpus=4, gpus=2))
+    options = engine_replica_options(engine(2))
     assert options["ray_actor_options"] == {"num_cpus": 4}
     assert options["placement_group_bundles"][0]["CPU"] == 4
 
 
-def test_an_actor_has_the_whole_engine_and_behind_an_endpoint_no_gpu() -> None:
-    engine = EngineConfig(cpus=4, gpus=2)
-    assert engine_actor_resources(engine) == {"CPU": 4, "GPU": 2}
-    assert engine_actor_resources(engine, endpoint=True) == {"CPU": 4, "GPU": 0}
+def test_gpus_lie_on_one_node_unless_the_layers_are_divided() -> None:
+    divided = engine(4, args={"tensor_parallel_size": 2, "pipeline_parallel_size": 2})
+    assert engine_replica_options(engine(2))["placement_group_strategy"] == "STRICT_PACK"
+    assert engine_replica_options(divided)["placement_group_strategy"] == "PACK"
+    assert engine_bundles(engine(2)) == [Bundle({"CPU": 4, "GPU": 2})]
+    assert engine_bundles(divided) == [
+        Bundle({"CPU": 4, "GPU": 1}),
+        *[Bundle({"GPU": 1})] * 3,
+    ]
+
+
+def test_an_engine_behind_an_endpoint_takes_no_gpu_of_the_cluster() -> None:
+    assert engine_bundles(engine(2), endpoint=True) == [Bundle({"CPU": 4})]
+    with engine_actors(engine(2), endpoint=True) as options:
+        assert options == {"num_cpus": 4, "num_gpus": 0, "resources": {}}
+
+
+def test_kind_resources_and_labels_of_nodes_are_asked_for() -> None:
+    chosen: dict[str, Any] = {"accelerator_type": "H100", "node_labels": {"zone": "!in(b, c)"}}
+    with engine_actors(engine(1, resources={"fast_disk": 1}, **chosen)) as options:
+        assert options == {
+            "num_cpus": 4,
+            "num_gpus": 1,
+            "resources": {"fast_disk": 1, "accelerator_type:H100": 0.001},
+            "label_selector": {"zone": "!in(b, c)"},
+        }
+    train = TrainConfig(use_gpu=True, resources_per_worker={"fast_disk": 1}, **chosen)
+    assert worker_bundle(train) == Bundle(
+        {"CPU": 1, "GPU": 1, "fast_disk": 1, "accelerator_type:H100": 0.001},
+        {"zone": "!in(b, c)"},
+    )
+
+
+def test_what_asks_models_leaves_a_core_for_reading_and_writing() -> None:
+    two = [Bundle({"CPU": 4, "GPU": 1})] * 2
+    assert asking_bundles(engine(1, replicas=2)) == [*two, Bundle({"CPU": 1})]
+    assert asking_bundles(engine(1, replicas=(2, 9))) == [*two, Bundle({"CPU": 1})]
+    assert asking_bundles(engine(1, replicas="auto")) == [*two[:1], Bundle({"CPU": 1})]
 
 
 def test_a_training_worker_has_one_gpu_or_none() -> None:
-    assert training_worker_resources(TrainConfig(cpus_per_worker=3)) == {"CPU": 3, "GPU": 0}
-    assert training_worker_resources(TrainConfig(use_gpu=True)) == {"CPU": 1, "GPU": 1}
+    assert worker_bundle(TrainConfig(cpus_per_worker=3)) == Bundle({"CPU": 3})
+    assert worker_bundle(TrainConfig(use_gpu=True)) == Bundle({"CPU": 1, "GPU": 1})
 
 
 def test_what_a_dead_actor_held_is_free_again_and_what_others_hold_is_not(

@@ -5,12 +5,8 @@ from typing import Any
 
 import pytest
 
-from steper_ray.ray_runtime.waiting import (
-    NOTHING,
-    amounts,
-    pending_requests,
-    telling_of_waits,
-)
+from steper_ray.ray_runtime.room import amounts
+from steper_ray.ray_runtime.waiting import NOTHING, pending_requests, telling_of_waits
 
 
 def test_amounts_in_words() -> None:
@@ -45,8 +41,8 @@ def test_what_is_waited_for_is_said_once(
     shown += capsys.readouterr().out
     lines = sorted(line.partition(";")[0] for line in shown.splitlines())
     assert lines == [
-        " train  waits for resources: 1 × (4000 CPU)",
-        " train  waits for resources: 2 × (1 CPU + 1 GPU)",
+        " train  waits for room: needs 1 × (4000 CPU)",
+        " train  waits for room: needs 2 × (1 CPU + 1 GPU)",
     ]
     remove_placement_group(group)
     # As many as start at once wait for their processes, but for no resources.

@@ -8,6 +8,7 @@ import pytest
 
 from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.errors import InputError
+from steper_ray.ray_runtime.room import Bundle, Cluster, Node
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.sweep.capacity import check_capacity, trial_bundles
@@ -19,8 +20,8 @@ def config(*overrides: str) -> RunConfig:
     return load_config(TOY_RUN_FILE, ["train.workers=1", "sweep.scheduler=none", *overrides])
 
 
-def node(cpus: float, gpus: float = 0.0) -> dict[str, Any]:
-    return {"CPU": cpus, "GPU": gpus}
+def node(cpus: float, gpus: float = 0.0) -> Node:
+    return Node({"CPU": cpus, "GPU": gpus})
 
 
 @pytest.mark.parametrize(
@@ -42,8 +43,8 @@ def node(cpus: float, gpus: float = 0.0) -> dict[str, Any]:
         (BEST_BY_EM, [node(4)], 2),
     ],
 )
-def test_trials_at_a_time(overrides: list[str], nodes: list[dict[str, Any]], trials: int) -> None:
-    assert check_capacity(config(*overrides), nodes) == trials
+def test_trials_at_a_time(overrides: list[str], nodes: list[Node], trials: int) -> None:
+    assert check_capacity(config(*overrides), Cluster(tuple(nodes)), 50) == trials
 
 
 @pytest.mark.parametrize(
@@ -52,37 +53,54 @@ def test_trials_at_a_time(overrides: list[str], nodes: list[dict[str, Any]], tri
         (
             ["train.workers=4"],
             [node(2)],
-            "sweep: a trial takes 4 CPUs, the cluster has 2 CPUs; train.workers: 2 would fit",
+            r"sweep: needs 4 × \(1 CPU\) at .*; the cluster has 2 CPU; train.workers: 2 would fit",
         ),
         (
             ["train.use_gpu=true", "train.workers=8"],
             [node(32, 4)],
-            "8 CPUs and 8 GPUs, the cluster has 32 CPUs and 4 GPUs; train.workers: 4 would fit",
+            r"8 × \(1 CPU \+ 1 GPU\) at .*; the cluster has 32 CPU \+ 4 GPU; train.workers: 4 would fit",
         ),
         (
             ["train.cpus_per_worker=4"],
             [node(2), node(2)],
-            "no node has room for a worker of 4 CPUs; lower train.cpus_per_worker",
+            r"no node has room for 1 × \(4 CPU\); the largest has 2 CPU; lower train.cpus_per_worker",
         ),
         (["train.use_gpu=true"], [node(8)], "or leave train.use_gpu out"),
         (
             ["sweep.metric=em", "engine.cpus=2"],
             [node(2)],
-            "to answer questions a trial takes 3 CPU",
+            r"to answer questions: needs 1 × \(2 CPU\) and 1 × \(1 CPU\) at .*; the cluster has 2 CPU",
         ),
     ],
 )
 def test_no_room_for_one_trial_is_refused(
-    overrides: list[str], nodes: list[dict[str, Any]], said: str
+    overrides: list[str], nodes: list[Node], said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
-        check_capacity(config(*overrides), nodes)
+        check_capacity(config(*overrides), Cluster(tuple(nodes)), 8)
 
 
 def test_a_trial_takes_all_its_workers_and_then_an_engine() -> None:
-    worker, engine = {"CPU": 1.0, "GPU": 0.0}, {"CPU": 1.0, "GPU": 0.0}
-    assert trial_bundles(config("train.workers=2")) == [[worker, worker]]
-    assert trial_bundles(config("sweep.metric=em"))[1] == [engine, {"CPU": 1.0, "GPU": 0.0}]
+    one = Bundle({"CPU": 1.0})
+    assert trial_bundles(config(), workers=2) == [[one, one]]
+    assert trial_bundles(config("sweep.metric=em"), workers=1)[1] == [one, one]
+
+
+def test_nodes_that_come_later_have_room_for_trials() -> None:
+    """A launcher without workers, whose head has no GPU."""
+    trials = config("train.use_gpu=true", "train.workers=4", "sweep.concurrent=3")
+    gpu = Node({"CPU": 48, "GPU": 4}, name="gpu", count=4)
+    head = (node(8),)
+    assert check_capacity(trials, Cluster(head, (gpu,)), 50) == 3
+    assert check_capacity(trials, Cluster(head, unknown=True), 50) == 3
+    with pytest.raises(InputError, match=r"the autoscaler may bring 4 × gpu \(48 CPU \+ 4 GPU\)"):
+        check_capacity(config("train.use_gpu=true", "train.workers=99"), Cluster(head, (gpu,)), 50)
+
+
+def test_elastic_workers_need_room_for_the_fewest() -> None:
+    trials = config("train.workers=[2,8]", "train.checkpoint_every_minutes=1")
+    assert check_capacity(trials, Cluster((node(4),)), 50) == 1
+    assert check_capacity(trials, Cluster((node(17),)), 50) == 2
 
 
 State = tuple[Any, ...]
@@ -158,10 +176,10 @@ def test_trials_that_answer_cannot_wait_for_each_other_for_ever(
         f"engine.replicas={engines}",
         f"engine.cpus={engine_cpus}",
     ]
-    there = [node(cpus) for cpus in nodes]
-    trials = check_capacity(config("sweep.metric=em", *settings), there)
+    there = Cluster(tuple(node(cpus) for cpus in nodes))
+    trials = check_capacity(config("sweep.metric=em", *settings), there, 50)
     setting = (workers, engines, engine_cpus, nodes)
     assert stuck(trials, *setting) is None
     if (workers, engines, engine_cpus, nodes) == (1, 1, 1, [2]):
-        assert check_capacity(config(*settings), there) == 2
+        assert check_capacity(config(*settings), there, 50) == 2
         assert stuck(2, *setting) == (("answers", (0,)), ("answers", (0,)))

@@ -135,22 +135,6 @@ def jobs_of_run(client: "JobSubmissionClient", run_dir: str) -> list["JobDetails
     return sorted((job for job in ours if job.submission_id), key=lambda job: job.start_time or 0)
 
 
-def find_job(client: "JobSubmissionClient", job: str | None, run_dir: str) -> "JobDetails":
-    """The job with this id; without one the newest of the run, one that runs before others.
-
-    Raises InputError where there is none.
-    """
-    if job:
-        return job_details(client, job)
-    jobs = jobs_of_run(client, run_dir)
-    running = [one for one in jobs if not one.status.is_terminal()]
-    if not jobs:
-        raise InputError(
-            f"no job of {run_dir} on {client.get_address()}; give the id of one, or check run.dir"
-        )
-    return (running or jobs)[-1]
-
-
 def exit_code(details: "JobDetails") -> int:
     """The exit code of a job that has ended: its command's own, where that ended by itself."""
     if details.driver_exit_code is not None:

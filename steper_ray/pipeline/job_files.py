@@ -8,6 +8,7 @@ another one, so that what was made with them stays up to date or does not.
 
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,20 +106,22 @@ def check_size(local: Sequence[NamedFiles]) -> None:
         return
     largest = max(local, key=lambda named: named.size)
     raise InputError(
-        f"{largest.setting}: {largest.address} has {mib(largest.size)}, and a job carries at most "
-        f"{mib(MAX_CARRIED)} (all files here: {mib(total)}); put it on storage that every node mounts, and "
-        "name it there, with --shared FOLDER if this machine mounts it too"
+        f"{largest.setting}: {largest.address} has {size_text(largest.size)}, and a job carries at most "
+        f"{size_text(MAX_CARRIED)} (all files here: {size_text(total)}); put it on storage that "
+        "every node mounts, and name it there, with --shared FOLDER if this machine mounts it too"
     )
 
 
-def mib(size: int) -> str:
-    """Bytes as text."""
+def size_text(size: int) -> str:
+    """Bytes in KiB or MiB."""
+    if size < 2**20:
+        return f"{size / 2**10:,.1f} KiB"
     return f"{size / 2**20:,.1f} MiB"
 
 
 def _content_digest(named: NamedFiles) -> str:
-    """Sixteen hexadecimal digits of the names and contents of the files."""
-    whole = hashlib.sha256()
+    """Sixteen hexadecimal digits of the names and contents of the files, and of the folder's name."""
+    whole = hashlib.sha256(b"" if named.is_pattern else os.fsencode(named.base.name))
     for file in named.files:
         with file.open("rb") as opened:
             content = hashlib.file_digest(opened, "sha256").hexdigest()

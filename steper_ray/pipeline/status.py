@@ -17,7 +17,6 @@ from steper_ray.pipeline.job_client import (
     connect,
     exit_code,
     find_address,
-    find_job,
     follow,
     job_details,
     job_state,
@@ -183,21 +182,46 @@ def _hand_report(state: StageState) -> StageReport:
     )
 
 
+def _job_of(
+    config: "RunConfig", job: str | None, address: str | None
+) -> "tuple[JobSubmissionClient, JobDetails] | None":
+    """The job that is meant: the one that is named, else of the run the one that runs, else the newest.
+
+    None where no cluster is named, or where what runs, or ran last, was started by hand.
+    Raises InputError for a job that there is not, or that is on a cluster that is not named.
+    """
+    if find_address(address) is None:
+        if job:
+            raise _no_cluster(job)
+        return None
+    client = connect(address)
+    if job:
+        return client, job_details(client, job)
+    jobs = jobs_of_run(client, str(config.folder.root))
+    running = [one for one in jobs if not one.status.is_terminal()]
+    by_hand = [one for one in read_states(config.folder.logs).values() if one.job is None]
+    if not jobs and not by_hand:
+        raise InputError(
+            f"no job of {config.folder.root} on {client.get_address()}; check run.dir, or give a job's id"
+        )
+    if running or not by_hand:
+        return client, (running or jobs)[-1]
+    newer = not jobs or by_hand[-1].started > (jobs[-1].start_time or 0) / 1000
+    return None if newer or is_running(by_hand[-1]) else (client, jobs[-1])
+
+
 def show_log(
     config: "RunConfig", job: str | None, address: str | None, *, follow_it: bool = False
 ) -> int:
     """Print a log, and follow it to its end; of a job that is followed its exit code, else 0."""
-    if find_address(address) is not None:
-        client = connect(address)
-        details = find_job(client, job, str(config.folder.root))
+    if (found := _job_of(config, job, address)) is not None:
+        client, details = found
         name = str(details.submission_id)
         if follow_it:
             return exit_code(follow(client, name, write_out))
         with refusals(client.get_address()):
             write_out(client.get_job_logs(name))
         return 0
-    if job:
-        raise _no_cluster(job)
     states = read_states(config.folder.logs)
     if not states:
         raise InputError(f"{config.folder.logs}: no log of a stage; has one run in this run.dir?")
@@ -236,13 +260,10 @@ def stop(config: "RunConfig", job: str | None, address: str | None) -> int:
     """Stop a job, or the stage that runs on this machine, and wait for its end."""
     from steper_ray.pipeline.submit import stop_job
 
-    if find_address(address) is not None:
-        client = connect(address)
-        details = find_job(client, job, str(config.folder.root))
+    if (found := _job_of(config, job, address)) is not None:
+        client, details = found
         stop_job(client, str(details.submission_id))
         return 0
-    if job:
-        raise _no_cluster(job)
     running = [state for state in read_states(config.folder.logs).values() if is_running(state)]
     if not running:
         raise InputError(f"{config.folder.root}: no stage of this run is running")

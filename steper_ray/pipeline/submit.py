@@ -28,8 +28,8 @@ from steper_ray.pipeline.job_client import (
 from steper_ray.pipeline.job_files import (
     CarriedFiles,
     find_carried,
-    mib,
     run_folder,
+    size_text,
     write_package,
 )
 from steper_ray.pipeline.job_start import version_lines
@@ -88,9 +88,9 @@ def submit(
     command = job_command(stage)
     run_dir = run_folder(values)
     environment = job_environment(config, wait_for_room)
+    client = connect(address)
     carried = find_carried(values, shared)
     print(f"submit  {carried_line(carried)}", flush=True)
-    client = connect(address)
     versions = own_versions()
     for line in version_lines(versions, [], {"ray": ray_version(client)}):
         print(f"submit  {line}", flush=True)
@@ -211,9 +211,9 @@ def carried_line(carried: Sequence[CarriedFiles]) -> str:
         return "carries the run file alone"
     count = sum(len(one.named.files) for one in carried)
     size = sum(one.named.size for one in carried)
-    names = ", ".join(f"{one.named.setting} ({mib(one.named.size)})" for one in carried)
+    names = ", ".join(f"{one.named.setting} ({size_text(one.named.size)})" for one in carried)
     files = "file" if count == 1 else "files"
-    return f"carries the run file and {count:,} {files}, {mib(size)}: {names}"
+    return f"carries the run file and {count:,} {files}, {size_text(size)}: {names}"
 
 
 def how_to_follow(job: str, client: "JobSubmissionClient") -> str:

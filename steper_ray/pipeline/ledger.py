@@ -42,6 +42,10 @@ ORDER: Final = ("toy", "index", "build", "train", "eval")
 """The stages that a ledger may have, in order."""
 
 
+CARD: Final = "README.md"
+"""A model's card, which is no input of a stage: an evaluation writes its scores into the student's."""
+
+
 def run_pending_stages(names: Sequence[str], config: "RunConfig") -> dict[str, Entry]:
     """Run the stages that are not up to date, in order; every entry of the ledger then.
 
@@ -123,6 +127,7 @@ def input_digest(stage: str, config: "RunConfig") -> str:
         [where, str(file.relative_to(base)), file.stat().st_size, file.stat().st_mtime_ns]
         for where, base, files in _inputs(stage, config)
         for file in files
+        if file.name != CARD or where.startswith("corpus.")
     ]
     return digest(rows)
 

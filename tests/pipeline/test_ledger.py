@@ -107,6 +107,24 @@ def test_what_an_earlier_stage_wrote_by_hand_counts(folder: Path, ran: list[str]
     assert ran == ["train", "eval"]
 
 
+def test_card_of_a_student_is_no_input_and_a_document_of_that_name_is(
+    folder: Path, ran: list[str]
+) -> None:
+    """An evaluation writes its scores into the student's card."""
+    (folder / "run" / "student").mkdir(parents=True)
+    (folder / "documents").mkdir()
+    (folder / "documents" / "README.md").write_text("a passage")
+    documents = f"corpus.passages={folder}/documents"
+    run_all(folder, documents)
+    ran.clear()
+    (folder / "run" / "student" / "README.md").write_text("scores")
+    run_all(folder, documents)
+    assert ran == []
+    (folder / "documents" / "README.md").write_text("another passage")
+    run_all(folder, documents)
+    assert ran == [*STAGES]
+
+
 def test_changed_setting_runs_its_stage_and_what_follows(folder: Path, ran: list[str]) -> None:
     run_all(folder)
     ran.clear()

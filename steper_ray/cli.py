@@ -10,7 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from steper_ray.pipeline.commands import Command, all_commands
+from steper_ray.pipeline.command import Command
+from steper_ray.pipeline.commands import all_commands
 from steper_ray.pipeline.stage import Option
 from steper_ray.text import is_unicode
 
@@ -55,7 +56,8 @@ def _add_command(subparser: argparse.ArgumentParser, command: Command) -> None:
             if option.group not in groups:
                 groups[option.group] = subparser.add_mutually_exclusive_group()
             target = groups[option.group]
-        target.add_argument(option.name, **_settings_of(option))
+        names = [option.name] if option.short is None else [option.short, option.name]
+        target.add_argument(*names, **_settings_of(option))
 
 
 def _settings_of(option: Option) -> dict[str, Any]:
@@ -65,6 +67,10 @@ def _settings_of(option: Option) -> dict[str, Any]:
     settings: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
     if option.name.startswith("-"):
         settings["required"] = option.required
+    elif option.default is not None:
+        settings["nargs"] = "?"
+    if option.default is not None:
+        settings["default"] = option.default
     if option.repeated:
         settings |= {"action": "append", "default": []}
     return settings
@@ -98,8 +104,10 @@ def main(argv: list[str] | None = None) -> int:
             arguments[name] = value
         elif value not in (None, False):
             overrides.append(f"{option.setting}={'true' if value is True else value}")
+    if command.takes_run_file:
+        arguments |= {"run_file": given.config, "overrides": overrides}
     try:
-        command.run(load_config(given.config, overrides), **arguments)
+        return command.run(load_config(given.config, overrides), **arguments) or 0
     except KeyboardInterrupt as error:
         print(f"steper: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
@@ -109,7 +117,6 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"steper {given.command}: {known}", file=sys.stderr)
         return 2 if isinstance(known, InputError) else 1
-    return 0
 
 
 def _unknown_command(arguments: list[str]) -> str | None:

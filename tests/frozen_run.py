@@ -7,7 +7,8 @@ from steper_ray.chains.store import record_file
 from steper_ray.evaluation.compare import compare, evaluated_model
 from steper_ray.evaluation.comparison import Comparison, TrainedStudent
 from steper_ray.pipeline.build import run_teachers
-from steper_ray.pipeline.demo import DEMO_STAGES, stage_inputs
+from steper_ray.pipeline.demo import DEMO_STAGES
+from steper_ray.pipeline.ledger import stage_inputs
 from steper_ray.pipeline.training import train_student
 from steper_ray.planning import sample
 from steper_ray.ray_runtime.progress import stage_progress

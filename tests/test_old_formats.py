@@ -26,6 +26,7 @@ from steper_ray.models.folder import model_identity
 from steper_ray.models.loading import load_model_config, load_tokenizer
 from steper_ray.models.student_settings import carried_settings, settings_file
 from steper_ray.pipeline import demo as demo_module
+from steper_ray.pipeline import ledger
 from steper_ray.pipeline.build import build_run
 from steper_ray.pipeline.demo import DEMO_STAGES, demo
 from steper_ray.pipeline.plan import plan_run
@@ -96,7 +97,7 @@ def nobody_works(monkeypatch: pytest.MonkeyPatch) -> None:
         "chains.build.write_chains",
         "evaluation.compare.answer",
         "training.train.run_workers",
-        "pipeline.demo.run_stage",
+        "pipeline.ledger.run_stage",
     ):
         monkeypatch.setattr(f"steper_ray.{name}", work)
 
@@ -270,7 +271,7 @@ def test_a_key_that_results_depend_on_is_added_with_what_was_done_before(
     run: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `run/identity.py` says how: the key is listed, and ADDED has its value."""
-    for module in (dependencies, demo_module):
+    for module in (dependencies, ledger):
         for name in [name for name in vars(module) if name.endswith("_KEYS")]:
             monkeypatch.setattr(module, name, (*getattr(module, name), "added_later"))
     config = with_added_keys(run)

@@ -1,37 +1,20 @@
 """The subcommands of `steper`: every stage, and the commands that are no stage.
 
-Those look at a run (`prompt`, `show`), use its student (`serve`) or run several stages (`demo`); they print
-for themselves.
+Those look at a run (`prompt`, `show`), use its student (`serve`), run several stages (`run`, `demo`) or
+deal with jobs (`job_commands.py`); they print for themselves.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from steper_ray.pipeline.command import Command
+from steper_ray.pipeline.job_commands import JOB_COMMANDS
 from steper_ray.pipeline.stage import Option
 from steper_ray.pipeline.stages import STAGES
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """A subcommand of `steper`."""
-
-    help: str
-    packages: tuple[str, ...]
-    """Packages with its code."""
-    sections: tuple[str, ...]
-    """Sections of the run file with its settings; none: all of them."""
-    writes: tuple[str, ...] = ()
-    """What it writes: properties of RunFolder, or file names."""
-    options: tuple[Option, ...] = ()
-    run: Callable[..., None]
-    """Takes the configuration, and by name each option that overrides no setting."""
-    needs_run_file: bool = True
-    """False runs the toy world where no run file is given."""
 
 
 def run_prompt(
@@ -80,6 +63,13 @@ def run_serve(config: "RunConfig", *, update: bool, new_key: str | None) -> None
             update_server(config)
         else:
             serve_until_interrupted(config)
+
+
+def run_several(config: "RunConfig", *, stages: str) -> None:
+    """Run a range of stages, skipping those that are up to date."""
+    from steper_ray.pipeline.stage_range import run_range
+
+    run_range(config, stages)
 
 
 def run_demo(config: "RunConfig") -> None:
@@ -150,6 +140,21 @@ OTHER_COMMANDS: Final = {
         ),
         run=run_serve,
     ),
+    "run": Command(
+        help="several stages in order, skipping what is up to date: index..eval, or as a..b says",
+        packages=("pipeline",),
+        sections=(),
+        writes=("stages.json",),
+        options=(
+            Option(
+                "stages",
+                "first and last stage, of index, build, train, eval and serve; default: index..eval",
+                metavar="a..b",
+                default="index..eval",
+            ),
+        ),
+        run=run_several,
+    ),
     "demo": Command(
         help="all of it on the toy world",
         packages=("pipeline",),
@@ -175,4 +180,4 @@ def all_commands() -> dict[str, Command]:
         )
         for name, stage in STAGES.items()
     }
-    return stages | OTHER_COMMANDS
+    return stages | OTHER_COMMANDS | JOB_COMMANDS

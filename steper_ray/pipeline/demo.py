@@ -1,30 +1,16 @@
 """`steper demo`: from a toy world to a served student, every stage on its real engine.
 
-A stage that finished with the same settings is not run again: `stages.json` in the run folder has the
-record (`steper_ray.run.identity`) of each. The result is `summary.json`.
+It is the pipeline of `steper run` (`ledger.py`, which skips what is up to date) with the stage that invents
+the world before it, and questions to the served student behind it. The result is `summary.json`.
 """
 
 import json
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from steper_ray.errors import InputError, StageError, find_steper_error
 from steper_ray.files import write_whole
-from steper_ray.pipeline.execute import run_stage
+from steper_ray.pipeline.ledger import ORDER, run_pending_stages
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
-from steper_ray.run.dependencies import pick, stage_identity
-from steper_ray.run.identity import RULES, check_format, differences
-from steper_ray.run.keys import (
-    BUILD_KEYS,
-    CORPUS_KEYS,
-    EVAL_KEYS,
-    QUESTIONS_KEYS,
-    REASONING_KEYS,
-    SELECT_KEYS,
-    TOY_KEYS,
-    TRAIN_KEYS,
-)
-from steper_ray.text import squeeze
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +19,7 @@ if TYPE_CHECKING:
     from steper_ray.schema import Question
 
 
-DEMO_STAGES: Final = ("toy", "index", "build", "train", "eval")
+DEMO_STAGES: Final = ORDER
 """The stages in order."""
 
 
@@ -43,67 +29,11 @@ def demo(config: "RunConfig") -> None:
     Needs a running Ray. Raises InputError and StageError as the stages do. Stages that finished with the
     same settings are skipped, so a second run resumes the first.
     """
-    config.folder.root.mkdir(parents=True, exist_ok=True)
-    ledger = config.folder.root / "stages.json"
-    done: dict[str, Any] = json.loads(ledger.read_text()) if ledger.exists() else {}
-    for number, name in enumerate(DEMO_STAGES):
-        identity = stage_identity(name, stage_inputs(name, config))
-        before = done.get(name, {}).get("identity")
-        if before is not None:
-            check_format(before, ledger)
-            if not differences(before, identity):
-                stage_done(name, done[name]["seconds"], ["already done with these settings"])
-                continue
-        # later stages depend on this one
-        done = {other: done[other] for other in DEMO_STAGES[:number] if other in done}
-        write_whole(ledger, json.dumps(done, indent=2) + "\n")
-        seconds = _run(name, config)
-        done[name] = {"identity": identity, "seconds": round(seconds, 3)}
-        write_whole(ledger, json.dumps(done, indent=2) + "\n")
+    done = run_pending_stages(DEMO_STAGES, config)
     served, seconds = _ask_served_student(config)
     stages = {name: {"seconds": done[name]["seconds"]} for name in DEMO_STAGES}
     stages["serve"] = {"seconds": round(seconds, 3)}
     _finish(config, stages, served)
-
-
-def stage_inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
-    """Settings that a stage depends on beyond the stages before it.
-
-    The run folder stands in them as `{run.dir}`, so that a moved one is the same.
-    """
-    build, train = config.build, config.train
-    inputs: dict[str, dict[str, Any]] = {
-        "toy": {"toy": pick(config.toy, TOY_KEYS)},
-        "index": {"corpus": {**pick(config.corpus, CORPUS_KEYS), "search_rule": RULES["search"]}},
-        "build": {
-            "questions": pick(config.questions, QUESTIONS_KEYS),
-            "reasoning": pick(config.reasoning, REASONING_KEYS),
-            "build": pick(build, BUILD_KEYS),
-            "select": pick(config.select, SELECT_KEYS),
-        },
-        "train": {"run": {"seed": config.run.seed}, "train": pick(train.with_lr(), TRAIN_KEYS)},
-        "eval": {"eval": pick(config.eval, EVAL_KEYS)},
-    }
-    folder = json.dumps(str(config.folder.root))[1:-1]
-    moved: dict[str, Any] = json.loads(json.dumps(inputs[stage]).replace(folder, "{run.dir}"))
-    return moved
-
-
-def _run(name: str, config: "RunConfig") -> float:
-    """Run one stage; its error then names the stage, its log and how to resume."""
-    try:
-        return run_stage(name, config)
-    except InputError:
-        raise
-    except Exception as error:
-        known = find_steper_error(error)
-        if isinstance(known, InputError):
-            raise known from None
-        reason = str(known) if known else f"{type(error).__name__}: {squeeze(str(error))}"
-        raise StageError(
-            f"stage {name} failed: {reason[:500]}; its log is {config.folder.latest_log(name)}; "
-            "run the same command again to go on from here"
-        ) from error
 
 
 def first_of_each_hops(questions: "Iterable[Question]") -> "list[Question]":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from steper_ray.errors import StageError, is_full_disk
 from steper_ray.models.hub import use_hub
+from steper_ray.pipeline.live_state import reported
 from steper_ray.pipeline.messages import write_summary
 from steper_ray.pipeline.stages import STAGES
 from steper_ray.ray_runtime.logs import launch, stderr_to
@@ -33,6 +34,7 @@ def run_stage(name: str, config: "RunConfig") -> float:
         launch(config.folder.log(name), config.run.log_format) as log,
         stderr_to(log),
         telling_of_waits(name, limit_s=_seconds(config.run.wait_for_room_minutes)),
+        reported(name, progress, log.folder),
     ):
         logger.info("steper %s starts in %s", name, config.folder.root)
         try:

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from steper_ray.pipeline.commands import Command, all_commands
+from steper_ray.pipeline.command import Command
+from steper_ray.pipeline.commands import all_commands
 from steper_ray.run import keys
 from steper_ray.run.config import RunConfig
 from steper_ray.run.folder import RunFolder
@@ -280,7 +281,11 @@ def generated_texts(root: Path) -> dict[Path, str]:
     return {
         root / "docs" / "configuration.md": configuration_page(),
         architecture: f"{before}{TABLE_BEGINS}\n{command_table()}\n{TABLE_ENDS}{after}",
-        **{root / job_path(name): job_script(name, c) for name, c in all_commands().items()},
+        **{
+            root / job_path(name): job_script(name, command)
+            for name, command in all_commands().items()
+            if command.has_job
+        },
     }
 
 

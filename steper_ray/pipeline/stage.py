@@ -15,7 +15,8 @@ class Option:
     """An option of one command, beside `--config` and `--set`."""
 
     name: str
-    """As it is typed: `--fresh`; without dashes it is a positional argument."""
+    """As it is typed: `--fresh`; without dashes it is a positional argument, which must be given unless it
+    has a default."""
     help: str
     metavar: str | None = None
     """What stands for its value in `--help`; None makes it a switch."""
@@ -24,6 +25,10 @@ class Option:
     required: bool = False
     repeated: bool = False
     """Whether it may be given several times; its value is then a list."""
+    short: str | None = None
+    """Another way to type it, as `-f`."""
+    default: str | None = None
+    """Its value where it is not given; an empty one stands for none."""
     group: str | None = None
     """Of the options of a command with the same group, only one may be given."""
 

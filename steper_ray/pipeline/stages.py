@@ -95,6 +95,9 @@ def run_train(config: "RunConfig", progress: "StageProgress") -> StageResult:
     from steper_ray.pipeline.training import following_metrics, forecast_training, train_student
     from steper_ray.planning.training import forecast_lines
     from steper_ray.training.storage import check_storage, cost_of_a_death, needed_storage
+    from steper_ray.training.train import check_settings
+
+    check_settings(config.train)
 
     def show(done: int, blocks: int) -> None:
         progress.update(done, blocks, f"preparing the examples: {done} of {blocks} blocks")

@@ -43,12 +43,15 @@ class StageProgress:
         self._printed = time.monotonic()
         self._first: tuple[float, float] | None = None
         """When the first update came, and how much was done by then."""
+        self.newest: tuple[float, float, str] = (0, 0, "")
+        """What was done, of how much, and the words of the newest update."""
 
     def update(self, done: float, total: float, detail: str = "", *, at_once: bool = False) -> None:
         """Show `done` of `total`, and a few words.
 
         at_once: where the output is no terminal, print it although little time has passed
         """
+        self.newest = (done, total, detail)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=total, detail=detail)
         elif at_once or time.monotonic() - self._printed > PLAIN_INTERVAL:

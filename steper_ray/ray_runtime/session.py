@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from steper_ray.errors import StageError
+from steper_ray.errors import InputError, StageError
 from steper_ray.ray_runtime.guard import MARK, guarded
 from steper_ray.ray_runtime.logs import quieten
 from steper_ray.ray_runtime.serve_environment import SERVE_SETTINGS
@@ -22,7 +22,10 @@ def ray_session() -> Iterator[None]:
     """A connected Ray; a local cluster started here ends with the block.
 
     Usage telemetry is off. Workers find the environment's tools (ninja) on their PATH.
+
+    Raises InputError for a RAY_ADDRESS that no driver can join, StageError where Ray does not start.
     """
+    check_address(os.environ.get("RAY_ADDRESS", ""))
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "WARNING")
@@ -49,6 +52,15 @@ def ray_session() -> Iterator[None]:
         return
     with _joined(address) if address else _started():
         yield
+
+
+def check_address(address: str) -> None:
+    """Raises InputError for an address in RAY_ADDRESS that a driver cannot join a cluster by."""
+    if address.startswith(("ray://", "http://", "https://")):
+        raise InputError(
+            f"RAY_ADDRESS: a stage cannot join a cluster by {address}; on a node of the cluster set "
+            "RAY_ADDRESS=auto or host:6379, from elsewhere give `steper submit` --address http://host:8265"
+        )
 
 
 @contextmanager

@@ -99,6 +99,11 @@ class RunFolder:
         """Row accounting of every input: counts a file, and the skipped rows."""
         return self.root / "inputs"
 
+    @property
+    def submitted(self) -> Path:
+        """Local files that submitted jobs brought along, by the digest of their content."""
+        return self.root / "submitted"
+
     def summary(self, stage: str) -> Path:
         """Closing counts of the newest run of a stage, as JSON."""
         return self.logs / stage / "summary.json"

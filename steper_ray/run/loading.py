@@ -45,7 +45,18 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises ConfigError with the file or the override, the key path, what was expected and the nearest
     valid key.
     """
-    path = Path(path)
+    return _load(Path(path), overrides)[0]
+
+
+def load_values(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The checked values of a run file with its overrides, paths filled in, without any default.
+
+    Raises ConfigError as `load_config`.
+    """
+    return _load(Path(path), overrides)[1]
+
+
+def _load(path: Path, overrides: Sequence[str]) -> tuple[RunConfig, dict[str, Any]]:
     written = _read_yaml(path)
     values = dict(written)
     for override in overrides:
@@ -53,7 +64,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         values = _with_paths(without_empty(values, RunConfig))
         _check_leaves(values)
-        return RunConfig.model_validate(values)
+        return RunConfig.model_validate(values), values
     except _WrongValueError as error:
         wrong = error
     except ValidationError as error:

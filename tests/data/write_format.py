@@ -257,7 +257,7 @@ def make_run(folder: Path) -> None:
         for name, value in {
             "chains.build.write_chains": script.write_chains,
             "evaluation.compare.answer": script.answer,
-            "pipeline.demo.run_stage": lambda *_: 1.0,
+            "pipeline.ledger.run_stage": lambda *_: 1.0,
             "pipeline.demo._ask_served_student": lambda _: ({}, 1.0),
             "pipeline.demo._finish": lambda *_: None,
         }.items():

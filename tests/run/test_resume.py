@@ -22,7 +22,8 @@ from steper_ray.chains.stream import _prepare_partial
 from steper_ray.errors import InputError
 from steper_ray.evaluation.compare import _answers, evaluated_model
 from steper_ray.pipeline.build import build_run, run_teachers
-from steper_ray.pipeline.demo import DEMO_STAGES, stage_inputs
+from steper_ray.pipeline.demo import DEMO_STAGES
+from steper_ray.pipeline.ledger import stage_inputs
 from steper_ray.pipeline.select import select_run
 from steper_ray.pipeline.training import train_student
 from steper_ray.retrieval.corpus_record import CorpusRecord, write_corpus_record

@@ -1,0 +1,112 @@
+"""What a submission is made of, before there is a cluster."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from steper_ray.errors import InputError
+from steper_ray.pipeline.job_client import connect, find_address
+from steper_ray.pipeline.submit import (
+    job_command,
+    job_environment,
+    locked_requirements,
+    needed_packages,
+    seconds_of,
+)
+from steper_ray.run.config import RunConfig
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("30m", 1800), ("2h", 7200), ("1.5h", 5400), ("1d", 86400), (" 5 m", 300)],
+)
+def test_duration(text: str, seconds: int) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "-5m", "0s", "30 minutes", "1e3s", "5M"])
+def test_no_duration_is_one_line(text: str) -> None:
+    with pytest.raises(InputError, match=r"--wait-for-room: .* is no duration; write it as 90s"):
+        seconds_of(text)
+
+
+def test_command_of_a_job() -> None:
+    assert job_command("select") == ["select"]
+    assert job_command("demo") == ["demo"]
+    assert job_command("index..eval") == ["run", "index..eval"]
+    for stage, said in {
+        "idnex": "submit: no stage 'idnex'; did you mean index?",
+        "eval..index": "eval comes after index",
+        "": "submit: no stage ''; a job runs one of toy, index,",
+    }.items():
+        with pytest.raises(InputError) as refused:
+            job_command(stage)
+        assert said in str(refused.value)
+
+
+def test_environment_has_the_secrets_that_settings_name_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "t")
+    monkeypatch.setenv("FIRST_KEY", "k1")
+    monkeypatch.setenv("OTHER_KEY", "x")
+    monkeypatch.delenv("SECOND_KEY", raising=False)
+    endpoint = {"base_url": "http://h/v1", "api_key_env": "FIRST_KEY", "tokenizer": "a/b"}
+    second = {**endpoint, "api_key_env": "SECOND_KEY"}
+    config = RunConfig.model_validate(
+        {
+            "hub": {"token_env": "MY_TOKEN"},
+            "build": {
+                "teacher": "m",
+                "endpoint": endpoint,
+                "ensemble": [{"name": "b", "teacher": "m2", "endpoint": second}],
+            },
+        }
+    )
+    assert job_environment(config, "30m") == {
+        "MY_TOKEN": "t",
+        "FIRST_KEY": "k1",
+        "STEPER_WAIT_FOR_ROOM_S": "1800",
+        "RAY_JOB_STOP_WAIT_TIME_S": "900",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    assert "STEPER_WAIT_FOR_ROOM_S" not in job_environment(config, None)
+
+
+def test_locked_requirements_are_pinned_without_what_the_cluster_has() -> None:
+    requirements = locked_requirements()
+    assert all("==" in line for line in requirements)
+    names = {line.partition("==")[0].lower() for line in requirements}
+    assert {"torch", "transformers", "deepspeed"} <= names
+    assert not {"ray", "pip", "setuptools", "steper_ray", "steper-ray"} & names
+
+
+def test_needed_packages_are_those_of_every_run() -> None:
+    names = needed_packages()
+    assert {"ray", "torch", "datasets", "huggingface_hub", "pydantic"} <= set(names)
+    assert not {"vllm", "peft", "mypy", "boto3"} & set(names)
+
+
+def test_address_given_is_taken_before_those_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    assert find_address(None) is None
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # where drivers join: not HTTP
+    assert find_address(None) is None
+    with pytest.raises(InputError, match=r"no cluster: give --address http://host:8265"):
+        connect(None)
+    monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", "http://b:8265/")
+    assert find_address(None) == "http://b:8265"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://a:8265")
+    assert find_address(None) == "http://a:8265"
+    assert find_address("https://c") == "https://c"
+    with pytest.raises(InputError, match="head:6379 is not the address of a dashboard"):
+        connect("head:6379")
+    assert os.environ["RAY_ADDRESS"] == "10.0.0.1:6379"
+
+
+def test_lock_file_lies_beside_the_code() -> None:
+    assert (Path(__file__).parents[2] / "requirements.lock").is_file()

@@ -1,5 +1,6 @@
 """A Ray head of a test's own, with its own ports, folder and token, of which nothing is left."""
 
+import json
 import os
 import secrets
 import shutil
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ PORTS: Final = (
     "--ray-client-server-port",
     "--metrics-export-port",
 )
+
+HEAD_ID: Final = "f" * 51 + "00000"
+"""The node's id of the head, by which the fake provider knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +80,12 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def running_head(*options: str) -> Iterator[Head]:
+def running_head(*options: str, kinds: Mapping[str, Any] | None = None) -> Iterator[Head]:
     """Starts `ray start --head` in a home and temporary folder of its own; leaves nothing behind.
 
     options: more ones of `ray start`
+    kinds:   kinds of nodes that Ray's autoscaler may add on this machine, as a launcher's
+             `available_node_types`; None starts no autoscaler
     """
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: Ray's sockets are below it
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
@@ -92,6 +98,18 @@ def running_head(*options: str) -> Iterator[Head]:
     }
     ports = free_ports(len(PORTS))
     given = [f"{name}={port}" for name, port in zip(PORTS, ports, strict=True)]
+    if kinds is not None:
+        config = folder / "autoscaler.json"
+        config.write_text(json.dumps(autoscaling_config(kinds, f"127.0.0.1:{ports[0]}")))
+        given.append(f"--autoscaling-config={config}")
+        environment |= {
+            "RAY_FAKE_CLUSTER": "1",
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            # as `ray up` starts it, and KubeRay
+            "RAY_enable_autoscaler_v2": "1",
+            "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+        }
     given += ["--num-cpus=2", "--object-store-memory=200000000", *options]
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(
@@ -109,6 +127,39 @@ def running_head(*options: str) -> Iterator[Head]:
     finally:
         _end(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def autoscaling_config(kinds: Mapping[str, Any], gcs_address: str) -> dict[str, Any]:
+    """What the autoscaler is started with; its nodes are processes of this machine (Ray's fake provider).
+
+    By its short name it would take its defaults from a file that Ray's wheel lacks.
+    """
+    provider = {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+        "launch_multiple": True,
+        "head_node_id": HEAD_ID,
+        "gcs_address": gcs_address,
+    }
+    head = {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0}
+    commands = ("setup", "head_setup", "worker_setup", "initialization")
+    return {
+        "cluster_name": "test",
+        "provider": provider,
+        "max_workers": 8,
+        "idle_timeout_minutes": 5,
+        "upscaling_speed": 1.0,
+        "available_node_types": {"ray.head.default": head, **kinds},
+        "head_node_type": "ray.head.default",
+        **{key: {} for key in ("auth", "docker", "file_mounts")},
+        **{f"{name}_commands": [] for name in commands},
+        **{f"{name}_start_ray_commands": [] for name in ("head", "worker")},
+        **{key: [] for key in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
+        "file_mounts_sync_continuously": False,
+    }
 
 
 def _wait_until_ready(head: Head, process: subprocess.Popen[bytes]) -> None:

@@ -139,7 +139,7 @@ def _run(
             fn_constructor_args=(reasoner, corpus, log, tally),
             batch_size=size,
             batch_format="pyarrow",
-            compute=_actor_pool(reasoner, len(missing), context),
+            compute=actor_pool(reasoner, len(missing), context),
             **options,
         )
         chains.write_parquet(str(partial / "chains"))
@@ -147,7 +147,7 @@ def _run(
     return usage
 
 
-def _actor_pool(reasoner: Reasoner, samples: int, context: "DataContext") -> Any:
+def actor_pool(reasoner: Reasoner, samples: int, context: "DataContext") -> Any:
     """The pool of the actors: as many as are set, or between bounds as many as have work and room."""
     from ray.data import ActorPoolStrategy
 

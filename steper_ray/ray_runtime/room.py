@@ -238,9 +238,9 @@ def read_cluster() -> Cluster:
 def _running_kinds() -> Counter[str]:
     """Numbers of the nodes that are there already, by kind."""
     import ray
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.autoscaler.v2.sdk import get_cluster_resource_state
-    from ray.core.generated.autoscaler_pb2 import NodeStatus
+    from ray.core.generated.autoscaler_pb2 import NodeStatus  # type: ignore[attr-defined]
 
     gcs: Any = GcsClient(address=ray.get_runtime_context().gcs_address)
     states = get_cluster_resource_state(gcs).node_states

@@ -1,5 +1,7 @@
 """Chains made through an endpoint: the real Ray Data path, with a server of the test as the teacher."""
 
+import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,12 @@ import pytest
 from steper_ray.chains.actor import MAX_CONSECUTIVE_FAILURES
 from steper_ray.chains.attempts import MissingAttempts
 from steper_ray.chains.rows import read_chains
-from steper_ray.chains.stream import write_chains
+from steper_ray.chains.stream import actor_pool, write_chains
 from steper_ray.chains.teachers import Reasoner
-from steper_ray.engines.settings import EndpointConfig
+from steper_ray.engines.settings import EndpointConfig, EngineConfig
 from steper_ray.errors import InputError, StageError, find_steper_error
 from steper_ray.pipeline.build import build_run
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.config import RunConfig
 from tests.fakes import Teacher
 from tests.processes import titled
@@ -147,3 +150,30 @@ def test_teachers_samples_and_second_attempts_lie_side_by_side_and_one_chain_is_
     kept = {chain.id for chain in chains.values() if chain.rejected is None}
     assert kept == {f"{i}@second" if n % 2 else f"{i}:corrected" for n, i in enumerate(ids)}
     assert {chain.teacher for chain in chains.values()} == {"", "second"}
+
+
+def test_engines_between_bounds_become_as_many_as_have_work(ray_cluster: None) -> None:
+    """Each call takes long beside the start of an actor, as an engine's does once it runs."""
+    import ray
+
+    class Slow:
+        async def __call__(self, batch: dict[str, Any]) -> Any:
+            await asyncio.sleep(0.5)
+            yield {"actor": [os.getpid()] * len(batch["id"])}
+
+    reasoner = Reasoner(
+        "/models/any", ReasoningConfig(), EngineConfig(replicas=(1, 3), max_num_seqs=1)
+    )
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    with ray.data.DataContext.current(context):
+        pool = actor_pool(reasoner, 60, context)
+        rows = ray.data.range(60, override_num_blocks=60).map_batches(
+            Slow, batch_size=1, compute=pool, num_cpus=0.1
+        )
+        actors = {row["actor"] for row in rows.iter_rows()}
+    assert (pool.min_size, pool.max_size) == (1, 3)
+    assert len(actors) == 3
+    assert actor_pool(reasoner, 3, context).max_size == 2  # a running and a queued one each
+    fixed = Reasoner("/models/any", ReasoningConfig(), EngineConfig(replicas=4))
+    assert actor_pool(fixed, 1, context).min_size == actor_pool(fixed, 1, context).max_size == 4

@@ -38,9 +38,11 @@ def looked(*chains: Chain) -> list[ChainCosts]:
     return [chain_costs(chain, judge(chain, SelectConfig(), ircot), STEPER) for chain in chains]
 
 
-def forecast(left: set[tuple[str, int]], **engine: float) -> TeacherPlan:
+def forecast(left: set[tuple[str, int]], gpus: int = 0, replicas: int = 1) -> TeacherPlan:
     """Of four questions, two are sampled: one takes three steps, one takes one."""
-    teacher = Reasoner("/models/teacher", ReasoningConfig(), EngineConfig(**engine))
+    args = {"tensor_parallel_size": gpus} if gpus else {}
+    engine = EngineConfig(gpus=gpus, replicas=replicas, args=args)
+    teacher = Reasoner("/models/teacher", ReasoningConfig(), engine)
     ran = EngineUsage(asked=2, engine_seconds=20, start_seconds=60)
     job = TeacherJob(teacher, frozenset(left), ("q1", "q2"), ran, 1)
     return forecast_teacher(job, looked(CHAIN, ONE_STEP), 4)

@@ -23,6 +23,14 @@ ADDRESS_VARIABLES: Final = ("RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS", "
 """Where an address may stand if none is given; of RAY_ADDRESS only one of HTTP counts."""
 
 
+TALKATIVE: Final = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers of Ray's client that tell of every upload."""
+
+
 RUN_DIR: Final = "steper.run_dir"
 """Metadata of a job: its run folder."""
 
@@ -75,9 +83,8 @@ def connect(given: str | None) -> "JobSubmissionClient":
         os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("sdk", "dashboard_sdk", "cli"):
-        for module in (f"ray.dashboard.modules.job.{name}", f"ray.dashboard.modules.{name}"):
-            logging.getLogger(module).setLevel(logging.ERROR)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     with refusals(address):
         return JobSubmissionClient(address)
 

@@ -105,9 +105,6 @@ def _state_lines(state: StageState, *, running: bool) -> list[str]:
             progress += f": {state.detail}"
         if (speed := state.per_second) is not None:
             progress += f", {speed:,.3g} a second since the start"
-            if running:
-                left = timedelta(seconds=round((state.total - state.done) / speed))
-                progress += f", {left} left"
         lines.append(progress)
     if running and (state.granted or state.waits_for):
         lines.append(f"has {_requests(state.granted)}; waits for {_requests(state.waits_for)}")
@@ -156,7 +153,8 @@ def _job_report(client: "JobSubmissionClient", details: "JobDetails") -> StageRe
     state = job_state(client, details)
     ended = details.status.is_terminal()
     message = ""
-    if status in ("failed", "running", "pending") and (state is None or not state.error):
+    silent = state is None or not (state.error or (state.detail and not ended))
+    if status in ("failed", "running", "pending") and silent:
         message = last_line(client, job) or short_message(details.message or "")
     elif state is not None and state.error and status == "failed":
         message = state.error

@@ -111,13 +111,12 @@ def test_exit_code_is_that_of_the_job(machine: Machine) -> None:
     said = "steper build: build.teacher is not set; name a Hugging Face model folder or a Hub model"
     assert (code, output.splitlines()[-1]) == (2, said)
     broken = machine.folder / "broken"
-    (broken / "chains").mkdir(parents=True)
-    (broken / "chains" / "0.parquet").write_bytes(b"no table")
-    code, output = machine.steper("submit", "select", "--set", f"run.dir={broken}")
-    assert code == 1, output
+    (broken / "logs" / "toy" / "summary.json").mkdir(parents=True)  # where a file is to be written
+    code, output = machine.steper("submit", "toy", "--set", f"run.dir={broken}")
+    assert (code, output.splitlines()[-1].partition(":")[0]) == (1, "IsADirectoryError")
     (report,) = machine.status("--set", f"run.dir={broken}")
     assert (report["status"], report["exit_code"], report["job"]) == ("failed", 1, job_in(output))
-    assert report["message"]
+    assert report["message"].startswith("IsADirectoryError: ")
 
 
 @pytest.mark.engine

@@ -146,7 +146,7 @@ def test_status_of_stages_started_by_hand(
         stop(config, "steper-x", None)
 
 
-def test_running_stage_says_what_is_left_and_what_it_waits_for() -> None:
+def test_running_stage_says_what_it_has_and_what_it_waits_for() -> None:
     state = replace(
         HOUR,
         started=time.time() - 100,
@@ -158,5 +158,5 @@ def test_running_stage_says_what_is_left_and_what_it_waits_for() -> None:
         stage="build", status="running", job="j", state=state
     ).lines()
     assert head.startswith(" build  running, job j, 0:01:40 on elsewhere")
-    assert progress.endswith("0.5 a second since the start, 0:05:00 left")
+    assert progress == "        50 of 200: 50/200 questions, 0.5 a second since the start"
     assert resources == "        has 2 × (1 CPU); waits for 1 × (4 GPU)"

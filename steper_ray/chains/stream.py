@@ -122,7 +122,8 @@ def _run(
             file.write_table(pa.Table.from_pylist(rows, schema=attempts_schema()))
     engine, size, blocks = reasoner.engine, block_size(reasoner), open_blocks(reasoner)
     with usage_tally(len(missing), on_progress) as tally, ray.data.DataContext.current(context):
-        data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=size)
+        data = ray.data.read_parquet(source.name, filesystem=_within(partial))
+        data = data.repartition(target_num_rows_per_block=size)
         resources = engine_actor_resources(engine, endpoint=reasoner.endpoint is not None)
         chains = data.map_batches(
             ChainActor,
@@ -137,9 +138,16 @@ def _run(
             num_cpus=resources["CPU"],
             num_gpus=resources["GPU"],
         )
-        chains.write_parquet(str(partial / "chains"))
+        chains.write_parquet("chains", filesystem=_within(partial))
         usage: EngineUsage = ray.get(tally.total.remote())
     return usage
+
+
+def _within(folder: Path) -> Any:
+    """A folder as a file system of its own: Ray Data would read a path with `?` in it as an address."""
+    from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+    return SubTreeFileSystem(str(folder.absolute()), LocalFileSystem())
 
 
 def _prepare_partial(partial: Path, now: Record, *, ignore: Collection[str]) -> None:
@@ -170,12 +178,13 @@ def _resume(partial: Path, context: "DataContext") -> set[str]:
     checkpoint, chains = partial / "checkpoint", partial / "chains"
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
-        checkpoint_path=str(checkpoint),
+        checkpoint_path=checkpoint.name,
+        override_filesystem=_within(partial),
         delete_checkpoint_on_success=True,
         checkpoint_manager_cls=NothingWritten,
     )
     if not checkpoint.is_dir():
         return set()
     manager = IdColumnCheckpointManager(context.checkpoint_config, context)
-    ids: Any = manager.load_checkpoint(str(chains))[0]
+    ids: Any = manager.load_checkpoint(chains.name)[0]
     return set() if ids is None else set(ray.get(ids).tolist())

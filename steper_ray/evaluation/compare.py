@@ -28,7 +28,7 @@ from steper_ray.evaluation.comparison import (
     write_comparison,
 )
 from steper_ray.evaluation.summary import BASE, TEACHER, Scores, summarize
-from steper_ray.models.folder import check_model, pinned
+from steper_ray.models.folder import check_model, pinned, resolved_model
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.retrieval import corpus_identity
 from steper_ray.retrieval.gold import asked_questions
@@ -150,7 +150,7 @@ def _best_of_each(
 def evaluated_model(config: "RunConfig", model: str, revision: str | None = None) -> Reasoner:
     """A model under evaluation, asked as the run file or the model's own folder says."""
     return Reasoner(
-        model,
+        resolved_model(model),
         model_reasoning(model, build=config.build, reasoning=config.reasoning),
         config.engine,
         hub=config.hub,

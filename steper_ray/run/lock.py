@@ -49,7 +49,7 @@ class Owner:
     host: str
     pid: int
     started: float
-    """When the process started, by its machine's clock: process ids are used again."""
+    """When the process started, from `_started`: process ids are used again."""
     command: str
     since: str
 
@@ -64,10 +64,8 @@ class Owner:
         import psutil
 
         try:
-            process = psutil.Process(self.pid)
-            # the clock by which a start is known may be set meanwhile, by a second or two
-            alive: bool = process.status() != psutil.STATUS_ZOMBIE
-            return alive and abs(process.create_time() - self.started) < 5
+            alive: bool = psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+            return alive and abs(_started(self.pid) - self.started) < 5
         except psutil.NoSuchProcess:
             return False
 
@@ -79,6 +77,19 @@ def this_machine() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(parts)
+
+
+def _started(pid: int) -> float:
+    """When a process started: clock ticks since the machine did, which no setting of the clock changes.
+
+    Where there is no /proc, seconds by the clock. Raises psutil.NoSuchProcess.
+    """
+    import psutil
+
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return float(status.rpartition(")")[2].split()[19])
+    return float(psutil.Process(pid).create_time())
 
 
 def read_owner(file: Path) -> Owner | None:
@@ -99,8 +110,6 @@ class Lease:
 
         Raises FileExistsError if the lease is there already.
         """
-        import psutil
-
         words = [Path(sys.argv[0]).name, *sys.argv[1:2]]
         self.lost = False
         self._file, self._beat_s, self._on_loss = file, beat_s, on_loss
@@ -109,7 +118,7 @@ class Lease:
             machine=this_machine(),
             host=socket.gethostname(),
             pid=os.getpid(),
-            started=psutil.Process().create_time(),
+            started=_started(os.getpid()),
             command=" ".join(words),
             since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
         )

@@ -61,8 +61,8 @@ def remove_old_versions(link: Path) -> None:
             continue
         if is_used(folder):
             logger.info("%s is in use and stays", folder)
-        elif not remove_folder(folder):
-            logger.info("%s has open files; what stays of it is removed later", folder)
+        elif not _removed(folder):
+            logger.info("%s cannot be removed whole now; what stays of it is removed later", folder)
 
 
 def remove_versions(link: Path) -> None:
@@ -112,6 +112,15 @@ def is_used(folder: Path) -> bool:
     users = _users(folder)
     if not users.is_dir():
         return False
+    try:
+        return _has_living(users)
+    except OSError as error:  # as of another user's files
+        logger.warning("%s cannot be looked at: %s", users, error)
+        return True
+
+
+def _has_living(users: Path) -> bool:
+    """Whether one of the leases in a folder is of a living process."""
     with tempfile.NamedTemporaryFile(dir=users) as probe:
         now = Path(probe.name).stat().st_mtime
         for file in users.glob("*.lease"):
@@ -125,6 +134,14 @@ def is_used(folder: Path) -> bool:
     with suppress(OSError):
         users.rmdir()
     return False
+
+
+def _removed(folder: Path) -> bool:
+    """Remove a version; whether nothing of it is left. No work fails because an old version stays."""
+    try:
+        return remove_folder(folder)
+    except OSError:
+        return False
 
 
 def _users(folder: Path) -> Path:

@@ -6,6 +6,7 @@ files are opened so that a link planted under their name is an error (O_EXCL, O_
 permissions that their process gives new files (umask), not a temporary file's.
 """
 
+import glob
 import os
 import secrets
 import shutil
@@ -55,9 +56,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     is neither.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.partial"):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
+    remove_leftovers(path.parent, glob.escape(path.name))
     partial = _beside(path)
     partial.mkdir()
     try:
@@ -71,6 +70,29 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> bool:
+    """Remove a folder of which files may be open somewhere; returns whether nothing of it is left.
+
+    NFS keeps a removed file that is still open as `.nfs…`, and with it its folder, until it is closed. So
+    the folder loses its name first, and what stays of it is removed by a later `remove_leftovers`.
+    """
+    hidden = _beside(folder)
+    folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+    return not hidden.exists()
+
+
+def remove_leftovers(parent: Path, names: str) -> None:
+    """Remove what earlier folders left in `parent`: unfinished ones, and removed ones with open files.
+
+    names: a pattern of the folders' names
+    What still has open files stays.
+    """
+    for leftover in parent.glob(f".{names}.*.partial"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def replace_link(link: Path, target: Path) -> None:

@@ -133,7 +133,8 @@ def _run(
         ray.data.DataContext.current(context),
         engine_actors(engine, endpoint=endpoint) as options,
     ):
-        data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=size)
+        data = ray.data.read_parquet(source.name, filesystem=_within(partial))
+        data = data.repartition(target_num_rows_per_block=size)
         chains = data.map_batches(
             ChainActor,
             fn_constructor_args=(reasoner, corpus, log, tally),
@@ -142,7 +143,7 @@ def _run(
             compute=actor_pool(reasoner, len(missing), context),
             **options,
         )
-        chains.write_parquet(str(partial / "chains"))
+        chains.write_parquet("chains", filesystem=_within(partial))
         usage: EngineUsage = ray.get(tally.total.remote())
     return usage
 
@@ -164,6 +165,13 @@ def actor_pool(reasoner: Reasoner, samples: int, context: "DataContext") -> Any:
         max_concurrent_calls_per_actor=blocks,
         max_tasks_in_flight_per_actor=blocks,
     )
+
+
+def _within(folder: Path) -> Any:
+    """A folder as a file system of its own: Ray Data would read a path with `?` in it as an address."""
+    from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+    return SubTreeFileSystem(str(folder.absolute()), LocalFileSystem())
 
 
 def _prepare_partial(partial: Path, now: Record, *, ignore: Collection[str]) -> None:
@@ -194,12 +202,13 @@ def _resume(partial: Path, context: "DataContext") -> set[str]:
     checkpoint, chains = partial / "checkpoint", partial / "chains"
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
-        checkpoint_path=str(checkpoint),
+        checkpoint_path=checkpoint.name,
+        override_filesystem=_within(partial),
         delete_checkpoint_on_success=True,
         checkpoint_manager_cls=NothingWritten,
     )
     if not checkpoint.is_dir():
         return set()
     manager = IdColumnCheckpointManager(context.checkpoint_config, context)
-    ids: Any = manager.load_checkpoint(str(chains))[0]
+    ids: Any = manager.load_checkpoint(chains.name)[0]
     return set() if ids is None else set(ray.get(ids).tolist())

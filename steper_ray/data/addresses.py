@@ -220,9 +220,11 @@ def _match(address: str, setting: str) -> SourceListing:
     plain, question, query = address.partition("?") if "://" in address else (address, "", "")
     if "://" not in plain:
         plain = str(Path(plain).expanduser().absolute())
-    first = min(at for at in map(plain.find, "*[?") if at >= 0)
-    base, _, pattern = plain[:first].rpartition("/")
-    parts = (pattern + plain[first:]).split("/")
+        base, parts = _split_pattern(Path(plain))
+    else:
+        first = min(at for at in map(plain.find, "*[?") if at >= 0)
+        base, _, pattern = plain[:first].rpartition("/")
+        parts = (pattern + plain[first:]).split("/")
     system, path = _filesystem((base or "/") + question + query, setting)
     sources = [
         Source(_rooted((base or "/") + question + query), file, below)
@@ -232,6 +234,16 @@ def _match(address: str, setting: str) -> SourceListing:
     if not sources:
         raise InputError(f"{setting}: {_shown(address)}: no such file; nothing matches the pattern")
     return SourceListing(sources, [])
+
+
+def _split_pattern(path: Path) -> tuple[str, list[str]]:
+    """The folder that a pattern spells out, which may have signs in its name, and the pattern below it."""
+    folder, *parts = map(Path, path.parts)
+    while len(parts) > 1 and (
+        not any(sign in parts[0].name for sign in "*[?") or (folder / parts[0]).is_dir()
+    ):
+        folder /= parts.pop(0)
+    return str(folder), [part.name for part in parts]
 
 
 def _matches(path: list[str], pattern: list[str]) -> bool:

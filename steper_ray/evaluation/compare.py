@@ -29,7 +29,7 @@ from steper_ray.evaluation.comparison import (
 )
 from steper_ray.evaluation.settings import STUDENT
 from steper_ray.evaluation.summary import BASE, TEACHER, Scores, summarize
-from steper_ray.models.folder import check_model, pinned
+from steper_ray.models.folder import check_model, pinned, resolved_model
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.retrieval import corpus_identity
 from steper_ray.retrieval.gold import asked_questions
@@ -156,7 +156,7 @@ def evaluated_model(
     name: of the model among others, by which `eval.engines` may have engines for it
     """
     return Reasoner(
-        model,
+        resolved_model(model),
         model_reasoning(model, build=config.build, reasoning=config.reasoning),
         config.eval.engine_of(name) or config.engine,
         hub=config.hub,

@@ -45,6 +45,12 @@ def check_model(model: str, setting: str, revision: str | None = None) -> str:
     return model
 
 
+def resolved_model(model: str) -> str:
+    """The model itself where its folder is a link, which may lead to another one later."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_symlink() else model
+
+
 def model_shapes(
     model: str, revision: str | None = None, hub: HubConfig = DEFAULTS
 ) -> Shapes | None:

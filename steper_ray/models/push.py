@@ -54,6 +54,7 @@ def push_folder(folder: Path, repo: str, *, kind: Literal["model", "dataset"]) -
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     check_repo_name(repo, "push")
+    name, folder = folder.name or folder.resolve().name, folder.resolve()
     suffixes = {file.suffix for file in folder.rglob("*") if file.is_file()}
     if not suffixes:
         raise InputError(f"push: {folder}: no files to push; check the path")
@@ -64,7 +65,7 @@ def push_folder(folder: Path, repo: str, *, kind: Literal["model", "dataset"]) -
             repo_id=repo,
             repo_type=kind,
             folder_path=folder,
-            commit_message=f"Push {folder.resolve().name} with steper_ray",
+            commit_message=f"Push {name} with steper_ray",
             ignore_patterns=["*.partial", "*.partial/*"],
             delete_patterns=[f"*{suffix}" for suffix in SHARDED if suffix in suffixes] or None,
         )

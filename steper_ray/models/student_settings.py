@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from steper_ray import __version__
 from steper_ray.errors import InputError
+from steper_ray.models.folder import model_identity
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.dependencies import ASKING_RULES
-from steper_ray.run.identity import FORMAT, RULES, check_format, migrated
+from steper_ray.run.identity import FORMAT, RULES, check_format, digest, migrated
 
 SETTINGS_FILE: Final = "steper.json"
 
@@ -83,6 +84,12 @@ def carried_abilities(model: str) -> Mapping[str, object]:
 def settings_file(model: str) -> Path:
     """The file with a student's settings; missing in the folder of any other model."""
     return Path(model).expanduser() / SETTINGS_FILE
+
+
+def student_identity(folder: Path) -> str:
+    """Identity of a student by its content, settings included: 12 hexadecimal digits."""
+    settings = settings_file(str(folder)).read_text(encoding="utf-8")
+    return digest([model_identity(str(folder)), settings])[:12]
 
 
 def _check_rules(rules: Mapping[str, int], version: str, file: Path) -> None:

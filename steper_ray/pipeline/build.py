@@ -11,6 +11,7 @@ from steper_ray.chains.usage import EngineUsage, Progress
 from steper_ray.pipeline.select import check_push, select_run
 from steper_ray.pipeline.versions import BUILD_PACKAGES, installed_versions
 from steper_ray.retrieval.gold import asked_questions
+from steper_ray.run.versions import in_use
 from steper_ray.schema import Question
 from steper_ray.selection.abilities import ability_scheme
 
@@ -49,15 +50,17 @@ def build_run(config: "RunConfig", on_progress: Progress | None = None) -> Build
     started = time.monotonic()
     check_push(config)
     ability_scheme(config.select.abilities)
-    usage = build_chains(
-        config.build,
-        teachers=run_teachers(config),
-        questions=training_questions(config),
-        corpus=config.folder.corpus,
-        out=config.folder.chains,
-        log=config.folder.log("build"),
-        on_progress=on_progress,
-    )
+    corpus = config.folder.corpus.resolve()
+    with in_use(corpus):
+        usage = build_chains(
+            config.build,
+            teachers=run_teachers(config),
+            questions=training_questions(config),
+            corpus=corpus,
+            out=config.folder.chains,
+            log=config.folder.log("build"),
+            on_progress=on_progress,
+        )
     seconds = time.monotonic() - started
     selected = select_run(config, _recorded(usage, seconds) if usage.asked else None)
     counts = selected.counts

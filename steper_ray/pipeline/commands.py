@@ -51,6 +51,7 @@ def run_serve(config: "RunConfig", *, update: bool, new_key: str | None) -> None
     if new_key is not None:
         print(make_key(config.serve, new_key))
         return
+    from steper_ray.pipeline.check import check_cluster
     from steper_ray.pipeline.execute import prepare
     from steper_ray.ray_runtime.session import ray_session
     from steper_ray.serving.session import find_cluster, serve_until_interrupted, update_server
@@ -59,6 +60,7 @@ def run_serve(config: "RunConfig", *, update: bool, new_key: str | None) -> None
     if update:
         find_cluster(config)
     with ray_session():
+        check_cluster(config)
         if update:
             update_server(config)
         else:
@@ -74,13 +76,26 @@ def run_several(config: "RunConfig", *, stages: str) -> None:
 
 def run_demo(config: "RunConfig") -> None:
     """Run the toy world from its invention to an answer of the served student."""
+    from steper_ray.pipeline.check import check_cluster
     from steper_ray.pipeline.demo import demo
     from steper_ray.pipeline.execute import prepare
     from steper_ray.ray_runtime.session import ray_session
 
     prepare(config)
     with ray_session():
+        check_cluster(config)
         demo(config)
+
+
+def run_check(config: "RunConfig") -> None:
+    """Say what would stop the run."""
+    from steper_ray.models.hub import use_hub
+    from steper_ray.pipeline.check import check_run
+    from steper_ray.ray_runtime.session import ray_session
+
+    use_hub(config.hub)
+    with ray_session():
+        check_run(config)
 
 
 def run_stage_command(name: str, config: "RunConfig") -> None:
@@ -119,6 +134,12 @@ OTHER_COMMANDS: Final = {
         sections=("select",),
         options=(Option("id", "id of a chain or of a question", metavar="ID"),),
         run=run_show,
+    ),
+    "check": Command(
+        help="say what would stop a run: storage, packages, GPUs, models, disks, port",
+        packages=("pipeline", "ray_runtime"),
+        sections=(),
+        run=run_check,
     ),
     "serve": Command(
         help="serve the student over HTTP until Ctrl-C",

@@ -1,6 +1,7 @@
 """`steper eval` for a run: models on the dev questions, the page, and scores in the student's card."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,20 +23,25 @@ def evaluate_run(
     from steper_ray.evaluation.summary import STUDENT
     from steper_ray.models.folder import check_model
     from steper_ray.models.hub import split_revision
+    from steper_ray.run.versions import in_use
 
     models = {}
     for name, address in (config.eval.models or {STUDENT: str(config.folder.student)}).items():
         model, revision = split_revision(address)
         model = check_model(model, f"eval.models.{name}", revision)
         models[name] = evaluated_model(config, model, revision, name=name)
-    evaluation = evaluate(
-        models,
-        dev_questions(config),
-        corpus=config.folder.corpus,
-        out=config.folder.evaluation,
-        log=config.folder.log("eval"),
-        on_progress=on_progress,
-    )
+    corpus = config.folder.corpus.resolve()
+    with ExitStack() as held:
+        for folder in (corpus, *(Path(model.model) for model in models.values())):
+            held.enter_context(in_use(folder))
+        evaluation = evaluate(
+            models,
+            dev_questions(config),
+            corpus=corpus,
+            out=config.folder.evaluation,
+            log=config.folder.log("eval"),
+            on_progress=on_progress,
+        )
     page = write_evaluation(config, evaluation, {name: m.model for name, m in models.items()})
     return page, evaluation.summaries
 
@@ -52,15 +58,17 @@ def write_evaluation(
     from steper_ray.reports.evaluation_page import report_role, write_evaluation_page
     from steper_ray.reports.evaluation_tables import ModelReport
     from steper_ray.reports.student_card import METRICS, add_scores
+    from steper_ray.run.versions import versions
 
     summaries, student = evaluation.summaries, config.folder.student
     scores = {
         name: {metric: getattr(summary.overall, metric) for metric in METRICS}
         for name, summary in summaries.items()
     }
+    students = {folder.resolve() for folder in (student, *versions(student))}
     for name, folder in folders.items():
-        if Path(folder).resolve() == student.resolve():
-            add_scores(student, name, scores, summaries[name].overall.questions)
+        if Path(folder).resolve() in students:
+            add_scores(Path(folder), name, scores, summaries[name].overall.questions)
     example = STUDENT if STUDENT in summaries else next(iter(summaries))
     page = config.folder.evaluation / "report.html"
     write_evaluation_page(

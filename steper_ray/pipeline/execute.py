@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from steper_ray.errors import StageError, is_full_disk
 from steper_ray.models.hub import use_hub
+from steper_ray.pipeline.check import check_cluster
 from steper_ray.pipeline.live_state import reported
 from steper_ray.pipeline.messages import write_summary
 from steper_ray.pipeline.stages import STAGES
@@ -66,6 +67,8 @@ def run_stages(names: Sequence[str], config: "RunConfig") -> None:
             check(config)
     needs_ray = any(STAGES[name].needs_ray(config) for name in names)
     with ray_session() if needs_ray else nullcontext():
+        if needs_ray:
+            check_cluster(config)
         for name in names:
             run_stage(name, config)
 

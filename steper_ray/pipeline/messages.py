@@ -112,11 +112,12 @@ def train_lines(summary: "TrainSummary", student: Path) -> list[str]:
     validation = ""
     if summary.validation_loss is not None:
         validation = f", validation loss {summary.validation_loss:.4f}"
+    version = f" ({student.resolve().name})" if student.is_symlink() else ""
     clipped = ""
     if summary.clipped_share is not None:
         clipped = f"; {summary.clipped_share:.0%} of the steps clipped (train.max_grad_norm)"
     return [
-        f"{summary.steps:,}{of} steps{validation} → {student}",
+        f"{summary.steps:,}{of} steps{validation} → {student}{version}",
         f"last losses: {losses or f'{summary.loss:.4f}'}; σ: {sigma}; {layout}{clipped}",
     ]
 

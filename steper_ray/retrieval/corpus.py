@@ -11,8 +11,8 @@ students carry it.
 import functools
 import hashlib
 import json
+import secrets
 import shutil
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -27,13 +27,13 @@ from steper_ray.data.settings import CorpusConfig
 from steper_ray.data.tables import read_rows
 from steper_ray.data.values import value_at
 from steper_ray.errors import InputError
-from steper_ray.files import replace_link
 from steper_ray.models.hub import use_hub
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.retrieval import RETRIEVERS
 from steper_ray.retrieval.corpus_record import CorpusRecord, version_of, write_corpus_record
 from steper_ray.retrieval.protocol import IndexReport
 from steper_ray.retrieval.settings import NoRetrievalConfig
+from steper_ray.run.versions import place_version, remove_old_versions, version_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,14 +59,12 @@ def build_corpus(
     """Write and index a corpus; needs a running Ray.
 
     out:    a link to the finished corpus, which is made only when the corpus is complete. The corpus that
-            it linked to before stays until the next one is made: processes that have it open continue.
+            it linked to before stays until the next one is made, and as long as it is in use.
     inputs: folder of the row accounting
     Raises InputError for a missing file, a bad row, a duplicate id or an empty corpus.
     """
-    for folder in out.parent.glob(f"{out.stem}-*.lance"):
-        if folder.resolve() != out.resolve():  # unfinished, or the one before the current one
-            shutil.rmtree(folder)
-    folder = out.with_name(f"{out.stem}-{uuid.uuid4().hex[:8]}.lance")
+    remove_old_versions(out)  # unfinished ones too
+    folder = version_folder(out, secrets.token_hex(4))
     retriever = settings.retriever
     if isinstance(retriever, NoRetrievalConfig) and not settings.passages:
         folder.mkdir(parents=True)
@@ -78,7 +76,7 @@ def build_corpus(
         indexed = RETRIEVERS[retriever.type].index(folder, retriever)
     version = version_of(content, indexed.settings)
     write_corpus_record(folder, CorpusRecord(version, passages, indexed.settings.model_dump()))
-    replace_link(out, folder)
+    place_version(out, folder)
     return CorpusInfo(out, version, passages, indexed.remarks)
 
 

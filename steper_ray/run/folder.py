@@ -61,7 +61,7 @@ class RunFolder:
 
     @property
     def student(self) -> Path:
-        """The trained student as a Hugging Face folder."""
+        """The trained student as a Hugging Face folder (a link to the newest one)."""
         return self.root / "student"
 
     @property

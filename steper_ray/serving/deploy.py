@@ -135,6 +135,7 @@ def build_ingress(spec: ServerSpec, llm: Any, retriever: Any) -> "Application":
         retriever,
         rates,
         model=spec.model,
+        name=spec.model_name,
         reasoning=spec.reasoning,
         config=serve,
         places=at_once,

@@ -18,17 +18,15 @@ class ServerSpec:
     engine: EngineConfig
     hub: HubConfig
     model: str
-    """Model folder, or the name of a model on the Hub."""
+    """Model folder, or the name of a model on the Hub. The folder itself, as `corpus`: `student` is a link
+    that moves when `steper train` runs again."""
+    model_name: str
+    """Name of the model in the API: every student of a run is `student`."""
     reasoning: ServingReasoning
     corpus: Path
     """Folder of the corpus itself: the link in the run folder moves when `steper index` runs again."""
     log: LaunchLog
     """Log that the replicas write to."""
-
-    @property
-    def model_name(self) -> str:
-        """Name of the model in the API."""
-        return Path(self.model).name
 
     @property
     def places(self) -> int:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from steper_ray.chains.teachers import model_reasoning
 from steper_ray.errors import InputError
-from steper_ray.models.folder import check_model
+from steper_ray.models.folder import check_model, resolved_model
 from steper_ray.models.student_settings import carried_abilities, carried_settings, settings_file
 from steper_ray.ray_runtime.logs import LaunchLog, logging_to, new_launch, quieten
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
 from steper_ray.ray_runtime.waiting import telling_of_waits
 from steper_ray.retrieval import corpus_version
+from steper_ray.run.versions import name_of
 from steper_ray.selection.abilities import ability_scheme, recorded_scheme
 from steper_ray.serving.deploy import APP, DRAIN_S, deploy
 from steper_ray.serving.overrides import serving_reasoning
@@ -41,15 +42,17 @@ def served_model(config: "RunConfig") -> str:
     return config.serve.model or str(config.folder.student)
 
 
-def server_spec(config: "RunConfig") -> ServerSpec:
+def server_spec(config: "RunConfig", corpus: Path | None = None) -> ServerSpec:
     """Settings and inputs of a server, whose log is that of the newest launch.
 
+    corpus: the folder of an indexed corpus; None takes the run's newest
     Raises InputError without a model or a corpus, and for reasoning settings that cannot be used.
     """
-    model = check_model(served_model(config), "serve.model")
-    version = corpus_version(config.folder.corpus)
+    given = check_model(served_model(config), "serve.model")
+    model, corpus = resolved_model(given), (corpus or config.folder.corpus).resolve()
+    version = corpus_version(corpus)
     trained, trained_version = carried_settings(model) or (
-        model_reasoning(model, build=config.build, reasoning=config.reasoning),
+        model_reasoning(given, build=config.build, reasoning=config.reasoning),
         version,
     )
     record = carried_abilities(model)
@@ -63,8 +66,9 @@ def server_spec(config: "RunConfig") -> ServerSpec:
         config.serve.engine or config.engine,
         config.hub,
         model,
+        name_of(Path(given)),
         serving_reasoning(config.serve, trained, trained_version, version, scheme),
-        config.folder.corpus.resolve(),
+        corpus,
         LaunchLog(config.folder.latest_log("serve").resolve(), config.run.log_format),
     )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from steper_ray.files import write_whole
+from steper_ray.run.versions import remove_versions
 from steper_ray.sweep.settings import Metric
 from steper_ray.training.metrics import METRICS_FILE
 
@@ -187,7 +188,7 @@ def drop_bulk(folder: Path, *, keep_student: bool) -> None:
     """Delete an ended trial's checkpoints, and its student."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     if not keep_student:
-        shutil.rmtree(folder / "student", ignore_errors=True)
+        remove_versions(folder / "student")
         shutil.rmtree(folder / "training" / "candidates", ignore_errors=True)
 
 

@@ -20,10 +20,12 @@ from steper_ray.models.hub import use_hub
 from steper_ray.models.loading import load_model_config
 from steper_ray.models.push import check_repo_name, push_folder
 from steper_ray.models.settings import DEFAULTS, HubConfig
+from steper_ray.models.student_settings import student_identity
 from steper_ray.ray_runtime.logs import launch
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
 from steper_ray.run.identity import Record, write_record
+from steper_ray.run.versions import place_version, remove_old_versions, version_folder
 from steper_ray.selection.abilities import STEPER, AbilityScheme
 from steper_ray.training.batches import hold_out
 from steper_ray.training.lora import check_lora
@@ -90,7 +92,7 @@ def train(
     RULES that it was trained by.
 
     examples:       folder of the examples' Parquet files
-    out:            run folder: `student/`, `training/`, `checkpoints/` and `logs/` are written to it
+    out:            run folder: `student`, `training/`, `checkpoints/` and `logs/` are written to it
     reasoning:      how the student will be asked, and so trained; None takes the defaults
     corpus_version: of the corpus that the chains were retrieved from; the student's folder carries it
     scheme:         the abilities that the examples were selected with
@@ -227,11 +229,17 @@ def _summarize(
 
 
 def _place_student(folder: RunFolder, summary: TrainSummary, add_card: AddCard | None) -> None:
-    """Move the best candidate to `student/`, whole and with its card, and remove the candidates."""
-    with new_folder(folder.student) as student:
-        candidate = candidate_dir(folder.training, summary.steps)
+    """Make the best candidate the newest student, whole and with its card, and remove the candidates.
+
+    A student that was there stays until the next one is made, and as long as a server holds it.
+    """
+    remove_old_versions(folder.student)
+    candidate = candidate_dir(folder.training, summary.steps)
+    version = version_folder(folder.student, student_identity(candidate))
+    with new_folder(version) as student:
         shutil.copytree(candidate, student, dirs_exist_ok=True)
-        logger.info("student of step %d → %s", summary.steps, folder.student)
+        logger.info("student of step %d → %s", summary.steps, version)
         if add_card is not None:
             add_card(student, summary)
+    place_version(folder.student, version)
     shutil.rmtree(folder.training / CANDIDATES)

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +21,7 @@ from steper_ray.chains.store import (
 )
 from steper_ray.errors import InputError
 from steper_ray.run.identity import RULES, Record, read_record, record, write_record
-from steper_ray.run.lock import locked
 
-HOLD_THE_LOCK = """
-import sys, time
-from pathlib import Path
-from steper_ray.run.lock import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
 SETTINGS = {
     "retriever": "bm25",
     "task": "qa",
@@ -246,27 +235,3 @@ def test_what_a_killed_build_had_ready_is_put_in(tmp_path, moment):
         ("q1", "q2", "q3")
     )
     assert existing_chains(out) == {"q1": True, "q2": False, "q3": True}
-
-
-def test_a_second_writer_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
-    out = tmp_path / "run" / "chains"
-    with locked(out), pytest.raises(InputError, match="another command is writing"), locked(out):
-        pass
-    held = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            HOLD_THE_LOCK,
-            str(out),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert held.stdout is not None
-    assert held.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match="another command is writing"), locked(out):
-        pass
-    held.kill()
-    held.wait()
-    with locked(out):
-        pass

@@ -83,6 +83,14 @@ def test_a_name_with_a_sign_of_patterns_in_it_is_a_name(tmp_path: Path) -> None:
     assert found.name == "a[1].jsonl"
 
 
+def test_a_pattern_below_a_folder_with_a_sign_of_patterns_in_its_name(tmp_path: Path) -> None:
+    for folder in ("run[1]?", "run1x"):
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        (tmp_path / folder / "deep" / "a1.jsonl").write_text("")
+    (found,) = find_sources(str(tmp_path / "run[1]?" / "*" / "a?.jsonl"), "questions.train").sources
+    assert found.path == str(tmp_path / "run[1]?" / "deep" / "a1.jsonl")
+
+
 def test_a_snapshot_of_the_hub_gives_its_tables(tmp_path: Path) -> None:
     for name in ("README.md", "dataset_infos.json", "data/train.jsonl", ".gitattributes"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

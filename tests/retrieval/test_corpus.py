@@ -26,7 +26,8 @@ ROW = {"id": "a", "title": "Red Fox", "text": "The fox hunts at night."}
 
 def corpus_config(folder: Path, **corpus: object) -> RunConfig:
     (folder / "run.yaml").write_text(json.dumps({"corpus": corpus}))
-    return load_config(folder / "run.yaml", [f"run.dir={folder / 'run'}"])
+    # a folder whose name Ray, Lance and Arrow could take for an address or a pattern
+    return load_config(folder / "run.yaml", [f"run.dir={folder / 'run?of #[x]%20*'}"])
 
 
 def passages_of(config: RunConfig) -> tuple[list[Passage], list[RowCounts]]:

@@ -18,6 +18,7 @@ from steper_ray.cli import TOY_RUN_FILE
 from steper_ray.errors import StageError
 from steper_ray.retrieval import corpus_version
 from steper_ray.retrieval.corpus import CorpusInfo
+from steper_ray.run.versions import place_version, remove_old_versions, version_folder, versions
 from steper_ray.serving.deploy import APP, corpus_app, llm_app
 from steper_ray.serving.session import update_server
 from tests.processes import ended
@@ -115,8 +116,10 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     """By the command itself; the new settings bring API keys with them. The last test of this server."""
     from ray import serve
 
-    folder = tmp_path / "student-2"
+    link = tmp_path / "student"
+    folder = version_folder(link, "0a" * 6)
     shutil.copytree(server.config.serve.model, folder)
+    place_version(link, folder)
     before = {APP, llm_app(server.spec), corpus_app(server.spec)}
     version, info = corpus_version(server.config.folder.corpus), index_renamed(server)
     assert info.version != version
@@ -125,7 +128,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
         "run.dir": server.config.folder.root,
         "build.teacher": server.config.build.teacher,
         "engine.cpus": 0.5,
-        "serve.model": folder,
+        "serve.model": link,
         "serve.port": server.config.serve.port,
         "serve.ingress_replicas": 2,
         "serve.max_concurrent": PLACES,
@@ -160,17 +163,17 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
                 time.sleep(1)
         done = updating.result()
         assert done.returncode == 0, done.stderr
-        assert "student-2 is served" in done.stdout
+        assert "student is served" in done.stdout
 
     load = Load(server, whole=1, streams=1, pause=1, key=busy)  # leaves the CPUs to the update
     asyncio.run(load.run(update))
     assert [body for status, body in load.whole if status != 200] == []
     assert set(load.ends) == {"answer"}
-    assert {body["model"] for _, body in load.whole} == {"teacher", "student-2"}
-    assert load.whole[-1][1]["model"] == "student-2"
+    assert {body["model"] for _, body in load.whole} == {"teacher", "student"}
+    assert load.whole[-1][1]["model"] == "student"
     for _, body in load.whole:
         passages = [passage for step in body["steps"] for passage in step["passages"]]
-        new = body["model"] == "student-2"
+        new = body["model"] == "student"
         assert body["corpus_version"] == (info.version if new else version)
         assert {passage["id"].startswith("new-") for passage in passages} == {new}
     assert fewest == {"ingress": 2, "key-rates": 1}
@@ -186,3 +189,17 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     grown_back = (time.monotonic() - started) * 20 / 60
     assert 20 <= statuses.count(200) <= 20 + grown_back  # over both ingresses together
     assert set(statuses) == {200, 429}
+
+    # Trained anew, twice: a replica that starts again loads what it served.
+    for identity in ("1b" * 6, "2c" * 6):
+        remove_old_versions(link)
+        newer = version_folder(link, identity)
+        newer.mkdir()
+        place_version(link, newer)
+    assert {folder, newer} <= set(versions(link))
+    old = server.processes(":llm")[0].pid
+    server.kill(":llm")
+    headers = {"authorization": f"Bearer {busy}"}
+    answer = post(server, "/v1/answer", {"question": server.questions[0]}, headers=headers)
+    assert (answer.status_code, answer.json()["model"]) == (200, "student")
+    assert server.processes(":llm")[0].pid != old

@@ -12,6 +12,7 @@ from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import HubConfig
 from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.run.versions import use
 from steper_ray.serving.deployments.replica_log import start_replica_log
 from steper_ray.serving.keys import KeyRing, Keys, RateLimiter
 from steper_ray.serving.overrides import ServingReasoning
@@ -56,6 +57,7 @@ class AnswerServer:
         rates: DeploymentHandle[Any],
         *,
         model: str,
+        name: str,
         reasoning: ServingReasoning,
         config: ServeConfig,
         places: int,
@@ -64,9 +66,11 @@ class AnswerServer:
         log: LaunchLog,
     ) -> None:
         """llm, retriever: their handles, or the names of their applications
+        name: the model's name in the API
         keys: keys of the environment that the server was started in
         """
         start_replica_log(log)
+        self._use = use(Path(model))
         from steper_ray.serving.answering import AnswerService
         from steper_ray.serving.metrics import RayMetrics
         from steper_ray.serving.replicas import ReplicaBackend
@@ -89,7 +93,7 @@ class AnswerServer:
             ),
             reasoning,
             config,
-            model=Path(model).name,
+            model=name,
             places=places,
             record=record,
         )

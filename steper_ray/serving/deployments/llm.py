@@ -33,6 +33,7 @@ from steper_ray.models.settings import HubConfig
 from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.ray_runtime.placement import served_engine_bundles, served_engine_strategy
 from steper_ray.reasoning.settings import ReasoningConfig
+from steper_ray.run.versions import use
 from steper_ray.serving.deployments.replica_log import start_replica_log
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class StudentLLM:
         is too short for the prompts.
         """
         start_replica_log(log)
+        self._use = use(Path(model))
         use_hub(hub)
         prepare_process(config)
         from ray.serve.llm import LLMConfig, LLMServer

@@ -10,6 +10,7 @@ from ray import serve
 from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.retrieval import limit_lance_threads, open_retriever
 from steper_ray.retrieval.protocol import Hit
+from steper_ray.run.versions import use
 from steper_ray.serving.deployments.replica_log import start_replica_log
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ class CorpusRetriever:
 
     def __init__(self, corpus: Path, log: LaunchLog) -> None:
         start_replica_log(log)
+        self._use = use(corpus)
         limit_lance_threads()
         self._retriever = open_retriever(corpus)
         logger.info("%s is open, version %s", corpus, self._retriever.version)

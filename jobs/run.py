@@ -1,4 +1,4 @@
-"""`steper run` as a Ray job: several stages in order, skipping what is up to date: index..eval, or as a..b says.
+"""`steper run` as a Ray job: several stages in order without what is up to date: index..eval, or a..b.
 
     ray job submit --working-dir . -- python jobs/run.py --config jobs/configs/toy.yaml
 

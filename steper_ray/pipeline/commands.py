@@ -162,7 +162,7 @@ OTHER_COMMANDS: Final = {
         run=run_serve,
     ),
     "run": Command(
-        help="several stages in order, skipping what is up to date: index..eval, or as a..b says",
+        help="several stages in order without what is up to date: index..eval, or a..b",
         packages=("pipeline",),
         sections=(),
         writes=("stages.json",),

@@ -24,16 +24,18 @@ def run_submit(
     overrides: Sequence[str],
 ) -> int:
     """Submit a stage or a range of stages to a cluster."""
-    from steper_ray.pipeline.submit import submit
+    from steper_ray.pipeline.submit import seconds_of, submit
     from steper_ray.run.loading import load_values
 
+    given = list(overrides)
+    if wait_for_room is not None:
+        given.append(f"run.wait_for_room_minutes={seconds_of(wait_for_room) / 60}")
     return submit(
         config,
-        load_values(run_file, overrides),
+        load_values(run_file, given),
         stage=stage,
         address=address,
         detach=detach,
-        wait_for_room=wait_for_room,
         pip_lock=pip_lock,
         shared=shared,
     )

@@ -47,6 +47,7 @@ def run_range(config: "RunConfig", text: str) -> None:
 
     Raises InputError and StageError as the stages do.
     """
+    from steper_ray.pipeline.check import check_cluster
     from steper_ray.pipeline.execute import prepare
     from steper_ray.pipeline.stages import STAGES
     from steper_ray.ray_runtime.session import ray_session
@@ -62,6 +63,8 @@ def run_range(config: "RunConfig", text: str) -> None:
     pending = pending_stages(stages, config)
     needs_ray = serves or any(STAGES[name].needs_ray(config) for name in pending)
     with ray_session() if needs_ray else nullcontext():
+        if needs_ray:
+            check_cluster(config)
         run_pending_stages(stages, config)
         if serves:
             serve_until_interrupted(config)

@@ -50,10 +50,6 @@ STOP_S: Final = 900
 checkpoint after the step under way, and one of a large model takes minutes."""
 
 
-ROOM_VARIABLE: Final = "STEPER_WAIT_FOR_ROOM_S"
-"""Environment variable with the seconds that a stage waits for resources before it gives up."""
-
-
 ALONE: Final = ("demo", "serve")
 """Commands besides stages that a job may run."""
 
@@ -72,14 +68,12 @@ def submit(
     stage: str,
     address: str | None,
     detach: bool = False,
-    wait_for_room: str | None = None,
     pip_lock: bool = False,
     shared: Sequence[str] = (),
 ) -> int:
     """Submit a stage or a range of stages and follow its log; the job's own exit code.
 
     config, values:  the run file, with defaults and without
-    wait_for_room:   how long the stage waits for resources, as `30m`; None waits without a limit
     pip_lock:        whether the job installs the packages of this machine
     shared:          folders that the cluster mounts at the same path, from which nothing is carried
 
@@ -87,7 +81,7 @@ def submit(
     """
     command = job_command(stage)
     run_dir = run_folder(values)
-    environment = job_environment(config, wait_for_room)
+    environment = job_environment(config)
     client = connect(address)
     carried = find_carried(values, shared)
     print(f"submit  {carried_line(carried)}", flush=True)
@@ -137,11 +131,9 @@ def job_command(stage: str) -> list[str]:
     return [stage]
 
 
-def job_environment(config: "RunConfig", wait_for_room: str | None) -> dict[str, str]:
+def job_environment(config: "RunConfig") -> dict[str, str]:
     """Environment variables of the job: limits, and secrets that settings name and that are set here."""
     environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S), "RAY_USAGE_STATS_ENABLED": "0"}
-    if wait_for_room is not None:
-        environment[ROOM_VARIABLE] = str(seconds_of(wait_for_room))
     for name in sorted(_variable_names(config.model_dump(mode="json"))):
         if value := os.environ.get(name):
             environment[name] = value

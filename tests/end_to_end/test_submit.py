@@ -141,7 +141,6 @@ def test_two_runs_at_once_one_is_left_followed_and_stopped(machine: Machine) -> 
     assert (report["stage"], report["status"], report["job"]) == ("index", "running", job)
     assert report["exit_code"] is None
     environment = machine.head.job(job)["runtime_env"]["env_vars"]
-    assert environment["STEPER_WAIT_FOR_ROOM_S"] == "300"
     assert environment["RAY_JOB_STOP_WAIT_TIME_S"] == "900"
 
     code, output = machine.steper("stop", *long)

@@ -64,14 +64,12 @@ def test_environment_has_the_secrets_that_settings_name_and_no_other(
             },
         }
     )
-    assert job_environment(config, "30m") == {
+    assert job_environment(config) == {
         "MY_TOKEN": "t",
         "FIRST_KEY": "k1",
-        "STEPER_WAIT_FOR_ROOM_S": "1800",
         "RAY_JOB_STOP_WAIT_TIME_S": "900",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    assert "STEPER_WAIT_FOR_ROOM_S" not in job_environment(config, None)
 
 
 def test_locked_requirements_are_pinned_without_what_the_cluster_has() -> None:

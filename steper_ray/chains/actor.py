@@ -14,6 +14,7 @@ from steper_ray.arrow import CHAIN_SCHEMA
 from steper_ray.chains.asking import ask
 from steper_ray.chains.attempts import MissingAttempts
 from steper_ray.chains.busy_window import step_seconds
+from steper_ray.chains.metrics import actor_metrics, record_sample
 from steper_ray.chains.rows import attempts_from_row
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.chains.usage import EngineUsage, counted_restarts
@@ -52,6 +53,8 @@ class ChainActor:
         start = tally.start.remote(runtime.current_actor, own_id, counted_restarts(own_id))
         self._starts, self._restarts, self._reason = ray.get(start)
         start_log(log, "chains", self._starts - 1)
+        self._record = actor_metrics(log)
+        self._record("steper_asking_starts_total", 1)
         logger.info("start %d of an actor for %s", self._starts, reasoner.model)
         # Searches of many questions fill one core anyway; more threads would only disturb the engine.
         limit_lance_threads()
@@ -78,6 +81,7 @@ class ChainActor:
                 gc.collect()
                 gc.freeze()  # imported modules stay for ever; scanning them at each collection costs time
                 self._tally.ready.remote()
+                self._record("steper_asking_engines", 1)
                 self._counted = (0, 0, time.process_time())
         work = [self._ask(attempts_from_row(row)) for row in batch.to_pylist()]
         rows = [asdict(chain) for chains in await asyncio.gather(*work) for chain in chains]
@@ -148,8 +152,11 @@ class ChainActor:
             )
         seconds = [s.search_seconds + s.generate_seconds for c in chains for s in c.steps]
         now = time.monotonic()
-        self._answered.append((now, step_seconds(seconds, now - started)))
-        self._unreported += self._usage_of(chains)
+        steps, usage = step_seconds(seconds, now - started), self._usage_of(chains)
+        failed = sum(chain.error is not None for chain in chains)
+        record_sample(self._record, usage, failed, steps)
+        self._answered.append((now, steps))
+        self._unreported += usage
         if now - self._reported_at > REPORT_INTERVAL_S:
             self._report()
         return chains

@@ -40,6 +40,11 @@ class LaunchLog:
         """The stage or command that was launched."""
         return self.folder.parent.name
 
+    @property
+    def run(self) -> str:
+        """The name of its run folder."""
+        return self.folder.parents[2].name
+
     def file(self, role: str, rank: int) -> Path:
         """The file of one process."""
         return self.folder / f"{role}-{rank}.log"

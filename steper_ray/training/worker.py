@@ -16,6 +16,12 @@ from typing import TYPE_CHECKING, Final
 from steper_ray.errors import AllRanksError
 from steper_ray.models.hub import use_hub
 from steper_ray.ray_runtime.logs import LaunchLog, start_log
+from steper_ray.ray_runtime.metrics import RayMetrics
+from steper_ray.training.exported_metrics import (
+    CHECKPOINT_SECONDS,
+    record_step,
+    training_metrics,
+)
 from steper_ray.training.metrics import MetricsWriter, StepMetrics
 from steper_ray.training.worker_spec import CANDIDATES, StoppedTraining, WorkerOutcome, WorkerTask
 
@@ -97,8 +103,9 @@ def _train(task: WorkerTask, log: LaunchLog) -> WorkerOutcome | StoppedTraining:
         "resumes after" if checkpoint else "starts at",
         training.step,
     )
-    writer = None
+    writer, record = None, None
     if rank == 0:
+        record = training_metrics(log)
         if training.step == 0:
             shutil.rmtree(Path(task.training_dir) / CANDIDATES, ignore_errors=True)
         _remove_leftovers(training.step)
@@ -116,8 +123,9 @@ def _train(task: WorkerTask, log: LaunchLog) -> WorkerOutcome | StoppedTraining:
         if validated:
             metrics = training.validate()
             logger.info("step %d: validation loss %.4f", metrics.step, metrics.validation_loss)
-        if writer is not None:
+        if writer is not None and record is not None:
             writer.write(metrics)
+            record_step(record, metrics)
         if training.ask_due:
             training.asked = time.monotonic()
             before, notice = notice, ray.train.get_preemption_info()
@@ -125,7 +133,7 @@ def _train(task: WorkerTask, log: LaunchLog) -> WorkerOutcome | StoppedTraining:
                 logger.warning("a node is about to be taken away; a checkpoint is written")
                 training.save_due = True
         if training.checkpoint_due or (task.report_validations and validated):
-            _report(training, metrics)
+            _report(training, metrics, record)
     if writer is not None:
         writer.close()
     if not training.finished:
@@ -199,7 +207,7 @@ def write_checkpoint(training: "RankTraining", whole: Path) -> float:
     return time.monotonic() - started
 
 
-def _report(training: "RankTraining", metrics: StepMetrics) -> None:
+def _report(training: "RankTraining", metrics: StepMetrics, record: RayMetrics | None) -> None:
     """Write a checkpoint where it will stay, and report it."""
     import ray.train
     from ray.train import CheckpointUploadMode
@@ -208,6 +216,8 @@ def _report(training: "RankTraining", metrics: StepMetrics) -> None:
 
     whole = checkpoint_storage() / f"{CHECKPOINT}{metrics.step:06d}"
     seconds = write_checkpoint(training, whole)
+    if record is not None:
+        record(CHECKPOINT_SECONDS, seconds)
     best = training.validations.best
     reported = {
         **metrics.as_row(),

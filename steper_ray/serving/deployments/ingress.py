@@ -71,15 +71,18 @@ class AnswerServer:
         """
         start_replica_log(log)
         self._use = use(Path(model))
+        from ray.serve import metrics
+
+        from steper_ray.ray_runtime.metrics import RayMetrics
         from steper_ray.serving.answering import AnswerService
-        from steper_ray.serving.metrics import RayMetrics
+        from steper_ray.serving.metrics import METRICS
         from steper_ray.serving.replicas import ReplicaBackend
 
         if isinstance(llm, str):
             llm = serve.get_deployment_handle(LLM, llm)
         if isinstance(retriever, str):
             retriever = serve.get_deployment_handle(RETRIEVER, retriever)
-        record = RayMetrics()
+        record = RayMetrics(METRICS, metrics)
         settings = reasoning.settings
         encoder = PromptEncoder(load_tokenizer(model, hub), settings.chat, settings.template_date)
         self._service = AnswerService(

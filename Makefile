@@ -37,6 +37,7 @@ demo: $(INSTALLED)
 
 test: check
 	@.ci/chromium
+	@.ci/prometheus
 	@.ci/test $(ARGS)
 
 test-fast: $(TEST_INSTALLED)

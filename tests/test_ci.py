@@ -62,7 +62,7 @@ def test_ci_run_calls_make_targets_and_refuses_anything_else() -> None:
 def test_scripts_that_make_calls_are_there_and_may_be_run() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     scripts = set(re.findall(r"\.ci/[\w.]+", makefile))
-    assert {".ci/install", ".ci/chromium", ".ci/lock.py"} <= scripts
+    assert {".ci/install", ".ci/chromium", ".ci/prometheus", ".ci/lock.py"} <= scripts
     for script in scripts:
         assert (ROOT / script).is_file()
         assert script.endswith(".py") or os.access(ROOT / script, os.X_OK)

@@ -12,7 +12,7 @@ from steper_ray.training.metrics import StepMetrics
 BY_ABILITY: Final = {
     "L": Metric("gauge", "L_j: mean loss of an ability's examples, in nats.", ("ability",)),
     "accuracy": Metric("gauge", "Share of target tokens that were likeliest.", ("ability",)),
-    "sigma": Metric("gauge", "σ_j after the step.", ("ability",)),
+    "sigma": Metric("gauge", "sigma_j after the step.", ("ability",)),
     "validation": Metric("gauge", "L_j over the held-out chains.", ("ability",)),
 }
 """Fields of StepMetrics with a value for each ability."""
@@ -23,7 +23,7 @@ SINGLE: Final = {
     "steps": Metric("gauge", "Optimizer steps planned."),
     "loss": Metric("gauge", "L of the step."),
     "mix_loss": Metric("gauge", "Mean loss of the rows of train.mix, in nats."),
-    "validation_loss": Metric("gauge", "Mean of L_j over the held-out chains, without σ."),
+    "validation_loss": Metric("gauge", "Mean of L_j over the held-out chains, without sigma."),
     "lr": Metric("gauge", "Learning rate."),
     "grad_norm": Metric("gauge", "Gradient's norm before clipping."),
     "clipped_share": Metric("gauge", "Share of the steps so far whose gradient was clipped."),

@@ -175,3 +175,9 @@ def test_dashboards_have_names_of_their_own() -> None:
     files = {f"grafana-{board.name}.json" for board in DASHBOARDS}
     assert {file.name for file in CLUSTER.glob("grafana-*.json")} == files
     assert len({board.content["uid"] for board in DASHBOARDS}) == len(DASHBOARDS)
+
+
+@every_dashboard
+def test_descriptions_of_metrics_are_ascii(board: Dashboard) -> None:
+    """Ray refuses others."""
+    assert all(metric.description.isascii() for metric in board.metrics.values())

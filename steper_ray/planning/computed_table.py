@@ -93,7 +93,9 @@ def _student_lines(student: ComputedStudent) -> Iterator[str]:
 def _hours(hours: float | None) -> str:
     if hours is None:
         return f"{UNKNOWN} hours"
-    return f"{hours:,.0f} hours" if hours >= 10 else f"{hours:,.2g} hours"
+    if hours >= 10:
+        return f"{hours:,.0f} hours"
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours:.2g} hours"
 
 
 def _billions(number: int) -> str:

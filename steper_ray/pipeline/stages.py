@@ -57,10 +57,15 @@ def run_index(config: "RunConfig", _progress: "StageProgress") -> StageResult:
 
 def run_plan(config: "RunConfig", progress: "StageProgress") -> StageResult:
     """Predict what a build will take."""
-    from steper_ray.pipeline.plan import plan_run
+    from steper_ray.pipeline.plan import compute_run, plan_run
+    from steper_ray.planning.computed_table import computed_lines
     from steper_ray.planning.table import plan_lines
 
     _check_own_data(config)
+    if config.plan.computed:
+        computed = compute_run(config)
+        numbers = f"as numbers → {config.folder.plan}"
+        return StageResult([*computed_lines(computed), numbers], computed)
     planned = plan_run(config, progress.count)
     lines = [
         *plan_lines(planned),
@@ -215,7 +220,7 @@ STAGES: Final[dict[str, Stage]] = {
     "plan": Stage(
         help="predict time, tokens and size of a build from a small sample",
         packages=("planning",),
-        sections=("build", "engine", "reasoning", "questions"),
+        sections=("plan", "build", "engine", "reasoning", "questions"),
         reads=("questions.train", "corpus"),
         writes=("plan", "chains"),
         options=(
@@ -224,10 +229,42 @@ STAGES: Final[dict[str, Stage]] = {
                 "questions that each teacher is asked, and the build then not (build.plan_sample)",
                 metavar="N",
                 setting="build.plan_sample",
+                group="how",
+            ),
+            Option(
+                "--no-sample",
+                "compute from the models' configurations, without asking, GPU or Ray (plan.computed)",
+                setting="plan.computed",
+                group="how",
+            ),
+            Option(
+                "--model-config",
+                "with --no-sample: the teacher's config.json (plan.teacher_config)",
+                metavar="FILE",
+                setting="plan.teacher_config",
+            ),
+            Option(
+                "--student-config",
+                "with --no-sample: the base student's config.json (plan.student_config)",
+                metavar="FILE",
+                setting="plan.student_config",
+            ),
+            Option(
+                "--gpu",
+                "with --no-sample: GPU to compute with, as H100 (plan.gpu)",
+                metavar="NAME",
+                setting="plan.gpu",
+            ),
+            Option(
+                "--gpu-memory",
+                "with --no-sample: memory of a GPU, if not that of --gpu (plan.gpu_memory_gb)",
+                metavar="GB",
+                setting="plan.gpu_memory_gb",
             ),
         ),
         run=run_plan,
-        doing="starting the teacher",
+        doing="planning",
+        needs_ray=lambda config: not config.plan.computed,
     ),
     "build": Stage(
         help="questions → the teacher's chains → step-wise examples",

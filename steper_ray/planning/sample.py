@@ -21,6 +21,7 @@ from steper_ray.retrieval import corpus_version
 from steper_ray.run.dependencies import measurement_identity
 from steper_ray.run.identity import FORMAT, Record, check_format, differences
 from steper_ray.run.keys import ATTEMPT_KEYS
+from steper_ray.run.section import Section
 from steper_ray.schema import Question
 
 MIN_SAMPLE: Final = 64
@@ -157,11 +158,32 @@ def write_plan(file: Path, measured: Mapping[str, Measurement], plan: Plan | Non
     write_whole(file, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_computed(file: Path, computed: object) -> None:
+    """Write a plan that was computed into `plan.json`, beside what was measured and predicted before.
+
+    Raises InputError for a file that `steper plan` did not write.
+    """
+    _read(file)
+    whole: dict[str, Any] = {
+        "format": FORMAT,
+        "steper_ray": __version__,
+        "plan": None,
+        "measured": {},
+    }
+    if file.is_file():
+        whole = json.loads(file.read_text(encoding="utf-8"))
+    whole["computed"] = _plain(computed)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+
+
 def _plain(value: Any) -> Any:
     """The value as plain JSON values; an estimate with the ends of its interval."""
     if isinstance(value, Estimate):
         low, high = value.interval
         return {"value": value.value, "low": low, "high": high}
+    if isinstance(value, Section):
+        return value.model_dump(mode="json")
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -1,8 +1,10 @@
 """A forecast of a training as lines for people."""
 
+from collections.abc import Mapping
+
 from rich.filesize import decimal
 
-from steper_ray.training.dry_run import TrainingForecast
+from steper_ray.training.dry_run import TrainingForecast, state_bytes
 from steper_ray.training.settings import TrainConfig
 
 
@@ -18,6 +20,7 @@ def forecast_lines(forecast: TrainingForecast, train: TrainConfig) -> list[str]:
         steps,
         _weights_line(forecast),
         _memory_line(forecast, train),
+        *_states_lines(forecast, train),
         _time_line(forecast, train),
     ]
 
@@ -75,6 +78,47 @@ def _memory_line(forecast: TrainingForecast, train: TrainConfig) -> str:
     )
     others = f"; at other stages {stages}" if stages else ""
     return f"{where}: {decimal(probe.peak_bytes)} at train.zero_stage {forecast.zero_stage}{others}"
+
+
+def _states_lines(forecast: TrainingForecast, train: TrainConfig) -> list[str]:
+    """The computed part of the memory that was measured."""
+    probe = forecast.probe
+    states = train_states(
+        train,
+        trained=probe.trained_parameters,
+        frozen=probe.frozen_parameters,
+        workers=probe.workers,
+    )
+    return [] if states is None else [states_line(states, train.zero_stage, probe.workers)]
+
+
+def train_states(
+    train: TrainConfig, *, trained: int, frozen: int, workers: int
+) -> dict[int, int] | None:
+    """ZeRO stage → bytes of weights, gradients and optimizer states on one worker.
+
+    None with offloading and with 4-bit weights, where part of them lies elsewhere or in other types.
+    """
+    offloads = train.offload_optimizer != "none" or train.offload_weights != "none"
+    if offloads or (train.lora is not None and train.lora.quantize is not None):
+        return None
+    bf16 = train.precision == "bf16" or (train.precision == "auto" and train.use_gpu)
+    return {
+        stage: state_bytes(stage, trained=trained, frozen=frozen, workers=workers, bf16=bf16)
+        for stage in sorted({1, 2, 3, train.zero_stage})
+    }
+
+
+def states_line(stage_bytes: Mapping[int, int], zero_stage: int, workers: int) -> str:
+    """Weights, gradients and optimizer states of a worker by ZeRO stage, which are arithmetic."""
+    others = ", ".join(
+        f"{stage}: {decimal(size)}" for stage, size in stage_bytes.items() if stage != zero_stage
+    )
+    beside = f" (at other stages {others})" if others else ""
+    return (
+        f"states of each of {workers} workers (weights, gradients, optimizer; computed): "
+        f"{decimal(stage_bytes[zero_stage])} at train.zero_stage {zero_stage}{beside}"
+    )
 
 
 def _time_line(forecast: TrainingForecast, train: TrainConfig) -> str:

@@ -11,6 +11,7 @@ from steper_ray.data.settings import CorpusConfig, QuestionsConfig
 from steper_ray.engines.settings import EngineConfig
 from steper_ray.evaluation.settings import CompareConfig, EvalConfig
 from steper_ray.models.settings import HubConfig
+from steper_ray.planning.settings import PlanConfig
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
 from steper_ray.run.section import Section
@@ -32,6 +33,7 @@ class RunConfig(Section):
     questions: QuestionsConfig = QuestionsConfig()
     reasoning: ReasoningConfig = ReasoningConfig()
     engine: EngineConfig = EngineConfig()
+    plan: PlanConfig = PlanConfig()
     build: BuildConfig = BuildConfig()
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()

@@ -247,6 +247,23 @@ EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
         "plan_sample",
         "push_to_hub",
     ),
+    # a plan that is computed is made anew each time
+    "plan": (
+        "computed",
+        "teacher_config",
+        "student_config",
+        "questions",
+        "gpu",
+        "gpu_memory_gb",
+        "gpu_tflops",
+        "gpu_gb_per_s",
+        "overhead_gb",
+        "mfu",
+        "bandwidth_share",
+        "passage_tokens",
+        "question_tokens",
+        "step_tokens",
+    ),
     # how a training is cut up, watched and published
     "train": (
         "micro_batch_tokens",

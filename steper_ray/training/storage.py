@@ -50,8 +50,11 @@ def needed_storage(settings: TrainConfig, hub: HubConfig = DEFAULTS) -> Needed |
     moments. Stages 1 and 2 write the weight once more as it is computed with. Frozen ones are not written.
     """
     shapes = model_shapes(settings.model, settings.revision, hub)
-    if shapes is None:
-        return None
+    return None if shapes is None else storage_of(settings, shapes)
+
+
+def storage_of(settings: TrainConfig, shapes: Shapes) -> Needed:
+    """What the training of a model with these weights takes on the disk; see `needed_storage`."""
     weights = sum(prod(shape) for shape, _ in shapes.values())
     trained = weights if settings.lora is None else adapter_weights(shapes, settings.lora)
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and settings.use_gpu)

@@ -45,10 +45,13 @@ SAID_ELSEWHERE: Final = {
 """Parameters of a request that settings or the code give → where they are said."""
 
 
+_TENSOR: Final = "tensor_parallel_size"
+
+
 _PIPELINE: Final = "pipeline_parallel_size"
 
 
-_SIZES: Final = ("tensor_parallel_size", _PIPELINE, "data_parallel_size")
+_SIZES: Final = (_TENSOR, _PIPELINE, "data_parallel_size")
 """vLLM's engine arguments whose product is the number of an engine's processes, each with a GPU."""
 
 
@@ -98,6 +101,12 @@ class EngineConfig(Section):
         if isinstance(self.replicas, tuple):
             return self.replicas[1]
         return None if self.replicas == "auto" else self.replicas
+
+    @property
+    def tensor_size(self) -> int:
+        """Parts that each layer is divided into."""
+        size: int = self.args.get(_TENSOR) or 1
+        return size
 
     @property
     def pipeline_size(self) -> int:

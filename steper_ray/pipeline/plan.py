@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 from steper_ray.chains.teachers import teacher_settings
 from steper_ray.data.questions import load_questions
 from steper_ray.errors import InputError
+from steper_ray.evaluation.settings import STUDENT
 from steper_ray.models.architecture import Architecture, read_architecture
 from steper_ray.pipeline.build import run_teachers, training_questions
 from steper_ray.planning.computed import (
     ComputedPlan,
     ComputedStudent,
-    ComputedTeacher,
     check_computed,
     compute_student,
     compute_teacher,
@@ -65,8 +65,8 @@ def compute_run(config: "RunConfig") -> ComputedPlan:
     count = _count_questions(config)
     questions = UNCOUNTED if count is None else count
     model = _teacher(config)
-    teacher = compute_teacher(model, build, config.engine, plan, tokens, questions)
-    student, notes = _student(config, questions, teacher)
+    teacher = compute_teacher(model, build, build.engine or config.engine, plan, tokens, questions)
+    student, notes = _student(config, questions)
     if build.ensemble:
         notes.append("build.ensemble: only build.teacher is computed")
     computed = ComputedPlan(
@@ -105,9 +105,7 @@ def _teacher(config: "RunConfig") -> Architecture:
     return read_architecture(build.teacher, "build.teacher", config.hub, build.revision)
 
 
-def _student(
-    config: "RunConfig", questions: int, teacher: ComputedTeacher
-) -> tuple[ComputedStudent | None, list[str]]:
+def _student(config: "RunConfig", questions: int) -> tuple[ComputedStudent | None, list[str]]:
     """The student, and notes; None where its configuration cannot be had."""
     plan, train = config.plan, config.train
     given = plan.student_config or train.model
@@ -125,11 +123,11 @@ def _student(
         ]
     reasoning = complete_reasoning(config.reasoning)
     student = compute_student(model, train, reasoning, plan, questions * config.build.samples)
-    ranks = teacher.fit.tensor_parallel
+    ranks = (config.eval.engine_of(STUDENT) or config.engine).tensor_size
     if model.heads % ranks:
         note = (
-            f"student: its {model.heads} heads cannot be divided over the {ranks} GPUs of "
-            "engine.args.tensor_parallel_size; evaluate it with engines of fewer GPUs"
+            f"student: its {model.heads} heads cannot be divided over the {ranks} GPUs of the engines that "
+            "evaluate it; set tensor_parallel_size in eval.engine.args"
         )
         return student, [note]
     return student, []

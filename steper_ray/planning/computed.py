@@ -119,12 +119,12 @@ def compute_teacher(
         parameters=model.parameters,
         active_parameters=model.active,
         fit=fit,
-        replicas=engine.replicas,
+        replicas=engine.min_replicas,
         questions_at_work=None if fit.expected_questions is None else at_work,
         read_tokens=asked * tokens.read,
         written_tokens=asked * tokens.written,
-        read_hours=None if read_s is None else asked * read_s / engine.replicas / 3600,
-        write_hours=None if write_s is None else asked * write_s / engine.replicas / 3600,
+        read_hours=None if read_s is None else asked * read_s / engine.min_replicas / 3600,
+        write_hours=None if write_s is None else asked * write_s / engine.min_replicas / 3600,
     )
 
 

@@ -5,7 +5,7 @@ values. Here activations and the like are an assumed allowance (`plan.overhead_g
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from steper_ray.engines.settings import EngineConfig
 from steper_ray.errors import InputError
@@ -51,7 +51,7 @@ def fit_engine(
     overhead: bytes on each GPU beside weights, keys and values
     Raises InputError where weights, or keys and values of one question, never fit.
     """
-    tensor, pipeline = (_whole(engine, f"{kind}_parallel_size") for kind in ("tensor", "pipeline"))
+    tensor, pipeline = engine.tensor_size, engine.pipeline_size
     if model.heads % tensor:
         raise InputError(
             f"engine.args.tensor_parallel_size: the teacher's {model.heads} heads cannot be divided over "
@@ -61,11 +61,6 @@ def fit_engine(
     ranks = tensor * pipeline
     weights = model.parameters * (4 if engine.dtype in FOUR_BYTES else 2) / ranks
     if engine.gpus:
-        if engine.gpus < ranks:
-            raise InputError(
-                f"engine.gpus: {engine.gpus:g} is less than the {ranks} GPUs that tensor_parallel_size "
-                f"and pipeline_parallel_size take; set {ranks}"
-            )
         room = utilization * gpu.memory_bytes - overhead - weights
     else:
         room, overhead = engine.cpu_kv_cache_gib * 2**30, 0.0
@@ -121,11 +116,3 @@ def _with_questions(
         expected_questions=int((fit.key_value_bytes - head) // own),
         longest_questions=int(fit.key_value_bytes // size(tokens.longest)),
     )
-
-
-def _whole(engine: EngineConfig, name: str) -> int:
-    """A parallel size among the engine's arguments; raises InputError for one that is none."""
-    value: Any = engine.args.get(name, 1)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"engine.args.{name}: expected a whole number from 1 on, got {value!r}")
-    return value

@@ -156,8 +156,11 @@ def test_what_never_fits_is_one_line(
     for more, said in (
         (["--gpu-memory", "40"], "engine.gpus: never fits: the teacher's weights take 35.3 GB"),
         (["--gpu-memory", "42"], "engine: never fits: one question of 8,192 tokens"),
-        (["--set", "engine.args.tensor_parallel_size=3"], "64 heads cannot be divided over 3 GPUs"),
-        (["--set", "engine.gpus=2"], "engine.gpus: 2 is less than the 4 GPUs"),
+        (
+            ["--set", "build.engine.gpus=3", "--set", "build.engine.args.tensor_parallel_size=3"],
+            "64 heads cannot be divided over 3 GPUs",
+        ),
+        (["--set", "engine.gpus=2"], "engine: gpus: 2 are reserved, and args say 4"),
         (
             ["--set", "train.workers=1"],
             "train: never fits: weights, gradients and optimizer states take 144.5 GB",
@@ -179,6 +182,8 @@ def test_too_many_questions_at_a_time_are_said(models: Path, tmp_path: Path) -> 
             [
                 f"run.dir={tmp_path}",
                 "engine.max_num_seqs=256",
+                "eval.engine.gpus=4",
+                "eval.engine.args.tensor_parallel_size=4",
                 "plan.gpu=L40S",
                 f"plan.teacher_config={models}/llama-70b.json",
                 f"plan.student_config={models}/qwen-0.5b.json",

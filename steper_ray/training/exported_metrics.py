@@ -39,8 +39,13 @@ SINGLE: Final = {
 CHECKPOINT_SECONDS: Final = "steper_train_checkpoint_seconds"
 
 
+def exported_name(field: str) -> str:
+    """The metric of a field of StepMetrics; lower case, as the exporter makes all names."""
+    return f"steper_train_{'ability_loss' if field == 'L' else field}"
+
+
 METRICS: Final = {
-    **{f"steper_train_{name}": metric for name, metric in (*BY_ABILITY.items(), *SINGLE.items())},
+    **{exported_name(field): metric for field, metric in (*BY_ABILITY.items(), *SINGLE.items())},
     CHECKPOINT_SECONDS: Metric("gauge", "Seconds that the newest checkpoint took."),
 }
 
@@ -54,8 +59,8 @@ def record_step(record: RayMetrics, metrics: StepMetrics) -> None:
     """Set what is known after a step; what it does not have (a validation) stays as it was."""
     for name in SINGLE:
         if (value := getattr(metrics, name)) is not None:
-            record(f"steper_train_{name}", value)
+            record(exported_name(name), value)
     for name in BY_ABILITY:
         for ability, value in getattr(metrics, name).items():
             if value is not None:
-                record(f"steper_train_{name}", value, ability=ability)
+                record(exported_name(name), value, ability=ability)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from steper_ray.errors import StageError
 from steper_ray.ray_runtime.room import amounts
 from steper_ray.ray_runtime.waiting import NOTHING, pending_requests, telling_of_waits
 
@@ -54,3 +55,22 @@ def test_what_is_waited_for_is_said_once(
     while pending_requests():
         assert time.monotonic() < limit
         time.sleep(0.1)
+
+
+def test_a_wait_ends_at_its_limit(ray_cluster: None) -> None:
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    group = placement_group([{"CPU": 1, "GPU": 1}])
+    said = (
+        r"^train: no room for 1 × \(1 CPU \+ 1 GPU\) within 0\.0333 minutes "
+        r"\(run\.wait_for_room_minutes\); free are .*; give the same command again"
+    )
+    try:
+        with (
+            pytest.raises(StageError, match=said),
+            telling_of_waits("train", patience_s=1, limit_s=2),
+        ):
+            ray.get(group.ready(), timeout=60)
+    finally:
+        remove_placement_group(group)

@@ -136,6 +136,10 @@ class EngineConfig(Section):
                 f"gpus: {self.gpus:g} are reserved, and args say {self.size} (tensor_parallel_size × "
                 f"pipeline_parallel_size); set gpus: {self.size}"
             )
+        if self.pipeline_size > 1 and self.gpus and self.min_replicas != self.max_replicas:
+            raise ValueError(
+                "replicas: engines whose layers are divided (pipeline_parallel_size) need a fixed number"
+            )
         if self.accelerator_type is not None and not self.gpus:
             raise ValueError("accelerator_type is for engines on GPUs; set gpus")
         return self

@@ -29,7 +29,7 @@ def engine_bundles(config: EngineConfig, *, endpoint: bool = False) -> list[Bund
     if endpoint:
         return [Bundle({"CPU": config.cpus})]
     first = {"CPU": config.cpus, **config.resources}
-    if config.pipeline_size == 1:
+    if not spans_nodes(config):
         return [Bundle({**first, **_gpus(config, config.gpus)}, config.node_labels)]
     return [
         Bundle({**(first if number == 0 else {}), **_gpus(config, 1.0)}, config.node_labels)

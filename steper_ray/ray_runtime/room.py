@@ -9,6 +9,7 @@ own configuration is read where it runs, on the head: the file that it was start
 start --autoscaling-config`), or the RayCluster of KubeRay.
 """
 
+import logging
 import os
 import re
 import sys
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from steper_ray.errors import InputError
+
+logger = logging.getLogger(__name__)
+
 
 Resources = Mapping[str, float]
 """Amounts by Ray's names: `CPU`, `GPU`, custom resources."""
@@ -79,22 +83,21 @@ class Cluster:
 def whole_groups(groups: Iterable[Sequence[Bundle]], nodes: Iterable[Node]) -> int:
     """Number of groups that are placed one after the other, until one is not placed whole.
 
-    Each bundle goes to the first node where it fits, the largest of a group first.
+    Of a group, bundles with labels and custom resources go first, then the largest; each goes to the node
+    with the least left that has room.
     """
     free = [(dict(node.resources), node.labels) for node in nodes]
     placed = 0
     for group in groups:
         for bundle in sorted(group, key=_size, reverse=True):
-            node = next(
-                (
-                    resources
-                    for resources, labels in free
-                    if _fits(bundle.resources, resources) and has_labels(labels, bundle.labels)
-                ),
-                None,
-            )
-            if node is None:
+            fitting = [
+                resources
+                for resources, labels in free
+                if _fits(bundle.resources, resources) and has_labels(labels, bundle.labels)
+            ]
+            if not fitting:
                 return placed
+            node = min(fitting, key=lambda left: (left.get("GPU", 0.0), left.get("CPU", 0.0)))
             for name, amount in bundle.resources.items():
                 node[name] = node.get(name, 0.0) - amount
         placed += 1
@@ -113,8 +116,10 @@ def has_labels(labels: Labels, wanted: Labels) -> bool:
     return True
 
 
-def _size(bundle: Bundle) -> tuple[float, float]:
-    return bundle.resources.get("GPU", 0.0), bundle.resources.get("CPU", 0.0)
+def _size(bundle: Bundle) -> tuple[bool, float, float]:
+    """By which bundles are placed: those that few nodes can have first, then by GPUs and cores."""
+    particular = bool(bundle.labels) or not bundle.resources.keys() <= {"CPU", "GPU"}
+    return particular, bundle.resources.get("GPU", 0.0), bundle.resources.get("CPU", 0.0)
 
 
 def _fits(needed: Resources, free: Resources) -> bool:
@@ -192,6 +197,9 @@ def refuse_what_never_fits(
                 f"{stage}: no node has room for {in_words([bundle])}; the largest has "
                 f"{_main(largest.resources)}{f', and {growth}' if growth else ''}; {advice}"
             )
+    names = {name for bundle in bundles for name in bundle.resources}
+    if all(_total(bundles, name) <= _total(nodes, name) + 1e-9 for name in names):
+        return  # each fits, and all together in sum: perhaps in another way than was tried
     has = {
         name: sum(node.resources.get(name, 0.0) for node in cluster.nodes)
         for name in ("CPU", "GPU")
@@ -200,6 +208,10 @@ def refuse_what_never_fits(
         f"{stage}: needs {in_words(bundles)} at the same time; the cluster has {_main(has)}"
         f"{f', and {growth}' if growth else ''}; {advice}"
     )
+
+
+def _total(holders: Iterable[Bundle | Node], name: str) -> float:
+    return sum(holder.resources.get(name, 0.0) for holder in holders)
 
 
 # Looking ----------------------------------------------------------------------------------------------
@@ -219,8 +231,6 @@ def nodes_of_cluster() -> tuple[Node, ...]:
 def read_cluster() -> Cluster:
     """The nodes of the running Ray, and what its autoscaler may add, if it has one."""
     nodes = nodes_of_cluster()
-    if not os.environ.get("RAY_ADDRESS"):
-        return Cluster(nodes)  # a Ray of our own does not grow
     kinds = _published_kinds()
     if kinds is None:
         kinds = _kinds_by_the_head()
@@ -271,9 +281,14 @@ def _kinds_by_the_head() -> list[Node] | None:
         autoscaler_kinds
     )
     address = ray.get_runtime_context().gcs_address
+    looking = look.remote(address)
     try:
-        found = ray.get(look.remote(address), timeout=HEAD_WAIT_S)
-    except ray.exceptions.GetTimeoutError:
+        found = ray.get(looking, timeout=HEAD_WAIT_S)
+    except (
+        ray.exceptions.RayError
+    ) as error:  # it is busy, has no steper_ray, cannot read its file …
+        logger.warning("the head did not say what its autoscaler may bring: %s", error)
+        ray.cancel(looking)
         return []
     if found is None:
         return None
@@ -290,16 +305,16 @@ def autoscaler_kinds(gcs_address: str) -> list[dict[str, Any]] | None:
         config = _kuberay_config()
     if config is None:
         return None
-    most = config.get("max_workers", sys.maxsize)
+    most = config.get("max_workers") or sys.maxsize
     return [
         {
             "name": name,
             "resources": {key: float(amount) for key, amount in kind.get("resources", {}).items()},
             "labels": kind.get("labels", {}),
-            "count": min(most, kind.get("max_workers", most)),
+            "count": min(most, most if (own := kind.get("max_workers")) is None else own),
         }
         for name, kind in config.get("available_node_types", {}).items()
-        if name != config.get("head_node_type") and kind.get("max_workers", most)
+        if name != config.get("head_node_type") and kind.get("max_workers") != 0
     ]
 
 

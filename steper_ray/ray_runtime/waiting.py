@@ -4,13 +4,13 @@ With a limit (`run.wait_for_room_minutes`) the stage ends when it has waited so 
 """
 
 import logging
-import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Final
 
 from steper_ray.errors import StageError
@@ -68,17 +68,45 @@ def telling_of_waits(
 ) -> Iterator[None]:
     """While the block runs, print what has been waited for so long, and again every `repeat_s`.
 
-    limit_s: longest wait for the same thing
-    Raises StageError, in the main thread, where the limit is reached.
+    limit_s: longest wait for the same thing while nothing of the stage has its resources; in the main
+             thread only
+    Raises StageError where the limit is reached.
     """
+    if threading.current_thread() is not threading.main_thread():
+        limit_s = None
     waits = _Waits(stage, patience_s, repeat_s, limit_s)
-    with calling_every(min(patience_s / 3, repeat_s), waits.look):
-        try:
+    try:
+        with (
+            _interruptible() if limit_s is not None else nullcontext(),
+            calling_every(min(patience_s / 3, repeat_s), waits.look),
+        ):
             yield
-        except KeyboardInterrupt:
-            if waits.over is not None:
-                raise StageError(waits.over) from None
-            raise
+    except KeyboardInterrupt:
+        if waits.over is not None:
+            raise StageError(waits.over) from None
+        raise
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGINT reach this process: Ray blocks it in jobs, shells have background commands ignore it."""
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if not callable(before) and before is not None:
+            signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _holds_resources() -> bool:
+    """Whether actors or placement groups of this job have what they asked for; Tune's have memory alone."""
+    from steper_ray.ray_runtime.granted import granted_requests
+
+    return any(request != "1 memory" for request in granted_requests())
 
 
 class _Waits:
@@ -105,7 +133,7 @@ class _Waits:
             self._told.pop(request, None)
         for request, number in requests.items():
             waited = now - self._since.setdefault(request, now)
-            if self._limit_s is not None and waited >= self._limit_s:
+            if self._limit_s is not None and waited >= self._limit_s and not _holds_resources():
                 self._end(f"{number} × ({request})")
                 return
             last = self._told.get(request)
@@ -133,7 +161,9 @@ class _Waits:
             "goes on from what is written"
         )
         logger.error(self.over)
-        os.kill(os.getpid(), signal.SIGINT)
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
 
 
 def free_words() -> str:

@@ -97,7 +97,7 @@ def test_a_stage_waits_for_nodes_and_gets_them(head: Head, folder: Path) -> None
             text=True,
         )
         assert build.stdout is not None
-        lines = []
+        lines: list[str] = []
         while "waits for room" not in "".join(lines):
             lines.append(build.stdout.readline())
             assert lines[-1], "".join(lines)

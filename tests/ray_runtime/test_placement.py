@@ -56,6 +56,11 @@ def test_gpus_lie_on_one_node_unless_the_layers_are_divided() -> None:
     ]
 
 
+def test_a_divided_engine_on_cpus_is_one_bundle() -> None:
+    args = {"pipeline_parallel_size": 2}
+    assert engine_bundles(EngineConfig(cpus=2, args=args)) == [Bundle({"CPU": 2})]
+
+
 def test_an_engine_behind_an_endpoint_takes_no_gpu_of_the_cluster() -> None:
     assert engine_bundles(engine(2), endpoint=True) == [Bundle({"CPU": 4})]
     with engine_actors(engine(2), endpoint=True) as options:

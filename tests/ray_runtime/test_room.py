@@ -42,6 +42,7 @@ def test_amounts_in_words() -> None:
         ([Bundle({"GPU": 0.5})], [GPU], 8),
         ([Bundle({"CPU": 1, "disk": 1})], [HEAD, Node({"CPU": 1, "disk": 2})], 1),
         ([Bundle({"CPU": 1}, {"zone": "a"})], [HEAD, GPU], 48),
+        ([Bundle({"CPU": n}) for n in (3, 2, 2)], [Node({"CPU": 4}), Node({"CPU": 3})], 1),
     ],
 )
 def test_groups_are_placed_whole(bundles: list[Bundle], nodes: list[Node], groups: int) -> None:
@@ -100,6 +101,8 @@ def test_what_never_fits_is_refused(bundles: list[Bundle], cluster: Cluster, sai
     [
         ([ENGINE] * 4, Cluster((HEAD,), (GPU,))),
         ([ENGINE] * 99, Cluster((HEAD,), unknown=True)),
+        # in some other way than the one that is tried
+        ([Bundle({"CPU": n}) for n in (3, 2, 2)], Cluster((Node({"CPU": 4}), Node({"CPU": 3})))),
     ],
 )
 def test_what_may_fit_later_is_waited_for(bundles: list[Bundle], cluster: Cluster) -> None:

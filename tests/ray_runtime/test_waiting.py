@@ -1,5 +1,6 @@
 """A stage that waits for resources says so."""
 
+import signal
 import time
 from typing import Any
 
@@ -57,7 +58,9 @@ def test_what_is_waited_for_is_said_once(
         time.sleep(0.1)
 
 
-def test_a_wait_ends_at_its_limit(ray_cluster: None) -> None:
+@pytest.mark.parametrize("blocked", [False, True])
+def test_a_wait_ends_at_its_limit(ray_cluster: None, blocked: bool) -> None:
+    """In a job too, whose SIGINT Ray blocks."""
     import ray
     from ray.util import placement_group, remove_placement_group
 
@@ -66,6 +69,7 @@ def test_a_wait_ends_at_its_limit(ray_cluster: None) -> None:
         r"^train: no room for 1 × \(1 CPU \+ 1 GPU\) within 0\.0333 minutes "
         r"\(run\.wait_for_room_minutes\); free are .*; give the same command again"
     )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT} if blocked else set())
     try:
         with (
             pytest.raises(StageError, match=said),
@@ -73,4 +77,5 @@ def test_a_wait_ends_at_its_limit(ray_cluster: None) -> None:
         ):
             ray.get(group.ready(), timeout=60)
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         remove_placement_group(group)

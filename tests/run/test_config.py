@@ -88,6 +88,9 @@ def test_gpus_are_those_of_an_engines_processes(
 def test_parts_of_a_gpu_and_divided_layers(tmp_path: Path) -> None:
     assert load(tmp_path, {"engine": {"gpus": 0.25}}).engine.size == 1
     sizes = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2}
-    engine = load(tmp_path, {"engine": {"gpus": 8, "args": sizes, "replicas": "auto"}}).engine
+    engine = load(tmp_path, {"engine": {"gpus": 8, "args": sizes}}).engine
     assert (engine.size, engine.pipeline_size) == (8, 2)
+    with pytest.raises(ConfigError, match="need a fixed number"):
+        load(tmp_path, {"engine": {"gpus": 8, "args": sizes, "replicas": "auto"}})
+    engine = load(tmp_path, {"engine": {"replicas": "auto"}}).engine
     assert (engine.min_replicas, engine.max_replicas) == (1, None)

@@ -26,7 +26,10 @@ def check_cluster(config: "RunConfig") -> None:
     if not os.environ.get("RAY_ADDRESS"):
         return
     for folder in dict.fromkeys((config.folder.root, config.folder.data)):
-        check_shared(folder)
+        if (
+            folder == config.folder.root or folder.is_dir()
+        ):  # else the stage says that it is not there
+            check_shared(folder)
 
 
 def check_run(config: "RunConfig") -> None:

@@ -61,6 +61,8 @@ def _seconds(minutes: float | None) -> float | None:
 
 def run_stages(names: Sequence[str], config: "RunConfig") -> None:
     """Run stages one after the other, in one Ray if any of them needs it."""
+    from steper_ray.pipeline.ledger import forget  # which runs stages itself
+
     prepare(config)
     for name in names:
         if (check := STAGES[name].check) is not None:
@@ -70,6 +72,7 @@ def run_stages(names: Sequence[str], config: "RunConfig") -> None:
         if needs_ray:
             check_cluster(config)
         for name in names:
+            forget(name, config)
             run_stage(name, config)
 
 

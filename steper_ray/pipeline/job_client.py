@@ -145,7 +145,7 @@ def jobs_of_run(client: "JobSubmissionClient", run_dir: str) -> list["JobDetails
 def exit_code(details: "JobDetails") -> int:
     """The exit code of a job that has ended: its command's own, where that ended by itself."""
     if details.driver_exit_code is not None:
-        return int(details.driver_exit_code)
+        return int(details.driver_exit_code) if details.driver_exit_code >= 0 else 1
     return {"SUCCEEDED": 0, "STOPPED": INTERRUPTED}.get(str(details.status.value), 1)
 
 

@@ -86,7 +86,7 @@ def run_folder(values: Mapping[str, Any]) -> str:
             f"run.dir: {folder or 'not set'}: must be absolute in a submission; name a folder on storage "
             "that every node of the cluster mounts"
         )
-    return folder
+    return str(Path(folder))
 
 
 def _check_missing(setting: str, address: str) -> None:

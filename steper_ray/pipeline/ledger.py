@@ -65,6 +65,8 @@ def run_pending_stages(names: Sequence[str], config: "RunConfig") -> dict[str, E
         identity = stage_identity(name, stage_inputs(name, config))
         files = input_digest(name, config)
         seconds = _run(name, config)
+        if name == "train" and config.train.dry_run:
+            continue  # nothing was trained
         done[name] = {"identity": identity, "files": files, "seconds": round(seconds, 3)}
         write_whole(ledger, json.dumps(done, indent=2) + "\n")
     return done
@@ -78,6 +80,15 @@ def pending_stages(names: Sequence[str], config: "RunConfig") -> list[str]:
         if not _is_up_to_date(name, config, done.get(name), ledger):
             return list(names[number:])
     return []
+
+
+def forget(name: str, config: "RunConfig") -> None:
+    """Drop the entries of a stage that is run by itself, and of the stages behind it."""
+    ledger = config.folder.root / "stages.json"
+    done = _read(ledger)
+    if name in ORDER and done.keys() & set(ORDER[ORDER.index(name) :]):
+        kept = {other: done[other] for other in ORDER[: ORDER.index(name)] if other in done}
+        write_whole(ledger, json.dumps(kept, indent=2) + "\n")
 
 
 def _read(ledger: Path) -> dict[str, Entry]:
@@ -122,13 +133,20 @@ def stage_inputs(stage: str, config: "RunConfig") -> dict[str, Any]:
 
 
 def input_digest(stage: str, config: "RunConfig") -> str:
-    """Digest of the names, sizes and times of the local files that a stage reads."""
-    rows = [
+    """Digest of the names, sizes and times of the local files that a stage reads.
+
+    Also of settings that only the build's record has, where a range begins behind the build.
+    """
+    rows: list[Any] = [
         [where, str(file.relative_to(base)), file.stat().st_size, file.stat().st_mtime_ns]
         for where, base, files in _inputs(stage, config)
         for file in files
         if file.name != CARD or where.startswith("corpus.")
     ]
+    if stage in ("train", "eval"):
+        rows.append(pick(config.reasoning, REASONING_KEYS))
+    if stage == "eval":
+        rows.append(pick(config.questions, QUESTIONS_KEYS))
     return digest(rows)
 
 

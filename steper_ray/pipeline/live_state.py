@@ -74,9 +74,12 @@ class StageState:
 
 
 def process_started(pid: int) -> float | None:
-    """When the process with this id was started; None if there is none."""
+    """When the process with this id was started; None if there is none that runs."""
     try:
-        return float(psutil.Process(pid).create_time())
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return float(process.create_time())
     except psutil.Error:
         return None
 

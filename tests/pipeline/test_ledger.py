@@ -9,7 +9,7 @@ import pytest
 
 from steper_ray.errors import InputError, StageError
 from steper_ray.pipeline import ledger
-from steper_ray.pipeline.ledger import pending_stages, run_pending_stages
+from steper_ray.pipeline.ledger import forget, pending_stages, run_pending_stages
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 
@@ -62,6 +62,23 @@ def test_second_run_does_nothing(
     line = "up to date: already done with these settings and files  (2 s)"
     assert shown == [f"{name:>6}  {line}" for name in STAGES]
     assert {name: entry["seconds"] for name, entry in first.items()} == dict.fromkeys(STAGES, 2.0)
+
+
+def test_a_stage_that_is_run_by_itself_is_run_again_with_what_follows(
+    folder: Path, ran: list[str]
+) -> None:
+    """Its results may be those of other settings."""
+    run_all(folder)
+    forget(STAGES[2], load_config(folder / "run.yaml"))
+    run_all(folder)
+    assert ran == [*STAGES, *STAGES[2:]]
+
+
+def test_a_dry_run_is_no_training(folder: Path, ran: list[str]) -> None:
+    dry = run_all(folder, "train.dry_run=true")
+    assert "train" not in dry
+    run_all(folder)
+    assert ran.count("train") == 2
 
 
 @pytest.mark.parametrize(

@@ -142,10 +142,10 @@ def _resources() -> dict[str, dict[str, int]]:
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return {}
-    from steper_ray.ray_runtime.granted import granted_requests
-    from steper_ray.ray_runtime.waiting import pending_requests
+    from steper_ray.ray_runtime.waiting import resource_requests
 
-    return {"granted": dict(granted_requests()), "waits_for": dict(pending_requests())}
+    requests = resource_requests()
+    return {"granted": dict(requests.granted), "waits_for": dict(requests.pending)}
 
 
 def write_state(folder: Path, state: StageState) -> None:

@@ -284,9 +284,8 @@ def _kinds_by_the_head() -> list[Node] | None:
     looking = look.remote(address)
     try:
         found = ray.get(looking, timeout=HEAD_WAIT_S)
-    except (
-        ray.exceptions.RayError
-    ) as error:  # it is busy, has no steper_ray, cannot read its file …
+    except ray.exceptions.RayError as error:
+        # it is busy, has no steper_ray, cannot read the autoscaler's file …
         logger.warning("the head did not say what its autoscaler may bring: %s", error)
         ray.cancel(looking)
         return []

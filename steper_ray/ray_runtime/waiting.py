@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Final
+from typing import Final, NamedTuple
 
 from steper_ray.errors import StageError
 from steper_ray.ray_runtime.placement import placement_groups
@@ -32,29 +32,49 @@ NOTHING: Final = ""
 """The amounts of an actor that needs no resources."""
 
 
-def pending_requests() -> Counter[str]:
-    """What actors and placement groups of this job ask for and do not have: amounts, and how many times."""
+OF_TUNE: Final = "1 memory"
+"""Those of a trial's process, which only waits for its workers."""
+
+
+class ResourceRequests(NamedTuple):
+    """Requests of this job's actors and placement groups: amounts (`1 CPU + 0.5 GPU`) → how many times."""
+
+    granted: Counter[str]
+    """What they have."""
+    pending: Counter[str]
+    """What they wait for."""
+
+
+def resource_requests() -> ResourceRequests:
+    """What actors and placement groups of this job have, and what they wait for. Needs a running Ray.
+
+    An actor within a placement group is not counted beside it.
+    """
     import ray
     from ray._private.state import state
     from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]
 
     job, tables = ray.get_runtime_context().get_job_id(), state._connect_and_get_accessor()
-    requests: Counter[str] = Counter()
+    requests = ResourceRequests(Counter(), Counter())
     for row in tables.get_actor_table(None, None):
         actor = ActorTableData.FromString(row)
+        within_group = any("_group_" in name for name in actor.required_resources)
+        if actor.job_id.hex() != job or within_group:
+            continue
         # an actor that has a process is only busy constructing itself
         starts = actor.state == ActorTableData.PENDING_CREATION and not actor.pid
-        within_group = any("_group_" in name for name in actor.required_resources)
-        if (
-            actor.job_id.hex() == job
-            and (starts or actor.state == ActorTableData.RESTARTING)
-            and not within_group
-        ):
-            requests[amounts(actor.required_resources)] += 1
+        if starts or actor.state == ActorTableData.RESTARTING:
+            requests.pending[amounts(actor.required_resources)] += 1
+        elif actor.state == ActorTableData.ALIVE:
+            requests.granted[amounts(actor.required_resources)] += 1
     for group in placement_groups():
+        bundles = [amounts(bundle.unit_resources) for bundle in group.bundles]
         if group.state in (group.PENDING, group.RESCHEDULING):
-            requests.update(amounts(bundle.unit_resources) for bundle in group.bundles)
-    del requests[NOTHING]  # on a busy machine, it waits for a process to start
+            requests.pending.update(bundles)
+        elif group.state == group.CREATED:
+            requests.granted.update(bundles)
+    for counts in requests:
+        del counts[NOTHING]  # on a busy machine, such an actor waits for a process to start
     return requests
 
 
@@ -102,13 +122,6 @@ def _interruptible() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _holds_resources() -> bool:
-    """Whether actors or placement groups of this job have what they asked for; Tune's have memory alone."""
-    from steper_ray.ray_runtime.granted import granted_requests
-
-    return any(request != "1 memory" for request in granted_requests())
-
-
 class _Waits:
     """What a stage waits for, since when, and when that was said last."""
 
@@ -127,13 +140,14 @@ class _Waits:
         ray = sys.modules.get("ray")
         if self.over is not None or ray is None or not ray.is_initialized():
             return
-        now, requests = time.monotonic(), pending_requests()
+        now, (granted, requests) = time.monotonic(), resource_requests()
+        idle = not granted.keys() - {OF_TUNE}
         for request in set(self._since) - set(requests):
             del self._since[request]
             self._told.pop(request, None)
         for request, number in requests.items():
             waited = now - self._since.setdefault(request, now)
-            if self._limit_s is not None and waited >= self._limit_s and not _holds_resources():
+            if self._limit_s is not None and waited >= self._limit_s and idle:
                 self._end(f"{number} × ({request})")
                 return
             last = self._told.get(request)

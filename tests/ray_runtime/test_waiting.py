@@ -8,7 +8,7 @@ import pytest
 
 from steper_ray.errors import StageError
 from steper_ray.ray_runtime.room import amounts
-from steper_ray.ray_runtime.waiting import NOTHING, pending_requests, telling_of_waits
+from steper_ray.ray_runtime.waiting import NOTHING, resource_requests, telling_of_waits
 
 
 def test_amounts_in_words() -> None:
@@ -49,11 +49,11 @@ def test_what_is_waited_for_is_said_once(
     remove_placement_group(group)
     # As many as start at once wait for their processes, but for no resources.
     idle = [remote(num_cpus=0)(Busy).remote() for _ in range(3)]
-    assert NOTHING not in pending_requests()
+    assert NOTHING not in resource_requests().pending
     for one in (busy, actor, *idle):
         ray.kill(one)
     limit = time.monotonic() + 30
-    while pending_requests():
+    while resource_requests().pending:
         assert time.monotonic() < limit
         time.sleep(0.1)
 

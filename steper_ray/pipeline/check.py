@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,16 @@ def check_cluster(config: "RunConfig") -> None:
             folder == config.folder.root or folder.is_dir()
         ):  # else the stage says that it is not there
             check_shared(folder)
+
+
+@contextmanager
+def checked_session(config: "RunConfig") -> Iterator[None]:
+    """A connected Ray whose nodes share the run folder, as every stage and server needs it."""
+    from steper_ray.ray_runtime.session import ray_session
+
+    with ray_session():
+        check_cluster(config)
+        yield
 
 
 def check_run(config: "RunConfig") -> None:

@@ -51,16 +51,14 @@ def run_serve(config: "RunConfig", *, update: bool, new_key: str | None) -> None
     if new_key is not None:
         print(make_key(config.serve, new_key))
         return
-    from steper_ray.pipeline.check import check_cluster
+    from steper_ray.pipeline.check import checked_session
     from steper_ray.pipeline.execute import prepare
-    from steper_ray.ray_runtime.session import ray_session
     from steper_ray.serving.session import find_cluster, serve_until_interrupted, update_server
 
     prepare(config)
     if update:
         find_cluster(config)
-    with ray_session():
-        check_cluster(config)
+    with checked_session(config):
         if update:
             update_server(config)
         else:
@@ -76,14 +74,12 @@ def run_several(config: "RunConfig", *, stages: str) -> None:
 
 def run_demo(config: "RunConfig") -> None:
     """Run the toy world from its invention to an answer of the served student."""
-    from steper_ray.pipeline.check import check_cluster
+    from steper_ray.pipeline.check import checked_session
     from steper_ray.pipeline.demo import demo
     from steper_ray.pipeline.execute import prepare
-    from steper_ray.ray_runtime.session import ray_session
 
     prepare(config)
-    with ray_session():
-        check_cluster(config)
+    with checked_session(config):
         demo(config)
 
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from steper_ray.errors import StageError, is_full_disk
 from steper_ray.models.hub import use_hub
-from steper_ray.pipeline.check import check_cluster
+from steper_ray.pipeline.check import checked_session
 from steper_ray.pipeline.live_state import reported
 from steper_ray.pipeline.messages import write_summary
 from steper_ray.pipeline.stages import STAGES
 from steper_ray.ray_runtime.logs import launch, stderr_to
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
-from steper_ray.ray_runtime.session import ray_session
 from steper_ray.ray_runtime.waiting import telling_of_waits
 from steper_ray.reasoning.demonstrations import check_room
 from steper_ray.tasks import task_named
@@ -63,21 +62,19 @@ def run_stages(names: Sequence[str], config: "RunConfig") -> None:
     """Run stages one after the other, in one Ray if any of them needs it."""
     from steper_ray.pipeline.ledger import forget  # which runs stages itself
 
-    prepare(config)
-    for name in names:
-        if (check := STAGES[name].check) is not None:
-            check(config)
+    prepare(config, names)
     needs_ray = any(STAGES[name].needs_ray(config) for name in names)
-    with ray_session() if needs_ray else nullcontext():
-        if needs_ray:
-            check_cluster(config)
+    with checked_session(config) if needs_ray else nullcontext():
         for name in names:
             forget(name, config)
             run_stage(name, config)
 
 
-def prepare(config: "RunConfig") -> None:
-    """Reach the Hub as the settings say, and refuse an unusable head of prompts before Ray starts."""
+def prepare(config: "RunConfig", stages: Sequence[str] = ()) -> None:
+    """Reach the Hub as the settings say, and refuse before Ray starts what stages cannot run with."""
     use_hub(config.hub)
     check_room(config.reasoning)
     task_named(config.questions.task)
+    for name in stages:
+        if (check := STAGES[name].check) is not None:
+            check(config)

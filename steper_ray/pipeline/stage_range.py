@@ -47,24 +47,18 @@ def run_range(config: "RunConfig", text: str) -> None:
 
     Raises InputError and StageError as the stages do.
     """
-    from steper_ray.pipeline.check import check_cluster
+    from steper_ray.pipeline.check import checked_session
     from steper_ray.pipeline.execute import prepare
     from steper_ray.pipeline.stages import STAGES
-    from steper_ray.ray_runtime.session import ray_session
     from steper_ray.serving.session import serve_until_interrupted
 
     names = stages_of(text)
     serves = names[-1] == SERVE
     stages: Sequence[str] = names[:-1] if serves else names
-    prepare(config)
-    for name in stages:
-        if (check := STAGES[name].check) is not None:
-            check(config)
+    prepare(config, stages)
     pending = pending_stages(stages, config)
     needs_ray = serves or any(STAGES[name].needs_ray(config) for name in pending)
-    with ray_session() if needs_ray else nullcontext():
-        if needs_ray:
-            check_cluster(config)
+    with checked_session(config) if needs_ray else nullcontext():
         run_pending_stages(stages, config)
         if serves:
             serve_until_interrupted(config)

@@ -86,8 +86,11 @@ def computes(command: "subprocess.Popen[bytes]", folder: Path) -> Callable[[], b
         logs = [log for log in (folder / "run" / "logs").glob("*/latest/*.log") if log.is_file()]
         if not any(ENGINE_STARTED in log.read_text(errors="replace") for log in logs):
             return False
-        (engine,) = titled("EngineCore", family(command))
-        since.append(engine.cpu_times().user)
+        engines = titled("EngineCore", family(command))
+        if len(engines) != 1:  # one that has died is started again
+            since.clear()
+            return False
+        since.append(engines[0].cpu_times().user)
         return since[-1] > since[0] + 1
 
     return holds

@@ -27,6 +27,10 @@ EMPTY: Final = {
 }
 """Series that such a run does not have."""
 
+SCRAPED_EVERY: Final = "5s"
+
+SCRAPED_WITHIN_S: Final = 60
+
 
 def binary() -> str:
     """The Prometheus to start."""
@@ -41,14 +45,15 @@ def binary() -> str:
 def query(
     ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, free_port: int
 ) -> Iterator[Callable[[str], list[Any]]]:
-    """Asks a Prometheus that scrapes this session's Ray every second."""
+    """Asks a Prometheus that scrapes this session's Ray every few seconds."""
     import ray
 
     folder = tmp_path_factory.mktemp("prometheus")
     (node,) = ray.nodes()
     target = f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
     scraped = {"job_name": "ray", "static_configs": [{"targets": [target]}]}
-    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [scraped]}
+    # A scrape must end within its interval, and the page has the series of all earlier tests' actors.
+    config = {"global": {"scrape_interval": SCRAPED_EVERY}, "scrape_configs": [scraped]}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     url = f"http://127.0.0.1:{free_port}"
     with (folder / "log").open("w") as log:
@@ -100,9 +105,14 @@ def test_the_dashboards_find_their_series(
     for stage in ("toy", "index", "build", "train"):
         run_stage(stage, config)
     run = config.folder.root.name
+    last = f'ray_steper_train_step{{run="{run}"}}'
+    rows = [json.loads(line) for line in config.folder.metrics.read_text().splitlines()]
+    deadline = time.monotonic() + SCRAPED_WITHIN_S
+    while not (found := query(last)) or float(found[0]["value"][1]) < rows[-1]["step"]:
+        assert time.monotonic() < deadline, f"{last}: {found} after {rows[-1]['step']} steps"
+        time.sleep(1)
     (done,) = query(f'max(ray_steper_asked_questions_total{{stage="build", run="{run}"}})')
     assert float(done["value"][1]) == 60
-    rows = [json.loads(line) for line in config.folder.metrics.read_text().splitlines()]
     (loss,) = query(f'ray_steper_train_loss{{run="{run}"}}')
     assert any(float(loss["value"][1]) == pytest.approx(row["loss"]) for row in rows)
     asking, training = (board for board in DASHBOARDS if board.name != "serving")

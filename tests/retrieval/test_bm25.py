@@ -158,4 +158,8 @@ def test_a_corpus_goes_on_being_searched_where_another_took_its_place(
     finished.rename(config.folder.corpus)  # a folder itself, as a copy that follows links makes it
     info = index_corpus(config)
     assert corpus_version(config.folder.corpus) == info.version
-    assert len(list(config.folder.root.glob("*.lance"))) == 2
+    # the link, the newest and, as one more version, the folder that was copied
+    assert len(list(config.folder.root.glob("*.lance"))) == 3
+    index_corpus(config)
+    assert finished.name not in {path.name for path in config.folder.root.glob("*.lance")}
+    assert len(list(config.folder.root.glob("*.lance"))) == 3

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from steper_ray.errors import InputError
 from steper_ray.ray_runtime.logs import new_launch
 from steper_ray.run.versions import version_folder, versions
-from steper_ray.serving.deploy import build_ingress, build_llm, build_retriever
+from steper_ray.serving.deploy import build_fused, build_ingress, build_llm, build_retriever
 from steper_ray.serving.preflight import check_server
 from steper_ray.serving.server_spec import ServerSpec
 from steper_ray.serving.session import server_spec
@@ -35,6 +35,8 @@ def build(args: dict[str, str]) -> "Application":
     """
     spec = spec_of(args)
     check_server(spec)
+    if spec.serve.fused:
+        return build_fused(spec)
     return build_ingress(spec, build_llm(spec), build_retriever(spec))
 
 

@@ -1,14 +1,20 @@
-"""Deploys a student and its corpus on Ray Serve: LLM, retriever and ingress, each scaling by itself.
+"""Deploys a student and its corpus on Ray Serve, in one of two layouts (`serve.layout`).
 
-`steper serve` makes three Serve applications: LLM, retriever and ingress. The names of the first two are
-digests of their model or corpus and settings. An update starts a changed LLM or retriever under its new
+*fused*: one application, whose replicas hold LLM, corpus and reasoning loop each. An update first tries one
+replica of the new kind, then replaces the old ones one at a time.
+
+*apart*: three applications, LLM, retriever and ingress, each scaling by itself. The names of the first two
+are digests of their model or corpus and settings. An update starts a changed LLM or retriever under its new
 name beside the old one, switches the ingresses over, and deletes the old one when the old ingresses have
-drained. So every step of a question is answered by the same student and corpus.
+drained.
+
+In both every step of a question is answered by the same student and corpus.
 """
 
 import logging
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import StageError, find_steper_error
@@ -18,7 +24,7 @@ from steper_ray.ray_runtime.placement import engine_replica_options
 from steper_ray.run.dependencies import pick
 from steper_ray.run.identity import digest
 from steper_ray.run.keys import ENGINE_KEYS
-from steper_ray.serving.keys import environment_keys
+from steper_ray.serving.keys import Keys, environment_keys
 from steper_ray.serving.server_spec import ServerSpec
 from steper_ray.text import short_message
 
@@ -77,7 +83,13 @@ def build_llm(spec: ServerSpec) -> "Application":
         graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
     )
     app: Application = deployment.bind(
-        spec.model, spec.model_name, spec.engine, spec.reasoning.settings, spec.hub, spec.log
+        spec.model,
+        spec.model_name,
+        spec.engine,
+        spec.reasoning.settings,
+        spec.hub,
+        spec.log,
+        serve.stall_s,
     )
     return app
 
@@ -89,13 +101,13 @@ def build_retriever(spec: ServerSpec) -> "Application":
 
     serve = spec.serve
     app: Application = CorpusRetriever.options(  # type: ignore[attr-defined]
-        **replicas(serve.retriever_replicas, serve.max_retriever_replicas, spec.places),
+        **replicas(serve.retriever_replicas, serve.max_retriever_replicas, CALLS_AT_A_TIME),
         **HEALTH,
         name=RETRIEVER,
         max_ongoing_requests=1000,
         graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
         ray_actor_options={"num_cpus": serve.retriever_cpus},
-    ).bind(spec.corpus, spec.log)
+    ).bind(spec.corpus, spec.log, serve.stall_s)
     return app
 
 
@@ -104,50 +116,95 @@ def build_ingress(spec: ServerSpec, llm: Any, retriever: Any) -> "Application":
 
     llm, retriever: their deployments, or the names of their applications
     """
-    from ray.serve.config import BackpressureConfig
-
-    from steper_ray.serving.deployments.ingress import AnswerServer, KeyRates
+    from steper_ray.serving.deployments.ingress import AnswerServer
 
     serve = spec.serve
-    at_once = spec.places
-    keys = environment_keys(serve.keys_env) if serve.keys_env else {}
-    rates = KeyRates.options(  # type: ignore[attr-defined]
+    ingress = AnswerServer.options(  # type: ignore[attr-defined]
+        **replicas(serve.ingress_replicas, serve.max_ingress_replicas, half_of(spec.places)),
+        **taking_requests(spec),
+        ray_actor_options={"num_cpus": serve.ingress_cpus},
+    )
+    app: Application = ingress.bind(llm, retriever, build_rates(), spec, served_keys(spec))
+    return app
+
+
+def build_fused(spec: ServerSpec) -> "Application":
+    """The deployments of the fused layout: replicas with everything, and the counter of requests by key."""
+    from ray.serve.config import RequestRouterConfig
+
+    from steper_ray.serving.deployments.fused import FusedServer
+
+    serve = spec.serve
+    busy = half_of(spec.places)
+    options: dict[str, Any] = replicas(serve.llm_replicas, serve.max_llm_replicas, busy)
+    if serve.routes_by_prefix:
+        router: Any = RequestRouterConfig
+        options["request_router_config"] = router(request_router_class=SESSION_ROUTER)
+    server = FusedServer.options(  # type: ignore[attr-defined]
+        **options,
+        **taking_requests(spec),
+        **engine_replica_options(spec.engine),
+        max_constructor_retry_count=2,
+    )
+    app: Application = server.bind(build_rates(), spec, served_keys(spec))
+    return app
+
+
+def build_rates() -> "Application":
+    """The counter of requests by key."""
+    from steper_ray.serving.deployments.ingress import KeyRates
+
+    app: Application = KeyRates.options(  # type: ignore[attr-defined]
         **HEALTH,
         **ONE_MORE,
         name="key-rates",
         max_ongoing_requests=1000,
         ray_actor_options={"num_cpus": 0},
     ).bind()
-    ingress = AnswerServer.options(  # type: ignore[attr-defined]
-        **replicas(serve.ingress_replicas, serve.max_ingress_replicas, at_once),
+    return app
+
+
+def served_keys(spec: ServerSpec) -> Keys:
+    """Keys of the environment."""
+    return environment_keys(spec.serve.keys_env) if spec.serve.keys_env else {}
+
+
+def taking_requests(spec: ServerSpec) -> dict[str, Any]:
+    """Serve's options for the replicas that take HTTP requests."""
+    from ray.serve.config import BackpressureConfig
+
+    return {
         **HEALTH,
         **ONE_MORE,
-        name="ingress",
-        # a question without a place must reach the ingress to be refused; the proxies refuse further ones
-        max_ongoing_requests=at_once + MORE_THAN_PLACES,
-        max_queued_requests=MORE_THAN_PLACES,
-        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
-        graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
-        ray_actor_options={"num_cpus": serve.ingress_cpus},
-    )
-    app: Application = ingress.bind(
-        llm,
-        retriever,
-        rates,
-        model=spec.model,
-        name=spec.model_name,
-        reasoning=spec.reasoning,
-        config=serve,
-        places=at_once,
-        keys=keys,
-        hub=spec.hub,
-        log=spec.log,
-    )
-    return app
+        "name": INGRESS,
+        # a question without a place must reach the replica to be refused; the proxies refuse further ones
+        "max_ongoing_requests": spec.places + MORE_THAN_PLACES,
+        "max_queued_requests": MORE_THAN_PLACES,
+        "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=1),
+        "graceful_shutdown_timeout_s": spec.serve.request_timeout_s + DRAIN_S,
+    }
+
+
+INGRESS: Final = "ingress"
+"""Name of the deployment that takes HTTP requests, in either layout."""
+
+
+SESSION_ROUTER: Final = "steper_ray.serving.deployments.session_router.SessionRouter"
 
 
 MORE_THAN_PLACES: Final = 256
 """Requests that an ingress holds beside the questions in progress."""
+
+
+CALLS_AT_A_TIME: Final = 1
+"""Calls that a retriever should have: an ingress makes at most two, and what waits shares the next."""
+
+
+def half_of(places: int) -> int:
+    """Questions at a time that a replica should have: it never has more than its places, so that it must be
+    fewer for more replicas to come before questions are refused.
+    """
+    return max(1, places // 2)
 
 
 def replicas(least: int, most: int | None, target: int) -> dict[str, Any]:
@@ -207,40 +264,51 @@ def corpus_app(spec: ServerSpec) -> str:
     return CORPUS_APP + digest(parts)[:12]
 
 
+def behind_apps(spec: ServerSpec) -> dict[str, Callable[[ServerSpec], "Application"]]:
+    """The applications behind the one that takes requests, by name; what builds each."""
+    if spec.serve.fused:
+        return {}
+    return {llm_app(spec): build_llm, corpus_app(spec): build_retriever}
+
+
+def build_front(spec: ServerSpec) -> "Application":
+    """The application that takes requests."""
+    return build_fused(spec) if spec.serve.fused else build_ingress(spec, *behind_apps(spec))
+
+
 def deploy(spec: ServerSpec) -> None:
     """Start the applications, or update running ones to these settings without a pause.
 
-    The new LLM, retriever and one trial ingress start beside the running ones. Raises StageError with the
-    reason if one of the new ones fails to start; the running ones are then unchanged.
+    What is new, and one trial of what takes the requests, start beside the running ones. Raises StageError
+    with the reason if one of the new ones fails to start; the running ones are then unchanged.
     """
     from ray import serve
 
-    names, before = (llm_app(spec), corpus_app(spec)), set(serve.status().applications)
+    names, before = behind_apps(spec), set(serve.status().applications)
     serves_log = {"log_level": "WARNING"}
 
     def target(app: "Application", name: str, route: str | None = None) -> Any:
         return serve.RunTarget(app, name=name, route_prefix=route, logging_config=serves_log)
 
     # running applications are not deployed again: Serve would restart their replicas
-    builders = zip(names, (build_llm, build_retriever), strict=True)
-    new = [target(builder(spec), name) for name, builder in builders if name not in before]
-    ingress = target(build_ingress(spec, *names), APP, "/")
+    new = [target(builder(spec), name) for name, builder in names.items() if name not in before]
+    ingress = target(build_front(spec), APP, "/")
     logger.info("new applications: %s", ", ".join(app.name for app in [*new, ingress]))
     if APP not in before:
         bring_up(spec.log, *new, ingress)
         return
     try:
-        trial = build_ingress(spec.with_one_ingress(), *names)
+        trial = build_front(spec.with_one_ingress())
         bring_up(spec.log, *new, target(trial, TRIAL_APP))
     except StageError:
-        for name in set(names) - before:
+        for name in names.keys() - before:
             serve.delete(name)
         raise
     finally:
         serve.delete(TRIAL_APP)
-    bring_up(spec.log, ingress)  # the trial ingress answers, so the real ones can be switched over
+    bring_up(spec.log, ingress)  # the trial answers, so the real ones can be switched over
     wait_until_drained(spec.serve.request_timeout_s + DRAIN_S)
-    for name in before - set(names):
+    for name in before - names.keys():
         if name.startswith((LLM_APP, CORPUS_APP)):
             logger.info("%s is drained and ends", name)
             serve.delete(name)
@@ -279,7 +347,7 @@ def wait_until_drained(seconds: float) -> None:
 
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        states = serve.status().applications[APP].deployments["ingress"].replica_states
+        states = serve.status().applications[APP].deployments[INGRESS].replica_states
         if all(state == "RUNNING" for state in states):
             return
         time.sleep(0.2)

@@ -12,7 +12,7 @@ from steper_ray.models.loading import load_tokenizer
 from steper_ray.ray_runtime.placement import engine_bundles
 from steper_ray.ray_runtime.room import Bundle, check_room
 from steper_ray.reasoning.encoder import PromptEncoder
-from steper_ray.serving.deploy import corpus_app, llm_app
+from steper_ray.serving.deploy import APP, corpus_app, llm_app
 from steper_ray.serving.keys import KeyRing, environment_keys
 from steper_ray.serving.server_spec import ServerSpec
 
@@ -74,8 +74,13 @@ def missing_resources(spec: ServerSpec, *apps: str) -> str | None:
 
 
 def needed_bundles(spec: ServerSpec, *apps: str) -> list[Bundle]:
-    """What LLMs, retrievers and one ingress take; `apps` run already."""
+    """What LLMs, retrievers and one ingress take; `apps` run already.
+
+    Fused replicas are replaced one at a time, so that an update needs room for one.
+    """
     serve = spec.serve
+    if serve.fused:
+        return engine_bundles(spec.engine) * (1 if APP in apps else serve.llm_replicas)
     needed = [Bundle({"CPU": serve.ingress_cpus})]
     if llm_app(spec) not in apps:
         needed += engine_bundles(spec.engine) * serve.llm_replicas

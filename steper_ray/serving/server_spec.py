@@ -34,16 +34,24 @@ class ServerSpec:
         return ingress_places(self.serve, self.engine)
 
     def with_one_ingress(self) -> "ServerSpec":
-        """The same server with a single ingress replica."""
-        fixed = {"ingress_replicas": 1, "max_ingress_replicas": None}
+        """The same server with a single replica that takes requests."""
+        kind = "llm" if self.serve.fused else "ingress"
+        fixed = {
+            f"{kind}_replicas": 1,
+            f"max_{kind}_replicas": None,
+            "layout": self.serve.layout_name,
+        }
         return replace(self, serve=self.serve.model_copy(update=fixed))
 
 
 def ingress_places(serve: ServeConfig, engine: EngineConfig) -> int:
-    """Limit of questions in progress in one ingress: `serve.max_concurrent`, else a share of twice what the
-    engines run at the same time.
+    """Limit of questions in progress in one replica that takes requests: `serve.max_concurrent`, else a
+    share of twice what the engines run at the same time.
     """
     if serve.max_concurrent is not None:
         return serve.max_concurrent
-    in_progress = 2 * serve.llm_replicas * engine.max_num_seqs
+    if serve.fused:
+        return 2 * engine.max_num_seqs
+    engines = max(serve.llm_replicas, serve.max_llm_replicas or 0)
+    in_progress = 2 * engines * engine.max_num_seqs
     return max(1, in_progress // serve.ingress_replicas)

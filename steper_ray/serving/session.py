@@ -104,7 +104,7 @@ def running_server(config: "RunConfig") -> Iterator[str]:
                 deploy(spec)
             with reachable(config.folder.cluster_file):
                 url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-                logger.info("serving %s at %s", spec.model, url)
+                logger.info("serving %s at %s, %s", spec.model, url, spec.serve.layout_name)
                 yield url
         finally:
             logger.info("the server ends")
@@ -182,7 +182,15 @@ def update_server(config: "RunConfig") -> None:
 def serve_until_interrupted(config: "RunConfig") -> None:
     """Serve the student until Ctrl-C."""
     with running_server(config) as url:
-        print(f"serving {Path(served_model(config)).name} at {url}; Ctrl-C ends it", flush=True)
+        serve = config.serve
+        asked_for = (
+            f", for {serve.apart_keys[0]}" if serve.layout is None and not serve.fused else ""
+        )
+        layout = f"serve.layout: {serve.layout_name}{asked_for}"
+        print(
+            f"serving {Path(served_model(config)).name} at {url} ({layout}); Ctrl-C ends it",
+            flush=True,
+        )
         print(f"  ask it on the page: {url}/", flush=True)
         print(
             f"  curl {url}/v1/answer -H 'content-type: application/json' "

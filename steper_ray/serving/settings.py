@@ -1,8 +1,8 @@
 """The `serve` section."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from steper_ray.engines.settings import EngineConfig
 from steper_ray.run.section import EnvironmentName, LocalPath, Section
@@ -19,8 +19,13 @@ class ServeConfig(Section):
     """Port to listen on."""
     engine: EngineConfig | None = None
     """The engines of the server, where they differ from the `engine` section, with the keys that do."""
+    layout: Literal["fused", "apart"] | None = None
+    """Whether each replica holds the LLM, the corpus and the reasoning loop (fused, the faster), or these
+    are deployments that scale by themselves (apart). Null is fused unless retrievers or ingresses of their
+    own are asked for."""
     llm_replicas: PositiveInt = 1
-    """Replicas of the LLM. With several, a request goes to the one that has cached most of its prompt."""
+    """Replicas of the LLM, or of everything where the layout is fused. With several apart ones, a request
+    goes to the one that has cached most of its prompt; fused ones keep the requests of a session."""
     max_llm_replicas: PositiveInt | None = None
     """Upper bound for autoscaling the LLM replicas (lower bound: `llm_replicas`); null turns it off."""
     retriever_replicas: PositiveInt = 1
@@ -62,10 +67,45 @@ class ServeConfig(Section):
     the ingresses share twice what the engines run at the same time."""
     request_timeout_s: PositiveFloat = 300.0
     """Deadline of a request in seconds; before it, work that a dead replica lost is retried."""
+    stall_s: PositiveFloat = 60.0
+    """Seconds without a token of any request, or of one search, after which a replica is taken to hang and
+    is replaced."""
     passages_per_step: PositiveInt | None = None
     """Passages per step (k) instead of those that the student was trained with."""
     max_steps: PositiveInt | None = None
     """Largest number of steps (S) instead of the one that the student was trained with."""
+
+    @model_validator(mode="after")
+    def _fits_its_layout(self) -> Self:
+        if self.layout == "fused" and self.apart_keys:
+            raise ValueError(
+                f"layout: fused replicas have no {self.apart_keys[0]} of their own; set llm_replicas, or "
+                "layout: apart"
+            )
+        return self
+
+    @property
+    def fused(self) -> bool:
+        """Whether each replica holds everything."""
+        if self.layout is not None:
+            return self.layout == "fused"
+        return not self.apart_keys
+
+    @property
+    def layout_name(self) -> Literal["fused", "apart"]:
+        """The layout, chosen if need be."""
+        return "fused" if self.fused else "apart"
+
+    @property
+    def apart_keys(self) -> list[str]:
+        """The keys that only the `apart` layout has, where they are set to more than the least."""
+        asked = {
+            "retriever_replicas": self.retriever_replicas > 1,
+            "max_retriever_replicas": self.max_retriever_replicas is not None,
+            "ingress_replicas": self.ingress_replicas > 1,
+            "max_ingress_replicas": self.max_ingress_replicas is not None,
+        }
+        return [name for name, said in asked.items() if said]
 
     @property
     def routes_by_prefix(self) -> bool:

@@ -127,7 +127,12 @@ def test_a_request_changes_only_what_it_names() -> None:
     ("overrides", "expected"),
     [
         (["engine.max_num_seqs=8"], 16),  # twice what the engine runs at a time
-        (["engine.max_num_seqs=8", "serve.llm_replicas=3"], 48),
+        (["engine.max_num_seqs=8", "serve.llm_replicas=3"], 16),  # fused: each has its own engine
+        (["engine.max_num_seqs=8", "serve.llm_replicas=3", "serve.layout=apart"], 48),
+        (
+            ["engine.max_num_seqs=8", "serve.max_llm_replicas=4", "serve.ingress_replicas=2"],
+            32,
+        ),  # for the engines that may come, so that they do
         (
             ["engine.max_num_seqs=8", "serve.llm_replicas=3", "serve.ingress_replicas=5"],
             9,

@@ -9,17 +9,18 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from steper_ray.models.loading import load_tokenizer
-from steper_ray.models.settings import HubConfig
-from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.run.versions import use
 from steper_ray.serving.deployments.replica_log import start_replica_log
 from steper_ray.serving.keys import KeyRing, Keys, RateLimiter
-from steper_ray.serving.overrides import ServingReasoning
-from steper_ray.serving.settings import ServeConfig
+from steper_ray.serving.server_spec import ServerSpec
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from steper_ray.ray_runtime.metrics import RayMetrics
+    from steper_ray.serving.answering import AnswerService
+    from steper_ray.serving.backend import Backend
 
 
 logger = logging.getLogger(__name__)
@@ -45,64 +46,14 @@ class KeyRates:
         return self._limiter.take(owner, per_minute)
 
 
-@serve.deployment
-@serve.ingress()
-class AnswerServer:
-    """The ingress: the HTTP API, and the reasoning loop over the replicas."""
+class HttpApi:
+    """What every replica that takes HTTP requests does: the API, over a service."""
 
     def __init__(
-        self,
-        llm: DeploymentHandle[Any] | str,
-        retriever: DeploymentHandle[Any] | str,
-        rates: DeploymentHandle[Any],
-        *,
-        model: str,
-        name: str,
-        reasoning: ServingReasoning,
-        config: ServeConfig,
-        places: int,
-        keys: Keys,
-        hub: HubConfig,
-        log: LaunchLog,
+        self, service: "AnswerService", keys: KeyRing, rates: DeploymentHandle[Any]
     ) -> None:
-        """llm, retriever: their handles, or the names of their applications
-        name: the model's name in the API
-        keys: keys of the environment that the server was started in
-        """
-        start_replica_log(log)
-        self._use = use(Path(model))
-        from ray.serve import metrics
-
-        from steper_ray.ray_runtime.metrics import RayMetrics
-        from steper_ray.serving.answering import AnswerService
-        from steper_ray.serving.metrics import METRICS
-        from steper_ray.serving.replicas import ReplicaBackend
-
-        if isinstance(llm, str):
-            llm = serve.get_deployment_handle(LLM, llm)
-        if isinstance(retriever, str):
-            retriever = serve.get_deployment_handle(RETRIEVER, retriever)
-        record = RayMetrics(METRICS, metrics)
-        settings = reasoning.settings
-        encoder = PromptEncoder(load_tokenizer(model, hub), settings.chat, settings.template_date)
-        self._service = AnswerService(
-            ReplicaBackend(
-                llm,
-                retriever,
-                encoder,
-                record,
-                corpus_version=reasoning.corpus_version,
-                by_prefix=config.routes_by_prefix,
-            ),
-            reasoning,
-            config,
-            model=name,
-            places=places,
-            record=record,
-        )
-        self._keys = KeyRing(config, keys)
-        self._rates = rates
-        logger.info("answers with %s, %d questions at a time", model, places)
+        """rates: the counter of requests by key"""
+        self._service, self._keys, self._rates = service, keys, rates
 
     async def __serve_build_asgi_app__(self) -> "FastAPI":
         from steper_ray.serving.api.routes import build_api
@@ -120,3 +71,72 @@ class AnswerServer:
             message = "the count of this key's requests does not answer; asking again is safe"
             raise RefusedError(503, "rates_lost", message, retry_after=1) from None
         return seconds
+
+
+def serve_metrics() -> "RayMetrics":
+    """Records into the metrics of the server, with this replica's tags."""
+    from ray.serve import metrics
+
+    from steper_ray.ray_runtime.metrics import RayMetrics
+    from steper_ray.serving.metrics import METRICS
+
+    return RayMetrics(METRICS, metrics)
+
+
+def prompt_encoder(spec: ServerSpec) -> PromptEncoder:
+    """The encoder of the served model's prompts."""
+    settings = spec.reasoning.settings
+    return PromptEncoder(
+        load_tokenizer(spec.model, spec.hub), settings.chat, settings.template_date
+    )
+
+
+def answer_service(backend: "Backend", spec: ServerSpec, record: "RayMetrics") -> "AnswerService":
+    """The service of a replica."""
+    from steper_ray.serving.answering import AnswerService
+
+    return AnswerService(
+        backend,
+        spec.reasoning,
+        spec.serve,
+        model=spec.model_name,
+        places=spec.places,
+        record=record,
+    )
+
+
+@serve.deployment
+@serve.ingress()
+class AnswerServer(HttpApi):
+    """The ingress: the HTTP API, and the reasoning loop over the replicas."""
+
+    def __init__(
+        self,
+        llm: DeploymentHandle[Any] | str,
+        retriever: DeploymentHandle[Any] | str,
+        rates: DeploymentHandle[Any],
+        spec: ServerSpec,
+        keys: Keys,
+    ) -> None:
+        """llm, retriever: their handles, or the names of their applications
+        keys: keys of the environment that the server was started in
+        """
+        start_replica_log(spec.log)
+        self._use = use(Path(spec.model))
+        from steper_ray.serving.replicas import ReplicaBackend
+
+        if isinstance(llm, str):
+            llm = serve.get_deployment_handle(LLM, llm)
+        if isinstance(retriever, str):
+            retriever = serve.get_deployment_handle(RETRIEVER, retriever)
+        record = serve_metrics()
+        backend = ReplicaBackend(
+            llm,
+            retriever,
+            prompt_encoder(spec),
+            record,
+            corpus_version=spec.reasoning.corpus_version,
+            by_prefix=spec.serve.routes_by_prefix,
+        )
+        super().__init__(answer_service(backend, spec, record), KeyRing(spec.serve, keys), rates)
+        logger.info("answers with %s, %d questions at a time", spec.model, spec.places)

@@ -1,5 +1,7 @@
 """The LLM behind the server: `ray.serve.llm`'s server with vLLM inside, one replica an engine.
 
+`StudentLLM` is a deployment of its own; a fused replica holds the same `LocalLLM` (`fused.py`).
+
 Beside chats it writes steps of the reasoning loop from token ids: the ingress encodes the prompt as
 training did, and needs the number of cached tokens, which an OpenAI response does not have.
 
@@ -35,6 +37,7 @@ from steper_ray.ray_runtime.placement import served_engine_bundles, served_engin
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.versions import use
 from steper_ray.serving.deployments.replica_log import start_replica_log
+from steper_ray.serving.stall import EngineWatch, StalledError
 
 logger = logging.getLogger(__name__)
 
@@ -72,23 +75,24 @@ def _generation(final: Any) -> Generation:
         raise ReplicaLostError(str(error)) from None
 
 
-@serve.deployment
-class StudentLLM:
-    """One vLLM engine under `ray.serve.llm.LLMServer`."""
+class LocalLLM:
+    """One vLLM engine under `ray.serve.llm.LLMServer`, in a replica of Ray Serve."""
 
-    async def __init__(  # type: ignore[misc]
+    async def start(
         self,
         model: str,
         name: str,
         config: EngineConfig,
         reasoning: ReasoningConfig,
         hub: HubConfig,
-        log: LaunchLog,
+        stall_s: float,
     ) -> None:
-        """Raises InputError if the model cannot be loaded, if vLLM refuses an argument, or if the context
-        is too short for the prompts.
+        """Start the engine.
+
+        name: the model's name in the API; stall_s: see `EngineWatch`
+        Raises InputError if the model cannot be loaded, if vLLM refuses an argument, or if the context is
+        too short for the prompts.
         """
-        start_replica_log(log)
         self._use = use(Path(model))
         use_hub(hub)
         prepare_process(config)
@@ -116,6 +120,7 @@ class StudentLLM:
         self._server, self._llm = server, server.engine.client
         self._seeded = takes_seeds(config)
         check_context(model, self._llm, reasoning)
+        self._watch = EngineWatch(self._llm, stall_s)
         logger.info("the engine of %s is ready", model)
 
     async def write(self, request: StepRequest) -> Generation:
@@ -184,11 +189,31 @@ class StudentLLM:
         return int(self._llm.output_processor.get_num_unfinished_requests())
 
     async def check_health(self) -> None:
-        """Raises if the engine is dead; Serve then replaces the replica."""
+        """Raises if the engine is dead or hangs; Serve then replaces the replica."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             await self._server.check_health()
-        except EngineDeadError as error:
-            logger.error("the engine died: %s; Serve replaces this replica", error)
+            self._watch.check()
+        except (EngineDeadError, StalledError) as error:
+            logger.error("the engine is lost: %s; Serve replaces this replica", error)
             raise
+
+
+@serve.deployment
+class StudentLLM(LocalLLM):
+    """The LLM as a deployment of its own."""
+
+    async def __init__(  # type: ignore[misc]
+        self,
+        model: str,
+        name: str,
+        config: EngineConfig,
+        reasoning: ReasoningConfig,
+        hub: HubConfig,
+        log: LaunchLog,
+        stall_s: float,
+    ) -> None:
+        """See `LocalLLM.start`."""
+        start_replica_log(log)
+        await self.start(model, name, config, reasoning, hub, stall_s)

@@ -1,0 +1,96 @@
+"""Engine and backend of a fused replica: the engine and the corpus are in the same process.
+
+A replica that dies takes its questions with it, so there is nobody to ask again: the client is told that
+asking again is safe.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from steper_ray.engines.protocol import GREEDY, Generation, Sampling
+from steper_ray.errors import ReplicaLostError
+from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.serving.stall import StalledError, WatchedRetriever
+
+if TYPE_CHECKING:
+    from steper_ray.serving.deployments.llm import LocalLLM
+
+
+class LocalEngine:
+    """An `Engine` over the engine of this process."""
+
+    def __init__(
+        self,
+        llm: "LocalLLM",
+        encoder: PromptEncoder,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """say: called with each piece of the text"""
+        self._llm, self._encoder, self._say = llm, encoder, say
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt as the engine counts them."""
+        return self._encoder.count_tokens(prompt)
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        return self._encoder.count_text(text)
+
+    async def generate(
+        self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Generation:
+        """See `VLLMEngine.generate`; raises ReplicaLostError if the engine died."""
+        from steper_ray.serving.deployments.llm import StepRequest
+
+        ids = self._encoder.encode(prompt)
+        request = StepRequest("", ids, tuple(stop), max_tokens, sampling)
+        if self._say is None:
+            return await self._llm.write(request)
+        async for part in self._llm.write_stream(request):
+            if isinstance(part, Generation):
+                return part
+            self._say(part)
+        raise ReplicaLostError("the engine ended the answer early")
+
+
+class LocalBackend:
+    """A `Backend` in one process."""
+
+    def __init__(
+        self, llm: "LocalLLM", retriever: WatchedRetriever, encoder: PromptEncoder
+    ) -> None:
+        self._llm, self._encoder = llm, encoder
+        self.retriever = retriever
+
+    def engine(self, say: Callable[[str], None] | None = None) -> LocalEngine:
+        """Engine that writes the steps of one question; see `Backend.engine`."""
+        return LocalEngine(self._llm, self._encoder, say)
+
+    async def chat(self, body: Mapping[str, Any]) -> str:
+        """The plain model's OpenAI response; raises RowError if the request cannot be met."""
+        from steper_ray.serving.deployments.llm import ChatRequest
+
+        return await self._llm.chat(ChatRequest(body["messages"], dict(body)))
+
+    async def chat_stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+        """Server-sent events of the plain model's response."""
+        from steper_ray.serving.deployments.llm import ChatRequest
+
+        async for part in self._llm.chat_stream(ChatRequest(body["messages"], dict(body))):
+            yield part
+
+    async def missing(self) -> list[str]:
+        """Names of the parts that are dead or hang: `model`, `corpus`."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        missing = []
+        try:
+            await self._llm.check_health()
+        except (EngineDeadError, StalledError):
+            missing.append("model")
+        try:
+            self.retriever.check()
+        except StalledError:
+            missing.append("corpus")
+        return missing

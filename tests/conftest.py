@@ -38,6 +38,9 @@ ROOT = Path(__file__).parent.parent
 ENGINE_FIXTURES = {"ray_cluster", "only_rank", "browser"}
 """Who uses one of them starts Ray, DeepSpeed or Chromium, and is marked `engine`."""
 
+IN_PROCESS = {"only_rank", "process_group"}
+"""Who uses one of them, and no Ray, is marked `in_process`."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -61,6 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & ENGINE_FIXTURES:
             item.add_marker("engine")
+        if fixtures & IN_PROCESS and "ray_cluster" not in fixtures:
+            item.add_marker("in_process")
         if "browser" in fixtures and not shutil.which("chromium"):
             item.add_marker(no_chromium)
 

@@ -109,9 +109,7 @@ def serves(command: "subprocess.Popen[bytes]", folder: Path) -> Callable[[], boo
     ("stage", "signals", "at_work", "code"),
     [
         ("build", [signal.SIGKILL], computes, -9),
-        ("eval", [signal.SIGINT], computes, 130),
         ("train", [signal.SIGINT], trains, 130),
-        ("compare", [signal.SIGKILL], trains, -9),
         ("sweep", [signal.SIGTERM], trains, 130),
         ("serve", [signal.SIGTERM, signal.SIGTERM], serves, 130),
         ("serve", [signal.SIGKILL], serves, -9),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,8 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any, Final
 
 import pandas as pd
 import psutil
@@ -39,6 +42,7 @@ from steper_ray.schema import ABILITIES, Question
 from steper_ray.selection.rejection import REJECTIONS
 from steper_ray.tasks.qa import exact_match
 from steper_ray.toy.world import make_world
+from tests.end_to_end.test_dashboard import DASHBOARDS
 from tests.fakes import hits_of
 from tests.processes import heed_ctrl_c
 
@@ -50,13 +54,27 @@ SMALL = [
     "toy.test=15",
     "train.epochs=1",
     "train.chains_per_batch=30",
+    # for the dashboards
+    "train.checkpoint_every_steps=1",
+    "train.validation_chains=6",
+    "train.validate_every_steps=2",
 ]
+
+EMPTY: Final = {
+    "ray_steper_train_mix_loss": "no train.mix",
+    "ray_steper_train_mfu": "on GPUs only",
+}
+"""Series that such a run does not have."""
+
+SCRAPED_WITHIN_S: Final = 60
+
+Query = Callable[[str], list[Any]]
 
 
 @pytest.fixture(scope="module")
-def run(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, free_port: int) -> RunConfig:
-    """A finished small demo run."""
-    folder = tmp_path_factory.mktemp("run")
+def run(query: Query | None, tmp_path_factory: pytest.TempPathFactory, free_port: int) -> RunConfig:
+    """A finished small demo run, scraped by a Prometheus."""
+    folder = tmp_path_factory.mktemp("watched")
     config = load_config(TOY_RUN_FILE, [*SMALL, f"run.dir={folder}", f"serve.port={free_port}"])
     demo(config)
     return config
@@ -82,6 +100,28 @@ def test_the_demo_writes_its_summary(run: RunConfig) -> None:
     ]
     assert [reply["right"] for reply in replies] == right
     assert summary["served"]["right"] == sum(right)
+
+
+def test_the_dashboards_find_their_series(run: RunConfig, query: Query | None) -> None:
+    if query is None:
+        pytest.skip("no prometheus on the PATH (Debian: .ci/prometheus unpacks it into .venv)")
+    name = run.folder.root.name
+    last = f'ray_steper_train_step{{run="{name}"}}'
+    rows = [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
+    deadline = time.monotonic() + SCRAPED_WITHIN_S
+    while not (found := query(last)) or float(found[0]["value"][1]) < rows[-1]["step"]:
+        assert time.monotonic() < deadline, f"{last}: {found} after {rows[-1]['step']} steps"
+        time.sleep(1)
+    (done,) = query(f'max(ray_steper_asked_questions_total{{stage="build", run="{name}"}})')
+    assert float(done["value"][1]) == 90
+    (loss,) = query(f'ray_steper_train_loss{{run="{name}"}}')
+    assert any(float(loss["value"][1]) == pytest.approx(row["loss"]) for row in rows)
+    asking, training = (board for board in DASHBOARDS if board.name != "serving")
+    for expression in (*asking.drawn, *training.drawn):
+        filled = expression.replace("$__rate_interval", "10m")
+        filled = re.sub(r"\$\w+", ".*", filled)
+        expected = not any(name in expression for name in EMPTY)
+        assert bool(query(filled)) == expected, filled
 
 
 def test_the_demo_asks_the_first_question_of_each_hop_count() -> None:

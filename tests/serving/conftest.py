@@ -1,9 +1,9 @@
-"""What the tests of serving share: a server of the real thing (Ray Serve, vLLM, Lance), two ingresses."""
+"""What the tests of serving share: real servers (Ray Serve, vLLM, Lance), one in each layout."""
 
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,18 +61,43 @@ class Server:
         self.processes(name)[0].send_signal(signal.SIGKILL)
 
 
+Serving = Callable[[str], Server]
+
+
 @pytest.fixture(scope="package")
-def server(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Serves the toy world's passages; asks for no key."""
-    from steper_ray.cli import TOY_RUN_FILE
+def serving(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """Gives the server of a layout; there is one at a time, and it stays while it is asked for.
+
+    It serves the toy world's passages and asks for no key.
+    """
     from steper_ray.serving.session import running_server
+
+    running: dict[str, Server] = {}
+    with ExitStack() as ends:
+
+        def server_of(layout: str) -> Server:
+            if layout not in running:
+                running.clear()
+                ends.close()
+                config = served_config(toy_corpus, tmp_path_factory.mktemp("serve"), layout)
+                questions = [question.question for question in questions_of(config, "test")]
+                url = ends.enter_context(running_server(config))
+                running[layout] = Server(url, questions, config)
+            return running[layout]
+
+        yield server_of
+
+
+def served_config(toy_corpus: RunConfig, folder: Path, layout: str) -> RunConfig:
+    """The run of a server on a port of its own."""
+    from steper_ray.cli import TOY_RUN_FILE
 
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    data, folder = toy_corpus.folder.root, tmp_path_factory.mktemp("serve")
+    data = toy_corpus.folder.root
     (folder / "corpus.lance").symlink_to(toy_corpus.folder.corpus)
-    config = load_config(
+    return load_config(
         TOY_RUN_FILE,
         [
             f"run.dir={folder}",
@@ -80,12 +105,22 @@ def server(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> I
             f"build.teacher={data}/toy/models/teacher",
             f"serve.model={data}/toy/models/teacher",
             f"serve.port={port}",
+            f"serve.layout={layout}",
             "engine.cpus=0.5",  # room for a second LLM while it is updated
-            "serve.ingress_replicas=2",
+            *(["serve.ingress_replicas=2"] if layout == "apart" else ["serve.stall_s=10"]),
             f"serve.max_concurrent={PLACES}",
             "serve.request_timeout_s=120",
         ],
     )
-    questions = [question.question for question in questions_of(config, "test")]
-    with running_server(config) as url:
-        yield Server(url, questions, config)
+
+
+@pytest.fixture
+def server(serving: Serving) -> Server:
+    """A server of the fused layout, with one replica."""
+    return serving("fused")
+
+
+@pytest.fixture
+def apart_server(serving: Serving) -> Server:
+    """A server of the apart layout, with two ingresses."""
+    return serving("apart")

@@ -1,9 +1,8 @@
-"""The server as its users have it: real engines, real HTTP. The tests share one server."""
+"""The server as its users have it: real engines, real HTTP. The tests share one server, a fused one."""
 
 import asyncio
 import re
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -12,8 +11,7 @@ import pytest
 
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.retrieval import open_retriever
-from steper_ray.serving.deploy import build_ingress, corpus_app, llm_app
-from steper_ray.serving.session import server_spec
+from steper_ray.serving.deploy import APP, INGRESS
 from tests.fakes import hits_of
 from tests.serving.conftest import PLACES, Server
 from tests.serving.load import LONG_CHAT, events, post, until
@@ -146,8 +144,6 @@ def test_a_port_in_use_and_a_public_address_without_keys_are_refused(
 def test_who_goes_away_is_not_worked_for(server: Server) -> None:
     from ray.serve.handle import DeploymentHandle
 
-    from steper_ray.serving.deployments.ingress import LLM
-
     begun = time.monotonic()
     whole = post(server, "/v1/chat/completions", LONG_CHAT).json()
     a_token = (time.monotonic() - begun) / whole["usage"]["completion_tokens"]
@@ -155,7 +151,7 @@ def test_who_goes_away_is_not_worked_for(server: Server) -> None:
 
     async def run() -> None:
         # Serve would keep a handle of get_deployment_handle, and end it after this loop
-        llm = DeploymentHandle[Any](LLM, llm_app(server.spec))
+        llm = DeploymentHandle[Any](INGRESS, APP)
         for stream in (False, True):
             async with httpx.AsyncClient(timeout=60) as client:
                 asked = asyncio.create_task(
@@ -176,10 +172,14 @@ def test_who_goes_away_is_not_worked_for(server: Server) -> None:
 
 
 def test_past_its_places_it_says_so_at_once_and_recovers(server: Server) -> None:
+    """And no replica is taken to hang, however many ask."""
     statuses: list[tuple[int, float, float]] = []
+    replica = server.processes(":ingress")[0].pid
 
     async def run() -> None:
-        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=80)) as client:
+        async with httpx.AsyncClient(
+            timeout=60, limits=httpx.Limits(max_connections=8 * PLACES)
+        ) as client:
 
             async def worker(number: int) -> None:
                 for turn in range(6):
@@ -194,7 +194,7 @@ def test_past_its_places_it_says_so_at_once_and_recovers(server: Server) -> None
                         assert reply.json()["error"]["code"] == "overloaded"
                         await asyncio.sleep(0.2)
 
-            await asyncio.gather(*(worker(number) for number in range(5 * PLACES)))
+            await asyncio.gather(*(worker(number) for number in range(8 * PLACES)))
 
     asyncio.run(run())
     answered, refused = (
@@ -204,6 +204,7 @@ def test_past_its_places_it_says_so_at_once_and_recovers(server: Server) -> None
     assert all(after >= 1 for status, _, after in statuses if status == 503)
     assert median(refused) < median(answered) / 2
     assert post(server, "/v1/answer", {"question": server.questions[0]}).status_code == 200
+    assert server.processes(":ingress")[0].pid == replica
 
 
 def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
@@ -230,32 +231,3 @@ def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
         return True
 
     until(there)
-
-
-def test_keys_hold_under_a_route_prefix_too(server: Server, tmp_path: Path) -> None:
-    """As `build` is served by a Serve config file with another `route_prefix`, beside the server."""
-    from ray import serve
-
-    from steper_ray.serving.keys import new_key
-
-    keys = {"keys_file": str(tmp_path / "keys.yaml")}
-    keyed = server_spec(
-        server.config.model_copy(update={"serve": server.config.serve.model_copy(update=keys)})
-    ).with_one_ingress()
-    headers = {"authorization": f"Bearer {new_key(keyed.serve, 'alice')}"}
-    ingress = build_ingress(keyed, llm_app(server.spec), corpus_app(server.spec))
-    serve.run(ingress, name="student", route_prefix="/student")
-    try:
-        ask = {"question": server.questions[0]}
-        for path in ("/v1/answer", "//v1/answer", "/v1/answer/", "/%76%31/answer", "/nothing"):
-            refused = post(server, f"/student{path}", ask)
-            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "no_key"), path
-        assert post(server, "/%73tudent/v1/answer", ask).status_code == 401
-        for path in ("", "/", "/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"):
-            reply = httpx.get(f"{server.url}/student{path}", follow_redirects=True)
-            assert reply.status_code == 200, path
-        answer = post(server, "/student/v1/answer", ask, headers=headers)
-        assert answer.status_code == 200
-        assert answer.json()["answer"] == post(server, "/v1/answer", ask).json()["answer"]
-    finally:
-        serve.delete("student")

@@ -243,6 +243,10 @@ def faults(folder: Path, questions: list[str]) -> dict[str, Any]:
         for kill, seconds in (("llm", 60), ("retriever", 20), ("ingress", 20)):
             outcomes[kill] = asyncio.run(under_load(url, kill, seconds))
             say(f"{kill} killed: {outcomes[kill]}")
+    with server(folder, "serve.layout=fused") as url:
+        ask_server(url, [next(asked) for _ in range(32)], 32)
+        outcomes["fused"] = asyncio.run(under_load(url, "ingress", 60))
+        say(f"a fused replica killed: {outcomes['fused']}")
     return outcomes
 
 

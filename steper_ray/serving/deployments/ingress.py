@@ -40,9 +40,9 @@ class KeyRates:
     def __init__(self) -> None:
         self._limiter = RateLimiter()
 
-    async def take(self, owner: str, per_minute: int) -> float:
+    async def take(self, owner: str, per_minute: int, requests: int) -> float:
         """See `RateLimiter.take`."""
-        return self._limiter.take(owner, per_minute)
+        return self._limiter.take(owner, per_minute, requests)
 
 
 @serve.deployment
@@ -74,6 +74,7 @@ class AnswerServer:
         from ray.serve import metrics
 
         from steper_ray.ray_runtime.metrics import RayMetrics
+        from steper_ray.serving.access_log import access_log
         from steper_ray.serving.answering import AnswerService
         from steper_ray.serving.metrics import METRICS
         from steper_ray.serving.replicas import ReplicaBackend
@@ -100,6 +101,8 @@ class AnswerServer:
             places=places,
             record=record,
         )
+        rank = serve.get_replica_context().rank.rank
+        self._write_access = access_log(log, rank, config.access_log)
         self._keys = KeyRing(config, keys)
         self._rates = rates
         logger.info("answers with %s, %d questions at a time", model, places)
@@ -107,15 +110,17 @@ class AnswerServer:
     async def __serve_build_asgi_app__(self) -> "FastAPI":
         from steper_ray.serving.api.routes import build_api
 
-        return build_api(self._service, self._keys, self._take)
+        return build_api(self._service, self._keys, self._take, self._write_access)
 
-    async def _take(self, owner: str, per_minute: int) -> float:
+    async def _take(self, owner: str, per_minute: int, requests: int) -> float:
         from steper_ray.serving.refusals import RefusedError
         from steper_ray.serving.replicas import ask_again
 
         try:
             async with asyncio.timeout(self._service.config.request_timeout_s):
-                seconds: float = await ask_again(lambda: self._rates.take.remote(owner, per_minute))
+                seconds: float = await ask_again(
+                    lambda: self._rates.take.remote(owner, per_minute, requests)
+                )
         except TimeoutError:
             message = "the count of this key's requests does not answer; asking again is safe"
             raise RefusedError(503, "rates_lost", message, retry_after=1) from None

@@ -8,7 +8,7 @@ replaces it.
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +64,16 @@ class ChatRequest:
     """The whole OpenAI request."""
 
 
+def ending_chats(arguments: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """vLLM's arguments with a limit on what a chat writes, whatever it asks for.
+
+    The limit cannot be put into the requests: vLLM refuses one whose limit and prompt exceed the context.
+    """
+    overrides = dict(arguments.get("override_generation_config") or {})
+    overrides["max_new_tokens"] = min(most, overrides.get("max_new_tokens", most))
+    return {**arguments, "override_generation_config": overrides}
+
+
 def _generation(final: Any) -> Generation:
     """The generation in a last output; raises ReplicaLostError where the engine gave the request up."""
     try:
@@ -84,8 +94,11 @@ class StudentLLM:
         reasoning: ReasoningConfig,
         hub: HubConfig,
         log: LaunchLog,
+        max_output_tokens: int,
     ) -> None:
-        """Raises InputError if the model cannot be loaded, if vLLM refuses an argument, or if the context
+        """max_output_tokens: at which a chat with the plain model ends
+
+        Raises InputError if the model cannot be loaded, if vLLM refuses an argument, or if the context
         is too short for the prompts.
         """
         start_replica_log(log)
@@ -97,6 +110,7 @@ class StudentLLM:
         from steper_ray.serving.deployments.ray_vllm_engine import NOTHING_FETCHED, StudentEngine
 
         arguments = {"enable_prompt_tokens_details": True, **engine_arguments(config, hub)}
+        arguments = ending_chats(arguments, max_output_tokens)
         if not getattr(load_tokenizer(model, hub), "chat_template", None):
             arguments["chat_template"] = PLAIN_CHAT
         local = Path(model).expanduser().is_dir()

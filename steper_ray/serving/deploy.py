@@ -152,8 +152,9 @@ def build_ingress(spec: ServerSpec, llm: Any, retriever: Any) -> "Application":
     return app
 
 
-MORE_THAN_PLACES: Final = 256
-"""Requests that an ingress holds beside the questions in progress."""
+MORE_THAN_PLACES: Final = 1024
+"""Requests that an ingress holds beside the questions in progress: those that are being refused, several
+times as many as a proxy forwards of them, and the health checks, which must not wait for those."""
 
 
 def replicas(least: int, most: int | None, target: int) -> dict[str, Any]:

@@ -297,6 +297,7 @@ EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
         *(f"engine.{key}" for key in _ENGINE),
         "host",
         "port",
+        "route_prefix",
         "llm_replicas",
         "max_llm_replicas",
         "retriever_replicas",

@@ -1,9 +1,9 @@
 """Deploys a student and its corpus on Ray Serve: LLM, retriever and ingress, each scaling by itself.
 
-`steper serve` makes three Serve applications: LLM, retriever and ingress. The names of the first two are
-digests of their model or corpus and settings. An update starts a changed LLM or retriever under its new
-name beside the old one, switches the ingresses over, and deletes the old one when the old ingresses have
-drained. So every step of a question is answered by the same student and corpus.
+`steper serve` makes three Serve applications: LLM, retriever and ingress. Their names carry the run; those
+of the first two have a digest of their model or corpus and settings too. An update starts a changed LLM or
+retriever under its new name beside the old one, switches the ingresses over, and deletes the old one when
+the old ingresses have drained. So every step of a question is answered by the same student and corpus.
 """
 
 import logging
@@ -18,6 +18,7 @@ from steper_ray.ray_runtime.placement import engine_replica_options
 from steper_ray.run.dependencies import pick
 from steper_ray.run.identity import digest
 from steper_ray.run.keys import ENGINE_KEYS
+from steper_ray.serving.applications import corpus_prefix, ingress_app, llm_prefix, trial_app
 from steper_ray.serving.keys import environment_keys
 from steper_ray.serving.server_spec import ServerSpec
 from steper_ray.text import short_message
@@ -27,22 +28,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-
-
-APP: Final = "steper"
-"""Name of the ingress's application."""
-
-
-LLM_APP: Final = "steper-llm-"
-"""Prefix of the name of an LLM's application."""
-
-
-CORPUS_APP: Final = "steper-corpus-"
-"""Prefix of the name of a retriever's application."""
-
-
-TRIAL_APP: Final = "steper-trial"
-"""Name of the application in which an update first tries a new ingress."""
 
 
 DRAIN_S: Final = 10.0
@@ -203,7 +188,7 @@ def llm_app(spec: ServerSpec) -> str:
         serve.max_output_tokens,
     )
     context = asked.max_prompt_tokens + asked.max_step_tokens
-    return LLM_APP + digest([*parts, *numbers, context])[:12]
+    return llm_prefix(spec.run) + digest([*parts, *numbers, context])[:12]
 
 
 def corpus_app(spec: ServerSpec) -> str:
@@ -212,7 +197,7 @@ def corpus_app(spec: ServerSpec) -> str:
     corpus = (str(spec.corpus), spec.reasoning.corpus_version)
     numbers = (serve.retriever_replicas, serve.max_retriever_replicas, serve.retriever_cpus)
     parts = [*corpus, *numbers, spec.places, serve.request_timeout_s]
-    return CORPUS_APP + digest(parts)[:12]
+    return corpus_prefix(spec.run) + digest(parts)[:12]
 
 
 def deploy(spec: ServerSpec) -> None:
@@ -232,24 +217,25 @@ def deploy(spec: ServerSpec) -> None:
     # running applications are not deployed again: Serve would restart their replicas
     builders = zip(names, (build_llm, build_retriever), strict=True)
     new = [target(builder(spec), name) for name, builder in builders if name not in before]
-    ingress = target(build_ingress(spec, *names), APP, "/")
+    app = ingress_app(spec.run)
+    ingress = target(build_ingress(spec, *names), app, spec.serve.route_prefix)
     logger.info("new applications: %s", ", ".join(app.name for app in [*new, ingress]))
-    if APP not in before:
+    if app not in before:
         bring_up(spec.log, *new, ingress)
         return
     try:
         trial = build_ingress(spec.with_one_ingress(), *names)
-        bring_up(spec.log, *new, target(trial, TRIAL_APP))
+        bring_up(spec.log, *new, target(trial, trial_app(spec.run)))
     except StageError:
         for name in set(names) - before:
             serve.delete(name)
         raise
     finally:
-        serve.delete(TRIAL_APP)
+        serve.delete(trial_app(spec.run))
     bring_up(spec.log, ingress)  # the trial ingress answers, so the real ones can be switched over
-    wait_until_drained(spec.serve.request_timeout_s + DRAIN_S)
+    wait_until_drained(app, spec.serve.request_timeout_s + DRAIN_S)
     for name in before - set(names):
-        if name.startswith((LLM_APP, CORPUS_APP)):
+        if name.startswith((llm_prefix(spec.run), corpus_prefix(spec.run))):
             logger.info("%s is drained and ends", name)
             serve.delete(name)
 
@@ -281,13 +267,13 @@ def why_not_up() -> str | None:
     return None
 
 
-def wait_until_drained(seconds: float) -> None:
-    """Wait until every old ingress replica has drained, at most `seconds`."""
+def wait_until_drained(app: str, seconds: float) -> None:
+    """Wait until every old ingress replica of an application has drained, at most `seconds`."""
     from ray import serve
 
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        states = serve.status().applications[APP].deployments["ingress"].replica_states
+        states = serve.status().applications[app].deployments["ingress"].replica_states
         if all(state == "RUNNING" for state in states):
             return
         time.sleep(0.2)

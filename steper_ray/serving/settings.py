@@ -20,6 +20,8 @@ class ServeConfig(Section):
     answers only requests to a loopback name (`localhost`, `127.0.0.1`)."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
+    route_prefix: str = Field(default="/", pattern=r"^/$|^(/[A-Za-z0-9._~-]+)+$")
+    """Path under which the server answers, where other servers on the cluster have others."""
     engine: EngineConfig | None = None
     """The engines of the server, where they differ from the `engine` section, with the keys that do."""
     llm_replicas: PositiveInt = 1

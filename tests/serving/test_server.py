@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from steper_ray.cli import TOY_RUN_FILE, main
+from steper_ray.errors import StageError
 from steper_ray.retrieval import open_retriever
+from steper_ray.serving.applications import end_applications, ingress_app, wait_while_served
 from steper_ray.serving.deploy import build_ingress, corpus_app, llm_app
 from steper_ray.serving.session import server_spec
 from tests.fakes import hits_of
@@ -132,15 +134,28 @@ def test_a_batch_a_search_and_readiness(server: Server) -> None:
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
 
 
-def test_a_port_in_use_and_a_public_address_without_keys_are_refused(
-    server: Server, capfd: pytest.CaptureFixture[str]
+def test_what_another_server_has_and_a_public_address_without_keys_are_refused(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    same = ["serve", "--config", str(TOY_RUN_FILE), "--set", f"run.dir={server.config.folder.root}"]
-    same += ["--set", f"serve.model={server.config.serve.model}"]
-    assert main([*same, "--set", f"serve.port={server.config.serve.port}"]) == 2
-    assert "serve.port: cannot listen on" in capfd.readouterr().err
-    assert main([*same, "--set", "serve.host=0.0.0.0"]) == 2
-    assert "no API keys are set" in capfd.readouterr().err
+    from ray import serve
+
+    before = set(serve.status().applications)
+    port = f"serve.port={server.config.serve.port}"
+    (tmp_path / "corpus.lance").symlink_to(server.config.folder.corpus)
+
+    def refused(folder: Path, *settings: str) -> str:
+        settings = (f"run.dir={folder}", f"serve.model={server.config.serve.model}", *settings)
+        words = [word for setting in settings for word in ("--set", setting)]
+        assert main(["serve", "--config", str(TOY_RUN_FILE), *words]) == 2
+        return capfd.readouterr().err
+
+    own = server.config.folder.root
+    assert "this run is served already" in refused(own, port)
+    taken = f"serve.route_prefix: / is taken by the application {ingress_app(server.run)}"
+    assert taken in refused(tmp_path, port)
+    assert f"set serve.host=127.0.0.1 and {port}" in refused(tmp_path, "serve.port=1")
+    assert "no API keys are set" in refused(own, "serve.host=0.0.0.0")
+    assert set(serve.status().applications) == before
 
 
 def test_who_goes_away_is_not_worked_for(server: Server) -> None:
@@ -244,18 +259,29 @@ def test_keys_hold_under_a_route_prefix_too(server: Server, tmp_path: Path) -> N
     ).with_one_ingress()
     headers = {"authorization": f"Bearer {new_key(keyed.serve, 'alice')}"}
     ingress = build_ingress(keyed, llm_app(server.spec), corpus_app(server.spec))
-    serve.run(ingress, name="student", route_prefix="/student")
+    others = set(serve.status().applications)
+    serve.run(ingress, name=ingress_app("other"), route_prefix="/student")
     try:
         ask = {"question": server.questions[0]}
         for path in ("/v1/answer", "//v1/answer", "/v1/answer/", "/%76%31/answer", "/nothing"):
             refused = post(server, f"/student{path}", ask)
             assert (refused.status_code, refused.json()["error"]["code"]) == (401, "no_key"), path
         assert post(server, "/%73tudent/v1/answer", ask).status_code == 401
-        for path in ("", "/", "/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"):
-            reply = httpx.get(f"{server.url}/student{path}", follow_redirects=True)
+        for path in ("", "/", "/page.js", "/docs/", "/openapi.json", "/healthz", "/readyz"):
+            reply = httpx.get(
+                f"{server.url}/student{path}",
+                headers={"host": "evil.example", "x-forwarded-proto": "https"},
+            )
+            if reply.status_code == 307:
+                assert "http" not in reply.headers["location"]
+                reply = httpx.get(f"{server.url}/student{path}", follow_redirects=True)
             assert reply.status_code == 200, path
+        assert httpx.head(f"{server.url}/student/healthz").status_code == 200
         answer = post(server, "/student/v1/answer", ask, headers=headers)
         assert answer.status_code == 200
         assert answer.json()["answer"] == post(server, "/v1/answer", ask).json()["answer"]
-    finally:
-        serve.delete("student")
+    finally:  # another run's server, which ends nothing but itself
+        end_applications("other", started=True, seconds=120)
+    assert set(serve.status().applications) == others
+    with pytest.raises(StageError, match=rf"the application {ingress_app('other')} is gone"):
+        wait_while_served("other")

@@ -19,7 +19,8 @@ from steper_ray.errors import StageError
 from steper_ray.retrieval import corpus_version
 from steper_ray.retrieval.corpus import CorpusInfo
 from steper_ray.run.versions import place_version, remove_old_versions, version_folder, versions
-from steper_ray.serving.deploy import APP, corpus_app, llm_app
+from steper_ray.serving.applications import ingress_app
+from steper_ray.serving.deploy import corpus_app, llm_app
 from steper_ray.serving.session import update_server
 from tests.processes import ended
 from tests.samples import index_corpus
@@ -68,7 +69,7 @@ def test_a_killed_ingress_is_said_and_the_next_request_succeeds(server: Server) 
     def kill_and_wait() -> None:
         server.kill(":ingress")
         until(lambda: any(p.pid not in before for p in server.processes(":ingress")))
-        until(lambda: replicas()["ingress"] == 2)
+        until(lambda: replicas(server)["ingress"] == 2)
 
     asyncio.run(load.run(kill_and_wait))
     failed = [body for status, body in load.whole if status != 200]
@@ -94,7 +95,7 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     with pytest.raises(StageError, match=r"keys_file: .*no such file.*logs/serve/"):
         update_server(server.config.model_copy(update={"serve": serve_section}))
     behind = {llm_app(server.spec), corpus_app(server.spec)}
-    assert set(serve.status().applications) == {APP, *behind}
+    assert set(serve.status().applications) == {ingress_app(server.run), *behind}
     assert [server.processes(name)[0].pid for name in (":llm", ":retriever")] == before
     answer = post(server, "/v1/answer", {"question": server.questions[0]})
     assert answer.status_code == 200
@@ -120,7 +121,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     folder = version_folder(link, "0a" * 6)
     shutil.copytree(server.config.serve.model, folder)
     place_version(link, folder)
-    before = {APP, llm_app(server.spec), corpus_app(server.spec)}
+    before = {ingress_app(server.run), llm_app(server.spec), corpus_app(server.spec)}
     version, info = corpus_version(server.config.folder.corpus), index_renamed(server)
     assert info.version != version
     command = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(TOY_RUN_FILE)]
@@ -151,7 +152,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     fewest = {"ingress": 2, "key-rates": 1}  # replicas that run
 
     def watch() -> None:
-        running = replicas()
+        running = replicas(server)
         for name in fewest:
             fewest[name] = min(fewest[name], running[name])
 
@@ -177,7 +178,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
         assert body["corpus_version"] == (info.version if new else version)
         assert {passage["id"].startswith("new-") for passage in passages} == {new}
     assert fewest == {"ingress": 2, "key-rates": 1}
-    assert set(serve.status().applications) & before == {APP}
+    assert set(serve.status().applications) & before == {ingress_app(server.run)}
     assert len(serve.status().applications) == 3
 
     assert post(server, "/v1/search", {"query": "x"}).status_code == 401

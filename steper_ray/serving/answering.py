@@ -26,6 +26,7 @@ from steper_ray.serving.overrides import ServingReasoning
 from steper_ray.serving.refusals import RefusedError
 from steper_ray.serving.request import current_request
 from steper_ray.serving.settings import ServeConfig
+from steper_ray.serving.tracing import SEARCH, LoopSpans, span
 
 Record = Callable[..., None]
 """`record(name, value, **tags)`: see `steper_ray.serving.metrics`."""
@@ -181,7 +182,8 @@ class AnswerService:
         with self._place("search"):
             started = time.monotonic()
             async with self._bounded():
-                (hits,) = await self.backend.retriever.search([query], k)
+                with span(SEARCH):
+                    (hits,) = await self.backend.retriever.search([query], k)
             seconds = time.monotonic() - started
         self.record("steper_search_seconds", seconds)
         return [passage_out(hit) for hit in hits], seconds
@@ -219,14 +221,15 @@ class AnswerService:
     ) -> AnswerOut:
         started = time.monotonic()
         async with self._bounded():
-            reasoned = await reason(
-                question,
-                engine=engine,
-                retriever=self.backend.retriever,
-                config=settings,
-                sampling=sampling,
-                watch=watch,
-            )
+            with LoopSpans(watch) as spans:
+                reasoned = await reason(
+                    question,
+                    engine=engine,
+                    retriever=self.backend.retriever,
+                    config=settings,
+                    sampling=sampling,
+                    watch=spans,
+                )
         answer = self._answer_out(reasoned, settings, time.monotonic() - started)
         self._measure(answer)
         return answer

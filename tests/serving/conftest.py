@@ -90,6 +90,8 @@ def server(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> I
             "serve.ingress_replicas=2",
             f"serve.max_concurrent={PLACES}",
             "serve.request_timeout_s=120",
+            "serve.body_timeout_s=5",
+            "serve.max_output_tokens=900",
         ],
     )
     questions = [question.question for question in questions_of(config, "test")]

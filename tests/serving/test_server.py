@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -221,6 +223,48 @@ def test_past_its_places_it_says_so_at_once_and_recovers(server: Server) -> None
     assert post(server, "/v1/answer", {"question": server.questions[0]}).status_code == 200
 
 
+def test_idle_bodies_stop_no_health_check_and_questions_for_seconds_only(server: Server) -> None:
+    """More connections than an ingress holds beside its places once stopped everything."""
+    head = b"POST /v1/answer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n"
+    ask = {"question": server.questions[0]}
+    with ExitStack() as stack:
+        for _ in range(400):
+            address = ("127.0.0.1", server.config.serve.port)
+            connection = stack.enter_context(socket.create_connection(address))
+            connection.sendall(head)
+        for path in ("/healthz", "/readyz", "/v1/models", "/"):
+            assert httpx.get(server.url + path, timeout=20).status_code == 200, path
+        started = time.monotonic()
+        until(lambda: post(server, "/v1/answer", ask).is_success)
+        assert time.monotonic() - started < 4 * server.config.serve.body_timeout_s
+
+
+def test_a_request_keeps_its_id_and_gives_serve_no_orders(server: Server) -> None:
+    orders = {
+        "x-request-timeout-seconds": "0.001",
+        "x-request-disconnect-disabled": "?1",
+        "serve-multiplexed-model-id": "other",
+    }
+    ask = {"question": server.questions[0]}
+    reply = post(server, "/v1/answer", ask, headers={**orders, "x-request-id": "mine.1"})
+    assert (reply.status_code, reply.headers["x-request-id"]) == (200, "mine.1")
+    forged = post(server, "/v1/answer", ask, headers={"x-request-id": "a b"})
+    assert re.fullmatch("[0-9a-f]{32}", forged.headers["x-request-id"])
+    logs = server.config.folder.latest_log("serve")
+    lines = [line for file in logs.glob("access-*.log") for line in file.read_text().splitlines()]
+    (line,) = [line for line in lines if " id=mine.1 " in line]
+    whole = reply.json()
+    tokens = whole["prompt_tokens"] + whole["generated_tokens"]
+    assert f"route=/v1/answer status=200 code=ok tokens={tokens} seconds=" in line
+    assert any(f" id={forged.headers['x-request-id']} " in line for line in lines)
+
+
+def test_a_chat_ends_at_the_limit_of_the_server(server: Server) -> None:
+    most = server.config.serve.max_output_tokens
+    body = post(server, "/v1/chat/completions", {**LONG_CHAT, "max_tokens": most + 50}).json()
+    assert 0 < body["usage"]["completion_tokens"] <= most
+
+
 def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
     import ray
 
@@ -233,6 +277,8 @@ def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
         "ray_steper_search_seconds_count": 10,
         "ray_steper_generate_seconds_count": 10,
         'ray_steper_stops_total{.*reason="answered"': 10,
+        'ray_steper_requests_total{.*code="ok".*route="/v1/answer"': 10,
+        'ray_steper_proxy_refusals_total{.*code="overloaded"': 1,
         "ray_vllm_num_requests_running": 0,
     }
 

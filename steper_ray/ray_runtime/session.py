@@ -13,7 +13,7 @@ from pathlib import Path
 from steper_ray.errors import InputError, StageError
 from steper_ray.ray_runtime.guard import MARK, guarded
 from steper_ray.ray_runtime.logs import quieten
-from steper_ray.ray_runtime.serve_environment import SERVE_SETTINGS
+from steper_ray.ray_runtime.serve_environment import serve_settings
 from steper_ray.text import short_message
 
 
@@ -30,7 +30,7 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "WARNING")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    for name, value in SERVE_SETTINGS.items():
+    for name, value in serve_settings(os.environ).items():
         os.environ.setdefault(name, value)
     bin_folder = str(Path(sys.executable).parent)
     if bin_folder not in os.environ.get("PATH", "").split(os.pathsep):

@@ -5,6 +5,7 @@ The work is done by a `Backend`: replicas behind Ray Serve, or a scripted one in
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,24 @@ from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.serving.admission import Admission
 from steper_ray.serving.api.schema import AnswerOut, PassageOut, StepOut
 from steper_ray.serving.backend import Backend
+from steper_ray.serving.keys import Scope
 from steper_ray.serving.overrides import ServingReasoning
 from steper_ray.serving.refusals import RefusedError
+from steper_ray.serving.request import current_request
 from steper_ray.serving.settings import ServeConfig
+from steper_ray.serving.tracing import SEARCH, LoopSpans, span
 
 Record = Callable[..., None]
 """`record(name, value, **tags)`: see `steper_ray.serving.metrics`."""
+
+
+SCOPES: Final[dict[str, Scope]] = {
+    "whole": "answer",
+    "stream": "answer",
+    "search": "search",
+    "chat": "plain",
+}
+"""How a place is used → the scope that a key needs for it."""
 
 
 KEEP_ALIVE_S: Final = 15.0
@@ -71,7 +84,9 @@ class AnswerService:
         self.backend, self.reasoning, self.config = backend, reasoning, config
         self.model = model
         """Name of the model in the API."""
-        self.admission = Admission(places)
+        self.admission = Admission(
+            places, changed=lambda taken: record("steper_places_taken", taken)
+        )
         self.record = record
 
     def settings(self, changes: Mapping[str, Any]) -> ReasoningConfig:
@@ -143,8 +158,11 @@ class AnswerService:
 
         Raises RefusedError if no place is free.
         """
-        self.admission.check_free()
-        at_once = asyncio.Semaphore(max(1, self.admission.most // 2))
+        request = current_request()
+        if request.place is None:
+            self.admission.check_free(request.owner)
+        share = min(self.admission.most // 2, self.admission.places_of(request.owner))
+        at_once = asyncio.Semaphore(max(1, share))
 
         async def one(question: str) -> AnswerOut | RefusedError:
             async with at_once:
@@ -160,11 +178,13 @@ class AnswerService:
         return [task.result() for task in tasks]
 
     async def search(self, query: str, k: int) -> tuple[list[PassageOut], float]:
-        """The k best passages and the seconds of the search; raises RefusedError past the deadline."""
-        started = time.monotonic()
-        async with self._bounded():
-            (hits,) = await self.backend.retriever.search([query], k)
-        seconds = time.monotonic() - started
+        """The k best passages and the seconds of the search; raises RefusedError as `answer` does."""
+        with self._place("search"):
+            started = time.monotonic()
+            async with self._bounded():
+                with span(SEARCH):
+                    (hits,) = await self.backend.retriever.search([query], k)
+            seconds = time.monotonic() - started
         self.record("steper_search_seconds", seconds)
         return [passage_out(hit) for hit in hits], seconds
 
@@ -172,7 +192,9 @@ class AnswerService:
         """The plain model's OpenAI response to a chat, as JSON; raises RefusedError as `answer` does."""
         with self._place("chat"):
             async with self._bounded():
-                return await self.backend.chat(body)
+                response = await self.backend.chat(body)
+            count_chat(response)
+            return response
 
     async def chat_stream(self, body: Mapping[str, Any]) -> AsyncGenerator[str, None]:
         """The plain model's response as server-sent events; raises RefusedError as `stream` does."""
@@ -186,6 +208,7 @@ class AnswerService:
                     part = await anext(parts, None)
                 if part is None:
                     return
+                count_chat(part)
                 yield part
 
     async def _reason(
@@ -198,14 +221,15 @@ class AnswerService:
     ) -> AnswerOut:
         started = time.monotonic()
         async with self._bounded():
-            reasoned = await reason(
-                question,
-                engine=engine,
-                retriever=self.backend.retriever,
-                config=settings,
-                sampling=sampling,
-                watch=watch,
-            )
+            with LoopSpans(watch) as spans:
+                reasoned = await reason(
+                    question,
+                    engine=engine,
+                    retriever=self.backend.retriever,
+                    config=settings,
+                    sampling=sampling,
+                    watch=spans,
+                )
         answer = self._answer_out(reasoned, settings, time.monotonic() - started)
         self._measure(answer)
         return answer
@@ -230,6 +254,7 @@ class AnswerService:
         )
 
     def _measure(self, answer: AnswerOut) -> None:
+        current_request().tokens += answer.prompt_tokens + answer.generated_tokens
         self.record("steper_answer_seconds", answer.seconds)
         self.record("steper_stops_total", 1, reason=answer.stop_reason)
         self.record("steper_steps_total", len(answer.steps))
@@ -263,10 +288,10 @@ class AnswerService:
     @contextlib.contextmanager
     def _place(self, how: str) -> Iterator[None]:
         """Admit a question and count its outcome; raises RefusedError if the server is full."""
-        outcome = "failed"
+        outcome, request = "failed", current_request()
         try:
-            with self.admission.hold_place():
-                self.record("steper_places_taken", self.admission.taken)
+            request.check_scope(SCOPES[how])
+            with self.admission.hold_place(request):
                 yield
             outcome = "answered"
         except RefusedError as refused:
@@ -277,7 +302,6 @@ class AnswerService:
             raise
         finally:
             self.record("steper_questions_total", 1, how=how, outcome=outcome)
-            self.record("steper_places_taken", self.admission.taken)
 
 
 async def _next(happened: "asyncio.Queue[ServiceEvent | None]") -> ServiceEvent | None:
@@ -285,6 +309,12 @@ async def _next(happened: "asyncio.Queue[ServiceEvent | None]") -> ServiceEvent 
         return await asyncio.wait_for(happened.get(), KEEP_ALIVE_S)
     except TimeoutError:
         return KeepAlive()
+
+
+def count_chat(response: str) -> None:
+    """Count the tokens that a response of vLLM, or an event of its stream, says it took."""
+    if said := re.search(r'"total_tokens": *(\d+)', response):
+        current_request().tokens = int(said[1])
 
 
 def passage_out(hit: Hit) -> PassageOut:

@@ -3,10 +3,10 @@
 *fused*: one application, whose replicas hold LLM, corpus and reasoning loop each. An update first tries one
 replica of the new kind, then replaces the old ones one at a time.
 
-*apart*: three applications, LLM, retriever and ingress, each scaling by itself. The names of the first two
-are digests of their model or corpus and settings. An update starts a changed LLM or retriever under its new
-name beside the old one, switches the ingresses over, and deletes the old one when the old ingresses have
-drained.
+*apart*: three applications, LLM, retriever and ingress, each scaling by itself. Their names carry the run;
+those of the first two have a digest of their model or corpus and settings too. An update starts a changed
+LLM or retriever under its new name beside the old one, switches the ingresses over, and deletes the old one
+when the old ingresses have drained.
 
 In both every step of a question is answered by the same student and corpus.
 """
@@ -24,6 +24,7 @@ from steper_ray.ray_runtime.placement import engine_replica_options
 from steper_ray.run.dependencies import pick
 from steper_ray.run.identity import digest
 from steper_ray.run.keys import ENGINE_KEYS
+from steper_ray.serving.applications import corpus_prefix, ingress_app, llm_prefix, trial_app
 from steper_ray.serving.keys import Keys, environment_keys
 from steper_ray.serving.server_spec import ServerSpec
 from steper_ray.text import short_message
@@ -33,22 +34,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-
-
-APP: Final = "steper"
-"""Name of the ingress's application."""
-
-
-LLM_APP: Final = "steper-llm-"
-"""Prefix of the name of an LLM's application."""
-
-
-CORPUS_APP: Final = "steper-corpus-"
-"""Prefix of the name of a retriever's application."""
-
-
-TRIAL_APP: Final = "steper-trial"
-"""Name of the application in which an update first tries a new ingress."""
 
 
 DRAIN_S: Final = 10.0
@@ -90,6 +75,7 @@ def build_llm(spec: ServerSpec) -> "Application":
         spec.hub,
         spec.log,
         serve.stall_s,
+        serve.max_output_tokens,
     )
     return app
 
@@ -192,8 +178,9 @@ INGRESS: Final = "ingress"
 SESSION_ROUTER: Final = "steper_ray.serving.deployments.session_router.SessionRouter"
 
 
-MORE_THAN_PLACES: Final = 256
-"""Requests that an ingress holds beside the questions in progress."""
+MORE_THAN_PLACES: Final = 1024
+"""Requests that an ingress holds beside the questions in progress: those that are being refused, several
+times as many as a proxy forwards of them, and the health checks, which must not wait for those."""
 
 
 CALLS_AT_A_TIME: Final = 1
@@ -250,9 +237,10 @@ def llm_app(spec: ServerSpec) -> str:
         serve.max_llm_replicas,
         serve.routes_by_prefix,
         serve.request_timeout_s,
+        serve.max_output_tokens,
     )
     context = asked.max_prompt_tokens + asked.max_step_tokens
-    return LLM_APP + digest([*parts, *numbers, context])[:12]
+    return llm_prefix(spec.run) + digest([*parts, *numbers, context])[:12]
 
 
 def corpus_app(spec: ServerSpec) -> str:
@@ -261,7 +249,7 @@ def corpus_app(spec: ServerSpec) -> str:
     corpus = (str(spec.corpus), spec.reasoning.corpus_version)
     numbers = (serve.retriever_replicas, serve.max_retriever_replicas, serve.retriever_cpus)
     parts = [*corpus, *numbers, spec.places, serve.request_timeout_s]
-    return CORPUS_APP + digest(parts)[:12]
+    return corpus_prefix(spec.run) + digest(parts)[:12]
 
 
 def behind_apps(spec: ServerSpec) -> dict[str, Callable[[ServerSpec], "Application"]]:
@@ -292,24 +280,25 @@ def deploy(spec: ServerSpec) -> None:
 
     # running applications are not deployed again: Serve would restart their replicas
     new = [target(builder(spec), name) for name, builder in names.items() if name not in before]
-    ingress = target(build_front(spec), APP, "/")
+    app = ingress_app(spec.run)
+    ingress = target(build_front(spec), app, spec.serve.route_prefix)
     logger.info("new applications: %s", ", ".join(app.name for app in [*new, ingress]))
-    if APP not in before:
+    if app not in before:
         bring_up(spec.log, *new, ingress)
         return
     try:
         trial = build_front(spec.with_one_ingress())
-        bring_up(spec.log, *new, target(trial, TRIAL_APP))
+        bring_up(spec.log, *new, target(trial, trial_app(spec.run)))
     except StageError:
         for name in names.keys() - before:
             serve.delete(name)
         raise
     finally:
-        serve.delete(TRIAL_APP)
+        serve.delete(trial_app(spec.run))
     bring_up(spec.log, ingress)  # the trial answers, so the real ones can be switched over
-    wait_until_drained(spec.serve.request_timeout_s + DRAIN_S)
+    wait_until_drained(app, spec.serve.request_timeout_s + DRAIN_S)
     for name in before - names.keys():
-        if name.startswith((LLM_APP, CORPUS_APP)):
+        if name.startswith((llm_prefix(spec.run), corpus_prefix(spec.run))):
             logger.info("%s is drained and ends", name)
             serve.delete(name)
 
@@ -341,13 +330,13 @@ def why_not_up() -> str | None:
     return None
 
 
-def wait_until_drained(seconds: float) -> None:
-    """Wait until every old ingress replica has drained, at most `seconds`."""
+def wait_until_drained(app: str, seconds: float) -> None:
+    """Wait until every old ingress replica of an application has drained, at most `seconds`."""
     from ray import serve
 
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        states = serve.status().applications[APP].deployments[INGRESS].replica_states
+        states = serve.status().applications[app].deployments[INGRESS].replica_states
         if all(state == "RUNNING" for state in states):
             return
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Metrics of the ingresses, exported to Prometheus by Ray's metrics agent on each node.
+"""Metrics of the ingresses and proxies, exported to Prometheus by Ray's metrics agent on each node.
 
 `cluster/grafana-serving.json` draws them, beside vLLM's own (`ray_vllm_…`).
 """
@@ -8,6 +8,11 @@ from typing import Final
 from steper_ray.ray_runtime.metrics import Metric
 
 METRICS: Final = {
+    "steper_requests_total": Metric(
+        "counter",
+        "Requests by route, code of the error (`ok` without one) and owner of the key.",
+        ("route", "code", "owner"),
+    ),
     "steper_questions_total": Metric(
         "counter", "Questions by how they were asked and how they ended.", ("how", "outcome")
     ),
@@ -26,3 +31,11 @@ METRICS: Final = {
         "counter", "Requests whose replica died while it worked on them.", ("of",)
     ),
 }
+
+
+PROXY_METRICS: Final = {
+    "steper_proxy_refusals_total": Metric(
+        "counter", "Requests that a proxy refused itself, by code of the error.", ("code",)
+    ),
+}
+"""Metrics of Serve's proxies, which have no application."""

@@ -1,7 +1,6 @@
 """Checks before the server starts: tokenizer, keys, address, port, room on the cluster."""
 
 import errno
-import ipaddress
 import os
 import socket
 from contextlib import closing
@@ -12,7 +11,9 @@ from steper_ray.models.loading import load_tokenizer
 from steper_ray.ray_runtime.placement import engine_bundles
 from steper_ray.ray_runtime.room import Bundle, check_room
 from steper_ray.reasoning.encoder import PromptEncoder
-from steper_ray.serving.deploy import APP, corpus_app, llm_app
+from steper_ray.serving.applications import ingress_app
+from steper_ray.serving.deploy import corpus_app, llm_app
+from steper_ray.serving.hosts import is_loopback
 from steper_ray.serving.keys import KeyRing, environment_keys
 from steper_ray.serving.server_spec import ServerSpec
 
@@ -35,14 +36,6 @@ def check_server(spec: ServerSpec) -> None:
             f"serve.host: {serve.host} can be reached from elsewhere and no API keys are set; give "
             "serve.keys_file or serve.keys_env, or say serve.open: true"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine only."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def wait_for_room(spec: ServerSpec) -> None:
@@ -80,7 +73,9 @@ def needed_bundles(spec: ServerSpec, *apps: str) -> list[Bundle]:
     """
     serve = spec.serve
     if serve.fused:
-        return engine_bundles(spec.engine) * (1 if APP in apps else serve.llm_replicas)
+        return engine_bundles(spec.engine) * (
+            1 if ingress_app(spec.run) in apps else serve.llm_replicas
+        )
     needed = [Bundle({"CPU": serve.ingress_cpus})]
     if llm_app(spec) not in apps:
         needed += engine_bundles(spec.engine) * serve.llm_replicas

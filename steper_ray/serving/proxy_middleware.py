@@ -3,7 +3,8 @@
 A proxy whose ingress dies replies "Internal Server Error", or stops in the middle of a stream. This
 middleware turns both into an error that a client can act on: nothing was done, asking again is safe. It
 puts the proxy's own errors into the format of every other error, and refuses a body that is too large for
-any ingress without forwarding it.
+any ingress without forwarding it. Headers by which clients could give orders to Serve are taken away, and
+the id of a request is checked or made.
 
 Ingresses over their capacity refuse questions, and a flood of refusals would cost more than the answers. So
 a proxy learns from the refusals how many questions the ingresses accept from it, and refuses the others
@@ -22,7 +23,10 @@ from typing import Final
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from steper_ray.ray_runtime.metrics import RayMetrics
 from steper_ray.serving.api.events import failed_event
+from steper_ray.serving.client_headers import REQUEST_ID, checked_headers
+from steper_ray.serving.metrics import PROXY_METRICS
 from steper_ray.serving.refusals import CODE_HEADER, RefusedError, send_refusal
 
 LARGEST_BODY: Final = 32 * 2**20
@@ -45,7 +49,10 @@ OVERLOADED: Final = RefusedError(
 TOO_LARGE: Final = RefusedError(413, "too_large", f"the body is over {LARGEST_BODY} bytes")
 
 
-ASKING: Final = ("/v1/answer", "/v1/answers", "/v1/chat/completions")
+ASKING: Final = (
+    *("/v1/answer", "/v1/answers", "/v1/search"),
+    *("/v1/chat/completions", "/v1/completions", "/v1/responses"),
+)
 """Paths whose requests take places in an ingress, behind the `route_prefix` of its application."""
 
 
@@ -58,20 +65,25 @@ PROBE_S: Final = 0.25
 """Seconds between two questions that are let through over the limit, as a trial."""
 
 
+FIRST_LIMIT: Final = 256
+"""Questions that are forwarded at a time before anything is known of the ingresses: what waits in them
+otherwise, as health checks, needs room too."""
+
+
 GROWTH: Final = 1.25
 """Factor by which the limit grows when such a trial is answered."""
 
 
 @dataclass
 class Capacity:
-    """Learned limit of concurrent questions from this proxy; unlimited until an ingress refuses one.
+    """Learned limit of concurrent questions from this proxy.
 
     A refusal lowers the limit to the number of questions that were accepted. Now and then a question over
     the limit is let through; if it is answered, the limit rises. So it follows the number of replicas.
     """
 
     clock: Callable[[], float] = time.monotonic
-    most: float = math.inf
+    most: float = FIRST_LIMIT
     taken: int = 0
     _probed: float = -math.inf
 
@@ -95,7 +107,12 @@ class Capacity:
 
 def middlewares() -> list[Middleware]:
     """The middlewares that Ray Serve's proxies install."""
-    return [Middleware(ProxyMiddleware)]
+    refusals = RayMetrics(PROXY_METRICS)
+
+    def count(code: str) -> None:
+        refusals("steper_proxy_refusals_total", 1, code=code)
+
+    return [Middleware(ProxyMiddleware, count)]
 
 
 def asked_mount(scope: Scope) -> str | None:
@@ -112,16 +129,21 @@ def asked_mount(scope: Scope) -> str | None:
 class ProxyMiddleware:
     """ASGI middleware around a proxy."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, count: Callable[[str], None] = lambda _code: None) -> None:
+        """count: called with the code of each request that the proxy refuses itself"""
+        self._app, self._count = app, count
         self._capacities: dict[str, Capacity] = {}
         """Mount point → capacity: each application has ingresses of its own."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        reply = _ReplyWatcher(send)
+        scope["headers"] = headers = checked_headers(scope["headers"])
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+        reply = _ReplyWatcher(send, dict(headers)[REQUEST_ID], self._count)
         mount = asked_mount(scope)
         if mount is None:
             await self._forward(scope, receive, reply)
@@ -163,8 +185,8 @@ class ProxyMiddleware:
 class _ReplyWatcher:
     """Watches how much of a reply has been sent."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, request_id: bytes, count: Callable[[str], None]) -> None:
+        self._send, self._id, self._count = send, request_id, count
         self._start: Message | None = None
         """First message of the reply, once it has been sent."""
         self._ours = self._finished = False
@@ -197,7 +219,8 @@ class _ReplyWatcher:
         """Send an error as the whole reply, unless a reply has begun."""
         if not self._ours and self._start is None:
             self._ours = self._finished = True
-            await send_refusal(refused, self._send)
+            self._count(refused.code)
+            await send_refusal(refused, self._send, {REQUEST_ID.decode(): self._id.decode()})
 
     async def end(self) -> None:
         """Finish a reply that the proxy left open because its ingress died."""
@@ -207,6 +230,7 @@ class _ReplyWatcher:
             await self.refuse(LOST_REPLY)
             return
         self._finished = True
+        self._count(LOST_REPLY.code)
         headers = dict(self._start["headers"])
         if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
             event = failed_event(LOST_REPLY).encode()

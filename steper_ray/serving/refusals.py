@@ -1,6 +1,8 @@
 """Refused requests: the error, and the reply that a client gets."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from starlette.types import Send
@@ -67,10 +69,13 @@ def error_headers(refused: RefusedError) -> dict[str, str]:
     return headers
 
 
-async def send_refusal(refused: RefusedError, send: Send) -> None:
-    """Send a refusal as the whole reply."""
+async def send_refusal(
+    refused: RefusedError, send: Send, more: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Send a refusal as the whole reply; `more` are further headers."""
     body = json.dumps(error_body(refused)).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), **HEADERS}
-    raw = [(k.encode(), v.encode()) for k, v in (headers | error_headers(refused)).items()]
+    headers |= error_headers(refused) | dict(more)
+    raw = [(k.encode(), v.encode()) for k, v in headers.items()]
     await send({"type": "http.response.start", "status": refused.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

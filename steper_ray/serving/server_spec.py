@@ -27,6 +27,8 @@ class ServerSpec:
     """Folder of the corpus itself: the link in the run folder moves when `steper index` runs again."""
     log: LaunchLog
     """Log that the replicas write to."""
+    run: str
+    """Name of the run in the names of its applications; see `applications.run_name`."""
 
     @property
     def places(self) -> int:

@@ -5,10 +5,10 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from steper_ray.chains.teachers import model_reasoning
 from steper_ray.errors import InputError
@@ -20,7 +20,15 @@ from steper_ray.ray_runtime.waiting import telling_of_waits
 from steper_ray.retrieval import corpus_version
 from steper_ray.run.versions import name_of
 from steper_ray.selection.abilities import ability_scheme, recorded_scheme
-from steper_ray.serving.deploy import APP, DRAIN_S, deploy
+from steper_ray.serving.applications import (
+    check_taken,
+    end_applications,
+    ingress_app,
+    run_name,
+    running_serve,
+    wait_while_served,
+)
+from steper_ray.serving.deploy import DRAIN_S, deploy
 from steper_ray.serving.overrides import serving_reasoning
 from steper_ray.serving.preflight import (
     check_port,
@@ -35,6 +43,10 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+
+CLUSTER_VARIABLES: Final = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+"""Environment variables by which an update reaches the Ray of the server, and no others."""
 
 
 def served_model(config: "RunConfig") -> str:
@@ -70,6 +82,7 @@ def server_spec(config: "RunConfig", corpus: Path | None = None) -> ServerSpec:
         serving_reasoning(config.serve, trained, trained_version, version, scheme),
         corpus,
         LaunchLog(config.folder.latest_log("serve").resolve(), config.run.log_format),
+        run_name(config.folder.root),
     )
 
 
@@ -77,7 +90,8 @@ def server_spec(config: "RunConfig", corpus: Path | None = None) -> ServerSpec:
 def running_server(config: "RunConfig") -> Iterator[str]:
     """Serve the student while the block runs; yields the URL of the server. Needs a running Ray.
 
-    Raises InputError if the port is in use, StageError if the applications fail to start.
+    Raises InputError if the port, or the run's name or route on a Serve that runs already, is in use,
+    StageError if the applications fail to start.
     """
     from ray import serve
     from ray.serve.schema import LoggingConfig
@@ -86,17 +100,22 @@ def running_server(config: "RunConfig") -> Iterator[str]:
     spec = server_spec(config)
     check_server(spec)
     host, port = spec.serve.host, spec.serve.port
-    check_port(host, port)
+    running = running_serve()
+    if running is None:
+        check_port(host, port)
+    else:
+        check_taken(spec.serve, spec.run, running)
     spec = replace(spec, log=new_launch(config.folder.log("serve"), config.run.log_format))
-    serve.start(
-        http_options={
-            "host": host,
-            "port": port,
-            # later than the ingress's own deadline: ends the requests of an ingress that hangs
-            "request_timeout_s": spec.serve.request_timeout_s + DRAIN_S,
-        },
-        logging_config=LoggingConfig(log_level="WARNING"),
-    )
+    if running is None:
+        serve.start(
+            http_options={
+                "host": host,
+                "port": port,
+                # later than the ingress's own deadline: ends the requests of an ingress that hangs
+                "request_timeout_s": spec.serve.request_timeout_s + DRAIN_S,
+            },
+            logging_config=LoggingConfig(log_level="WARNING"),
+        )
     with logging_to(spec.log, "driver"):
         try:
             wait_for_room(spec)
@@ -104,13 +123,12 @@ def running_server(config: "RunConfig") -> Iterator[str]:
                 deploy(spec)
             with reachable(config.folder.cluster_file):
                 url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                url += spec.serve.route_prefix.rstrip("/")
                 logger.info("serving %s at %s, %s", spec.model, url, spec.serve.layout_name)
                 yield url
         finally:
             logger.info("the server ends")
-            # Ray prints that it killed Serve's controller, although the controller was shutting down anyway
-            with redirect_stdout(None):
-                serve.shutdown()
+            end_applications(spec.run, started=running is None, seconds=DRAIN_S)
 
 
 @contextmanager
@@ -118,11 +136,8 @@ def reachable(file: Path) -> Iterator[None]:
     """Write how an update reaches this Ray to a file while the block runs; private, as it holds a token."""
     import ray
 
-    values = {
-        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
-        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", ""),
-        "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN", ""),
-    }
+    values = {name: os.environ.get(name, "") for name in CLUSTER_VARIABLES}
+    values["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     file.unlink(missing_ok=True)
     with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as opened:
         json.dump({name: value for name, value in values.items() if value}, opened)
@@ -135,12 +150,19 @@ def reachable(file: Path) -> Iterator[None]:
 def find_cluster(config: "RunConfig") -> None:
     """Point this process at the Ray of the running server, unless RAY_ADDRESS names one.
 
-    To be called before Ray is imported. Raises InputError if no server of this run is running.
+    To be called before Ray is imported. Raises InputError if no server of this run is running, or its file
+    is none.
     """
     if os.environ.get("RAY_ADDRESS"):
         return
     try:
-        os.environ.update(json.loads(config.folder.cluster_file.read_text(encoding="utf-8")))
+        values = json.loads(config.folder.cluster_file.read_text(encoding="utf-8"))
+        known = {name: value for name, value in values.items() if name in CLUSTER_VARIABLES}
+        os.environ.update(known)
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(
+            f"{config.folder.cluster_file} does not say how to reach the server; start the server again"
+        ) from None
     except FileNotFoundError:
         raise InputError(
             f"no server of {config.folder.root} is running here; start it with "
@@ -160,8 +182,8 @@ def update_server(config: "RunConfig") -> None:
     spec = server_spec(config)
     check_server(spec)
     apps = serve.status().applications
-    if APP not in apps:
-        raise InputError("this Ray serves no student; start one with `steper serve`")
+    if ingress_app(spec.run) not in apps:
+        raise InputError("this Ray serves no student of this run; start one with `steper serve`")
     started = time.monotonic()
     doing = f"changing over to {spec.model_name}"
     if (short := missing_resources(spec, *apps)) is not None:
@@ -180,7 +202,7 @@ def update_server(config: "RunConfig") -> None:
 
 
 def serve_until_interrupted(config: "RunConfig") -> None:
-    """Serve the student until Ctrl-C."""
+    """Serve the student until Ctrl-C; raises StageError if its application is gone before."""
     with running_server(config) as url:
         serve = config.serve
         asked_for = (
@@ -197,5 +219,4 @@ def serve_until_interrupted(config: "RunConfig") -> None:
             '-d \'{"question": "…"}\'',
             flush=True,
         )
-        while True:
-            time.sleep(3600)
+        wait_while_served(run_name(config.folder.root))

@@ -7,6 +7,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from steper_ray.engines.settings import EngineConfig
 from steper_ray.run.section import EnvironmentName, LocalPath, Section
 
+AccessLogFormat = Literal["text", "json", "none"]
+
 
 class ServeConfig(Section):
     """The server."""
@@ -14,9 +16,12 @@ class ServeConfig(Section):
     model: LocalPath = ""
     """Folder of the model to serve; empty serves the run's student."""
     host: str = "127.0.0.1"
-    """Address to listen on; a public one needs API keys, or `open`."""
+    """Address to listen on; a public one needs API keys, or `open`. Without either, a loopback address
+    answers only requests to a loopback name (`localhost`, `127.0.0.1`)."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
+    route_prefix: str = Field(default="/", pattern=r"^/$|^(/[A-Za-z0-9._~-]+)+$")
+    """Path under which the server answers, where other servers on the cluster have others."""
     engine: EngineConfig | None = None
     """The engines of the server, where they differ from the `engine` section, with the keys that do."""
     layout: Literal["fused", "apart"] | None = None
@@ -41,30 +46,40 @@ class ServeConfig(Section):
     ingress_cpus: NonNegativeFloat = 0.1
     """CPU cores each ingress reserves in Ray."""
     keys_file: LocalPath = ""
-    """File of API keys, hashed, with their rates; `steper serve --new-key NAME` adds one. Read again when
-    it changes."""
+    """File of API keys, hashed, with their limits; `steper serve --new-key NAME` adds one. Read again when
+    it changes; its keys are revoked while it is missing or broken."""
     keys_env: EnvironmentName | Literal[""] = ""
     """Environment variable with API keys, `name=key,name=key`; read when the server starts."""
     requests_per_minute: PositiveInt | None = None
     """Requests a minute allowed to each key, over all ingresses, unless the keys file sets another limit
-    for the key. A batch is one request (see `max_batch`)."""
+    for the key. Each question of a batch is one request."""
+    max_key_share: float = Field(default=1.0, gt=0, le=1)
+    """Largest share of an ingress's places that requests with one key may hold at a time, at least one
+    place, unless the keys file sets another share for the key."""
     open: bool = False
-    """Whether the server may listen on a public address without API keys, so that anyone may ask."""
+    """Whether anyone may ask without an API key: on a public address, and under any host name."""
+    access_log: AccessLogFormat = "text"
+    """Lines of the access log, which has id, key owner, route, status, tokens and seconds of each request:
+    text, JSON, or no log."""
     cors_origins: tuple[str, ...] = ()
     """Origins of other web pages whose scripts may call the API, such as `https://example.org`."""
     max_question_chars: PositiveInt = 2000
     """Largest accepted length of a question, in characters."""
     max_body_bytes: PositiveInt = 1_000_000
     """Largest accepted size of a request body, in bytes."""
+    body_timeout_s: PositiveFloat = 20.0
+    """Seconds within which the body of a request must have come; it holds a place meanwhile."""
     max_batch: PositiveInt = 64
     """Largest number of questions in one batch."""
     max_requested_passages_per_step: PositiveInt = 20
     """Largest number of passages per step (k) that a request may ask for."""
     max_requested_steps: PositiveInt = 10
     """Largest number of steps (S) that a request may ask for."""
+    max_output_tokens: PositiveInt = 2048
+    """Largest number of tokens that the plain model writes in a chat, whatever the request asks for."""
     max_concurrent: PositiveInt | None = None
-    """Limit of questions in progress in one ingress; further ones are refused with status 503. By default
-    the ingresses share twice what the engines run at the same time."""
+    """Limit of questions, searches and chats in progress in one ingress; further ones are refused with
+    status 503. By default the ingresses share twice what the engines run at the same time."""
     request_timeout_s: PositiveFloat = 300.0
     """Deadline of a request in seconds; before it, work that a dead replica lost is retried."""
     stall_s: PositiveFloat = 60.0

@@ -80,7 +80,7 @@ class Dashboard:
 DASHBOARDS: Final = [
     Dashboard(
         "serving",
-        serving.METRICS,
+        {**serving.METRICS, **serving.PROXY_METRICS},
         OTHERS,
         frozenset({"application", "deployment", "replica"}),  # of what a Serve replica measures
         ("Traffic", "The loop", "Tokens", "Capacity"),

@@ -188,8 +188,8 @@ def api_over(service: AnswerService, keys: Keys | None = None, take: Take | None
     """
     limiter = RateLimiter()
 
-    async def take_here(owner: str, per_minute: int) -> float:
-        return limiter.take(owner, per_minute)
+    async def take_here(owner: str, per_minute: int, requests: int) -> float:
+        return limiter.take(owner, per_minute, requests)
 
     return build_api(service, KeyRing(service.config, keys or {}), take or take_here)
 
@@ -200,7 +200,7 @@ def client_of(api: FastAPI, *, root_path: str = "", **options: Any) -> httpx.Asy
     root_path: where the API is told that it is mounted; URLs are sent to it as they are
     """
     transport = httpx.ASGITransport(app=api, raise_app_exceptions=False, root_path=root_path)
-    return httpx.AsyncClient(transport=transport, base_url="http://test", **options)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", **options)
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ import pytest
 
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
+from steper_ray.serving.applications import run_name
 from steper_ray.serving.server_spec import ServerSpec
 from steper_ray.serving.session import server_spec
 from tests.samples import questions_of
@@ -39,6 +40,11 @@ class Server:
     url: str
     questions: list[str]
     config: RunConfig
+
+    @property
+    def run(self) -> str:
+        """Name of its run in those of its applications."""
+        return run_name(self.config.folder.root)
 
     @property
     def spec(self) -> ServerSpec:
@@ -110,6 +116,10 @@ def served_config(toy_corpus: RunConfig, folder: Path, layout: str) -> RunConfig
             *(["serve.ingress_replicas=2"] if layout == "apart" else ["serve.stall_s=10"]),
             f"serve.max_concurrent={PLACES}",
             "serve.request_timeout_s=120",
+            "serve.body_timeout_s=5",
+            "serve.max_output_tokens=900",
+            "serve.body_timeout_s=5",
+            "serve.max_output_tokens=900",
         ],
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import psutil
 
-from steper_ray.serving.deploy import APP
+from steper_ray.serving.applications import ingress_app
 from tests.processes import titled
 from tests.serving.conftest import Server
 
@@ -39,11 +39,11 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def replicas() -> dict[str, int]:
+def replicas(server: Server) -> dict[str, int]:
     """Replicas that run, by deployment of the ingress's application."""
     from ray import serve
 
-    deployments: Any = serve.status().applications[APP].deployments
+    deployments: Any = serve.status().applications[ingress_app(server.run)].deployments
     return {name: one.replica_states.get("RUNNING", 0) for name, one in deployments.items()}
 
 

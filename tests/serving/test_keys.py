@@ -1,6 +1,8 @@
 """API keys from the file and the environment; the rate of a key, by hand."""
 
 import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from steper_ray.errors import InputError
 from steper_ray.serving.keys import (
     LOOK_AGAIN_S,
     Key,
+    KeyOwner,
     KeyRing,
     RateLimiter,
     environment_keys,
@@ -21,6 +24,20 @@ from steper_ray.serving.keys import (
 )
 from steper_ray.serving.settings import ServeConfig
 from tests.serving.api_keys import ALICE, BOB, Clock, written
+
+
+def name_of(ring: KeyRing, key: str) -> str | None:
+    """Whose key it is."""
+    owner = ring.owner(key)
+    return owner.name if owner else None
+
+
+def owner_of(ring: KeyRing, key: str) -> KeyOwner:
+    """Who a key belongs to, which it must."""
+    owner = ring.owner(key)
+    assert owner is not None
+    return owner
+
 
 # the file
 
@@ -36,7 +53,7 @@ def test_a_new_key_opens_and_only_its_hash_is_kept(keys_file: Path) -> None:
         "bob": {"sha256": hashlib.sha256(bob.encode()).hexdigest()},
     }
     ring = KeyRing(config, {})
-    assert [ring.owner(key) for key in (alice, bob, alice[:-1], "", hash_key(bob))] == [
+    assert [name_of(ring, key) for key in (alice, bob, alice[:-1], "", hash_key(bob))] == [
         *("alice", "bob", None, None, None)
     ]
 
@@ -72,6 +89,10 @@ def test_new_keys_need_a_file_and_a_new_name(keys_file: Path) -> None:
             f"alice: {{sha256: {hash_key(ALICE)}, requests_per_minute: 0}}",
             "not a file of keys",
         ),
+        (f"alice: {{sha256: {hash_key(ALICE)}, scopes: []}}", "not a file of keys"),
+        (f"alice: {{sha256: {hash_key(ALICE)}, scopes: [admin]}}", "not a file of keys"),
+        (f"alice: {{sha256: {hash_key(ALICE)}, expires: soon}}", "not a file of keys"),
+        (f"alice: {{sha256: {hash_key(ALICE)}, max_share: 1.5}}", "not a file of keys"),
         ("alice: {", "not a file of keys"),
         ("\xff\xfe", "not a file of keys"),
         ("!!python/object/apply:os.system [ls]", "not a file of keys"),
@@ -106,7 +127,7 @@ def test_keys_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert keys == {"alice": Key(sha256=hash_key(ALICE)), "bob": Key(sha256=hash_key(f"{BOB}="))}
     ring = KeyRing(ServeConfig(), keys)
     assert ring.required
-    assert (ring.owner(ALICE), ring.owner(BOB)) == ("alice", None)
+    assert (name_of(ring, ALICE), name_of(ring, BOB)) == ("alice", None)
 
 
 @pytest.mark.parametrize("value", [ALICE, f"={ALICE}", "alice=0123456789abcde", f"a={ALICE},{BOB}"])
@@ -131,7 +152,7 @@ def test_an_environment_without_keys_is_refused(
         environment_keys("STEPER_KEYS")
 
 
-def test_a_changed_file_counts_within_seconds_and_a_broken_one_not_at_all(
+def test_a_changed_file_counts_within_seconds_and_a_broken_or_missing_one_revokes_its_keys(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = {
@@ -148,7 +169,7 @@ def test_a_changed_file_counts_within_seconds_and_a_broken_one_not_at_all(
     def owners() -> dict[str, str]:
         """Whose keys open, by file."""
         return {
-            name: " ".join(who for key in (ALICE, BOB, "carol") if (who := ring.owner(key)))
+            name: " ".join(who for key in (ALICE, BOB, "carol") if (who := name_of(ring, key)))
             for name, ring in rings.items()
         }
 
@@ -161,21 +182,57 @@ def test_a_changed_file_counts_within_seconds_and_a_broken_one_not_at_all(
     clock.now += LOOK_AGAIN_S
     assert owners() == {
         "changed": "bob carol",
-        "broken": "alice carol",
-        "removed": "alice carol",
+        "broken": "carol",
+        "removed": "carol",
         "emptied": "carol",
     }
+    clock.now += LOOK_AGAIN_S
+    owners()
     said = caplog.text
-    assert said.count("the keys stay as they were: ") == 2
+    assert said.count("all keys of the file are revoked: ") == 2  # once for each file
     assert all(str(files[name]) in said for name in ("broken", "removed"))
     for name in ("broken", "removed"):
         written(files[name], bob=BOB)
     clock.now += LOOK_AGAIN_S
     assert owners() == {**dict.fromkeys(rings, "bob carol"), "emptied": "carol"}
+    assert caplog.text.count("are valid again") == 2
     assert all(ring.required for ring in rings.values())
 
 
+def test_a_key_says_what_it_is_for_and_until_when(keys_file: Path) -> None:
+    keys_file.write_text(
+        f"alice: {{sha256: {hash_key(ALICE)}, expires: 2027-01-31, scopes: [search, plain]}}\n"
+        f"bob: {{sha256: {hash_key(BOB)}, max_share: 0.25, expires: 2027-01-31T01:00:00+02:00}}\n"
+    )
+    now = datetime(2027, 1, 30, 22, 59, tzinfo=UTC)
+    config = ServeConfig(keys_file=str(keys_file), max_key_share=0.5, requests_per_minute=7)
+    ring = KeyRing(config, {}, now=lambda: now)
+    alice, bob = owner_of(ring, ALICE), owner_of(ring, BOB)
+    assert alice == KeyOwner("alice", 7, 0.5, ("search", "plain"), expired=False)
+    assert bob == KeyOwner("bob", 7, 0.25, None, expired=False)
+    assert (alice.may("answer"), alice.may("search"), alice.may("plain")) == (False, True, True)
+    assert bob.may("answer")
+    now = datetime(2027, 1, 30, 23, tzinfo=UTC)  # one in the morning where bob's key was made
+    assert [name for name, key in (("a", ALICE), ("b", BOB)) if owner_of(ring, key).expired] == [
+        "b"
+    ]
+    now = datetime(2027, 1, 31, tzinfo=UTC)
+    assert all(owner_of(ring, key).expired for key in (ALICE, BOB))
+    carol = new_key(config, "carol")  # the limits of the others stay
+    assert KeyRing(config, {}, now=lambda: now).owner(ALICE) == replace(alice, expired=True)
+    assert KeyRing(config, {}).owner(carol) == KeyOwner("carol", 7, 0.5, None, expired=False)
+
+
 # the rate
+
+
+def test_several_requests_are_counted_all_or_none() -> None:
+    limiter = RateLimiter(Clock())
+    assert limiter.take("alice", 60, 50) == 0.0
+    assert (
+        limiter.take("alice", 60, 20) == 10.0
+    )  # ten are left, ten more are a matter of ten seconds
+    assert limiter.take("alice", 60, 10) == 0.0
 
 
 def test_a_minutes_requests_may_come_at_once_then_one_a_second() -> None:

@@ -10,6 +10,7 @@ import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steper_ray.serving.proxy_middleware import (
+    FIRST_LIMIT,
     LARGEST_BODY,
     LOST_REPLY,
     Capacity,
@@ -227,8 +228,8 @@ async def test_only_http_is_touched() -> None:
     async def app(scope: Scope, receive: Receive, send: Callable[..., Awaitable[None]]) -> None:
         seen.extend([scope, receive, send])
 
-    given = ({"type": "lifespan"}, object(), object())
-    await ProxyMiddleware(app)(*given)  # type: ignore[arg-type]
+    given: Any = ({"type": "lifespan"}, object(), object())
+    await ProxyMiddleware(app)(*given)
     assert seen == list(given)
 
 
@@ -279,9 +280,9 @@ async def test_past_capacity_a_proxy_refuses_by_itself_and_forwards_everything_e
         assert len(forwarded) == 3  # the first, one that was refused, and a trial
         assert replies[-1].json()["error"]["code"] == "overloaded"
         assert replies[-1].headers["retry-after"] == "1"
-        await client.post("/v1/search", json={})
+        await client.get("/v1/models")
         await client.get("/healthz")
-        assert forwarded[3:] == ["/v1/search", "/healthz"]
+        assert forwarded[3:] == ["/v1/models", "/healthz"]
         done.set()
         await first
 
@@ -319,3 +320,38 @@ async def test_each_mounted_application_has_a_capacity_and_a_made_up_one_leaves_
         assert set(front._capacities) == {"/student", "/other"}
         done.set()
         assert (await held).status_code == 200
+
+
+async def test_refusals_of_the_proxy_are_counted_and_have_the_request_s_id() -> None:
+    counted: list[str] = []
+
+    async def dying(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/stream":
+            await send(start(200, EVENTS))
+
+    front = ProxyMiddleware(dying, counted.append)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(front), base_url="http://proxy"
+    ) as client:
+        reply = await client.get("/", headers={"x-request-id": "mine-1"})
+        assert (reply.status_code, reply.headers["x-request-id"]) == (503, "mine-1")
+        await client.get("/stream")
+    front = ProxyMiddleware(saying(start(404, TEXT), body(b"no")), counted.append)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(front), base_url="http://proxy"
+    ) as client:
+        assert len((await client.get("/nothing")).headers["x-request-id"]) == 32
+    front = ProxyMiddleware(saying(start(503, JSON), body(b"{}")), counted.append)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(front), base_url="http://proxy"
+    ) as client:
+        await client.get("/")  # the ingress counts its own
+    assert counted == ["replica_lost", "replica_lost", "not_found"]
+
+
+async def test_before_it_knows_the_ingresses_a_proxy_leaves_room_in_them() -> None:
+    from steper_ray.serving.deploy import MORE_THAN_PLACES
+
+    capacity = Capacity()
+    assert sum(capacity.enter() for _ in range(1000)) == FIRST_LIMIT + 1  # one of them as a trial
+    assert 2 * FIRST_LIMIT < MORE_THAN_PLACES

@@ -2,7 +2,10 @@
 
 import asyncio
 import re
+import socket
 import time
+from contextlib import ExitStack
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -11,7 +14,8 @@ import pytest
 
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.retrieval import open_retriever
-from steper_ray.serving.deploy import APP, INGRESS
+from steper_ray.serving.applications import ingress_app
+from steper_ray.serving.deploy import INGRESS
 from tests.fakes import hits_of
 from tests.serving.conftest import PLACES, Server
 from tests.serving.load import LONG_CHAT, events, post, until
@@ -130,15 +134,28 @@ def test_a_batch_a_search_and_readiness(server: Server) -> None:
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
 
 
-def test_a_port_in_use_and_a_public_address_without_keys_are_refused(
-    server: Server, capfd: pytest.CaptureFixture[str]
+def test_what_another_server_has_and_a_public_address_without_keys_are_refused(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    same = ["serve", "--config", str(TOY_RUN_FILE), "--set", f"run.dir={server.config.folder.root}"]
-    same += ["--set", f"serve.model={server.config.serve.model}"]
-    assert main([*same, "--set", f"serve.port={server.config.serve.port}"]) == 2
-    assert "serve.port: cannot listen on" in capfd.readouterr().err
-    assert main([*same, "--set", "serve.host=0.0.0.0"]) == 2
-    assert "no API keys are set" in capfd.readouterr().err
+    from ray import serve
+
+    before = set(serve.status().applications)
+    port = f"serve.port={server.config.serve.port}"
+    (tmp_path / "corpus.lance").symlink_to(server.config.folder.corpus)
+
+    def refused(folder: Path, *settings: str) -> str:
+        settings = (f"run.dir={folder}", f"serve.model={server.config.serve.model}", *settings)
+        words = [word for setting in settings for word in ("--set", setting)]
+        assert main(["serve", "--config", str(TOY_RUN_FILE), *words]) == 2
+        return capfd.readouterr().err
+
+    own = server.config.folder.root
+    assert "this run is served already" in refused(own, port)
+    taken = f"serve.route_prefix: / is taken by the application {ingress_app(server.run)}"
+    assert taken in refused(tmp_path, port)
+    assert f"set serve.host=127.0.0.1 and {port}" in refused(tmp_path, "serve.port=1")
+    assert "no API keys are set" in refused(own, "serve.host=0.0.0.0")
+    assert set(serve.status().applications) == before
 
 
 def test_who_goes_away_is_not_worked_for(server: Server) -> None:
@@ -151,7 +168,7 @@ def test_who_goes_away_is_not_worked_for(server: Server) -> None:
 
     async def run() -> None:
         # Serve would keep a handle of get_deployment_handle, and end it after this loop
-        llm = DeploymentHandle[Any](INGRESS, APP)
+        llm = DeploymentHandle[Any](INGRESS, ingress_app(server.run))
         for stream in (False, True):
             async with httpx.AsyncClient(timeout=60) as client:
                 asked = asyncio.create_task(
@@ -207,6 +224,48 @@ def test_past_its_places_it_says_so_at_once_and_recovers(server: Server) -> None
     assert server.processes(":ingress")[0].pid == replica
 
 
+def test_idle_bodies_stop_no_health_check_and_questions_for_seconds_only(server: Server) -> None:
+    """More connections than an ingress holds beside its places once stopped everything."""
+    head = b"POST /v1/answer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n"
+    ask = {"question": server.questions[0]}
+    with ExitStack() as stack:
+        for _ in range(400):
+            address = ("127.0.0.1", server.config.serve.port)
+            connection = stack.enter_context(socket.create_connection(address))
+            connection.sendall(head)
+        for path in ("/healthz", "/readyz", "/v1/models", "/"):
+            assert httpx.get(server.url + path, timeout=20).status_code == 200, path
+        started = time.monotonic()
+        until(lambda: post(server, "/v1/answer", ask).is_success)
+        assert time.monotonic() - started < 4 * server.config.serve.body_timeout_s
+
+
+def test_a_request_keeps_its_id_and_gives_serve_no_orders(server: Server) -> None:
+    orders = {
+        "x-request-timeout-seconds": "0.001",
+        "x-request-disconnect-disabled": "?1",
+        "serve-multiplexed-model-id": "other",
+    }
+    ask = {"question": server.questions[0]}
+    reply = post(server, "/v1/answer", ask, headers={**orders, "x-request-id": "mine.1"})
+    assert (reply.status_code, reply.headers["x-request-id"]) == (200, "mine.1")
+    forged = post(server, "/v1/answer", ask, headers={"x-request-id": "a b"})
+    assert re.fullmatch("[0-9a-f]{32}", forged.headers["x-request-id"])
+    logs = server.config.folder.latest_log("serve")
+    lines = [line for file in logs.glob("access-*.log") for line in file.read_text().splitlines()]
+    (line,) = [line for line in lines if " id=mine.1 " in line]
+    whole = reply.json()
+    tokens = whole["prompt_tokens"] + whole["generated_tokens"]
+    assert f"route=/v1/answer status=200 code=ok tokens={tokens} seconds=" in line
+    assert any(f" id={forged.headers['x-request-id']} " in line for line in lines)
+
+
+def test_a_chat_ends_at_the_limit_of_the_server(server: Server) -> None:
+    most = server.config.serve.max_output_tokens
+    body = post(server, "/v1/chat/completions", {**LONG_CHAT, "max_tokens": most + 50}).json()
+    assert 0 < body["usage"]["completion_tokens"] <= most
+
+
 def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
     import ray
 
@@ -219,6 +278,8 @@ def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
         "ray_steper_search_seconds_count": 10,
         "ray_steper_generate_seconds_count": 10,
         'ray_steper_stops_total{.*reason="answered"': 10,
+        'ray_steper_requests_total{.*code="ok".*route="/v1/answer"': 10,
+        'ray_steper_proxy_refusals_total{.*code="overloaded"': 1,
         "ray_vllm_num_requests_running": 0,
     }
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from steper_ray.errors import StageError
-from steper_ray.serving.deploy import APP
+from steper_ray.serving.applications import ingress_app
 from steper_ray.serving.session import update_server
 from tests.processes import ended
 from tests.serving.conftest import Server
@@ -60,7 +60,7 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     before = server.processes(":ingress")[0].pid
     with pytest.raises(StageError, match=r"keys_file: .*no such file.*logs/serve/"):
         update_server(server.config.model_copy(update={"serve": serve_section}))
-    assert set(serve.status().applications) == {APP}
+    assert set(serve.status().applications) == {ingress_app(server.run)}
     assert server.processes(":ingress")[0].pid == before
     assert post(server, "/v1/answer", {"question": server.questions[0]}).is_success
 
@@ -82,6 +82,6 @@ def test_an_update_to_another_student_fails_no_request(server: Server, tmp_path:
     assert set(load.ends) == {"answer"}
     assert {body["model"] for _, body in load.whole} == {"teacher", "student"}
     assert load.whole[-1][1]["model"] == "student"
-    assert set(serve.status().applications) == {APP}
-    assert replicas()["ingress"] == 1
+    assert set(serve.status().applications) == {ingress_app(server.run)}
+    assert replicas(server)["ingress"] == 1
     assert before not in {process.pid for process in server.processes(":ingress")}

@@ -20,7 +20,8 @@ from steper_ray.errors import StageError
 from steper_ray.retrieval import corpus_version
 from steper_ray.retrieval.corpus import CorpusInfo
 from steper_ray.run.versions import place_version, remove_old_versions, version_folder, versions
-from steper_ray.serving.deploy import APP, build_ingress, corpus_app, llm_app
+from steper_ray.serving.applications import end_applications, ingress_app, wait_while_served
+from steper_ray.serving.deploy import build_ingress, corpus_app, llm_app
 from steper_ray.serving.session import server_spec, update_server
 from tests.processes import ended
 from tests.samples import index_corpus
@@ -44,21 +45,32 @@ def test_keys_hold_under_a_route_prefix_too(apart_server: Server, tmp_path: Path
     ).with_one_ingress()
     headers = {"authorization": f"Bearer {new_key(keyed.serve, 'alice')}"}
     ingress = build_ingress(keyed, llm_app(apart_server.spec), corpus_app(apart_server.spec))
-    serve.run(ingress, name="student", route_prefix="/student")
+    others = set(serve.status().applications)
+    serve.run(ingress, name=ingress_app("other"), route_prefix="/student")
     try:
         ask = {"question": apart_server.questions[0]}
         for path in ("/v1/answer", "//v1/answer", "/v1/answer/", "/%76%31/answer", "/nothing"):
             refused = post(apart_server, f"/student{path}", ask)
             assert (refused.status_code, refused.json()["error"]["code"]) == (401, "no_key"), path
         assert post(apart_server, "/%73tudent/v1/answer", ask).status_code == 401
-        for path in ("", "/", "/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"):
-            reply = httpx.get(f"{apart_server.url}/student{path}", follow_redirects=True)
+        for path in ("", "/", "/page.js", "/docs/", "/openapi.json", "/healthz", "/readyz"):
+            reply = httpx.get(
+                f"{apart_server.url}/student{path}",
+                headers={"host": "evil.example", "x-forwarded-proto": "https"},
+            )
+            if reply.status_code == 307:
+                assert "http" not in reply.headers["location"]
+                reply = httpx.get(f"{apart_server.url}/student{path}", follow_redirects=True)
             assert reply.status_code == 200, path
+        assert httpx.head(f"{apart_server.url}/student/healthz").status_code == 200
         answer = post(apart_server, "/student/v1/answer", ask, headers=headers)
         assert answer.status_code == 200
         assert answer.json()["answer"] == post(apart_server, "/v1/answer", ask).json()["answer"]
-    finally:
-        serve.delete("student")
+    finally:  # another run's server, which ends nothing but itself
+        end_applications("other", started=True, seconds=120)
+    assert set(serve.status().applications) == others
+    with pytest.raises(StageError, match=rf"the application {ingress_app('other')} is gone"):
+        wait_while_served("other")
 
 
 @pytest.mark.parametrize("deployment", ["llm", "retriever"])
@@ -104,7 +116,7 @@ def test_a_killed_ingress_is_said_and_the_next_request_succeeds(apart_server: Se
     def kill_and_wait() -> None:
         apart_server.kill(":ingress")
         until(lambda: any(p.pid not in before for p in apart_server.processes(":ingress")))
-        until(lambda: replicas()["ingress"] == 2)
+        until(lambda: replicas(apart_server)["ingress"] == 2)
 
     asyncio.run(load.run(kill_and_wait))
     failed = [body for status, body in load.whole if status != 200]
@@ -132,7 +144,7 @@ def test_an_update_that_does_not_come_up_leaves_what_is_served(
     with pytest.raises(StageError, match=r"keys_file: .*no such file.*logs/serve/"):
         update_server(apart_server.config.model_copy(update={"serve": serve_section}))
     behind = {llm_app(apart_server.spec), corpus_app(apart_server.spec)}
-    assert set(serve.status().applications) == {APP, *behind}
+    assert set(serve.status().applications) == {ingress_app(apart_server.run), *behind}
     assert [apart_server.processes(name)[0].pid for name in (":llm", ":retriever")] == before
     answer = post(apart_server, "/v1/answer", {"question": apart_server.questions[0]})
     assert answer.status_code == 200
@@ -158,7 +170,11 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     folder = version_folder(link, "0a" * 6)
     shutil.copytree(apart_server.config.serve.model, folder)
     place_version(link, folder)
-    before = {APP, llm_app(apart_server.spec), corpus_app(apart_server.spec)}
+    before = {
+        ingress_app(apart_server.run),
+        llm_app(apart_server.spec),
+        corpus_app(apart_server.spec),
+    }
     version, info = corpus_version(apart_server.config.folder.corpus), index_renamed(apart_server)
     assert info.version != version
     command = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(TOY_RUN_FILE)]
@@ -171,6 +187,9 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
         "serve.ingress_replicas": 2,
         "serve.max_concurrent": PLACES,
         "serve.request_timeout_s": 120,
+        "serve.body_timeout_s": 5,
+        "serve.max_output_tokens": 900,
+        "serve.layout": "apart",
         "serve.keys_file": tmp_path / "keys.yaml",
     }
     command += [word for key, value in shared.items() for word in ("--set", f"{key}={value}")]
@@ -189,7 +208,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
     fewest = {"ingress": 2, "key-rates": 1}  # replicas that run
 
     def watch() -> None:
-        running = replicas()
+        running = replicas(apart_server)
         for name in fewest:
             fewest[name] = min(fewest[name], running[name])
 
@@ -217,7 +236,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
         assert body["corpus_version"] == (info.version if new else version)
         assert {passage["id"].startswith("new-") for passage in passages} == {new}
     assert fewest == {"ingress": 2, "key-rates": 1}
-    assert set(serve.status().applications) & before == {APP}
+    assert set(serve.status().applications) & before == {ingress_app(apart_server.run)}
     assert len(serve.status().applications) == 3
 
     assert post(apart_server, "/v1/search", {"query": "x"}).status_code == 401

@@ -8,6 +8,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from steper_ray.serving.refusals import RefusedError, error_body
+from steper_ray.serving.request import current_request
 
 T = TypeVar("T")
 
@@ -61,6 +62,7 @@ async def stream_events(
                 for text in shown(item):
                     yield text
         except RefusedError as refused:
+            current_request().code = refused.code
             yield failed(refused)
 
     return EventStream(events(), source)

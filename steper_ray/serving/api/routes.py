@@ -28,6 +28,7 @@ from starlette.responses import JSONResponse, Response
 
 from steper_ray.reasoning.loop import PassagesFound, SearchStarted, StepFinished
 from steper_ray.selection.abilities import AbilityScheme
+from steper_ray.serving.access_log import WriteAccess, no_access_log
 from steper_ray.serving.answering import (
     AnswerReady,
     AnswerService,
@@ -52,6 +53,8 @@ from steper_ray.serving.api.schema import (
 from steper_ray.serving.api_middleware import ApiMiddleware, Take
 from steper_ray.serving.keys import KeyRing
 from steper_ray.serving.refusals import RefusedError, error_body, error_headers
+from steper_ray.serving.request import current_request
+from steper_ray.serving.request_report import RequestReport
 
 PAGE: Final = Path(__file__).parent.parent / "page"
 
@@ -87,11 +90,13 @@ LONGEST_NAME: Final = 40
 
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"model": ErrorOut} for status in (400, 401, 413, 422, 429, 503, 504)
+    status: {"model": ErrorOut} for status in (400, 401, 403, 408, 413, 421, 422, 429, 503, 504)
 }
 
 
-def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
+def build_api(
+    service: AnswerService, keys: KeyRing, take: Take, write_access: WriteAccess = no_access_log
+) -> FastAPI:
     """The ASGI application."""
     config = service.config
     api = FastAPI(
@@ -100,6 +105,9 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
         responses=ERRORS,
         docs_url=None,
         redoc_url=None,
+        # relative to openapi.json, so that it holds under a prefix that a proxy takes away
+        servers=[{"url": "."}],
+        root_path_in_servers=False,
     )
     key = [KEY] if keys.required else []
     api.add_middleware(
@@ -107,7 +115,9 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
         keys=keys,
         take=take,
         open_paths=OPEN_PATHS,
-        max_body_bytes=config.max_body_bytes,
+        config=config,
+        admission=service.admission,
+        report=RequestReport(service.record, write_access),
     )
     if config.cors_origins:
         api.add_middleware(
@@ -121,7 +131,7 @@ def build_api(service: AnswerService, keys: KeyRing, take: Take) -> FastAPI:
     api.add_exception_handler(RequestValidationError, _invalid)
     api.include_router(chat_routes(service), dependencies=key)
     for path, file in FILES.items():
-        api.add_api_route(path, sends(file), include_in_schema=False)
+        api.add_api_route(path, sends(file), methods=["GET", "HEAD"], include_in_schema=False)
     api.include_router(answer_routes(service), dependencies=key)
     api.include_router(state_routes(service, keys))
     return api
@@ -148,6 +158,7 @@ def answer_routes(service: AnswerService) -> APIRouter:
         service.check_most("questions", len(request.questions), config.max_batch)
         for number, question in enumerate(request.questions):
             service.check_question(question, f"questions.{number}")
+        await current_request().count_more(len(request.questions) - 1)
         results = await service.answer_batch(request.questions, service.settings(request.changes))
         return as_json(
             BatchOut(
@@ -176,11 +187,13 @@ def state_routes(service: AnswerService, keys: KeyRing) -> APIRouter:
     """The routes that say whether the server is alive and ready."""
     routes = APIRouter()
 
+    @routes.head("/healthz", include_in_schema=False)
     @routes.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Whether the server is alive."""
         return {"status": "ok"}
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", responses={503: {"model": ReadyOut}})
     async def readyz() -> Response:
         """Whether model and corpus answer, and what they are."""
@@ -245,7 +258,12 @@ async def _refused(_request: Request, refused: Exception) -> Response:
 async def _http_error(_request: Request, error: Exception) -> Response:
     """HTTP errors of Starlette and FastAPI in the API's own error format."""
     assert isinstance(error, HTTPException)
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+    codes = {
+        404: "not_found",
+        405: "method_not_allowed",
+        408: "body_timeout",
+        413: "too_large",
+    }
     refused = RefusedError(
         error.status_code, codes.get(error.status_code, "bad_request"), str(error.detail)
     )
@@ -263,4 +281,4 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     else:
         message = f"{place or 'body'}: {finding['msg'][0].lower()}{finding['msg'][1:]}"
         refused = RefusedError(422, "invalid", message, param=place or None)
-    return JSONResponse(error_body(refused), refused.status)
+    return JSONResponse(error_body(refused), refused.status, error_headers(refused))

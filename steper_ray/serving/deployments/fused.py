@@ -51,11 +51,12 @@ class FusedServer(HttpApi):
             spec.reasoning.settings,
             spec.hub,
             serve_config.stall_s,
+            serve_config.max_output_tokens,
         )
         self._retriever = WatchedRetriever(open_retriever(spec.corpus), serve_config.stall_s)
         backend = LocalBackend(self._llm, self._retriever, prompt_encoder(spec))
         service = answer_service(backend, spec, serve_metrics())
-        super().__init__(service, KeyRing(serve_config, keys), rates)
+        super().__init__(service, KeyRing(serve_config, keys), rates, spec.log)
         logger.info(
             "answers with %s from %s, %d questions at a time", spec.model, spec.corpus, spec.places
         )

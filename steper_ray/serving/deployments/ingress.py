@@ -9,6 +9,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from steper_ray.models.loading import load_tokenizer
+from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.run.versions import use
 from steper_ray.serving.deployments.replica_log import start_replica_log
@@ -41,32 +42,42 @@ class KeyRates:
     def __init__(self) -> None:
         self._limiter = RateLimiter()
 
-    async def take(self, owner: str, per_minute: int) -> float:
+    async def take(self, owner: str, per_minute: int, requests: int) -> float:
         """See `RateLimiter.take`."""
-        return self._limiter.take(owner, per_minute)
+        return self._limiter.take(owner, per_minute, requests)
 
 
 class HttpApi:
     """What every replica that takes HTTP requests does: the API, over a service."""
 
     def __init__(
-        self, service: "AnswerService", keys: KeyRing, rates: DeploymentHandle[Any]
+        self,
+        service: "AnswerService",
+        keys: KeyRing,
+        rates: DeploymentHandle[Any],
+        log: LaunchLog,
     ) -> None:
-        """rates: the counter of requests by key"""
+        """rates: the counter of requests by key; log: beside which the access log is written"""
+        from steper_ray.serving.access_log import access_log
+
         self._service, self._keys, self._rates = service, keys, rates
+        rank = serve.get_replica_context().rank.rank
+        self._write_access = access_log(log, rank, service.config.access_log)
 
     async def __serve_build_asgi_app__(self) -> "FastAPI":
         from steper_ray.serving.api.routes import build_api
 
-        return build_api(self._service, self._keys, self._take)
+        return build_api(self._service, self._keys, self._take, self._write_access)
 
-    async def _take(self, owner: str, per_minute: int) -> float:
+    async def _take(self, owner: str, per_minute: int, requests: int) -> float:
         from steper_ray.serving.refusals import RefusedError
         from steper_ray.serving.replicas import ask_again
 
         try:
             async with asyncio.timeout(self._service.config.request_timeout_s):
-                seconds: float = await ask_again(lambda: self._rates.take.remote(owner, per_minute))
+                seconds: float = await ask_again(
+                    lambda: self._rates.take.remote(owner, per_minute, requests)
+                )
         except TimeoutError:
             message = "the count of this key's requests does not answer; asking again is safe"
             raise RefusedError(503, "rates_lost", message, retry_after=1) from None
@@ -138,5 +149,6 @@ class AnswerServer(HttpApi):
             corpus_version=spec.reasoning.corpus_version,
             by_prefix=spec.serve.routes_by_prefix,
         )
-        super().__init__(answer_service(backend, spec, record), KeyRing(spec.serve, keys), rates)
+        service = answer_service(backend, spec, record)
+        super().__init__(service, KeyRing(spec.serve, keys), rates, spec.log)
         logger.info("answers with %s, %d questions at a time", spec.model, spec.places)

@@ -10,7 +10,7 @@ replaces it.
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -67,6 +67,16 @@ class ChatRequest:
     """The whole OpenAI request."""
 
 
+def ending_chats(arguments: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """vLLM's arguments with a limit on what a chat writes, whatever it asks for.
+
+    The limit cannot be put into the requests: vLLM refuses one whose limit and prompt exceed the context.
+    """
+    overrides = dict(arguments.get("override_generation_config") or {})
+    overrides["max_new_tokens"] = min(most, overrides.get("max_new_tokens", most))
+    return {**arguments, "override_generation_config": overrides}
+
+
 def _generation(final: Any) -> Generation:
     """The generation in a last output; raises ReplicaLostError where the engine gave the request up."""
     try:
@@ -86,10 +96,12 @@ class LocalLLM:
         reasoning: ReasoningConfig,
         hub: HubConfig,
         stall_s: float,
+        max_output_tokens: int,
     ) -> None:
         """Start the engine.
 
         name: the model's name in the API; stall_s: see `EngineWatch`
+        max_output_tokens: at which a chat with the plain model ends
         Raises InputError if the model cannot be loaded, if vLLM refuses an argument, or if the context is
         too short for the prompts.
         """
@@ -101,6 +113,7 @@ class LocalLLM:
         from steper_ray.serving.deployments.ray_vllm_engine import NOTHING_FETCHED, StudentEngine
 
         arguments = {"enable_prompt_tokens_details": True, **engine_arguments(config, hub)}
+        arguments = ending_chats(arguments, max_output_tokens)
         if not getattr(load_tokenizer(model, hub), "chat_template", None):
             arguments["chat_template"] = PLAIN_CHAT
         local = Path(model).expanduser().is_dir()
@@ -213,7 +226,8 @@ class StudentLLM(LocalLLM):
         hub: HubConfig,
         log: LaunchLog,
         stall_s: float,
+        max_output_tokens: int,
     ) -> None:
         """See `LocalLLM.start`."""
         start_replica_log(log)
-        await self.start(model, name, config, reasoning, hub, stall_s)
+        await self.start(model, name, config, reasoning, hub, stall_s, max_output_tokens)

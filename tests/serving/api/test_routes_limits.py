@@ -173,6 +173,7 @@ async def test_a_question_without_a_place_is_told_when_to_come_back() -> None:
             ("answer", ASKED),
             ("answer", STREAMED),
             ("answers", {"questions": ["A?"]}),
+            ("search", {"query": "ada"}),
             ("chat/completions", CHAT),
             ("chat/completions", {**CHAT, "stream": True}),
             ("chat/completions", {**CHAT, "model": "student-rag", "stream": True}),
@@ -181,7 +182,8 @@ async def test_a_question_without_a_place_is_told_when_to_come_back() -> None:
             message = "all 2 places are taken; ask again later"
             assert refusal(reply, 503, "overloaded") == message
             assert reply.headers["retry-after"] == "7"  # 6.5 rounded up
-        assert (await client.post("/v1/search", json={"query": "ada"})).status_code == 200
+        for path in ("/healthz", "/readyz", "/v1/models", "/"):
+            assert (await client.get(path)).status_code == 200
         go_on.set()
         assert [(await reply).status_code for reply in first] == [200, 200]
         assert service.admission.taken == 0

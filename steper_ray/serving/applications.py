@@ -7,7 +7,7 @@ nor end each other's; it is shut down only by the command that started it, and w
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,24 +113,36 @@ def check_taken(config: ServeConfig, run: str, running: RunningServe) -> None:
 
 
 def end_applications(run: str, *, started: bool, seconds: float) -> None:
-    """Delete a run's applications, or shut Serve down if this command `started` it and nothing else runs.
+    """Delete a run's applications; shut Serve down too if this command `started` it and nothing else runs.
 
-    seconds: to wait for their replicas
+    What takes requests goes first, and ends when the questions in progress are answered. Proxies refuse new
+    ones meanwhile.
+
+    seconds: to wait for that at most
     """
     from ray import serve
 
     apps = set(serve.status().applications)
     own = {app for app in apps if is_own(app, run)}
+    front = own & {ingress_app(run), trial_app(run)}
+    _delete(front, seconds)
     if started and own == apps:
         # Ray prints that it killed Serve's controller, although the controller was shutting down anyway
         with redirect_stdout(None):
             serve.shutdown()
         return
-    logger.info("deleting %s", ", ".join(sorted(own)) or "no application")
-    for app in sorted(own):  # the ingress, whose name is the shortest, before what it calls
+    _delete(own - front, seconds)
+
+
+def _delete(apps: Set[str], seconds: float) -> None:
+    """Delete applications and wait until their replicas have ended, so many seconds at most."""
+    from ray import serve
+
+    logger.info("deleting %s", ", ".join(sorted(apps)) or "no application")
+    for app in sorted(apps):
         serve.delete(app, _blocking=False)
     until = time.monotonic() + seconds
-    while own & set(serve.status().applications) and time.monotonic() < until:
+    while apps & set(serve.status().applications) and time.monotonic() < until:
         time.sleep(0.2)
 
 

@@ -40,6 +40,10 @@ DRAIN_S: Final = 10.0
 """Seconds that a replica has to shut down, beyond the deadline of a request."""
 
 
+DRAINED_WITHIN_S: Final = 0.5
+"""Seconds between two looks of a replica that is to end at whether its questions are answered."""
+
+
 HEALTH: Final = {"health_check_period_s": 2, "health_check_timeout_s": 30}
 """How soon Serve notices a dead replica."""
 
@@ -168,6 +172,7 @@ def taking_requests(spec: ServerSpec) -> dict[str, Any]:
         "max_queued_requests": MORE_THAN_PLACES,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=1),
         "graceful_shutdown_timeout_s": spec.serve.request_timeout_s + DRAIN_S,
+        "graceful_shutdown_wait_loop_s": DRAINED_WITHIN_S,
     }
 
 

@@ -46,6 +46,11 @@ OVERLOADED: Final = RefusedError(
 )
 
 
+STOPPING: Final = RefusedError(
+    503, "stopping", "the server is being stopped or started again; ask again later", retry_after=5
+)
+
+
 TOO_LARGE: Final = RefusedError(413, "too_large", f"the body is over {LARGEST_BODY} bytes")
 
 
@@ -134,6 +139,8 @@ class ProxyMiddleware:
         self._app, self._count = app, count
         self._capacities: dict[str, Capacity] = {}
         """Mount point → capacity: each application has ingresses of its own."""
+        self._served: set[str] = set()
+        """Mount points at which an application has answered."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -143,7 +150,8 @@ class ProxyMiddleware:
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
-        reply = _ReplyWatcher(send, dict(headers)[REQUEST_ID], self._count)
+        stopped = any(f"{scope['path']}/".startswith(f"{mount}/") for mount in self._served)
+        reply = _ReplyWatcher(send, dict(headers)[REQUEST_ID], self._count, stopped=stopped)
         mount = asked_mount(scope)
         if mount is None:
             await self._forward(scope, receive, reply)
@@ -178,6 +186,8 @@ class ProxyMiddleware:
         try:
             await self._app(scope, measured, reply.send)
         finally:
+            if reply.by_application:  # Serve has set root_path by now
+                self._served.add(scope.get("root_path", "").rstrip("/"))
             if not gone:
                 await reply.end()
 
@@ -185,13 +195,21 @@ class ProxyMiddleware:
 class _ReplyWatcher:
     """Watches how much of a reply has been sent."""
 
-    def __init__(self, send: Send, request_id: bytes, count: Callable[[str], None]) -> None:
-        self._send, self._id, self._count = send, request_id, count
+    def __init__(
+        self, send: Send, request_id: bytes, count: Callable[[str], None], *, stopped: bool
+    ) -> None:
+        """stopped: whether an application that is not found is one that has answered before"""
+        self._send, self._id, self._count, self._stopped = send, request_id, count, stopped
         self._start: Message | None = None
         """First message of the reply, once it has been sent."""
         self._ours = self._finished = False
         self.overloaded = False
         """Whether the reply says that the ingresses have no free place."""
+
+    @property
+    def by_application(self) -> bool:
+        """Whether the reply is an application's."""
+        return self._start is not None
 
     async def send(self, message: Message) -> None:
         """Forward every reply of an application; reword the proxy's own plain-text errors."""
@@ -202,6 +220,9 @@ class _ReplyWatcher:
             self.overloaded = headers.get(CODE_HEADER.encode()) == b"overloaded"
             plain = headers.get(b"content-type", b"").startswith(b"text/plain")
             if status in SERVE_ERRORS and plain:
+                if status == 404 and self._stopped:
+                    await self.refuse(STOPPING)
+                    return
                 status = {408: 504, 500: 503}.get(int(status), int(status))
                 code = {404: "not_found", 504: "deadline"}.get(status, "overloaded")
                 self.overloaded = status in (429, 503)

@@ -128,7 +128,9 @@ def running_server(config: "RunConfig") -> Iterator[str]:
                 yield url
         finally:
             logger.info("the server ends")
-            end_applications(spec.run, started=running is None, seconds=DRAIN_S)
+            seconds = spec.serve.request_timeout_s + DRAIN_S
+            print("serve: ending when the questions in progress are answered", flush=True)
+            end_applications(spec.run, started=running is None, seconds=seconds)
 
 
 @contextmanager
@@ -202,7 +204,10 @@ def update_server(config: "RunConfig") -> None:
 
 
 def serve_until_interrupted(config: "RunConfig") -> None:
-    """Serve the student until Ctrl-C; raises StageError if its application is gone before."""
+    """Serve the student until Ctrl-C or SIGTERM; raises StageError if its application is gone before.
+
+    The first signal lets the questions in progress be answered, a second one ends the server at once.
+    """
     with running_server(config) as url:
         serve = config.serve
         asked_for = (

@@ -67,31 +67,37 @@ class Server:
         self.processes(name)[0].send_signal(signal.SIGKILL)
 
 
-Serving = Callable[[str], Server]
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Gives the server of a layout; there is one at a time, and it stays while it is asked for."""
+
+    server_of: Callable[[str], Server]
+    end: Callable[[], None]
+    """Ends the one that runs."""
 
 
 @pytest.fixture(scope="package")
 def serving(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """Gives the server of a layout; there is one at a time, and it stays while it is asked for.
-
-    It serves the toy world's passages and asks for no key.
-    """
+    """Servers of the toy world's passages that ask for no key."""
     from steper_ray.serving.session import running_server
 
     running: dict[str, Server] = {}
     with ExitStack() as ends:
 
+        def end() -> None:
+            running.clear()
+            ends.close()
+
         def server_of(layout: str) -> Server:
             if layout not in running:
-                running.clear()
-                ends.close()
+                end()
                 config = served_config(toy_corpus, tmp_path_factory.mktemp("serve"), layout)
                 questions = [question.question for question in questions_of(config, "test")]
                 url = ends.enter_context(running_server(config))
                 running[layout] = Server(url, questions, config)
             return running[layout]
 
-        yield server_of
+        yield Serving(server_of, end)
 
 
 def served_config(toy_corpus: RunConfig, folder: Path, layout: str) -> RunConfig:
@@ -127,10 +133,10 @@ def served_config(toy_corpus: RunConfig, folder: Path, layout: str) -> RunConfig
 @pytest.fixture
 def server(serving: Serving) -> Server:
     """A server of the fused layout, with one replica."""
-    return serving("fused")
+    return serving.server_of("fused")
 
 
 @pytest.fixture
 def apart_server(serving: Serving) -> Server:
     """A server of the apart layout, with two ingresses."""
-    return serving("apart")
+    return serving.server_of("apart")

@@ -355,3 +355,26 @@ async def test_before_it_knows_the_ingresses_a_proxy_leaves_room_in_them() -> No
     capacity = Capacity()
     assert sum(capacity.enter() for _ in range(1000)) == FIRST_LIMIT + 1  # one of them as a trial
     assert 2 * FIRST_LIMIT < MORE_THAN_PLACES
+
+
+async def test_an_application_that_has_answered_and_is_not_found_is_being_stopped() -> None:
+    gone = False
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith("/student") and not gone:
+            scope["root_path"] = "/student"
+            await saying(start(200, JSON), body(b"{}"))(scope, receive, send)
+        else:
+            await saying(start(404, TEXT), body(b"no"))(scope, receive, send)
+
+    front = ProxyMiddleware(serve)
+    transport = httpx.ASGITransport(app=front)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/student/readyz")).status_code == 200
+        gone = True
+        for path in ("/student/readyz", "/student/v1/answer", "/student"):
+            reply = await client.post(path)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "stopping"), path
+            assert int(reply.headers["retry-after"]) >= 1
+        for path in ("/students", "/other/student", "/"):
+            assert (await client.get(path)).status_code == 404, path

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import signal
 from pathlib import Path
+from threading import Event
 
 import httpx
 import pytest
@@ -12,8 +13,8 @@ from steper_ray.errors import StageError
 from steper_ray.serving.applications import ingress_app
 from steper_ray.serving.session import update_server
 from tests.processes import ended
-from tests.serving.conftest import Server
-from tests.serving.load import Load, engines, post, replicas, until
+from tests.serving.conftest import Server, Serving
+from tests.serving.load import Load, engines, events, post, replicas, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
@@ -85,3 +86,45 @@ def test_an_update_to_another_student_fails_no_request(server: Server, tmp_path:
     assert set(serve.status().applications) == {ingress_app(server.run)}
     assert replicas(server)["ingress"] == 1
     assert before not in {process.pid for process in server.processes(":ingress")}
+
+
+def test_an_end_loses_no_answer_and_refuses_the_rest(server: Server, serving: Serving) -> None:
+    """What a first SIGTERM or Ctrl-C does. The last test of this server."""
+    whole: list[tuple[int, str]] = []
+    streams: list[str] = []
+    refused_after: list[int] = []
+    ending = Event()
+
+    async def ask(client: httpx.AsyncClient, number: int) -> None:
+        stream = number % 2 == 0
+        while True:
+            body = {"question": server.questions[number], "stream": stream}
+            late = ending.is_set()
+            try:
+                reply = await client.post("/v1/answer", json=body)
+            except httpx.ConnectError:  # the proxy is gone, after the last question
+                assert late
+                return
+            if reply.status_code == 503 and reply.json()["error"]["code"] == "stopping":
+                refused_after.append(int(reply.headers["retry-after"]))
+                await asyncio.sleep(0.1)
+            elif stream:
+                told = [name async for name, _ in events(reply)]
+                streams.append(told[-1] if told else str(reply.status_code))
+            else:
+                whole.append((reply.status_code, reply.text[:200]))
+
+    async def run() -> None:
+        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+            clients = [asyncio.create_task(ask(client, number)) for number in range(6)]
+            while len(whole) < 3 or len(streams) < 3:
+                await asyncio.sleep(0.05)
+            ending.set()
+            await asyncio.to_thread(serving.end)
+            await asyncio.gather(*clients)
+
+    asyncio.run(run())
+    assert {status for status, _ in whole} == {200}, whole
+    assert set(streams) == {"answer"}
+    assert refused_after
+    assert min(refused_after) >= 1

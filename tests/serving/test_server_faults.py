@@ -102,7 +102,7 @@ def test_an_end_loses_no_answer_and_refuses_the_rest(server: Server, serving: Se
             late = ending.is_set()
             try:
                 reply = await client.post("/v1/answer", json=body)
-            except httpx.ConnectError:  # the proxy is gone, after the last question
+            except httpx.TransportError:  # the proxy is gone, after the last question
                 assert late
                 return
             if reply.status_code == 503 and reply.json()["error"]["code"] == "stopping":

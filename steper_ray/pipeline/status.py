@@ -28,9 +28,9 @@ from steper_ray.pipeline.job_client import (
 from steper_ray.pipeline.live_state import (
     StageState,
     is_running,
-    process_started,
     read_states,
 )
+from steper_ray.run.process import process_runs
 from steper_ray.text import short_message
 
 if TYPE_CHECKING:
@@ -238,10 +238,7 @@ def show_log(
 
 def _process_runs(state: StageState) -> bool:
     """Whether the command of a stage runs on this machine, if only on its way to the next stage."""
-    if state.host != socket.gethostname():
-        return False
-    started = process_started(state.pid)
-    return started is not None and abs(started - state.process_started) < 1
+    return state.host == socket.gethostname() and process_runs(state.pid, state.process_started)
 
 
 def _print_from(file: Path, at: int) -> int:

@@ -14,7 +14,6 @@ from steper_ray.pipeline.live_state import (
     STATE_FILE,
     StageState,
     is_running,
-    process_started,
     read_state,
     read_states,
     reported,
@@ -23,6 +22,7 @@ from steper_ray.pipeline.live_state import (
 from steper_ray.pipeline.status import StageReport, show_status, stop
 from steper_ray.ray_runtime.progress import StageProgress
 from steper_ray.run.config import RunConfig
+from steper_ray.run.process import process_started
 
 
 def state_in(folder: Path) -> StageState:

@@ -75,10 +75,10 @@ def run_several(config: "RunConfig", *, stages: str) -> None:
 def run_demo(config: "RunConfig") -> None:
     """Run the toy world from its invention to an answer of the served student."""
     from steper_ray.pipeline.check import checked_session
-    from steper_ray.pipeline.demo import demo
+    from steper_ray.pipeline.demo import DEMO_STAGES, demo
     from steper_ray.pipeline.execute import prepare
 
-    prepare(config)
+    prepare(config, DEMO_STAGES)
     with checked_session(config):
         demo(config)
 

@@ -15,7 +15,7 @@ from steper_ray.errors import InputError, StageError, find_steper_error
 from steper_ray.files import write_whole
 from steper_ray.pipeline.execute import run_stage
 from steper_ray.pipeline.named_files import find_files, named_paths
-from steper_ray.pipeline.stages import STAGES
+from steper_ray.pipeline.stages import ORDER, STAGES
 from steper_ray.ray_runtime.progress import stage_done
 from steper_ray.run.dependencies import pick, stage_identity
 from steper_ray.run.identity import RULES, check_format, differences, digest
@@ -29,6 +29,7 @@ from steper_ray.run.keys import (
     TOY_KEYS,
     TRAIN_KEYS,
 )
+from steper_ray.run.lock import locked
 from steper_ray.text import squeeze
 
 if TYPE_CHECKING:
@@ -38,10 +39,6 @@ Entry = dict[str, Any]
 """What the ledger has of a stage: `identity`, `files` and `seconds`."""
 
 
-ORDER: Final = ("toy", "index", "build", "train", "eval")
-"""The stages that a ledger may have, in order."""
-
-
 CARD: Final = "README.md"
 """A model's card, which is no input of a stage: an evaluation writes its scores into the student's."""
 
@@ -49,10 +46,14 @@ CARD: Final = "README.md"
 def run_pending_stages(names: Sequence[str], config: "RunConfig") -> dict[str, Entry]:
     """Run the stages that are not up to date, in order; every entry of the ledger then.
 
-    Raises InputError and StageError as the stages do.
+    Raises InputError and StageError as the stages do, and InputError if another command does the same.
     """
-    config.folder.root.mkdir(parents=True, exist_ok=True)
-    ledger = config.folder.root / "stages.json"
+    with locked(config.folder.ledger):
+        return _run_pending(names, config)
+
+
+def _run_pending(names: Sequence[str], config: "RunConfig") -> dict[str, Entry]:
+    ledger = config.folder.ledger
     done = _read(ledger)
     for name in names:
         if _is_up_to_date(name, config, done.get(name), ledger):
@@ -74,7 +75,7 @@ def run_pending_stages(names: Sequence[str], config: "RunConfig") -> dict[str, E
 
 def pending_stages(names: Sequence[str], config: "RunConfig") -> list[str]:
     """The stages that are not up to date: the first one that is not, and all behind it."""
-    ledger = config.folder.root / "stages.json"
+    ledger = config.folder.ledger
     done = _read(ledger)
     for number, name in enumerate(names):
         if not _is_up_to_date(name, config, done.get(name), ledger):
@@ -83,10 +84,15 @@ def pending_stages(names: Sequence[str], config: "RunConfig") -> list[str]:
 
 
 def forget(name: str, config: "RunConfig") -> None:
-    """Drop the entries of a stage that is run by itself, and of the stages behind it."""
-    ledger = config.folder.root / "stages.json"
-    done = _read(ledger)
-    if name in ORDER and done.keys() & set(ORDER[ORDER.index(name) :]):
+    """Drop the entries of a stage that is run by itself, and of the stages behind it.
+
+    Raises InputError while a command runs stages by the ledger.
+    """
+    ledger = config.folder.ledger
+    if name not in ORDER or not _read(ledger).keys() & set(ORDER[ORDER.index(name) :]):
+        return
+    with locked(ledger):
+        done = _read(ledger)
         kept = {other: done[other] for other in ORDER[: ORDER.index(name)] if other in done}
         write_whole(ledger, json.dumps(kept, indent=2) + "\n")
 

@@ -154,6 +154,16 @@ def locked(out: Path, *, beat_s: float = BEAT_S, stale_s: float = STALE_S) -> It
             )
 
 
+def check_free(out: Path) -> None:
+    """Raises InputError if another command on this machine writes to `out`, before anything is spent.
+
+    It holds nothing: `locked` does, and watches the lease of a command on another machine.
+    """
+    owner = read_owner(out.with_name(out.name + ".lease"))
+    if owner is not None and owner.is_here and owner.runs:
+        raise _held(out, owner)
+
+
 @contextmanager
 def _flocked(out: Path) -> Iterator[None]:
     """flock on `out`, as far as its file system knows it."""

@@ -1,9 +1,10 @@
 """Stages one after the other, each skipped while it is up to date: `steper run` and `steper demo`.
 
 `stages.json` in the run folder has, for each stage that finished, the record of its settings
-(`steper_ray.run.identity`), and a digest of the names, sizes and times of the files that it read. A stage
-that runs again drops the entries of those after it. Running a stage once too often costs little, as each
-resumes from its own results; skipping one that has other input would be a wrong result.
+(`steper_ray.run.identity`), a digest of the names, sizes and times of the files that it read, and the
+sizes of those that it wrote. A stage that runs again drops the entries of those after it. Running a stage
+once too often costs little, as each resumes from its own results; skipping one that has other input, or
+has lost its output, would be a wrong result.
 """
 
 import json
@@ -30,17 +31,29 @@ from steper_ray.run.keys import (
     TRAIN_KEYS,
 )
 from steper_ray.run.lock import locked
+from steper_ray.run.versions import CARD, file_sizes
 from steper_ray.text import squeeze
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
 
 Entry = dict[str, Any]
-"""What the ledger has of a stage: `identity`, `files` and `seconds`."""
+"""What the ledger has of a stage: `identity`, `files`, `outputs` and `seconds`."""
 
 
-CARD: Final = "README.md"
-"""A model's card, which is no input of a stage: an evaluation writes its scores into the student's."""
+RESULTS: Final = {
+    "toy": ("toy",),
+    "index": ("corpus",),
+    "build": ("chains", "examples", "stats"),
+    "train": ("student",),
+    "eval": ("evaluation",),
+}
+"""Properties of RunFolder without which a stage is not finished. What else it writes may be removed."""
+
+
+UNCHANGED: Final = ("corpus", "student", "evaluation")
+"""Those of them that nothing else writes to: their files must be as the stage left them. The others need
+only be there: `steper select` writes chains and examples too, as do people."""
 
 
 def run_pending_stages(names: Sequence[str], config: "RunConfig") -> dict[str, Entry]:
@@ -60,6 +73,8 @@ def _run_pending(names: Sequence[str], config: "RunConfig") -> dict[str, Entry]:
             line = "up to date: already done with these settings and files"
             stage_done(name, done[name]["seconds"], [line])
             continue
+        if name in done and (lost := lost_result(name, config, done[name])) is not None:
+            print(f"{name:>6}  runs again: {lost} is missing or damaged", flush=True)
         # later stages depend on this one
         done = {other: done[other] for other in ORDER[: ORDER.index(name)] if other in done}
         write_whole(ledger, json.dumps(done, indent=2) + "\n")
@@ -68,7 +83,12 @@ def _run_pending(names: Sequence[str], config: "RunConfig") -> dict[str, Entry]:
         seconds = _run(name, config)
         if name == "train" and config.train.dry_run:
             continue  # nothing was trained
-        done[name] = {"identity": identity, "files": files, "seconds": round(seconds, 3)}
+        done[name] = {
+            "identity": identity,
+            "files": files,
+            "outputs": {key: _sizes(getattr(config.folder, key)) for key in RESULTS[name]},
+            "seconds": round(seconds, 3),
+        }
         write_whole(ledger, json.dumps(done, indent=2) + "\n")
     return done
 
@@ -103,16 +123,40 @@ def _read(ledger: Path) -> dict[str, Entry]:
 
 
 def _is_up_to_date(name: str, config: "RunConfig", entry: Entry | None, ledger: Path) -> bool:
-    """Whether a stage finished with these settings and files.
+    """Whether a stage finished with these settings and files, and its results are still there.
 
     entry: of the stage in the ledger; those of earlier versions know nothing of files
     """
     if entry is None:
         return False
     check_format(entry["identity"], ledger)
+    if lost_result(name, config, entry) is not None:
+        return False
     if differences(entry["identity"], stage_identity(name, stage_inputs(name, config))):
         return False
     return "files" not in entry or entry["files"] == input_digest(name, config)
+
+
+def lost_result(name: str, config: "RunConfig", entry: Entry) -> Path | None:
+    """The first result of a stage that is missing, or not as the stage left it.
+
+    entry: of the stage in the ledger; those of earlier versions say nothing of results, which need then
+           only be there
+    """
+    for key in RESULTS[name]:
+        path: Path = getattr(config.folder, key)
+        sizes, before = _sizes(path), entry.get("outputs", {}).get(key)
+        damaged = not all(sizes.values())
+        if key in UNCHANGED:
+            damaged = before is not None and sizes != before
+        if not sizes or damaged:
+            return path
+    return None
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """File → bytes, of a folder or a file; empty for what is missing."""
+    return {"": path.stat().st_size} if path.is_file() else file_sizes(path)
 
 
 def stage_inputs(stage: str, config: "RunConfig") -> dict[str, Any]:

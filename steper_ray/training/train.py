@@ -26,7 +26,12 @@ from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
 from steper_ray.run.identity import Record, write_record
 from steper_ray.run.lock import locked
-from steper_ray.run.versions import place_version, remove_old_versions, version_folder
+from steper_ray.run.versions import (
+    file_sizes,
+    place_version,
+    remove_old_versions,
+    version_folder,
+)
 from steper_ray.selection.abilities import STEPER, AbilityScheme
 from steper_ray.training.batches import hold_out
 from steper_ray.training.lora import check_lora
@@ -137,7 +142,8 @@ def train(
                 loss, step = _best_candidate(settings, outcome, folder.training, score)
                 summary = _summarize(task, outcome, loss, step, time.monotonic() - started)
                 _place_student(folder, summary, add_card)
-            values = {**identity, "summary": asdict(summary)}
+            files = file_sizes(folder.student)
+            values = {**identity, "summary": asdict(summary), "files": files}
             write_record(folder.training / DONE_FILE, values)
         if settings.push_to_hub is not None:
             push_folder(folder.student, settings.push_to_hub, kind="model")

@@ -11,8 +11,9 @@ from steper_ray.run.config import RunConfig
 from steper_ray.run.kinds import is_path
 from steper_ray.run.loading import map_texts
 
-WRITTEN_TO: Final = ("run.dir", "run.data", "train.offload_dir")
-"""Settings whose folders a run writes to, or has from another run."""
+OF_THE_RUN: Final = ("run.dir", "run.data", "train.offload_dir", "serve.keys_file")
+"""Settings that name no input: folders that a run writes to or has from another run, and the API keys,
+which are read where they are kept, so that a revoked one counts no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,14 @@ class NamedFiles:
 
 
 def named_paths(values: Mapping[str, Any]) -> dict[str, str]:
-    """Key path → path or address, of every setting that names something to read.
+    """Key path → path or address, of every setting that names an input.
 
     values: of a run file, as plain JSON or YAML values
     """
     paths: dict[str, str] = {}
 
     def note(text: str, kind: Any, place: str) -> str:
-        if text and is_path(kind) and place not in WRITTEN_TO:
+        if text and is_path(kind) and place not in OF_THE_RUN:
             paths[place] = text
         return text
 

@@ -165,15 +165,23 @@ def read_state(text: str) -> StageState | None:
 
 
 def read_states(logs: Path) -> dict[Path, StageState]:
-    """The state of the newest launch of every stage, by the folder of that launch; the newest last.
+    """The state of one launch of every stage, by the folder of that launch; the newest last.
+
+    That is the newest launch, but one that runs comes before those that have ended since, as they do when
+    they are refused because it runs.
 
     logs: the folder of a run's logs
     """
-    states = {}
-    for file in logs.glob(f"*/latest/{STATE_FILE}"):
+    by_stage: dict[Path, dict[Path, StageState]] = {}
+    for file in logs.glob(f"*/*/{STATE_FILE}"):
         if (state := read_state(file.read_text(encoding="utf-8"))) is not None:
-            states[file.parent.resolve()] = state
-    return dict(sorted(states.items(), key=lambda item: item[1].started))
+            by_stage.setdefault(file.parents[1], {})[file.parent.resolve()] = state
+
+    def order(item: tuple[Path, StageState]) -> tuple[bool, float]:
+        return is_running(item[1]), item[1].started
+
+    newest = [max(launches.items(), key=order) for launches in by_stage.values()]
+    return dict(sorted(newest, key=order))
 
 
 def is_running(state: StageState) -> bool:

@@ -18,6 +18,7 @@ from steper_ray.pipeline.job_client import (
     INTERRUPTED,
     RUN_DIR,
     STAGE,
+    cluster_gpus,
     connect,
     exit_code,
     follow,
@@ -91,7 +92,9 @@ def submit(
     job = f"steper-{stage.replace('..', '-')}-{secrets.token_hex(3)}"
     runtime: dict[str, Any] = {"env_vars": {**environment, JOB_ID: job}}
     if pip_lock:
-        runtime["pip"] = locked_requirements()
+        runtime["pip"] = requirements = locked_requirements()
+        if (line := cpu_builds_line(requirements, cluster_gpus(client))) is not None:
+            print(f"submit  {line}", flush=True)
         runtime["py_modules"] = [str(Path(steper_ray.__file__).parent)]
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "job.zip"
@@ -190,6 +193,27 @@ def locked_requirements() -> list[str]:
         pinned = [f"{one.metadata['Name']}=={one.version}" for one in metadata.distributions()]
     kept = {line for line in pinned if _distribution(line) not in NOT_LOCKED}
     return sorted(kept, key=str.lower)
+
+
+def cpu_builds_line(requirements: Sequence[str], gpus: float) -> str | None:
+    """What is to be said of packages that are built for CPUs only; None where there is none.
+
+    gpus: of the cluster
+    Raises InputError on a cluster with GPUs, which these packages would leave idle.
+    """
+    builds = [line for line in requirements if re.search(r"\+cpu\b|^[^=]*-cpu(\[.*\])?==", line)]
+    if not builds:
+        return None
+    if gpus:
+        raise InputError(
+            f"--pip-lock: {', '.join(builds)}: builds for CPUs, which would not use the {gpus:g} GPUs of "
+            "the cluster; submit from an environment with the extra gpu, or leave --pip-lock out and "
+            "install the packages on the cluster"
+        )
+    return (
+        f"the job installs builds for CPUs: {', '.join(builds)}; no node that is up has a GPU, and pip "
+        "on the cluster needs an index that has them"
+    )
 
 
 def _distribution(requirement: str) -> str:

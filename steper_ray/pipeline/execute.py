@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from steper_ray.errors import StageError, is_full_disk
 from steper_ray.models.hub import use_hub
 from steper_ray.pipeline.check import checked_session
-from steper_ray.pipeline.live_state import reported
+from steper_ray.pipeline.jobs.live_state import reported
 from steper_ray.pipeline.messages import write_summary
 from steper_ray.pipeline.stages import ORDER, STAGES
 from steper_ray.ray_runtime.logs import launch, stderr_to

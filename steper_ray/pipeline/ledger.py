@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from steper_ray.errors import InputError, StageError, find_steper_error
 from steper_ray.files import write_whole
 from steper_ray.pipeline.execute import run_stage
-from steper_ray.pipeline.named_files import find_files, named_paths
+from steper_ray.pipeline.jobs.named_files import find_files, named_paths
 from steper_ray.pipeline.stages import ORDER, STAGES
 from steper_ray.ray_runtime.progress import stage_done
 from steper_ray.run.dependencies import pick, stage_identity

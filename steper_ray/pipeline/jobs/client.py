@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import InputError, StageError
-from steper_ray.pipeline.live_state import StageState, copy_name, read_state
+from steper_ray.pipeline.jobs.live_state import StageState, copy_name, read_state
 from steper_ray.text import short_message
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from steper_ray.errors import InputError
-from steper_ray.pipeline import job_files
-from steper_ray.pipeline.job_files import (
+from steper_ray.pipeline.jobs import files
+from steper_ray.pipeline.jobs.files import (
     find_carried,
     rewritten,
     run_folder,
     size_text,
     write_package,
 )
-from steper_ray.pipeline.job_start import place_files, version_lines
+from steper_ray.pipeline.jobs.start import place_files, version_lines
 from steper_ray.run.loading import load_config, load_values
 
 
@@ -135,7 +135,7 @@ def test_package_is_put_in_place_once(folder: Path, tmp_path: Path) -> None:
         "/shared/run",
         ["a", "b"],
     )
-    assert (work / "job_start.py").is_file()
+    assert (work / "start.py").is_file()
     assert place_files(work / "carried", run) == 4
     (model,) = (run / "submitted").glob("*/student")
     below = {str(file.relative_to(model)) for file in model.rglob("*") if file.is_file()}
@@ -146,7 +146,7 @@ def test_package_is_put_in_place_once(folder: Path, tmp_path: Path) -> None:
 
 
 def test_too_much_is_refused_by_the_largest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_files, "MAX_CARRIED", 14)
+    monkeypatch.setattr(files, "MAX_CARRIED", 14)
     with pytest.raises(InputError) as refused:
         find_carried(values_of(folder))
     assert str(refused.value).startswith(

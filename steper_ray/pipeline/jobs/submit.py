@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import steper_ray
 from steper_ray.errors import InputError
-from steper_ray.pipeline.job_client import (
+from steper_ray.pipeline.jobs.client import (
     INTERRUPTED,
     RUN_DIR,
     STAGE,
@@ -26,15 +26,15 @@ from steper_ray.pipeline.job_client import (
     refusals,
     write_out,
 )
-from steper_ray.pipeline.job_files import (
+from steper_ray.pipeline.jobs.files import (
     CarriedFiles,
     find_carried,
     run_folder,
     size_text,
     write_package,
 )
-from steper_ray.pipeline.job_start import version_lines
-from steper_ray.pipeline.live_state import JOB_ID
+from steper_ray.pipeline.jobs.live_state import JOB_ID
+from steper_ray.pipeline.jobs.start import version_lines
 from steper_ray.pipeline.stage_range import stages_of
 from steper_ray.pipeline.stages import STAGES
 from steper_ray.run.section import did_you_mean
@@ -108,7 +108,7 @@ def submit(
         )
         with refusals(client.get_address()):
             client.submit_job(
-                entrypoint="python job_start.py",
+                entrypoint="python start.py",
                 submission_id=job,
                 runtime_env={**runtime, "working_dir": str(package)},
                 metadata={STAGE: stage, RUN_DIR: run_dir},

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import InputError
-from steper_ray.pipeline.job_client import (
+from steper_ray.pipeline.jobs.client import (
     STAGE,
     connect,
     exit_code,
@@ -25,7 +25,7 @@ from steper_ray.pipeline.job_client import (
     refusals,
     write_out,
 )
-from steper_ray.pipeline.live_state import (
+from steper_ray.pipeline.jobs.live_state import (
     StageState,
     is_running,
     read_states,
@@ -253,7 +253,7 @@ def _print_from(file: Path, at: int) -> int:
 
 def stop(config: "RunConfig", job: str | None, address: str | None) -> int:
     """Stop a job, or the stage that runs on this machine, and wait for its end."""
-    from steper_ray.pipeline.submit import stop_job
+    from steper_ray.pipeline.jobs.submit import stop_job
 
     if (found := _job_of(config, job, address)) is not None:
         client, details = found

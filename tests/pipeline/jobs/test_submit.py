@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from steper_ray.errors import InputError
-from steper_ray.pipeline.job_client import cluster_gpus, connect, find_address
-from steper_ray.pipeline.submit import (
+from steper_ray.pipeline.jobs.client import cluster_gpus, connect, find_address
+from steper_ray.pipeline.jobs.submit import (
     cpu_builds_line,
     job_command,
     job_environment,
@@ -149,4 +149,4 @@ def test_address_given_is_taken_before_those_of_the_environment(
 
 
 def test_lock_file_lies_beside_the_code() -> None:
-    assert (Path(__file__).parents[2] / "requirements.lock").is_file()
+    assert (Path(__file__).parents[3] / "requirements.lock").is_file()

@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from steper_ray.errors import InputError
-from steper_ray.pipeline import job_start
-from steper_ray.pipeline.job_start import CARRIED, JOB_FILE, RUN_FILE, SUBMITTED
-from steper_ray.pipeline.named_files import NamedFiles, find_files, named_paths
+from steper_ray.pipeline.jobs import start
+from steper_ray.pipeline.jobs.named_files import NamedFiles, find_files, named_paths
+from steper_ray.pipeline.jobs.start import CARRIED, JOB_FILE, RUN_FILE, SUBMITTED
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import map_texts, run_file_text
 
@@ -187,7 +187,7 @@ def write_package(
         "packages": sorted(packages),
     }
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as package:
-        script = Path(job_start.__file__)
+        script = Path(start.__file__)
         _add(package, script.name, script.read_bytes())
         _add(package, JOB_FILE, json.dumps(job, indent=2).encode())
         _add(package, RUN_FILE, rewritten(values, carried).encode("utf-8", "surrogatepass"))

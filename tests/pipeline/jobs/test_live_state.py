@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from steper_ray.errors import StageError
-from steper_ray.pipeline import live_state
-from steper_ray.pipeline.live_state import (
+from steper_ray.pipeline.jobs import live_state
+from steper_ray.pipeline.jobs.live_state import (
     STATE_FILE,
     StageState,
     is_running,
@@ -19,7 +19,7 @@ from steper_ray.pipeline.live_state import (
     reported,
     write_state,
 )
-from steper_ray.pipeline.status import StageReport, show_status, stop
+from steper_ray.pipeline.jobs.status import StageReport, show_status, stop
 from steper_ray.ray_runtime.progress import StageProgress
 from steper_ray.run.config import RunConfig
 from steper_ray.run.process import process_started

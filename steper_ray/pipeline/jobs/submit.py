@@ -93,8 +93,8 @@ def submit(
     runtime: dict[str, Any] = {"env_vars": {**environment, JOB_ID: job}}
     if pip_lock:
         runtime["pip"] = requirements = locked_requirements()
-        if (line := cpu_builds_line(requirements, cluster_gpus(client))) is not None:
-            print(f"submit  {line}", flush=True)
+        if (remark := cpu_builds_line(requirements, cluster_gpus(client))) is not None:
+            print(f"submit  {remark}", flush=True)
         runtime["py_modules"] = [str(Path(steper_ray.__file__).parent)]
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "job.zip"

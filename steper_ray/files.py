@@ -72,6 +72,13 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file of a folder at any depth, sorted; what is hidden is left out."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
 def remove_folder(folder: Path) -> bool:
     """Remove a folder of which files may be open somewhere; returns whether nothing of it is left.
 

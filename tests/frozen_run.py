@@ -52,6 +52,7 @@ def records_before(config: RunConfig) -> dict[str, Record]:
         for name, measured in sample._read(folder.plan).items()
     }
     del records["student"]["summary"]
+    records["student"].pop("files", None)  # of the student, which format 1 began without
     return records
 
 

@@ -177,6 +177,8 @@ def test_the_stages_of_the_demo_are_done(
     timed: list[dict[str, Any]] = []
     monkeypatch.setattr(demo_module, "_ask_served_student", lambda _: ({}, 2.0))
     monkeypatch.setattr(demo_module, "_finish", lambda _, stages, __: timed.append(stages))
+    (run.folder.toy / "models").mkdir(parents=True)
+    (run.folder.toy / "models" / "x").write_text("what the frozen run has not")
     demo(later(run))
     assert timed == [
         {**{name: {"seconds": 1.0} for name in DEMO_STAGES}, "serve": {"seconds": 2.0}}

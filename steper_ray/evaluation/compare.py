@@ -35,6 +35,8 @@ from steper_ray.retrieval import corpus_identity
 from steper_ray.retrieval.gold import asked_questions
 from steper_ray.run.dependencies import SCORED_BY, answers_identity
 from steper_ray.run.identity import RECORD_FILE, differences, read_record, write_record
+from steper_ray.run.lock import locked
+from steper_ray.run.versions import in_use
 from steper_ray.schema import Question
 from steper_ray.tasks import task_named
 from steper_ray.training.objective import objective_named
@@ -51,7 +53,9 @@ logger = logging.getLogger(__name__)
 class _Work:
     """Trainings and evaluations, one after the other, under one progress line."""
 
-    def __init__(self, progress: "StageProgress", total: int) -> None:
+    def __init__(self, progress: "StageProgress", total: int, corpus: Path) -> None:
+        """corpus: the version that all of them search"""
+        self.corpus = corpus
         self._progress, self._total, self._done = progress, total, 0
 
     def begin(self, task: str) -> None:
@@ -64,12 +68,27 @@ class _Work:
 
 
 def compare(
-    config: "RunConfig", progress: "StageProgress", train: "Callable[[RunConfig], TrainSummary]"
+    config: "RunConfig", progress: "StageProgress", train: "Callable[..., TrainSummary]"
 ) -> tuple[Comparison, dict[str, list[TrainedStudent]]]:
     """Results of all models, and the trained students by variant; writes `comparison.json`.
 
-    Needs a running Ray, an indexed corpus and step-wise examples. Raises InputError for unusable input.
+    All of them search the version of the corpus that is the newest now. Needs a running Ray, an indexed
+    corpus and step-wise examples. Raises InputError for unusable input, and if another command compares.
+
+    train: `pipeline.training.train_student`
     """
+    corpus = config.folder.corpus.resolve()
+    with locked(config.folder.compare), in_use(corpus):
+        return _compare(config, progress, train, corpus)
+
+
+def _compare(
+    config: "RunConfig",
+    progress: "StageProgress",
+    train: "Callable[..., TrainSummary]",
+    corpus: Path,
+) -> tuple[Comparison, dict[str, list[TrainedStudent]]]:
+    """`compare` on a version of the corpus."""
     section = config.compare
     variants = check_variants(config)
     base = check_model(config.train.model, "train.model", config.train.revision)
@@ -85,7 +104,7 @@ def compare(
     repeated = [name for name in variants if name in section.repeated_variants]
     tunings = len(rates) * (2 if len(rates) > 1 else 1)
     repetitions = 2 * (len(section.seeds) - 1) * len(repeated)
-    work = _Work(progress, len(variants) * (tunings + 1) + repetitions + 2)
+    work = _Work(progress, len(variants) * (tunings + 1) + repetitions + 2, corpus)
 
     students, tuning = _best_of_each(train, config, rates, dev, work)
     for name in repeated:
@@ -121,7 +140,7 @@ def _chooses_on_dev(config: "RunConfig") -> bool:
 
 
 def _best_of_each(
-    train: "Callable[[RunConfig], TrainSummary]",
+    train: "Callable[..., TrainSummary]",
     config: "RunConfig",
     rates: Sequence[float | None],
     dev: Sequence[Question],
@@ -170,10 +189,12 @@ def dev_questions(config: "RunConfig") -> list[Question]:
     return asked_questions(config, "dev")[: config.eval.limit]
 
 
-def dev_scores(config: "RunConfig", student: Path, out: Path) -> Scores:
-    """Scores of a student on the dev questions; its chains are written to `out`."""
-    reasoner, corpus = evaluated_model(config, str(student)), config.folder.corpus
-    log = config.folder.log("eval")
+def dev_scores(config: "RunConfig", student: Path, out: Path, corpus: Path) -> Scores:
+    """Scores of a student on the dev questions; its chains are written to `out`.
+
+    corpus: the version to search, which the caller holds
+    """
+    reasoner, log = evaluated_model(config, str(student)), config.folder.log("eval")
     return summarize(answer(reasoner, dev_questions(config), out, corpus=corpus, log=log)).overall
 
 
@@ -203,7 +224,7 @@ def check_variants(config: "RunConfig") -> dict[str, dict[str, Any]]:
 
 
 def _train(
-    train: "Callable[[RunConfig], TrainSummary]",
+    train: "Callable[..., TrainSummary]",
     config: "RunConfig",
     variant: str,
     lr: float | None,
@@ -224,7 +245,7 @@ def _train(
             "train": settings,
         }
     )
-    summary = train(student_config)
+    summary = train(student_config, corpus=work.corpus)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return TrainedStudent(
         variant=variant,
@@ -246,7 +267,8 @@ def _answers_of_student(
     work: _Work,
 ) -> list[dict[str, Any]]:
     work.begin(f"{student.variant}, lr {student.lr:g}, seed {student.seed}: {split} questions")
-    return _answers(config, str(student.folder / "student"), student.folder / split, questions)
+    model, out = str(student.folder / "student"), student.folder / split
+    return _answers(config, model, out, questions, work.corpus)
 
 
 def _answers_of_model(
@@ -259,7 +281,8 @@ def _answers_of_model(
 ) -> list[dict[str, Any]]:
     """Answers of the base student or the teacher to the test questions."""
     work.begin(f"{name}: test questions")
-    return _answers(config, model, config.folder.compare / name / "test", questions, revision)
+    out = config.folder.compare / name / "test"
+    return _answers(config, model, out, questions, work.corpus, revision)
 
 
 def _answers(
@@ -267,6 +290,7 @@ def _answers(
     model: str,
     out: Path,
     questions: Sequence[Question],
+    corpus: Path,
     revision: str | None = None,
 ) -> list[dict[str, Any]]:
     """One row a question, ordered by id; the model is asked only where none of its answers exist.
@@ -276,7 +300,7 @@ def _answers(
     from steper_ray.chains.rows import read_chains
     from steper_ray.chains.scoring import score_again
 
-    corpus, reasoner = config.folder.corpus, evaluated_model(config, model, revision)
+    reasoner = evaluated_model(config, model, revision)
     now = answers_identity(corpus_identity(corpus), "", reasoner.identity, reasoner.task)
     file = out.with_name(f"{out.name}.{RECORD_FILE}")
     before = read_record(file)

@@ -11,6 +11,7 @@ from steper_ray.evaluation.summary import Summary, summarize
 from steper_ray.files import write_whole
 from steper_ray.models.student_settings import carried_settings
 from steper_ray.retrieval import corpus_version
+from steper_ray.run.lock import locked
 
 if TYPE_CHECKING:
     from steper_ray.chains.teachers import Reasoner
@@ -42,7 +43,7 @@ def evaluate(
     """Answers of every model to the questions, and their scores.
 
     Writes a folder of chains for each model and `summary.json` to `out`. Needs a running Ray and an indexed
-    corpus. Raises InputError for unusable input.
+    corpus. Raises InputError for unusable input, and if another command evaluates to `out`.
 
     models:      by the name of their folder in `out`
     log:         folder for the log of a new launch; within a launch its log is written on
@@ -50,22 +51,23 @@ def evaluate(
     """
     version = corpus_version(corpus)
     chains: dict[str, list[dict[str, Any]]] = {}
-    for number, (name, reasoner) in enumerate(models.items()):
-        carried = carried_settings(reasoner.model)
-        if carried and carried[1] != version:
-            print(f"  eval  {name} was trained on corpus {carried[1]}, asked on {version}")
+    with locked(out):
+        for number, (name, reasoner) in enumerate(models.items()):
+            carried = carried_settings(reasoner.model)
+            if carried and carried[1] != version:
+                print(f"  eval  {name} was trained on corpus {carried[1]}, asked on {version}")
 
-        def show(done: int, total: int, name: str = name, number: int = number) -> None:
-            if on_progress is not None:
-                so_far = number * total + done
-                on_progress(so_far, len(models) * total, f"{name} {done:,}/{total:,}")
+            def show(done: int, total: int, name: str = name, number: int = number) -> None:
+                if on_progress is not None:
+                    so_far = number * total + done
+                    on_progress(so_far, len(models) * total, f"{name} {done:,}/{total:,}")
 
-        chains[name] = answer(
-            reasoner, questions, out / name, corpus=corpus, log=log, on_progress=show
-        )
-    summaries = {name: summarize(rows) for name, rows in chains.items()}
-    values = {name: asdict(summary) for name, summary in summaries.items()}
-    write_whole(out / SUMMARY_FILE, json.dumps(values, indent=2) + "\n")
+            chains[name] = answer(
+                reasoner, questions, out / name, corpus=corpus, log=log, on_progress=show
+            )
+        summaries = {name: summarize(rows) for name, rows in chains.items()}
+        values = {name: asdict(summary) for name, summary in summaries.items()}
+        write_whole(out / SUMMARY_FILE, json.dumps(values, indent=2) + "\n")
     return Evaluation(chains, summaries)
 
 

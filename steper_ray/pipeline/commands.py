@@ -1,7 +1,7 @@
 """The subcommands of `steper`: every stage, and the commands that are no stage.
 
 Those look at a run (`prompt`, `show`), use its student (`serve`), run several stages (`run`, `demo`) or
-deal with jobs (`job_commands.py`); they print for themselves.
+deal with jobs (`jobs/commands.py`); they print for themselves.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.pipeline.command import Command
-from steper_ray.pipeline.job_commands import JOB_COMMANDS
+from steper_ray.pipeline.jobs.commands import JOB_COMMANDS
 from steper_ray.pipeline.stage import Option
 from steper_ray.pipeline.stages import STAGES
 
@@ -75,10 +75,10 @@ def run_several(config: "RunConfig", *, stages: str) -> None:
 def run_demo(config: "RunConfig") -> None:
     """Run the toy world from its invention to an answer of the served student."""
     from steper_ray.pipeline.check import checked_session
-    from steper_ray.pipeline.demo import demo
+    from steper_ray.pipeline.demo import DEMO_STAGES, demo
     from steper_ray.pipeline.execute import prepare
 
-    prepare(config)
+    prepare(config, DEMO_STAGES)
     with checked_session(config):
         demo(config)
 

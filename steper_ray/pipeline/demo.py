@@ -9,7 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.files import write_whole
-from steper_ray.pipeline.ledger import ORDER, run_pending_stages
+from steper_ray.pipeline.ledger import run_pending_stages
+from steper_ray.pipeline.stages import ORDER
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
 
 if TYPE_CHECKING:

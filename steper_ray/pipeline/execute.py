@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from steper_ray.errors import StageError, is_full_disk
 from steper_ray.models.hub import use_hub
 from steper_ray.pipeline.check import checked_session
-from steper_ray.pipeline.live_state import reported
+from steper_ray.pipeline.jobs.live_state import reported
 from steper_ray.pipeline.messages import write_summary
-from steper_ray.pipeline.stages import STAGES
+from steper_ray.pipeline.stages import ORDER, STAGES
 from steper_ray.ray_runtime.logs import launch, stderr_to
 from steper_ray.ray_runtime.progress import stage_done, stage_progress
 from steper_ray.ray_runtime.waiting import telling_of_waits
 from steper_ray.reasoning.demonstrations import check_room
+from steper_ray.run.lock import check_free
 from steper_ray.tasks import task_named
 
 if TYPE_CHECKING:
@@ -71,10 +72,17 @@ def run_stages(names: Sequence[str], config: "RunConfig") -> None:
 
 
 def prepare(config: "RunConfig", stages: Sequence[str] = ()) -> None:
-    """Reach the Hub as the settings say, and refuse before Ray starts what stages cannot run with."""
+    """Reach the Hub as the settings say, and refuse before Ray starts what stages cannot run with.
+
+    That is settings, and another command that writes to what they write.
+    """
     use_hub(config.hub)
     check_room(config.reasoning)
     task_named(config.questions.task)
+    if set(stages) & set(ORDER):
+        check_free(config.folder.ledger)
     for name in stages:
+        if (lease := STAGES[name].lease) is not None:
+            check_free(getattr(config.folder, lease))
         if (check := STAGES[name].check) is not None:
             check(config)

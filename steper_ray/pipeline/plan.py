@@ -22,6 +22,7 @@ from steper_ray.planning.plan import check_plan, plan_build
 from steper_ray.planning.question_tokens import question_tokens
 from steper_ray.planning.sample import write_computed
 from steper_ray.reasoning.demonstrations import complete_reasoning
+from steper_ray.run.versions import in_use
 
 if TYPE_CHECKING:
     from steper_ray.chains.usage import Progress
@@ -35,19 +36,21 @@ UNCOUNTED: Final = 1000
 def plan_run(config: "RunConfig", on_progress: "Progress | None" = None) -> Plan:
     """Predict the build of a run from a sample of its training questions; writes `plan.json`."""
     check_plan(config.build)
-    return plan_build(
-        config.build,
-        select=config.select,
-        reasoning=config.reasoning,
-        teachers=run_teachers(config),
-        questions=training_questions(config),
-        corpus=config.folder.corpus,
-        chains=config.folder.chains,
-        out=config.folder.plan,
-        stats=config.folder.stats,
-        log=config.folder.log("plan"),
-        on_progress=on_progress,
-    )
+    corpus = config.folder.corpus.resolve()
+    with in_use(corpus):
+        return plan_build(
+            config.build,
+            select=config.select,
+            reasoning=config.reasoning,
+            teachers=run_teachers(config),
+            questions=training_questions(config),
+            corpus=corpus,
+            chains=config.folder.chains,
+            out=config.folder.plan,
+            stats=config.folder.stats,
+            log=config.folder.log("plan"),
+            on_progress=on_progress,
+        )
 
 
 def compute_run(config: "RunConfig") -> ComputedPlan:

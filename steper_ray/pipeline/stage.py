@@ -51,6 +51,8 @@ class Stage:
     """What it reads: properties of RunFolder, or settings that name the user's files."""
     writes: tuple[str, ...] = ()
     """What it writes: properties of RunFolder."""
+    lease: str | None = None
+    """Property of RunFolder of which it holds the lease while it runs: it has one writer at a time."""
     options: tuple[Option, ...] = ()
     run: Callable[["RunConfig", "StageProgress"], "StageResult"]
     doing: str

@@ -6,7 +6,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 from steper_ray.errors import InputError
-from steper_ray.pipeline.ledger import ORDER, pending_stages, run_pending_stages
+from steper_ray.pipeline.ledger import pending_stages, run_pending_stages
+from steper_ray.pipeline.stages import ORDER, STAGES
 
 if TYPE_CHECKING:
     from steper_ray.run.config import RunConfig
@@ -49,7 +50,6 @@ def run_range(config: "RunConfig", text: str) -> None:
     """
     from steper_ray.pipeline.check import checked_session
     from steper_ray.pipeline.execute import prepare
-    from steper_ray.pipeline.stages import STAGES
     from steper_ray.serving.session import serve_until_interrupted
 
     names = stages_of(text)

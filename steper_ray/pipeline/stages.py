@@ -204,6 +204,7 @@ STAGES: Final[dict[str, Stage]] = {
         packages=("toy",),
         sections=("toy",),
         writes=("toy",),
+        lease="toy",
         run=run_toy,
         doing="inventing a world",
         needs_ray=lambda _config: False,
@@ -214,6 +215,7 @@ STAGES: Final[dict[str, Stage]] = {
         sections=("corpus",),
         reads=("corpus.passages",),
         writes=("corpus", "inputs"),
+        lease="corpus",
         run=run_index,
         doing="indexing passages",
     ),
@@ -272,6 +274,7 @@ STAGES: Final[dict[str, Stage]] = {
         sections=("build", "engine", "reasoning", "questions", "select"),
         reads=("questions.train", "corpus", "chains"),
         writes=("chains", "dataset", "stats", "inputs"),
+        lease="chains",
         options=(
             PUSH_EXAMPLES,
             Option(
@@ -294,6 +297,7 @@ STAGES: Final[dict[str, Stage]] = {
         sections=("select",),
         reads=("chains",),
         writes=("chains", "dataset", "stats"),
+        lease="chains",
         options=(PUSH_EXAMPLES,),
         run=run_select,
         doing="selecting among the chains",
@@ -305,6 +309,7 @@ STAGES: Final[dict[str, Stage]] = {
         sections=("train",),
         reads=("examples",),
         writes=("training", "checkpoints", "student"),
+        lease="training",
         options=(
             Option(
                 "--dry-run",
@@ -327,6 +332,7 @@ STAGES: Final[dict[str, Stage]] = {
         sections=("eval", "engine", "reasoning", "questions"),
         reads=("questions.dev", "corpus", "student"),
         writes=("evaluation", "inputs"),
+        lease="evaluation",
         run=run_eval,
         doing="starting the engine",
     ),
@@ -336,6 +342,7 @@ STAGES: Final[dict[str, Stage]] = {
         sections=("compare", "train"),
         reads=("examples", "questions.dev", "questions.test", "corpus"),
         writes=("compare", "inputs"),
+        lease="compare",
         run=run_compare,
         doing="starting the workers",
         check=check_compare,
@@ -346,12 +353,17 @@ STAGES: Final[dict[str, Stage]] = {
         sections=("sweep", "train"),
         reads=("examples",),
         writes=("sweep",),
+        lease="sweep",
         run=run_sweep,
         doing="preparing the examples",
         check=check_sweep,
     ),
 }
 """The stages by name, in the order of a run; command, job and log of a stage have that name."""
+
+
+ORDER: Final = ("toy", "index", "build", "train", "eval")
+"""The stages of a range, in order; the ledger of a run has these."""
 
 
 def is_small(chains: Path) -> bool:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from steper_ray.pipeline.versions import TRAINING_PACKAGES, installed_versions
 from steper_ray.ray_runtime.watch import calling_every
 from steper_ray.reports.student_card import Card, write_card
 from steper_ray.reports.training_charts import write_training_pictures
+from steper_ray.run.versions import in_use
 from steper_ray.training.dry_run import TrainingForecast, dry_run
 from steper_ray.training.preparation import Progress
 from steper_ray.training.summary import TrainSummary
@@ -23,36 +24,46 @@ if TYPE_CHECKING:
 
 
 def train_student(
-    config: "RunConfig", *, on_prepared: Progress | None = None, callbacks: Sequence[Any] = ()
+    config: "RunConfig",
+    *,
+    corpus: Path | None = None,
+    on_prepared: Progress | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> TrainSummary:
-    """Train the student of a run file, with its card and pictures; arguments as for `train`."""
+    """Train the student of a run file, with its card and pictures; other arguments as for `train`.
+
+    corpus: the version that candidates are scored on (`best_by: em`); None takes the newest
+    """
     corpus_version = read_corpus_version(config.folder.chains)
+    searched = corpus or config.folder.corpus.resolve()
 
     def score(student: Path) -> float:
         from steper_ray.evaluation.compare import dev_scores
 
-        return dev_scores(config, student, student.with_name(f"{student.name}-answers")).em
+        answers = student.with_name(f"{student.name}-answers")
+        return dev_scores(config, student, answers, searched).em
 
     def add_card(student: Path, summary: TrainSummary) -> None:
         for picture in write_training_pictures(config.folder.metrics, config.folder.training):
             shutil.copy(picture, student)
         write_card(student, student_card(config, summary, corpus_version))
 
-    return train(
-        config.train,
-        examples=config.folder.examples,
-        out=config.folder.root,
-        seed=config.run.seed,
-        reasoning=config.reasoning,
-        corpus_version=corpus_version,
-        hub=config.hub,
-        scheme=read_scheme(config.folder.stats),
-        prepared=config.folder.prepared,
-        on_prepared=on_prepared,
-        score=score,
-        add_card=add_card,
-        callbacks=callbacks,
-    )
+    with in_use(searched) if config.train.best_by == "em" else nullcontext():
+        return train(
+            config.train,
+            examples=config.folder.examples,
+            out=config.folder.root,
+            seed=config.run.seed,
+            reasoning=config.reasoning,
+            corpus_version=corpus_version,
+            hub=config.hub,
+            scheme=read_scheme(config.folder.stats),
+            prepared=config.folder.prepared,
+            on_prepared=on_prepared,
+            score=score,
+            add_card=add_card,
+            callbacks=callbacks,
+        )
 
 
 def forecast_training(

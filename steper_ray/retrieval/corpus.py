@@ -33,6 +33,7 @@ from steper_ray.retrieval import RETRIEVERS
 from steper_ray.retrieval.corpus_record import CorpusRecord, version_of, write_corpus_record
 from steper_ray.retrieval.protocol import IndexReport
 from steper_ray.retrieval.settings import NoRetrievalConfig
+from steper_ray.run.lock import locked
 from steper_ray.run.versions import place_version, remove_old_versions, version_folder
 
 if TYPE_CHECKING:
@@ -61,22 +62,24 @@ def build_corpus(
     out:    a link to the finished corpus, which is made only when the corpus is complete. The corpus that
             it linked to before stays until the next one is made, and as long as it is in use.
     inputs: folder of the row accounting
-    Raises InputError for a missing file, a bad row, a duplicate id or an empty corpus.
+    Raises InputError for a missing file, a bad row, a duplicate id or an empty corpus, and if another
+    command is indexing to `out`.
     """
-    remove_old_versions(out)  # unfinished ones too
-    folder = version_folder(out, secrets.token_hex(4))
-    retriever = settings.retriever
-    if isinstance(retriever, NoRetrievalConfig) and not settings.passages:
-        folder.mkdir(parents=True)
-        content = passages = 0
-        indexed = IndexReport(retriever)
-    else:
-        _write_passages(settings, folder, out.with_suffix(".partial.accounts"), inputs, hub)
-        content, passages = _hash_and_count(folder)
-        indexed = RETRIEVERS[retriever.type].index(folder, retriever)
-    version = version_of(content, indexed.settings)
-    write_corpus_record(folder, CorpusRecord(version, passages, indexed.settings.model_dump()))
-    place_version(out, folder)
+    with locked(out):
+        remove_old_versions(out)  # unfinished ones too
+        folder = version_folder(out, secrets.token_hex(4))
+        retriever = settings.retriever
+        if isinstance(retriever, NoRetrievalConfig) and not settings.passages:
+            folder.mkdir(parents=True)
+            content = passages = 0
+            indexed = IndexReport(retriever)
+        else:
+            _write_passages(settings, folder, out.with_suffix(".partial.accounts"), inputs, hub)
+            content, passages = _hash_and_count(folder)
+            indexed = RETRIEVERS[retriever.type].index(folder, retriever)
+        version = version_of(content, indexed.settings)
+        write_corpus_record(folder, CorpusRecord(version, passages, indexed.settings.model_dump()))
+        place_version(out, folder)
     return CorpusInfo(out, version, passages, indexed.remarks)
 
 

@@ -109,6 +109,11 @@ class RunFolder:
         return self.logs / stage / "summary.json"
 
     @property
+    def ledger(self) -> Path:
+        """The stages that `steper run` and `steper demo` have finished, and with what."""
+        return self.root / "stages.json"
+
+    @property
     def toy(self) -> Path:
         """The toy world: passages, questions and tiny models."""
         return self.root / "toy"

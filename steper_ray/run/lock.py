@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from steper_ray.errors import InputError, StageError
+from steper_ray.run.process import process_runs, process_started, this_machine
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Owner:
     host: str
     pid: int
     started: float
-    """When the process started, from `_started`: process ids are used again."""
+    """When the process started, from `process_started`: process ids are used again."""
     command: str
     since: str
 
@@ -61,35 +62,7 @@ class Owner:
     @property
     def runs(self) -> bool:
         """Whether the owner, which is here, lives."""
-        import psutil
-
-        try:
-            alive: bool = psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
-            return alive and abs(_started(self.pid) - self.started) < 5
-        except psutil.NoSuchProcess:
-            return False
-
-
-def this_machine() -> str:
-    """Names the machine and process table that this process is in."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
-
-
-def _started(pid: int) -> float:
-    """When a process started: clock ticks since the machine did, which no setting of the clock changes.
-
-    Where there is no /proc, seconds by the clock. Raises psutil.NoSuchProcess.
-    """
-    import psutil
-
-    with suppress(OSError):
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return float(status.rpartition(")")[2].split()[19])
-    return float(psutil.Process(pid).create_time())
+        return process_runs(self.pid, self.started)
 
 
 def read_owner(file: Path) -> Owner | None:
@@ -118,7 +91,7 @@ class Lease:
             machine=this_machine(),
             host=socket.gethostname(),
             pid=os.getpid(),
-            started=_started(os.getpid()),
+            started=process_started(os.getpid()) or 0.0,
             command=" ".join(words),
             since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
         )
@@ -179,6 +152,16 @@ def locked(out: Path, *, beat_s: float = BEAT_S, stale_s: float = STALE_S) -> It
                 f"{out}: {_described(read_owner(file))} has taken over the writing, as this command had "
                 f"given no sign of life for {stale_s:g} s; let that one finish"
             )
+
+
+def check_free(out: Path) -> None:
+    """Raises InputError if another command on this machine writes to `out`, before anything is spent.
+
+    It holds nothing: `locked` does, and watches the lease of a command on another machine.
+    """
+    owner = read_owner(out.with_name(out.name + ".lease"))
+    if owner is not None and owner.is_here and owner.runs:
+        raise _held(out, owner)
 
 
 @contextmanager

@@ -16,13 +16,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from steper_ray.files import remove_folder, remove_leftovers, replace_link
+from steper_ray.files import files_below, remove_folder, remove_leftovers, replace_link
 from steper_ray.run.lock import Lease, read_owner
 
 logger = logging.getLogger(__name__)
 
 VERSION: Final = re.compile(r"(student|corpus)-[0-9a-f]{8,16}(\.lance)?")
 """Name of a version's folder; the link's name is that without the identity."""
+
+
+CARD: Final = "README.md"
+"""A model's card."""
 
 
 SILENT_S: Final = 600.0
@@ -43,6 +47,18 @@ def name_of(folder: Path) -> str:
     """The name by which a folder is known, whichever version of it this is."""
     match = VERSION.fullmatch(folder.name)
     return folder.name if match is None else match[1] + (match[2] or "")
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Path below a folder → bytes, of every file: what is held against it later, to notice damage.
+
+    Without the card of a student, into which evaluations write their scores.
+    """
+    return {
+        file.relative_to(folder).as_posix(): file.stat().st_size
+        for file in files_below(folder)
+        if file.name != CARD
+    }
 
 
 def place_version(link: Path, version: Path) -> None:

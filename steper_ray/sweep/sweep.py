@@ -18,6 +18,8 @@ from steper_ray.ray_runtime.room import read_cluster
 from steper_ray.run.dependencies import sweep_identity
 from steper_ray.run.identity import RECORD_FILE, Record, because, digest, find_folder, write_record
 from steper_ray.run.loading import run_file_text
+from steper_ray.run.lock import locked
+from steper_ray.run.versions import in_use
 from steper_ray.sweep.capacity import asking_engine, check_capacity
 from steper_ray.sweep.earlier import numbers_to_run
 from steper_ray.sweep.live_table import showing_trials
@@ -62,9 +64,22 @@ def sweep(
 ) -> SweepSummary:
     """All trials of a sweep; those that have ended are not run again.
 
-    Writes the tables and the best trial's run to `sweep/`. Needs a running Ray and step-wise examples with
-    their chains. Raises InputError before the first trial for settings that cannot be run.
+    Writes the tables and the best trial's run to `sweep/`. Students are scored on the version of the corpus
+    that is the newest now. Needs a running Ray and step-wise examples with their chains. Raises InputError
+    before the first trial for settings that cannot be run, and if another command sweeps.
     """
+    corpus = config.folder.corpus.resolve()
+    with locked(config.folder.sweep), in_use(corpus):
+        return _sweep(config, progress, train, corpus)
+
+
+def _sweep(
+    config: "RunConfig",
+    progress: "StageProgress",
+    train: "Callable[..., TrainSummary]",
+    corpus: Path,
+) -> SweepSummary:
+    """`sweep` on a version of the corpus."""
     section = config.sweep
     check_space(section, config.train)
     for settings in data_settings(section, config.train):
@@ -79,7 +94,7 @@ def sweep(
     at_a_time = check_capacity(config, read_cluster(), total)
     folder = sweep_folder(config)
     _prepare(config)
-    task = TrialTask(config, folder / "trials", train, str(Path.cwd()))
+    task = TrialTask(config, folder / "trials", train, corpus, str(Path.cwd()))
     _check_room(config, task.folder, all_points, at_a_time)
     with showing_trials(task.folder, config.sweep, total, progress):
         run_trials(task, folder / "tune", all_points, at_a_time)

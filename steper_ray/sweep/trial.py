@@ -52,6 +52,8 @@ class TrialTask:
     """Parent of the trials' folders."""
     train: "Callable[..., TrainSummary]"
     """Trains the student of a run file: `pipeline.training.train_student`."""
+    corpus: Path
+    """The version of the corpus that students are scored on, which the sweep holds."""
     start: str
     """Folder that relative paths of the run file start from."""
 
@@ -112,8 +114,8 @@ def _train_and_score(task: TrialTask, config: "RunConfig", number: int, point: P
         callback = ReportValidations(
             ranked=ranked, budget=partial(budget, config.sweep, config.train)
         )
-        summary = task.train(config, callbacks=[callback])
-        metric = summary.validation_loss if ranked else _score(config)
+        summary = task.train(config, corpus=task.corpus, callbacks=[callback])
+        metric = summary.validation_loss if ranked else _score(config, task.corpus)
         assert metric is not None
         if not math.isfinite(metric):
             raise DivergedError("train: no validation loss was a finite number; lower train.lr")
@@ -145,9 +147,9 @@ def final_report(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _score(config: "RunConfig") -> float:
+def _score(config: "RunConfig", corpus: Path) -> float:
     """EM or F1 of the trial's student on the dev questions."""
     from steper_ray.evaluation.compare import dev_scores
 
-    scores = dev_scores(config, config.folder.student, config.folder.root / "dev")
+    scores = dev_scores(config, config.folder.student, config.folder.root / "dev", corpus)
     return scores.em if config.sweep.metric == "em" else scores.f1

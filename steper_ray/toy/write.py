@@ -11,6 +11,7 @@ from typing import Final
 from steper_ray.arrow import PASSAGE_SCHEMA, QUESTION_SCHEMA
 from steper_ray.errors import InputError
 from steper_ray.files import new_folder
+from steper_ray.run.lock import locked
 from steper_ray.toy.settings import ToyConfig
 
 MODELS: Final = Path(__file__).parent / "models"
@@ -19,7 +20,7 @@ MODELS: Final = Path(__file__).parent / "models"
 def write_toy(settings: ToyConfig, out: Path) -> None:
     """Write passages.parquet, {train,dev,test}.parquet and models/{teacher,base} to `out`, all or none.
 
-    Raises InputError if the bundled models are missing.
+    Raises InputError if the bundled models are missing, and if another command writes to `out`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -30,7 +31,7 @@ def write_toy(settings: ToyConfig, out: Path) -> None:
         raise InputError(f"{MODELS}: the bundled models are missing; run `make pretrain`")
     world = make_world(settings.seed, settings.scale)
     splits = {"train": settings.train, "dev": settings.dev, "test": settings.test}
-    with new_folder(out) as folder:
+    with locked(out), new_folder(out) as folder:
         passages = [asdict(passage) for passage in world.passages()]
         table = pa.Table.from_pylist(passages, schema=PASSAGE_SCHEMA)
         pq.write_table(table, folder / "passages.parquet")

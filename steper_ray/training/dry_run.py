@@ -18,6 +18,7 @@ from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.ray_runtime.logs import LaunchLog, launch
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
+from steper_ray.run.lock import locked
 from steper_ray.selection.abilities import STEPER, AbilityScheme
 from steper_ray.training.batches import MicroBatch, epoch_batches
 from steper_ray.training.objective import ability_parts, count_abilities
@@ -92,29 +93,32 @@ def dry_run(
     Raises the errors of `train`.
     """
     check_settings(settings)
-    files = stepwise_files(examples)
-    task = worker_task(
-        settings.model_copy(update={"max_restarts": 0, "trackers": ()}),
-        files,
-        out=out,
-        seed=seed,
-        reasoning=reasoning or ReasoningConfig(),
-        corpus_version="",
-        hub=hub,
-        scheme=scheme,
-    )
     folder = RunFolder(out, out)
-    check_storage(out, None)
-    task = prepare_data(task, prepared or folder.prepared, on_prepared)
-    steps = measured_steps(RankData(task, rank=0, ranks=settings.max_workers, packed=_packs(task)))
-    with launch(folder.log("train")) as log:
-        probe = _probe(task, steps, folder, log)
-        stage_bytes = {
-            stage: probe.peak_bytes
-            if stage == settings.zero_stage
-            else _peak_at(stage, task, probe, steps[1:2], folder, log)
-            for stage in _stages(task)
-        }
+    with locked(folder.training):
+        files = stepwise_files(examples)
+        task = worker_task(
+            settings.model_copy(update={"max_restarts": 0, "trackers": ()}),
+            files,
+            out=out,
+            seed=seed,
+            reasoning=reasoning or ReasoningConfig(),
+            corpus_version="",
+            hub=hub,
+            scheme=scheme,
+        )
+        check_storage(out, None)
+        task = prepare_data(task, prepared or folder.prepared, on_prepared)
+        steps = measured_steps(
+            RankData(task, rank=0, ranks=settings.max_workers, packed=_packs(task))
+        )
+        with launch(folder.log("train")) as log:
+            probe = _probe(task, steps, folder, log)
+            stage_bytes = {
+                stage: probe.peak_bytes
+                if stage == settings.zero_stage
+                else _peak_at(stage, task, probe, steps[1:2], folder, log)
+                for stage in _stages(task)
+            }
     return forecast(task, probe, stage_bytes, sum(_rows(file) for file in files))
 
 

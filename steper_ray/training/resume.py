@@ -24,6 +24,7 @@ from steper_ray.run.identity import (
     read_record,
     write_record,
 )
+from steper_ray.run.versions import file_sizes
 from steper_ray.training.summary import TrainSummary
 from steper_ray.training.worker_spec import WorkerTask
 
@@ -45,11 +46,17 @@ def task_identity(task: WorkerTask) -> Record:
 
 
 def finished_training(folder: RunFolder, identity: Record) -> tuple[TrainSummary | None, list[str]]:
-    """The summary of a finished training with this record; or None, and how the finished one differs."""
+    """The summary of a finished training with this record; or None, and how the finished one differs.
+
+    A training whose student has lost files since is not finished, which is said in one line.
+    """
     before = read_record(folder.training / DONE_FILE)
     if before is None or not folder.student.is_dir():
         return None, []
-    summary = before.pop("summary")
+    summary, files = before.pop("summary"), before.pop("files", None)
+    if files is not None and files != file_sizes(folder.student):
+        print(f"  train  {folder.student} has lost files since it was trained: it is made again")
+        return None, []
     changed = differences(before, identity, ignore=OF_A_CHECKPOINT)
     return (None if changed else TrainSummary(**summary)), changed
 

@@ -25,7 +25,13 @@ from steper_ray.ray_runtime.logs import launch
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.folder import RunFolder
 from steper_ray.run.identity import Record, write_record
-from steper_ray.run.versions import place_version, remove_old_versions, version_folder
+from steper_ray.run.lock import locked
+from steper_ray.run.versions import (
+    file_sizes,
+    place_version,
+    remove_old_versions,
+    version_folder,
+)
 from steper_ray.selection.abilities import STEPER, AbilityScheme
 from steper_ray.training.batches import hold_out
 from steper_ray.training.lora import check_lora
@@ -102,43 +108,45 @@ def train(
     add_card:       called before the student's folder takes its final name
     callbacks:      Ray Train's; they are told of each validation, which then has a checkpoint too
 
-    Raises InputError before any worker starts if the model or the examples cannot be used, and
-    StageError if training fails.
+    Raises InputError before any worker starts if the model or the examples cannot be used, or if another
+    command trains to `out`, and StageError if training fails.
     """
     check_settings(settings)
     if settings.best_by == "em" and score is None:
         raise InputError("train.best_by: em compares students by `score`; pass it to train()")
-    task = worker_task(
-        settings,
-        stepwise_files(examples),
-        out=out,
-        seed=seed,
-        reasoning=reasoning or ReasoningConfig(),
-        corpus_version=corpus_version,
-        hub=hub,
-        scheme=scheme,
-        report_validations=bool(callbacks),
-    )
     folder = RunFolder(out, out)
-    identity = task_identity(task)
-    summary, changed = finished_training(folder, identity)
-    if summary is None:
-        prepared = prepared or folder.prepared
-        _check_room(task, folder, identity, prepared)
-        started = time.monotonic()
-        task = prepare_data(task, prepared, on_prepared)
-        checkpoints = find_checkpoints(folder, identity, changed)
-        with launch(folder.log("train")) as log:
-            outcome = run_workers(
-                task, run_worker, storage=checkpoints, log=log, callbacks=callbacks
-            )
-            loss, step = _best_candidate(settings, outcome, folder.training, score)
-            summary = _summarize(task, outcome, loss, step, time.monotonic() - started)
-            _place_student(folder, summary, add_card)
-        values = {**identity, "summary": asdict(summary)}
-        write_record(folder.training / DONE_FILE, values)
-    if settings.push_to_hub is not None:
-        push_folder(folder.student, settings.push_to_hub, kind="model")
+    with locked(folder.training):
+        task = worker_task(
+            settings,
+            stepwise_files(examples),
+            out=out,
+            seed=seed,
+            reasoning=reasoning or ReasoningConfig(),
+            corpus_version=corpus_version,
+            hub=hub,
+            scheme=scheme,
+            report_validations=bool(callbacks),
+        )
+        identity = task_identity(task)
+        summary, changed = finished_training(folder, identity)
+        if summary is None:
+            prepared = prepared or folder.prepared
+            _check_room(task, folder, identity, prepared)
+            started = time.monotonic()
+            task = prepare_data(task, prepared, on_prepared)
+            checkpoints = find_checkpoints(folder, identity, changed)
+            with launch(folder.log("train")) as log:
+                outcome = run_workers(
+                    task, run_worker, storage=checkpoints, log=log, callbacks=callbacks
+                )
+                loss, step = _best_candidate(settings, outcome, folder.training, score)
+                summary = _summarize(task, outcome, loss, step, time.monotonic() - started)
+                _place_student(folder, summary, add_card)
+            files = file_sizes(folder.student)
+            values = {**identity, "summary": asdict(summary), "files": files}
+            write_record(folder.training / DONE_FILE, values)
+        if settings.push_to_hub is not None:
+            push_folder(folder.student, settings.push_to_hub, kind="model")
     return summary
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from steper_ray.pipeline.job_start import SUBMITTED
+from steper_ray.pipeline.jobs.start import SUBMITTED
 from tests.ray_head import ROOT, Head, running_head
 
 MANY = 300_000

@@ -185,12 +185,14 @@ def test_where_no_rate_is_set_adapters_have_their_own(tmp_path, lr, names):
     )
     trained: list[RunConfig] = []
 
-    def train(student: RunConfig) -> TrainSummary:
+    def train(student: RunConfig, *, corpus: Path) -> TrainSummary:
+        assert corpus == tmp_path / "corpus-0.lance"
         trained.append(student)
         return SUMMARY
 
     with stage_progress("compare", "comparing") as progress:
-        students, _ = _best_of_each(train, config, (config.train.lr,), [], _Work(progress, 2))
+        work = _Work(progress, 2, tmp_path / "corpus-0.lance")
+        students, _ = _best_of_each(train, config, (config.train.lr,), [], work)
     assert [student.folder.root.name for student in trained] == names
     rates = [students[name][0].lr for name in ("whole", "lora")]
     assert rates == [student.train.peak_lr for student in trained]

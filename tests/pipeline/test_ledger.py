@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,28 @@ from steper_ray.run.loading import load_config
 STAGES = ("index", "build", "train", "eval")
 
 
+def write_results(name: str, config: RunConfig) -> None:
+    """A file in the place of each result of a stage, unless there is one."""
+    folder = config.folder
+    for file in {
+        "index": [folder.corpus / "rows.lance"],
+        "build": [folder.chains / "0.parquet", folder.dataset / "data" / "0.parquet", folder.stats],
+        "train": [folder.student / "config.json"],
+        "eval": [folder.evaluation / "report.html"],
+    }[name]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_text("{}")
+
+
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The stages that have run, with nothing in them."""
+    """The stages that have run, each with a file in the place of its results."""
     names: list[str] = []
 
-    def run_stage(name: str, _config: RunConfig) -> float:
+    def run_stage(name: str, config: RunConfig) -> float:
         names.append(name)
+        write_results(name, config)
         return 2.0
 
     monkeypatch.setattr(ledger, "run_stage", run_stage)
@@ -172,18 +188,74 @@ def test_entry_without_files_is_up_to_date_by_its_settings(folder: Path, ran: li
     file.write_text(json.dumps({name: {**e, "files": None} for name, e in entries.items()}))
     assert pending_stages(STAGES, load_config(folder / "run.yaml")) == [*STAGES]
     for entry in entries.values():
-        del entry["files"]
+        del entry["files"], entry["outputs"]
     file.write_text(json.dumps(entries))
     run_all(folder)
     assert ran == []
 
 
+@pytest.mark.parametrize("of_an_earlier_version", [False, True])
+@pytest.mark.parametrize(
+    ("result", "again"),
+    [
+        ("corpus.lance", STAGES),
+        ("chains", STAGES[1:]),
+        ("stepwise", STAGES[1:]),
+        ("stats.json", STAGES[1:]),
+        ("student", STAGES[2:]),
+        ("evaluation", STAGES[3:]),
+    ],
+)
+def test_a_stage_that_has_lost_its_result_runs_again(
+    folder: Path,
+    ran: list[str],
+    capsys: pytest.CaptureFixture[str],
+    result: str,
+    again: tuple[str, ...],
+    of_an_earlier_version: bool,
+) -> None:
+    entries = run_all(folder)
+    if of_an_earlier_version:
+        for entry in entries.values():
+            del entry["files"], entry["outputs"]
+        (folder / "run" / "stages.json").write_text(json.dumps(entries))
+    ran.clear()
+    capsys.readouterr()
+    lost = folder / "run" / result
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    assert pending_stages(STAGES, load_config(folder / "run.yaml")) == [*again]
+    run_all(folder)
+    assert ran == [*again]
+    named = lost / "data" if result == "stepwise" else lost
+    said = capsys.readouterr().out.replace(f"{folder}/run/stepwise is", f"{named} is")
+    assert f"{again[0]:>6}  runs again: {named} is missing or damaged\n" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "again"),
+    [
+        ("corpus.lance/rows.lance", STAGES),
+        ("chains/0.parquet", STAGES[1:]),
+        ("student/config.json", STAGES[2:]),
+        ("evaluation/report.html", STAGES[3:]),
+    ],
+)
+def test_a_truncated_result_is_made_again(
+    folder: Path, ran: list[str], file: str, again: tuple[str, ...]
+) -> None:
+    """Not where only the files of chains and examples differ, which people and `steper select` write."""
+    run_all(folder)
+    (folder / "run" / file).write_text("")
+    assert pending_stages(STAGES, load_config(folder / "run.yaml")) == [*again]
+
+
 def test_failing_stage_leaves_the_finished_ones(
     folder: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(name: str, _config: RunConfig) -> float:
+    def fail(name: str, config: RunConfig) -> float:
         if name == "train":
             raise OSError("a lost node")
+        write_results(name, config)
         return 1.0
 
     with monkeypatch.context() as failing:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from steper_ray.errors import InputError
-from steper_ray.run.lock import BEAT_S, STALE_S, Lease, locked, read_owner
+from steper_ray.run.lock import BEAT_S, STALE_S, Lease, check_free, locked, read_owner
 
 HOLD = """
 import sys, time
@@ -136,3 +136,14 @@ def test_a_lease_that_somebody_removed_comes_back(tmp_path: Path) -> None:
 
 def test_a_silence_is_many_heartbeats() -> None:
     assert STALE_S >= 10 * BEAT_S
+
+
+def test_a_look_before_anything_is_spent_refuses_too_and_holds_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run" / "student"
+    check_free(out)
+    assert not out.parent.exists()
+    with holder(out), pytest.raises(InputError, match="another command is writing to it: -c"):
+        check_free(out)
+    check_free(out)  # it was killed, and its lease is still there
+    with locked(out):
+        pass

@@ -34,7 +34,7 @@ from steper_ray.schema import SCORES, Question
 from steper_ray.sweep.sweep import sweep_folder
 from steper_ray.tasks import TASKS
 from steper_ray.toy.write import MODELS
-from steper_ray.training.resume import DONE_FILE, find_checkpoints, task_identity
+from steper_ray.training.resume import DONE_FILE, find_checkpoints, finished_training, task_identity
 from steper_ray.training.summary import TrainSummary
 from steper_ray.training.tokenization import stepwise_files
 from steper_ray.training.worker_spec import WorkerTask, read_corpus_version, worker_task
@@ -186,6 +186,25 @@ def test_a_finished_student_is_used(config: RunConfig, later: Later, monkeypatch
     assert train_student(config.model_copy(update={"train": unsharded})) == SUMMARY
 
 
+def test_a_finished_student_that_has_lost_files_is_made_again(
+    config: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = config.folder
+    task = task_of(config, [])
+    folder.student.mkdir()
+    (folder.student / "weights").write_text("12")
+    (folder.student / "README.md").write_text("")
+    values = {**task_identity(task), "summary": asdict(SUMMARY), "files": {"weights": 2}}
+    write_record(folder.training / DONE_FILE, values)
+    (folder.student / "README.md").write_text("scores, which an evaluation adds")
+    assert finished_training(folder, task_identity(task)) == (SUMMARY, [])
+    assert capsys.readouterr().out == ""
+    (folder.student / "weights").write_text("1")
+    assert finished_training(folder, task_identity(task)) == (None, [])
+    line = f"  train  {folder.student} has lost files since it was trained: it is made again\n"
+    assert capsys.readouterr().out == line
+
+
 @LATER
 def test_a_half_done_training_is_resumed(
     config: RunConfig, later: Later, monkeypatch: Any, capsys: Any
@@ -300,18 +319,23 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
         raise AssertionError("asked again")
 
     monkeypatch.setattr("steper_ray.evaluation.compare.answer", ask)
-    assert [row["em"] for row in _answers(config, model, out, asked)] == [0.0] * 3
-    assert [row["em"] for row in _answers(with_added_keys(config), model, out, asked)] == [0.0] * 3
+    searched = config.folder.corpus
+
+    def scores(run: RunConfig) -> list[float]:
+        return [row["em"] for row in _answers(run, model, out, asked, searched)]
+
+    assert scores(config) == [0.0] * 3
+    assert scores(with_added_keys(config)) == [0.0] * 3
     wrong = SimpleNamespace(score=lambda *_: dict.fromkeys(SCORES, 0.5), is_right=lambda _: False)
     monkeypatch.setitem(TASKS, "wrong", wrong)
     questions = config.questions.model_copy(update={"task": "wrong"})
     other = config.model_copy(update={"questions": questions})
-    assert [row["em"] for row in _answers(other, model, out, asked)] == [0.5] * 3
+    assert scores(other) == [0.5] * 3
     monkeypatch.setitem(RULES, "match", RULES["match"] + 1)
-    assert [row["em"] for row in _answers(config, model, out, asked)] == [1.0] * 3
+    assert scores(config) == [1.0] * 3
     monkeypatch.setitem(RULES, "search", RULES["search"] + 1)
     with pytest.raises(AssertionError, match="asked again"):
-        _answers(config, model, out, asked)
+        scores(config)
 
 
 @LATER

@@ -24,7 +24,7 @@ def run_submit(
     overrides: Sequence[str],
 ) -> int:
     """Submit a stage or a range of stages to a cluster."""
-    from steper_ray.pipeline.submit import seconds_of, submit
+    from steper_ray.pipeline.jobs.submit import seconds_of, submit
     from steper_ray.run.loading import load_values
 
     given = list(overrides)
@@ -43,21 +43,21 @@ def run_submit(
 
 def run_status(config: "RunConfig", *, job: str, address: str | None, json: bool) -> int:
     """Show how far the stages of a run are."""
-    from steper_ray.pipeline.status import show_status
+    from steper_ray.pipeline.jobs.status import show_status
 
     return show_status(config, job or None, address, as_json=json)
 
 
 def run_logs(config: "RunConfig", *, job: str, address: str | None, follow: bool) -> int:
     """Print the log of a job, or of the newest stage."""
-    from steper_ray.pipeline.status import show_log
+    from steper_ray.pipeline.jobs.status import show_log
 
     return show_log(config, job or None, address, follow_it=follow)
 
 
 def run_stop(config: "RunConfig", *, job: str, address: str | None) -> int:
     """Stop a job, or the stage that runs on this machine."""
-    from steper_ray.pipeline.status import stop
+    from steper_ray.pipeline.jobs.status import stop
 
     return stop(config, job or None, address)
 
@@ -82,7 +82,7 @@ JOB: Final = Option(
 JOB_COMMANDS: Final = {
     "submit": Command(
         help="run a stage, or several (a..b), as a job of a Ray cluster, and follow it",
-        packages=("pipeline",),
+        packages=("pipeline/jobs",),
         sections=(),
         writes=("submitted",),
         options=(
@@ -114,7 +114,7 @@ JOB_COMMANDS: Final = {
     ),
     "status": Command(
         help="how far the stages of a run are: jobs of a cluster, or what was started by hand",
-        packages=("pipeline",),
+        packages=("pipeline/jobs",),
         sections=(),
         options=(JOB, ADDRESS, Option("--json", "print it as JSON, for programs")),
         has_job=False,
@@ -122,7 +122,7 @@ JOB_COMMANDS: Final = {
     ),
     "logs": Command(
         help="print the log of a job, or of the newest stage that was started by hand",
-        packages=("pipeline",),
+        packages=("pipeline/jobs",),
         sections=(),
         options=(JOB, ADDRESS, Option("--follow", "go on until it ends", short="-f")),
         has_job=False,
@@ -130,7 +130,7 @@ JOB_COMMANDS: Final = {
     ),
     "stop": Command(
         help="stop a job, or the stage that runs here; a training writes a checkpoint first",
-        packages=("pipeline",),
+        packages=("pipeline/jobs",),
         sections=(),
         options=(JOB, ADDRESS),
         has_job=False,

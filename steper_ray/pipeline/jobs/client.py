@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import InputError, StageError
-from steper_ray.pipeline.live_state import StageState, copy_name, read_state
+from steper_ray.pipeline.jobs.live_state import StageState, copy_name, read_state
 from steper_ray.text import short_message
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ TRY_AGAIN_S: Final = 2.0
 
 MAX_LOST_S: Final = 300.0
 """A cluster that cannot be reached for so long is given up; the job may go on all the same."""
+
+
+MAX_NODES: Final = 10_000
+"""Nodes of a cluster that its API lists at most."""
 
 
 INTERRUPTED: Final = 130
@@ -123,6 +127,16 @@ def ray_version(client: "JobSubmissionClient") -> str:
     """The version of Ray on the cluster."""
     with refusals(client.get_address()):
         return str(client._do_request("GET", "/api/version").json()["ray_version"])
+
+
+def cluster_gpus(client: "JobSubmissionClient") -> float:
+    """The GPUs of all nodes that are up; the autoscaler may bring others."""
+    with refusals(client.get_address()):
+        reply = client._do_request("GET", "/api/v0/nodes", params={"limit": MAX_NODES})
+        nodes = reply.json()["data"]["result"]["result"]
+    return sum(
+        float(node["resources_total"].get("GPU", 0)) for node in nodes if node["state"] == "ALIVE"
+    )
 
 
 def job_details(client: "JobSubmissionClient", job: str) -> "JobDetails":

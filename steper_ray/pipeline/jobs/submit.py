@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import steper_ray
 from steper_ray.errors import InputError
-from steper_ray.pipeline.job_client import (
+from steper_ray.pipeline.jobs.client import (
     INTERRUPTED,
     RUN_DIR,
     STAGE,
+    cluster_gpus,
     connect,
     exit_code,
     follow,
@@ -25,15 +26,15 @@ from steper_ray.pipeline.job_client import (
     refusals,
     write_out,
 )
-from steper_ray.pipeline.job_files import (
+from steper_ray.pipeline.jobs.files import (
     CarriedFiles,
     find_carried,
     run_folder,
     size_text,
     write_package,
 )
-from steper_ray.pipeline.job_start import version_lines
-from steper_ray.pipeline.live_state import JOB_ID
+from steper_ray.pipeline.jobs.live_state import JOB_ID
+from steper_ray.pipeline.jobs.start import version_lines
 from steper_ray.pipeline.stage_range import stages_of
 from steper_ray.pipeline.stages import STAGES
 from steper_ray.run.section import did_you_mean
@@ -91,7 +92,9 @@ def submit(
     job = f"steper-{stage.replace('..', '-')}-{secrets.token_hex(3)}"
     runtime: dict[str, Any] = {"env_vars": {**environment, JOB_ID: job}}
     if pip_lock:
-        runtime["pip"] = locked_requirements()
+        runtime["pip"] = requirements = locked_requirements()
+        if (remark := cpu_builds_line(requirements, cluster_gpus(client))) is not None:
+            print(f"submit  {remark}", flush=True)
         runtime["py_modules"] = [str(Path(steper_ray.__file__).parent)]
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "job.zip"
@@ -105,7 +108,7 @@ def submit(
         )
         with refusals(client.get_address()):
             client.submit_job(
-                entrypoint="python job_start.py",
+                entrypoint="python start.py",
                 submission_id=job,
                 runtime_env={**runtime, "working_dir": str(package)},
                 metadata={STAGE: stage, RUN_DIR: run_dir},
@@ -190,6 +193,27 @@ def locked_requirements() -> list[str]:
         pinned = [f"{one.metadata['Name']}=={one.version}" for one in metadata.distributions()]
     kept = {line for line in pinned if _distribution(line) not in NOT_LOCKED}
     return sorted(kept, key=str.lower)
+
+
+def cpu_builds_line(requirements: Sequence[str], gpus: float) -> str | None:
+    """What is to be said of packages that are built for CPUs only; None where there is none.
+
+    gpus: of the cluster
+    Raises InputError on a cluster with GPUs, which these packages would leave idle.
+    """
+    builds = [line for line in requirements if re.search(r"\+cpu\b|^[^=]*-cpu(\[.*\])?==", line)]
+    if not builds:
+        return None
+    if gpus:
+        raise InputError(
+            f"--pip-lock: {', '.join(builds)}: builds for CPUs, which would not use the {gpus:g} GPUs of "
+            "the cluster; submit from an environment with the extra gpu, or leave --pip-lock out and "
+            "install the packages on the cluster"
+        )
+    return (
+        f"the job installs builds for CPUs: {', '.join(builds)}; no node that is up has a GPU, and pip "
+        "on the cluster needs an index that has them"
+    )
 
 
 def _distribution(requirement: str) -> str:

@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from steper_ray.errors import InputError
-from steper_ray.pipeline import job_start
-from steper_ray.pipeline.job_start import CARRIED, JOB_FILE, RUN_FILE, SUBMITTED
-from steper_ray.pipeline.named_files import NamedFiles, find_files, named_paths
+from steper_ray.pipeline.jobs import start
+from steper_ray.pipeline.jobs.named_files import NamedFiles, find_files, named_paths
+from steper_ray.pipeline.jobs.start import CARRIED, JOB_FILE, RUN_FILE, SUBMITTED
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import map_texts, run_file_text
 
@@ -28,6 +28,17 @@ MAX_CARRIED: Final = 500 * 2**20
 
 ROWS: Final = ("corpus", "questions", "train.mix")
 """Settings below these name files and nothing else, so a relative path that leads nowhere is a mistake."""
+
+
+NEVER_CARRIED: Final = {
+    "run.dir": "name a folder on storage that every node of the cluster mounts",
+    "run.data": "name the other run's folder as every node of the cluster mounts it",
+    "train.offload_dir": "name a folder on a local disk of every node",
+    "serve.keys_file": "a job carries no keys, so that one that is revoked in the file counts no more; "
+    "keep the file on storage that the cluster mounts, and name it there",
+}
+"""Settings whose paths are the cluster's → what to do about a relative one, which the job would look for in
+its own working directory."""
 
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
@@ -64,8 +75,11 @@ def find_carried(values: Mapping[str, Any], shared: Sequence[str] = ()) -> list[
     Those are all that exist here and lie neither below the run folder nor below one of `shared`.
 
     values: from `load_values`
-    Raises InputError for more than MAX_CARRIED, and for a relative path with nothing behind it.
+    Raises InputError for more than MAX_CARRIED, and for a relative path with nothing behind it, or to what
+    is never carried.
     """
+    for setting in NEVER_CARRIED:
+        _check_absolute(values, setting)
     folders = [Path(folder).expanduser().absolute() for folder in (run_folder(values), *shared)]
     local: list[NamedFiles] = []
     for setting, address in named_paths(values).items():
@@ -80,13 +94,22 @@ def find_carried(values: Mapping[str, Any], shared: Sequence[str] = ()) -> list[
 
 def run_folder(values: Mapping[str, Any]) -> str:
     """The run folder of a submission. Raises InputError where it is not absolute."""
-    folder = str(values.get("run", {}).get("dir", ""))
-    if not Path(folder).is_absolute():
+    if not (folder := _check_absolute(values, "run.dir")):
         raise InputError(
-            f"run.dir: {folder or 'not set'}: must be absolute in a submission; name a folder on storage "
-            "that every node of the cluster mounts"
+            f"run.dir: not set: must be absolute in a submission; {NEVER_CARRIED['run.dir']}"
         )
     return str(Path(folder))
+
+
+def _check_absolute(values: Mapping[str, Any], setting: str) -> str:
+    """The path of one of NEVER_CARRIED, empty where it is not set. Raises InputError if it is relative."""
+    section, key = setting.split(".")
+    path = str((values.get(section) or {}).get(key) or "")
+    if path and not Path(path).is_absolute():
+        raise InputError(
+            f"{setting}: {path}: must be absolute in a submission; {NEVER_CARRIED[setting]}"
+        )
+    return path
 
 
 def _check_missing(setting: str, address: str) -> None:
@@ -164,7 +187,7 @@ def write_package(
         "packages": sorted(packages),
     }
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as package:
-        script = Path(job_start.__file__)
+        script = Path(start.__file__)
         _add(package, script.name, script.read_bytes())
         _add(package, JOB_FILE, json.dumps(job, indent=2).encode())
         _add(package, RUN_FILE, rewritten(values, carried).encode("utf-8", "surrogatepass"))

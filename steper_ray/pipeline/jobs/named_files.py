@@ -1,18 +1,19 @@
 """The local files that a run file names: questions, passages, demonstrations, folders of models."""
 
 import glob
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from steper_ray.files import files_below
 from steper_ray.run.config import RunConfig
 from steper_ray.run.kinds import is_path
 from steper_ray.run.loading import map_texts
 
-WRITTEN_TO: Final = ("run.dir", "run.data", "train.offload_dir")
-"""Settings whose folders a run writes to, or has from another run."""
+OF_THE_RUN: Final = ("run.dir", "run.data", "train.offload_dir", "serve.keys_file")
+"""Settings that name no input: folders that a run writes to or has from another run, and the API keys,
+which are read where they are kept, so that a revoked one counts no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,14 @@ class NamedFiles:
 
 
 def named_paths(values: Mapping[str, Any]) -> dict[str, str]:
-    """Key path → path or address, of every setting that names something to read.
+    """Key path → path or address, of every setting that names an input.
 
     values: of a run file, as plain JSON or YAML values
     """
     paths: dict[str, str] = {}
 
     def note(text: str, kind: Any, place: str) -> str:
-        if text and is_path(kind) and place not in WRITTEN_TO:
+        if text and is_path(kind) and place not in OF_THE_RUN:
             paths[place] = text
         return text
 
@@ -63,17 +64,10 @@ def find_files(setting: str, address: str) -> NamedFiles | None:
     if path.is_file():
         return NamedFiles(setting, address, path, (path,))
     if path.is_dir():
-        return NamedFiles(setting, address, path, tuple(_files_below(path)))
+        return NamedFiles(setting, address, path, tuple(files_below(path)))
     if glob.has_magic(address):
         fixed = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
         matches = fixed.glob(str(path.relative_to(fixed)))
         files = tuple(sorted({match for match in matches if match.is_file()}))
         return NamedFiles(setting, address, fixed, files) if files else None
     return None
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Every file of a folder at any depth, sorted; what is hidden is left out."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))

@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 from steper_ray.errors import StageError
-from steper_ray.pipeline import live_state
-from steper_ray.pipeline.live_state import (
+from steper_ray.pipeline.jobs import live_state
+from steper_ray.pipeline.jobs.live_state import (
     STATE_FILE,
     StageState,
     is_running,
-    process_started,
     read_state,
     read_states,
     reported,
     write_state,
 )
-from steper_ray.pipeline.status import StageReport, show_status, stop
+from steper_ray.pipeline.jobs.status import StageReport, show_status, stop
 from steper_ray.ray_runtime.progress import StageProgress
 from steper_ray.run.config import RunConfig
+from steper_ray.run.process import process_started
 
 
 def state_in(folder: Path) -> StageState:
@@ -122,6 +122,30 @@ def run_with(folder: Path, *states: StageState) -> RunConfig:
 def test_stages_are_in_the_order_of_their_start(tmp_path: Path) -> None:
     config = run_with(tmp_path, HOUR, replace(HOUR, stage="index", started=10.0))
     assert [state.stage for state in read_states(config.folder.logs).values()] == ["index", "build"]
+
+
+def test_a_running_launch_is_not_hidden_by_later_ones_that_were_refused(tmp_path: Path) -> None:
+    now, pid = time.time(), os.getpid()
+    runs = replace(
+        HOUR,
+        host=socket.gethostname(),
+        pid=pid,
+        process_started=process_started(pid) or 0.0,
+        started=now - 60,
+        updated=now,
+    )
+    refused = replace(HOUR, pid=8, started=now - 5, ended="failed", error="another command")
+    logs = tmp_path / "logs"
+    first, second = logs / "build" / "2026-01-01T00-00-00", logs / "build" / "2026-01-01T00-01-00"
+    write_state(first, runs)
+    write_state(second, refused)
+    (logs / "build" / "latest").symlink_to(second.name)
+    write_state(logs / "train" / "latest", replace(refused, stage="train"))
+    states = read_states(logs)
+    assert [(state.stage, state.pid) for state in states.values()] == [("train", 8), ("build", pid)]
+    assert list(states)[-1] == first, "whose log `steper logs` prints"
+    write_state(first, replace(runs, ended="done"))
+    assert [state.pid for state in read_states(logs).values()] == [8, 8]
 
 
 def test_status_of_stages_started_by_hand(

@@ -91,7 +91,7 @@ def server(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> I
             f"serve.max_concurrent={PLACES}",
             "serve.request_timeout_s=120",
             "serve.body_timeout_s=5",
-            "serve.max_output_tokens=900",
+            "serve.max_output_tokens=800",
         ],
     )
     questions = [question.question for question in questions_of(config, "test")]

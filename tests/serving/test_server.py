@@ -167,6 +167,8 @@ def test_who_goes_away_is_not_worked_for(server: Server) -> None:
 
     begun = time.monotonic()
     whole = post(server, "/v1/chat/completions", LONG_CHAT).json()
+    # it asked for more
+    assert whole["usage"]["completion_tokens"] <= server.config.serve.max_output_tokens
     a_token = (time.monotonic() - begun) / whole["usage"]["completion_tokens"]
     half_of_it = LONG_CHAT["max_tokens"] / 2 * a_token
 
@@ -259,12 +261,6 @@ def test_a_request_keeps_its_id_and_gives_serve_no_orders(server: Server) -> Non
     assert any(f" id={forged.headers['x-request-id']} " in line for line in lines)
 
 
-def test_a_chat_ends_at_the_limit_of_the_server(server: Server) -> None:
-    most = server.config.serve.max_output_tokens
-    body = post(server, "/v1/chat/completions", {**LONG_CHAT, "max_tokens": most + 50}).json()
-    assert 0 < body["usage"]["completion_tokens"] <= most
-
-
 def test_metrics_are_where_prometheus_finds_them(server: Server) -> None:
     import ray
 
@@ -313,7 +309,7 @@ def test_keys_hold_under_a_route_prefix_too(server: Server, tmp_path: Path) -> N
             refused = post(server, f"/student{path}", ask)
             assert (refused.status_code, refused.json()["error"]["code"]) == (401, "no_key"), path
         assert post(server, "/%73tudent/v1/answer", ask).status_code == 401
-        for path in ("", "/", "/page.js", "/docs/", "/openapi.json", "/healthz", "/readyz"):
+        for path in ("", "/", "/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"):
             reply = httpx.get(
                 f"{server.url}/student{path}",
                 headers={"host": "evil.example", "x-forwarded-proto": "https"},

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from steper_ray.serving.deployments.llm import ending_chats
-
 
 @pytest.mark.parametrize(
     ("given", "limit"),
     [({}, 100), ({"max_new_tokens": 50}, 50), ({"max_new_tokens": 500, "top_k": 3}, 100)],
 )
 def test_a_chat_ends_at_the_lower_limit(given: dict[str, Any], limit: int) -> None:
+    from steper_ray.serving.deployments.llm import ending_chats
+
     arguments = {"dtype": "float32", "override_generation_config": given}
     assert ending_chats(arguments, 100) == {
         "dtype": "float32",

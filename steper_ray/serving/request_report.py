@@ -4,9 +4,10 @@ Tags are bounded, whatever clients send: routes are those of the API, owners tho
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
+from starlette._utils import get_route_path
 from starlette.types import Scope
 
 from steper_ray.serving.access_log import Access, WriteAccess, no_access_log, now
@@ -23,6 +24,10 @@ OWNERS: Final = 200
 """Owners that have metrics of their own; further ones share `other`."""
 
 
+NO_FAULTS: Final = ("ok", "cancelled", "overloaded")
+"""Codes that the log of errors has not for each request; of full places it has a line now and then."""
+
+
 PROBES: Final = ("/healthz", "/readyz")
 """Routes that the access log has only where they fail."""
 
@@ -31,10 +36,15 @@ class RequestReport:
     """Tells of the requests of one ingress."""
 
     def __init__(
-        self, record: Callable[..., None], write_access: WriteAccess = no_access_log
+        self,
+        record: Callable[..., None],
+        write_access: WriteAccess = no_access_log,
+        paths: Collection[str] = (),
     ) -> None:
-        """record: see `steper_ray.serving.metrics`"""
-        self._record, self._write = record, write_access
+        """record: see `steper_ray.serving.metrics`
+        paths: of the API's routes, for requests that are refused before one is looked up
+        """
+        self._record, self._write, self._paths = record, write_access, paths
         self._owners: set[str] = set()
 
     def tell(
@@ -44,11 +54,13 @@ class RequestReport:
         status = CLIENT_GONE if status is None else status
         code = request.code or ("ok" if status < 400 else str(status))
         owner = request.owner.name
+        path = get_route_path(scope)
+        route = path if path in self._paths else "other"
         # Starlette has put the route that matched into the scope
-        route = getattr(scope.get("route"), "path", "other")
+        route = getattr(scope.get("route"), "path", route)
         tags = {"route": route, "code": code, "owner": self._owner_tag(owner)}
         self._record("steper_requests_total", 1, **tags)
-        if status >= 500 or (status < 400 and code not in ("ok", "cancelled")):
+        if code not in NO_FAULTS and (status >= 500 or status < 400):
             logger.warning("request %s: %s ended with %d %s", request.id, route, status, code)
         if route in PROBES and status < 400:
             return

@@ -123,9 +123,7 @@ def served_config(toy_corpus: RunConfig, folder: Path, layout: str) -> RunConfig
             f"serve.max_concurrent={PLACES}",
             "serve.request_timeout_s=120",
             "serve.body_timeout_s=5",
-            "serve.max_output_tokens=900",
-            "serve.body_timeout_s=5",
-            "serve.max_output_tokens=900",
+            "serve.max_output_tokens=800",
         ],
     )
 

@@ -25,6 +25,7 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from steper_ray.reasoning.loop import PassagesFound, SearchStarted, StepFinished
 from steper_ray.selection.abilities import AbilityScheme
@@ -110,6 +111,7 @@ def build_api(
         root_path_in_servers=False,
     )
     key = [KEY] if keys.required else []
+    paths: set[str] = set()
     api.add_middleware(
         ApiMiddleware,
         keys=keys,
@@ -117,7 +119,7 @@ def build_api(
         open_paths=OPEN_PATHS,
         config=config,
         admission=service.admission,
-        report=RequestReport(service.record, write_access),
+        report=RequestReport(service.record, write_access, paths),
     )
     if config.cors_origins:
         api.add_middleware(
@@ -134,6 +136,7 @@ def build_api(
         api.add_api_route(path, sends(file), methods=["GET", "HEAD"], include_in_schema=False)
     api.include_router(answer_routes(service), dependencies=key)
     api.include_router(state_routes(service, keys))
+    paths.update(route.path for route in api.routes if isinstance(route, Route))
     return api
 
 

@@ -42,7 +42,7 @@ class KeyRates:
     def __init__(self) -> None:
         self._limiter = RateLimiter()
 
-    async def take(self, owner: str, per_minute: int, requests: int) -> float:
+    async def take(self, owner: str, per_minute: int, requests: int = 1) -> float:
         """See `RateLimiter.take`."""
         return self._limiter.take(owner, per_minute, requests)
 

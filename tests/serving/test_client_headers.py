@@ -15,7 +15,6 @@ def test_no_client_gives_serve_orders() -> None:
         constants.SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER,
         constants.SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER,
         constants.SERVE_MULTIPLEXED_MODEL_ID,
-        constants.SERVE_SESSION_ID,
         f"{constants.SERVE_INGRESS_ROUTER_HEADER_PREFIX}replica",
     ]
     kept = [(b"content-type", b"application/json"), (b"accept", b"*/*")]
@@ -24,9 +23,26 @@ def test_no_client_gives_serve_orders() -> None:
         assert checked_headers(given)[:-1] == kept, name
 
 
-def test_a_session_id_of_another_name_is_taken_away_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_SERVE_SESSION_ID_HEADER_KEY", "X-My_Session")
-    assert len(checked_headers([(b"x-my-session", b"a"), (b"x_my_session", b"b")])) == 1
+@pytest.mark.parametrize("name", ["x-session-id", "X-My_Session"])
+def test_serve_sees_a_digest_of_a_session_and_its_key(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from ray.serve._private.http_util import _matches_session_id_header
+
+    monkeypatch.setenv("RAY_SERVE_SESSION_ID_HEADER_KEY", name)
+    monkeypatch.setattr("ray.serve._private.http_util.SERVE_SESSION_ID", name)
+
+    def seen(session: bytes, key: bytes) -> bytes:
+        given = [(b"authorization", key), (name.encode(), session)]
+        (one,) = [value for key, value in checked_headers(given) if _matches(key)]
+        return one
+
+    def _matches(key: bytes) -> bool:
+        return bool(_matches_session_id_header(key.decode()))
+
+    assert seen(b"a", b"Bearer alice") == seen(b"a", b"Bearer alice")
+    assert len({seen(b"a", b"alice"), seen(b"b", b"alice"), seen(b"a", b"bob")}) == 3
+    assert re.fullmatch(b"[0-9a-f]{64}", seen(b"a", b"alice"))
 
 
 @pytest.mark.parametrize("given", [b"a", b"7b0c-1.A_z", b"x" * 64])

@@ -127,7 +127,7 @@ def build_ingress(spec: ServerSpec, llm: Any, retriever: Any) -> "Application":
         max_ongoing_requests=at_once + MORE_THAN_PLACES,
         max_queued_requests=MORE_THAN_PLACES,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
-        graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
+        graceful_shutdown_timeout_s=serve.longest_seconds + DRAIN_S,
         ray_actor_options={"num_cpus": serve.ingress_cpus},
     )
     app: Application = ingress.bind(
@@ -239,7 +239,7 @@ def deploy(spec: ServerSpec) -> None:
     finally:
         serve.delete(TRIAL_APP)
     bring_up(spec.log, ingress)  # the trial ingress answers, so the real ones can be switched over
-    wait_until_drained(spec.serve.request_timeout_s + DRAIN_S)
+    wait_until_drained(spec.serve.longest_seconds + DRAIN_S)
     for name in before - set(names):
         if name.startswith((LLM_APP, CORPUS_APP)):
             logger.info("%s is drained and ends", name)

@@ -93,7 +93,7 @@ def running_server(config: "RunConfig") -> Iterator[str]:
             "host": host,
             "port": port,
             # later than the ingress's own deadline: ends the requests of an ingress that hangs
-            "request_timeout_s": spec.serve.request_timeout_s + DRAIN_S,
+            "request_timeout_s": spec.serve.longest_seconds + DRAIN_S,
         },
         logging_config=LoggingConfig(log_level="WARNING"),
     )

@@ -47,6 +47,9 @@ class ServeConfig(Section):
     """Whether the server may listen on a public address without API keys, so that anyone may ask."""
     cors_origins: tuple[str, ...] = ()
     """Origins of other web pages whose scripts may call the API, such as `https://example.org`."""
+    refuse_unsupported: bool = False
+    """Whether an answer that is not supported (see `supported` in the API) is replaced by "not found in the
+    corpus"; its steps are shown as they are."""
     max_question_chars: PositiveInt = 2000
     """Largest accepted length of a question, in characters."""
     max_body_bytes: PositiveInt = 1_000_000
@@ -62,10 +65,23 @@ class ServeConfig(Section):
     the ingresses share twice what the engines run at the same time."""
     request_timeout_s: PositiveFloat = 300.0
     """Deadline of a request in seconds; before it, work that a dead replica lost is retried."""
+    batch_timeout_s: PositiveFloat | None = None
+    """Deadline of a batch in seconds, at which it returns what is answered; `request_timeout_s` by
+    default."""
     passages_per_step: PositiveInt | None = None
     """Passages per step (k) instead of those that the student was trained with."""
     max_steps: PositiveInt | None = None
     """Largest number of steps (S) instead of the one that the student was trained with."""
+
+    @property
+    def batch_seconds(self) -> float:
+        """Deadline of a batch."""
+        return self.batch_timeout_s or self.request_timeout_s
+
+    @property
+    def longest_seconds(self) -> float:
+        """Longest deadline of any request."""
+        return max(self.request_timeout_s, self.batch_seconds)
 
     @property
     def routes_by_prefix(self) -> bool:

@@ -30,6 +30,32 @@ class RowError(SteperError):
     """One question could not be worked on; its row carries the message, and a later run tries again."""
 
 
+class ModelRefusedError(RowError):
+    """A request that the served model's own interface refuses, with what an HTTP reply needs.
+
+    status: of the reply, from 400 to 499
+    param: the part of the request that is wrong, where that is known
+    too_long: whether the prompt and what is to be written are longer than the model's context
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int = 400,
+        param: str | None = None,
+        too_long: bool = False,
+    ) -> None:
+        super().__init__(message, status, param, too_long)
+        self.status, self.param, self.too_long = status, param, too_long
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class SearchFailedError(SteperError):
+    """A search that failed in a way that nobody foresaw; the log of the retriever has its traceback."""
+
+
 class EngineDiedError(SteperError):
     """A model's engine ended while it wrote; one that is started anew may be asked the same."""
 

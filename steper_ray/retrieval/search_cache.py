@@ -4,12 +4,21 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import Final
 
 from steper_ray.retrieval.protocol import Hit, Retriever
 
 MAX_CACHED_SEARCHES: Final = 10_000
 """Newest distinct searches that are kept: some 20 MB with four passages of 500 bytes each."""
+
+
+MAX_CACHED_BYTES: Final = 64 * 2**20
+"""Most bytes of those: with long passages, or many of them for a search, fewer are kept."""
+
+
+OBJECT_BYTES: Final = 200
+"""About how many bytes a hit takes beside its texts, and an entry of the memory beside its hits."""
 
 
 _Found = dict[tuple[str, int], tuple[Hit, ...]]
@@ -28,8 +37,14 @@ class SearchCounts:
 class CachedRetriever:
     """A retriever that makes each of the newest searches once."""
 
-    def __init__(self, retriever: Retriever, max_searches: int = MAX_CACHED_SEARCHES) -> None:
-        self._retriever, self._max_searches = retriever, max_searches
+    def __init__(
+        self,
+        retriever: Retriever,
+        max_searches: int = MAX_CACHED_SEARCHES,
+        max_bytes: int = MAX_CACHED_BYTES,
+    ) -> None:
+        self._retriever, self._max_searches, self._max_bytes = retriever, max_searches, max_bytes
+        self._bytes = 0
         self._cache: OrderedDict[tuple[str, int], tuple[Hit, ...]] = OrderedDict()
         self._in_progress: dict[tuple[str, int], asyncio.Task[_Found]] = {}
         self.counts = SearchCounts()
@@ -66,7 +81,17 @@ class CachedRetriever:
         finally:
             for key in keys:
                 del self._in_progress[key]
-        self._cache |= found
-        while len(self._cache) > self._max_searches:
-            self._cache.popitem(last=False)
+        for key, remembered in found.items():
+            if key not in self._cache:
+                self._bytes += size_of(key, remembered)
+            self._cache[key] = remembered
+        while len(self._cache) > self._max_searches or self._bytes > self._max_bytes:
+            self._bytes -= size_of(*self._cache.popitem(last=False))
         return found
+
+
+def size_of(key: tuple[str, int], hits: Sequence[Hit]) -> int:
+    """About how many bytes of memory a search takes with its hits."""
+    passages = [hit.passage for hit in hits]
+    texts = [key[0], *(text for p in passages for text in (p.id, p.title, p.text))]
+    return sum(map(getsizeof, texts)) + OBJECT_BYTES * (1 + len(passages))

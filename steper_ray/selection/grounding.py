@@ -40,11 +40,12 @@ however often they repeat a name.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
-from steper_ray.schema import Chain
+from steper_ray.schema import Chain, Passage, Step
 from steper_ray.selection.lookup import ENDS, WORD, Source, Text
 from steper_ray.selection.readings import NUMBER, readings
 from steper_ray.selection.wordings import BEFORE_NAMES, NO_NAMES, TITLES
@@ -78,20 +79,46 @@ class Ungrounded:
     """Whether it is a name with a word of which the step saw nothing; others may be worded or reckoned."""
 
 
+class Grounding:
+    """What the steps of a chain can know, which grows from step to step."""
+
+    def __init__(self, question: str) -> None:
+        self._question = Text(question)
+        self._said: list[Text] = []
+        self._shown: list[Text] = []
+
+    def check(self, step: Step, found: Sequence[Passage]) -> list[tuple[str, bool]]:
+        """Each name and number of the next step that it could not know, and whether that is certain.
+
+        found: the passages that its search added
+        """
+        # Two texts a passage. The comma: a title is a name, so its first word starts no sentence.
+        self._shown += [Text(text) for p in found for text in (f", {p.title}", p.text)]
+        prompt = self._shown[2 * step.dropped_passages :]
+        rationale = Text(_REFERENCES.sub(" ", step.rationale))
+        unknown = list(_unknown(rationale, Source([*prompt, self._question, *self._said])))
+        self._said.append(rationale)
+        return unknown
+
+    def unknown_names(self) -> list[str]:
+        """Names of the question of which no passage so far has anything.
+
+        So the corpus may not know what was asked about, and an answer be about something else. Of 40
+        questions of HotpotQA one has such a name over its own passages, a misspelt one, and 39 have one
+        over the passages of another question.
+        """
+        unknown = _unknown(self._question, Source(self._shown))
+        return list(dict.fromkeys(name for name, certain in unknown if certain))
+
+
 def ungrounded(chain: Chain) -> list[Ungrounded]:
     """Each name and number that a step could not know, in their order."""
-    # Two texts a passage. The comma: a title is a name, so its first word starts no sentence.
-    shown = [Text(text) for p in chain.passages for text in (f", {p.title}", p.text)]
-    asked_and_said = [Text(chain.question)]
-    found: list[Ungrounded] = []
-    seen = 0
-    for number, step in enumerate(chain.steps, 1):
-        seen += len(step.passage_ids)
-        source = Source([*shown[2 * step.dropped_passages : 2 * seen], *asked_and_said])
-        rationale = Text(_REFERENCES.sub(" ", step.rationale))
-        found += [Ungrounded(number, *one) for one in _unknown(rationale, source)]
-        asked_and_said.append(rationale)
-    return found
+    grounding, passages = Grounding(chain.question), iter(chain.passages)
+    return [
+        Ungrounded(number, *unknown)
+        for number, step in enumerate(chain.steps, 1)
+        for unknown in grounding.check(step, list(islice(passages, len(step.passage_ids))))
+    ]
 
 
 def _unknown(rationale: Text, source: Source) -> Iterator[tuple[str, bool]]:

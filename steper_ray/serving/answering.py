@@ -5,28 +5,52 @@ The work is done by a `Backend`: replicas behind Ray Serve, or a scripted one in
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
 from steper_ray.engines.protocol import GREEDY, Engine, Sampling
-from steper_ray.errors import ReplicaLostError, RowError
-from steper_ray.reasoning.loop import Event, StepFinished, Trajectory, reason
+from steper_ray.errors import ModelRefusedError, ReplicaLostError, RowError, find_steper_error
+from steper_ray.reasoning.loop import (
+    Event,
+    StepFinished,
+    Trajectory,
+    reason,
+)
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.retrieval.protocol import Hit
-from steper_ray.schema import Step
-from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.serving.admission import Admission
-from steper_ray.serving.api.schema import AnswerOut, PassageOut, StepOut
+from steper_ray.serving.answered_steps import AnsweredSteps, passage_out
+from steper_ray.serving.api.schema import AnswerOut, PassageOut
 from steper_ray.serving.backend import Backend
+from steper_ray.serving.happenings import (
+    AnswerReady,
+    KeepAlive,
+    ServiceEvent,
+    StepReady,
+    TextPiece,
+    happenings,
+)
 from steper_ray.serving.keys import Scope
 from steper_ray.serving.overrides import ServingReasoning
+from steper_ray.serving.plain_model import PlainRequest
 from steper_ray.serving.refusals import RefusedError
 from steper_ray.serving.request import current_request
 from steper_ray.serving.settings import ServeConfig
 from steper_ray.serving.tracing import SEARCH, LoopSpans, span
+
+logger = logging.getLogger(__name__)
+
 
 Record = Callable[..., None]
 """`record(name, value, **tags)`: see `steper_ray.serving.metrics`."""
@@ -41,31 +65,20 @@ SCOPES: Final[dict[str, Scope]] = {
 """How a place is used → the scope that a key needs for it."""
 
 
-KEEP_ALIVE_S: Final = 15.0
-"""Seconds without an event after which a stream sends a sign of life."""
+NOT_FOUND: Final = "not found in the corpus"
+"""The answer with `serve.refuse_unsupported` where the student's own is not supported."""
+
+
+ABOUT_MODEL_S: Final = 1.0
+"""Seconds that a request about the model waits for the model."""
 
 
 @dataclass(frozen=True, slots=True)
-class TextPiece:
-    """A piece of the text of a step."""
+class _Reasoned:
+    """The end of the reasoning: what it came to, and its seconds."""
 
-    step: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerReady:
-    """Last event of a stream: the answer."""
-
-    answer: AnswerOut
-
-
-@dataclass(frozen=True, slots=True)
-class KeepAlive:
-    """Sign of life of a stream after a silence: the work continues."""
-
-
-ServiceEvent = Event | TextPiece | AnswerReady | KeepAlive
+    trajectory: Trajectory
+    seconds: float
 
 
 class AnswerService:
@@ -87,6 +100,7 @@ class AnswerService:
         self.admission = Admission(
             places, changed=lambda taken: record("steper_places_taken", taken)
         )
+        self._max_model_len: int | None = None
         self.record = record
 
     def settings(self, changes: Mapping[str, Any]) -> ReasoningConfig:
@@ -120,8 +134,18 @@ class AnswerService:
         The work of a replica that dies is retried on another one, until the deadline. Raises RefusedError
         without a free place, past the deadline, or for a prompt that the engine refuses.
         """
+        finished: list[StepFinished] = []
+
+        def watch(event: Event) -> None:
+            if isinstance(event, StepFinished):
+                finished.append(event)
+
         with self._place("whole"):
-            return await self._reason(question, settings, sampling, self.backend.engine())
+            engine = self.backend.engine()
+            reasoned = await self._reason(question, settings, sampling, engine, watch)
+            steps = AnsweredSteps(question, self.reasoning.scheme)
+            await asyncio.to_thread(steps.extend, finished)
+            return self._answer_out(reasoned, steps, settings)
 
     async def stream(
         self, question: str, settings: ReasoningConfig, sampling: Sampling = GREEDY
@@ -131,49 +155,61 @@ class AnswerService:
         Nothing is yielded before the question has a place. Raises what `answer` raises, and RefusedError
         when a replica dies, as its text has been sent already. Closing the iterator cancels the work.
         """
-        with self._place("stream"):
-            happened: asyncio.Queue[ServiceEvent | None] = asyncio.Queue()
-            at = 1
+        happened: asyncio.Queue[Event | TextPiece | _Reasoned | KeepAlive | None] = asyncio.Queue()
+        at = 1
 
-            def watch(event: Event) -> None:
-                nonlocal at
-                happened.put_nowait(event)
-                at += isinstance(event, StepFinished)
+        def watch(event: Event) -> None:
+            nonlocal at
+            happened.put_nowait(event)
+            at += isinstance(event, StepFinished)
 
+        async def work() -> None:
             engine = self.backend.engine(lambda text: happened.put_nowait(TextPiece(at, text)))
-            work = asyncio.create_task(self._reason(question, settings, sampling, engine, watch))
-            work.add_done_callback(lambda _work: happened.put_nowait(None))
-            try:
-                while (event := await _next(happened)) is not None:
-                    yield event
-                yield AnswerReady(await work)
-            finally:
-                work.cancel()
-                await asyncio.wait([work])
+            reasoned = await self._reason(question, settings, sampling, engine, watch)
+            happened.put_nowait(reasoned)
+
+        steps = AnsweredSteps(question, self.reasoning.scheme)
+        with self._place("stream"):
+            async with aclosing(happenings(happened, work())) as events:
+                async for event in events:
+                    match event:
+                        case StepFinished():
+                            yield StepReady(await asyncio.to_thread(steps.add, event), event.last)
+                        case _Reasoned():
+                            yield AnswerReady(self._answer_out(event, steps, settings))
+                        case _:
+                            yield event
 
     async def answer_batch(
         self, questions: Sequence[str], settings: ReasoningConfig
     ) -> list[AnswerOut | RefusedError]:
         """Answer several questions, in at most half of the places; one failure affects no other.
 
-        Raises RefusedError if no place is free.
+        At the deadline of the batch (`serve.batch_timeout_s`) the questions that are not answered get an
+        error. Raises RefusedError if no place is free.
         """
         request = current_request()
         if request.place is None:
             self.admission.check_free(request.owner)
         share = min(self.admission.most // 2, self.admission.places_of(request.owner))
         at_once = asyncio.Semaphore(max(1, share))
+        seconds = self.config.batch_seconds
+        ends = asyncio.get_running_loop().time() + seconds
 
         async def one(question: str) -> AnswerOut | RefusedError:
-            async with at_once:
-                try:
+            try:
+                async with asyncio.timeout_at(ends), at_once:
                     return await self.answer(question, settings)
-                except RefusedError as refused:
-                    return refused
+            except RefusedError as refused:
+                return refused
+            except TimeoutError:
+                message = f"the batch's {seconds:g} seconds are over; asking again is safe"
+                return RefusedError(504, "deadline", message)
+            except Exception:
+                logger.exception("a question of a batch failed")
+                return RefusedError(500, "internal", "the server failed; its log says why")
 
-        async with (
-            asyncio.TaskGroup() as group
-        ):  # cancels the other questions on an unexpected error
+        async with asyncio.TaskGroup() as group:  # cancels the questions with the batch
             tasks = [group.create_task(one(question)) for question in questions]
         return [task.result() for task in tasks]
 
@@ -188,28 +224,37 @@ class AnswerService:
         self.record("steper_search_seconds", seconds)
         return [passage_out(hit) for hit in hits], seconds
 
-    async def chat(self, body: Mapping[str, Any]) -> str:
-        """The plain model's OpenAI response to a chat, as JSON; raises RefusedError as `answer` does."""
+    async def chat(self, request: PlainRequest) -> str:
+        """The plain model's OpenAI response, as JSON; raises RefusedError as `answer` does."""
         with self._place("chat"):
             async with self._bounded():
-                response = await self.backend.chat(body)
+                response = await self.backend.chat(request)
             count_chat(response)
             return response
 
-    async def chat_stream(self, body: Mapping[str, Any]) -> AsyncGenerator[str, None]:
+    async def chat_stream(self, request: PlainRequest) -> AsyncGenerator[str | KeepAlive, None]:
         """The plain model's response as server-sent events; raises RefusedError as `stream` does."""
+        happened: asyncio.Queue[str | KeepAlive | None] = asyncio.Queue()
+
+        async def write() -> None:
+            async with self._bounded():
+                async for part in self.backend.chat_stream(request):
+                    happened.put_nowait(part)
+
         with self._place("chat"):
-            parts = self.backend.chat_stream(body)
-            ends = asyncio.get_running_loop().time() + self.config.request_timeout_s
-            while True:
-                # a timeout for each part: one around a yield would cancel the task that asked for the first
-                # part, and Starlette asks for the later parts in another task
-                async with self._bounded(ends):
-                    part = await anext(parts, None)
-                if part is None:
-                    return
-                count_chat(part)
-                yield part
+            async with aclosing(happenings(happened, write())) as parts:
+                async for part in parts:
+                    if isinstance(part, str):
+                        count_chat(part)
+                    yield part
+
+    async def max_model_len(self) -> int | None:
+        """Context of the model in tokens; None while the model does not answer."""
+        if self._max_model_len is None:
+            with contextlib.suppress(TimeoutError, ReplicaLostError):
+                async with asyncio.timeout(ABOUT_MODEL_S):
+                    self._max_model_len = await self.backend.max_model_len()
+        return self._max_model_len
 
     async def _reason(
         self,
@@ -217,12 +262,12 @@ class AnswerService:
         settings: ReasoningConfig,
         sampling: Sampling,
         engine: Engine,
-        watch: Callable[[Event], None] | None = None,
-    ) -> AnswerOut:
+        watch: Callable[[Event], None],
+    ) -> "_Reasoned":
         started = time.monotonic()
         async with self._bounded():
             with LoopSpans(watch) as spans:
-                reasoned = await reason(
+                trajectory = await reason(
                     question,
                     engine=engine,
                     retriever=self.backend.retriever,
@@ -230,21 +275,24 @@ class AnswerService:
                     sampling=sampling,
                     watch=spans,
                 )
-        answer = self._answer_out(reasoned, settings, time.monotonic() - started)
-        self._measure(answer)
-        return answer
+        return _Reasoned(trajectory, time.monotonic() - started)
 
     def _answer_out(
-        self, reasoned: Trajectory, settings: ReasoningConfig, seconds: float
+        self, reasoned: "_Reasoned", answered: AnsweredSteps, settings: ReasoningConfig
     ) -> AnswerOut:
-        """The answer as the API shows it."""
-        steps = steps_out(reasoned, self.reasoning.scheme)
-        return AnswerOut(
-            answer=reasoned.answer,
-            stop_reason=reasoned.stop_reason,
-            finish_reason="length" if reasoned.steps[-1].is_cut_off else "stop",
+        """The answer as the API shows it, measured."""
+        trajectory, steps = reasoned.trajectory, answered.steps
+        unknown = answered.unknown_names()
+        supported = not unknown and not any(step.unsupported for step in steps)
+        refused = self.config.refuse_unsupported and not supported
+        answer = AnswerOut(
+            answer=NOT_FOUND if refused else trajectory.answer,
+            supported=supported,
+            unknown_names=unknown,
+            stop_reason=trajectory.stop_reason,
+            finish_reason="length" if trajectory.steps[-1].is_cut_off else "stop",
             steps=steps,
-            seconds=seconds,
+            seconds=reasoned.seconds,
             prompt_tokens=sum(step.prompt_tokens for step in steps),
             generated_tokens=sum(step.generated_tokens for step in steps),
             cached_tokens=sum(step.cached_tokens or 0 for step in steps),
@@ -252,6 +300,8 @@ class AnswerService:
             corpus_version=self.reasoning.corpus_version,
             overrides=self.reasoning.overrides(settings),
         )
+        self._measure(answer)
+        return answer
 
     def _measure(self, answer: AnswerOut) -> None:
         current_request().tokens += answer.prompt_tokens + answer.generated_tokens
@@ -279,8 +329,11 @@ class AnswerService:
         except TimeoutError:
             message = f"not done within this server's {seconds:g} seconds; asking again is safe"
             raise RefusedError(504, "deadline", message) from None
+        except ModelRefusedError as error:
+            raise _model_refused(error) from None
         except RowError as error:
-            raise RefusedError(422, "prompt_refused", str(error)) from None
+            told = find_steper_error(error) or error  # without the traceback that Ray adds
+            raise RefusedError(422, "prompt_refused", str(told)) from None
         except ReplicaLostError as error:
             message = f"{error}; asking again is safe"
             raise RefusedError(503, "replica_lost", message, retry_after=1) from None
@@ -304,54 +357,15 @@ class AnswerService:
             self.record("steper_questions_total", 1, how=how, outcome=outcome)
 
 
-async def _next(happened: "asyncio.Queue[ServiceEvent | None]") -> ServiceEvent | None:
-    try:
-        return await asyncio.wait_for(happened.get(), KEEP_ALIVE_S)
-    except TimeoutError:
-        return KeepAlive()
-
-
 def count_chat(response: str) -> None:
     """Count the tokens that a response of vLLM, or an event of its stream, says it took."""
     if said := re.search(r'"total_tokens": *(\d+)', response):
         current_request().tokens = int(said[1])
 
 
-def passage_out(hit: Hit) -> PassageOut:
-    """A passage as the API shows it."""
-    passage = hit.passage
-    return PassageOut(id=passage.id, title=passage.title, text=passage.text, score=hit.score)
-
-
-def step_out(number: int, step: Step, passages: list[PassageOut], ability: str) -> StepOut:
-    """A step as the API shows it."""
-    return StepOut(
-        step=number,
-        ability=ability,
-        query=step.query,
-        passages=passages,
-        rationale=step.rationale,
-        thought=step.thought,
-        prompt_tokens=step.prompt_tokens,
-        generated_tokens=step.generated_tokens,
-        cached_tokens=step.cached_tokens,
-        dropped_passages=step.dropped_passages,
-        search_seconds=step.search_seconds,
-        generate_seconds=step.generate_seconds,
-        finish_reason=step.finish_reason,
-    )
-
-
-def steps_out(reasoned: Trajectory, scheme: AbilityScheme) -> list[StepOut]:
-    """The steps of a chain, each with the passages its search added."""
-    hits = map(Hit, reasoned.passages, reasoned.scores)
-    found = {hit.passage.id: passage_out(hit) for hit in hits}
-    return [
-        step_out(
-            number,
-            step,
-            [found[passage_id] for passage_id in step.passage_ids],
-            scheme.of(number, len(reasoned.steps)),
-        )
-        for number, step in enumerate(reasoned.steps, 1)
-    ]
+def _model_refused(error: ModelRefusedError) -> RefusedError:
+    """The refusal of a request that the plain model's interface refuses."""
+    code = "internal" if error.status >= 500 else "invalid"
+    code = "too_long" if error.too_long else code
+    told = find_steper_error(error) or error
+    return RefusedError(error.status, code, str(told), param=error.param)

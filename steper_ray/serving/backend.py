@@ -1,10 +1,11 @@
 """Protocol of the backend that does the server's searches, steps and chats."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
 from steper_ray.engines.protocol import Engine
 from steper_ray.retrieval.protocol import Retriever
+from steper_ray.serving.plain_model import PlainRequest
 
 
 class Backend(Protocol):
@@ -22,12 +23,16 @@ class Backend(Protocol):
         """
         ...
 
-    async def chat(self, body: Mapping[str, Any]) -> str:
-        """The plain model's OpenAI response to a chat, as JSON."""
+    async def chat(self, request: PlainRequest) -> str:
+        """The plain model's OpenAI response, as JSON; raises ModelRefusedError."""
         ...
 
-    def chat_stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
-        """The plain model's OpenAI response to a chat as server-sent events."""
+    def chat_stream(self, request: PlainRequest) -> AsyncIterator[str]:
+        """The plain model's OpenAI response as server-sent events; raises ModelRefusedError."""
+        ...
+
+    async def max_model_len(self) -> int:
+        """Context of the model in tokens."""
         ...
 
     async def missing(self) -> list[str]:

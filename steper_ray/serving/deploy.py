@@ -171,7 +171,7 @@ def taking_requests(spec: ServerSpec) -> dict[str, Any]:
         "max_ongoing_requests": spec.places + MORE_THAN_PLACES,
         "max_queued_requests": MORE_THAN_PLACES,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=1),
-        "graceful_shutdown_timeout_s": spec.serve.request_timeout_s + DRAIN_S,
+        "graceful_shutdown_timeout_s": spec.serve.longest_seconds + DRAIN_S,
         "graceful_shutdown_wait_loop_s": DRAINED_WITHIN_S,
     }
 
@@ -301,7 +301,7 @@ def deploy(spec: ServerSpec) -> None:
     finally:
         serve.delete(trial_app(spec.run))
     bring_up(spec.log, ingress)  # the trial answers, so the real ones can be switched over
-    wait_until_drained(app, spec.serve.request_timeout_s + DRAIN_S)
+    wait_until_drained(app, spec.serve.longest_seconds + DRAIN_S)
     for name in before - names.keys():
         if name.startswith((llm_prefix(spec.run), corpus_prefix(spec.run))):
             logger.info("%s is drained and ends", name)

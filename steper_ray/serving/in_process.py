@@ -4,13 +4,15 @@ A replica that dies takes its questions with it, so there is nobody to ask again
 asking again is safe.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.errors import ReplicaLostError
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
+from steper_ray.serving.plain_model import PlainRequest
 from steper_ray.serving.stall import StalledError, WatchedRetriever
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class LocalEngine:
         """See `VLLMEngine.generate`; raises ReplicaLostError if the engine died."""
         from steper_ray.serving.deployments.llm import StepRequest
 
-        ids = self._encoder.encode(prompt)
+        ids = await asyncio.to_thread(self._encoder.encode, prompt)
         request = StepRequest("", ids, tuple(stop), max_tokens, sampling)
         if self._say is None:
             return await self._llm.write(request)
@@ -67,18 +69,17 @@ class LocalBackend:
         """Engine that writes the steps of one question; see `Backend.engine`."""
         return LocalEngine(self._llm, self._encoder, say)
 
-    async def chat(self, body: Mapping[str, Any]) -> str:
-        """The plain model's OpenAI response; raises RowError if the request cannot be met."""
-        from steper_ray.serving.deployments.llm import ChatRequest
+    async def chat(self, request: PlainRequest) -> str:
+        """The plain model's OpenAI response; raises ModelRefusedError if the request cannot be met."""
+        return await self._llm.chat(request)
 
-        return await self._llm.chat(ChatRequest(body["messages"], dict(body)))
-
-    async def chat_stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+    def chat_stream(self, request: PlainRequest) -> AsyncIterator[str]:
         """Server-sent events of the plain model's response."""
-        from steper_ray.serving.deployments.llm import ChatRequest
+        return self._llm.chat_stream(request)
 
-        async for part in self._llm.chat_stream(ChatRequest(body["messages"], dict(body))):
-            yield part
+    async def max_model_len(self) -> int:
+        """Context of the model in tokens."""
+        return await self._llm.max_model_len()
 
     async def missing(self) -> list[str]:
         """Names of the parts that are dead or hang: `model`, `corpus`."""

@@ -5,7 +5,7 @@ until the deadline of the request. Searching and writing have no side effects, s
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 from ray.exceptions import RayActorError
@@ -17,7 +17,8 @@ from steper_ray.errors import ReplicaLostError
 from steper_ray.reasoning.encoder import PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.retrieval.protocol import Hit
-from steper_ray.serving.deployments.llm import ChatRequest, StepRequest
+from steper_ray.serving.deployments.llm import StepRequest
+from steper_ray.serving.plain_model import PlainRequest
 
 LOST_REPLICA: Final = (
     RayActorError,
@@ -147,13 +148,8 @@ class ReplicaEngine:
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY
     ) -> Generation:
         """See `VLLMEngine.generate`."""
-        request = StepRequest(
-            self._encoder.text(prompt) if self._by_prefix else "",
-            self._encoder.encode(prompt),
-            tuple(stop),
-            max_tokens,
-            sampling,
-        )
+        text, ids = await asyncio.to_thread(self._encoded, prompt)
+        request = StepRequest(text, ids, tuple(stop), max_tokens, sampling)
         written: Generation
         if self._say is None:
             written = await ask_again(lambda: self._handle.write.remote(request), self._lost)
@@ -167,6 +163,11 @@ class ReplicaEngine:
         except LOST_REPLICA:
             self._lost()
         raise ReplicaLostError("the replica that wrote the answer was lost")
+
+    def _encoded(self, prompt: Prompt) -> tuple[str, list[int]]:
+        """The text that the router compares, and the tokens."""
+        text = self._encoder.text(prompt) if self._by_prefix else ""
+        return text, self._encoder.encode(prompt)
 
 
 async def each_part(stream: Any) -> AsyncIterator[Any]:
@@ -214,15 +215,13 @@ class ReplicaBackend:
             self._llm, self._encoder, self._llm_lost, by_prefix=self._by_prefix, say=say
         )
 
-    async def chat(self, body: Mapping[str, Any]) -> str:
-        """The plain model's OpenAI response; raises RowError if the request cannot be met."""
-        request = ChatRequest(body["messages"], dict(body))
+    async def chat(self, request: PlainRequest) -> str:
+        """The plain model's OpenAI response; raises ModelRefusedError if the request cannot be met."""
         response: str = await ask_again(lambda: self._llm.chat.remote(request), self._llm_lost)
         return response
 
-    async def chat_stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+    async def chat_stream(self, request: PlainRequest) -> AsyncIterator[str]:
         """Server-sent events of the plain model's response; a lost replica raises ReplicaLostError."""
-        request = ChatRequest(body["messages"], dict(body))
         stream = self._llm.options(stream=True).chat_stream.remote(request)
         try:
             async for part in each_part(stream):
@@ -230,6 +229,11 @@ class ReplicaBackend:
         except LOST_REPLICA:
             self._llm_lost()
             raise ReplicaLostError("the replica that wrote the answer was lost") from None
+
+    async def max_model_len(self) -> int:
+        """Context of the model in tokens."""
+        length: int = await ask_again(lambda: self._llm.max_model_len.remote(), self._llm_lost)
+        return length
 
     async def missing(self) -> list[str]:
         """Names of the parts that do not answer within a second: `model`, `corpus`."""

@@ -112,7 +112,7 @@ def running_server(config: "RunConfig") -> Iterator[str]:
                 "host": host,
                 "port": port,
                 # later than the ingress's own deadline: ends the requests of an ingress that hangs
-                "request_timeout_s": spec.serve.request_timeout_s + DRAIN_S,
+                "request_timeout_s": spec.serve.longest_seconds + DRAIN_S,
             },
             logging_config=LoggingConfig(log_level="WARNING"),
         )
@@ -128,7 +128,7 @@ def running_server(config: "RunConfig") -> Iterator[str]:
                 yield url
         finally:
             logger.info("the server ends")
-            seconds = spec.serve.request_timeout_s + DRAIN_S
+            seconds = spec.serve.longest_seconds + DRAIN_S
             print("serve: ending when the questions in progress are answered", flush=True)
             end_applications(spec.run, started=running is None, seconds=seconds)
 

@@ -63,6 +63,9 @@ class ServeConfig(Section):
     text, JSON, or no log."""
     cors_origins: tuple[str, ...] = ()
     """Origins of other web pages whose scripts may call the API, such as `https://example.org`."""
+    refuse_unsupported: bool = False
+    """Whether an answer that is not supported (see `supported` in the API) is replaced by "not found in the
+    corpus"; its steps are shown as they are."""
     max_question_chars: PositiveInt = 2000
     """Largest accepted length of a question, in characters."""
     max_body_bytes: PositiveInt = 1_000_000
@@ -85,6 +88,9 @@ class ServeConfig(Section):
     stall_s: PositiveFloat = 60.0
     """Seconds without a token of any request, or of one search, after which a replica is taken to hang and
     is replaced."""
+    batch_timeout_s: PositiveFloat | None = None
+    """Deadline of a batch in seconds, at which it returns what is answered; `request_timeout_s` by
+    default."""
     passages_per_step: PositiveInt | None = None
     """Passages per step (k) instead of those that the student was trained with."""
     max_steps: PositiveInt | None = None
@@ -121,6 +127,16 @@ class ServeConfig(Section):
             "max_ingress_replicas": self.max_ingress_replicas is not None,
         }
         return [name for name, said in asked.items() if said]
+
+    @property
+    def batch_seconds(self) -> float:
+        """Deadline of a batch."""
+        return self.batch_timeout_s or self.request_timeout_s
+
+    @property
+    def longest_seconds(self) -> float:
+        """Longest deadline of any request."""
+        return max(self.request_timeout_s, self.batch_seconds)
 
     @property
     def routes_by_prefix(self) -> bool:

@@ -173,6 +173,21 @@ def test_a_search_is_made_once() -> None:
     assert retriever.counts == SearchCounts(asked=6, cached=2)
 
 
+def test_remembered_searches_are_bounded_in_bytes() -> None:
+    long = Passage("l", "Long", "word " * 2000)
+    inner = ScriptedRetriever([long], [A], [long], [A])
+    retriever = CachedRetriever(inner, max_bytes=12_000)
+    for query in ("x", "y", "x", "y"):  # both fit
+        hits_of(retriever, query, 2)
+    assert inner.queries == ["x", "y"]
+    hits_of(retriever, "z", 2)  # the oldest has to go
+    assert hits_of(retriever, "y", 2)[0].passage == A
+    assert inner.queries == ["x", "y", "z"]
+    tight = CachedRetriever(ScriptedRetriever([long], [A]), max_bytes=5_000)
+    assert hits_of(tight, "x", 2)[0].passage == long  # too large to be kept at all
+    assert hits_of(tight, "x", 2)[0].passage == A
+
+
 class HeldRetriever(ScriptedRetriever):
     """A scripted retriever that finds nothing before it is let go, and may fail then."""
 

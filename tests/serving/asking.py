@@ -29,6 +29,8 @@ def step(number: int, ability: str, query: str, rationale: str, generated: int) 
         "query": query,
         "passages": found,
         "rationale": rationale,
+        "unsupported": ["Delft"] if "Delft" in rationale else [],
+        "mean_logprob": None,
         "thought": None,
         "prompt_tokens": 10 * number,
         "generated_tokens": generated,
@@ -44,6 +46,8 @@ STEPS: Final = [
 ]
 ANSWER: Final = {
     "answer": "Delft",
+    "supported": False,  # no passage has Delft
+    "unknown_names": [],
     "stop_reason": "answered",
     "finish_reason": "stop",
     "steps": STEPS,

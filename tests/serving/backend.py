@@ -21,6 +21,7 @@ from steper_ray.serving.api.routes import build_api
 from steper_ray.serving.api_middleware import Take
 from steper_ray.serving.keys import KeyRing, Keys, RateLimiter
 from steper_ray.serving.overrides import ServingReasoning
+from steper_ray.serving.plain_model import PlainRequest
 from steper_ray.serving.settings import ServeConfig
 from tests.fakes import CountsWords
 
@@ -96,6 +97,7 @@ class ScriptedBackend:
         self.samplings: list[Sampling] = []
         self.searches: list[tuple[str, int]] = []
         self.chats: list[dict[str, Any]] = []
+        self.chat_kinds: list[str] = []
         self.gone: list[str] = []
         """What does not answer."""
         self.at_work = 0
@@ -126,11 +128,15 @@ class ScriptedBackend:
         hits = [Hit(PASSAGES[name], 4.0 - place) for place, name in enumerate(names)]
         return hits[:k]
 
-    async def chat(self, body: Mapping[str, Any]) -> str:
-        return "".join([part async for part in self.chat_stream(body)])
+    async def chat(self, request: PlainRequest) -> str:
+        return "".join([part async for part in self.chat_stream(request)])
 
-    async def chat_stream(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
-        self.chats.append(dict(body))
+    async def max_model_len(self) -> int:
+        return 512
+
+    async def chat_stream(self, request: PlainRequest) -> AsyncIterator[str]:
+        self.chats.append(dict(request.body))
+        self.chat_kinds.append(request.kind)
         async for part in self.play(self._chatting):
             yield part
 

@@ -56,6 +56,7 @@ OPEN: Final = (
 
 CLOSED: Final = (
     *("/v1/answer", "/v1/answers", "/v1/search", "/v1/chat/completions", "/v1/models"),
+    *("/v1/responses", "/v1/completions", "/tokenize"),
     *("/v1/models/student", "/v1/x", "/v1", "/v1/", "/v2/answer", "/nothing", "/-/routes"),
     *("//v1/answer", "/v1//answer", "/v1/answer/", "/v1/answer//", "/./v1/answer"),
     *("/%76%31/answer", "/v1%2Fanswer", "%2Fv1/answer", "/v1/answer%2F", "/%2e%2e/v1/answer"),
@@ -84,7 +85,7 @@ async def test_without_a_key_only_the_open_paths_answer_wherever_the_server_is_m
     routes = {route.path for route in api.routes if isinstance(route, Route)}
     assert routes - set(OPEN) == {
         *("/v1/answer", "/v1/answers", "/v1/search", "/v1/chat/completions", "/v1/models"),
-        "/v1/models/{name}",
+        *("/v1/models/{name}", "/v1/responses", "/v1/completions", "/tokenize"),
     }
     here = f"http://test{prefix}"
     async with client_of(api, root_path=root_path) as client:

@@ -259,6 +259,24 @@ def test_html_is_shown_as_text(page: Page, server: Server) -> None:
     assert page.title() == title
 
 
+def test_what_is_not_supported_is_marked(page: Page) -> None:
+    from playwright.sync_api import expect
+
+    events = one_step("Kek", "Kek is in Zalk.", "Kek is in Béa-Stümum.", "Béa-Stümum")
+    events = events.replace(
+        '"rationale":',
+        '"unsupported": ["B\\u00e9a-St\\u00fcmum"], "mean_logprob": -0.25, "rationale":',
+    ).replace('"stop_reason":', '"supported": false, "unknown_names": [], "stop_reason":')
+    reply_with(page, {"body": events})
+    ask(page, "Where is Kek?")
+    answered(page)
+    marked = page.locator("mark.unsupported")
+    expect(marked).to_have_text(["Béa-Stümum", "Béa-Stümum"])
+    expect(page.get_by_role("region", name="Answer")).to_contain_text("Not supported")
+    expect(page.locator(".sentence a")).to_have_text(["Kek"])
+    expect(page.get_by_role("table")).to_contain_text("-0.25")
+
+
 def test_the_keyboard_is_enough(page: Page, server: Server) -> None:
     from playwright.sync_api import expect
 

@@ -108,6 +108,97 @@ def test_openai_s_client_works_unchanged_with_both_models(server: Server) -> Non
     assert text == plain.choices[0].message.content
 
 
+def test_openai_s_client_has_what_vllm_has(server: Server) -> None:
+    import openai
+
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    (context,) = {model.max_model_len for model in client.models.list()}  # type: ignore[attr-defined]
+    asked: Any = [{"role": "developer", "content": "Be short."}, {"role": "user", "content": "Hi"}]
+    for model in ("teacher", "teacher-rag"):  # a conversation
+        if model == "teacher-rag":
+            asked = [{"role": "user", "content": server.questions[0]}]
+        first = client.chat.completions.create(model=model, messages=asked, max_tokens=5)
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        more = [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "3"},
+        ]
+        messages = [*asked, first.choices[0].message, *more, asked[-1]]
+        again = client.chat.completions.create(
+            model=model, messages=messages, max_tokens=5, tools=[], stream_options={}
+        )
+        assert again.choices[0].message.role == "assistant"
+
+    chat: Any = {"model": "teacher", "messages": asked, "max_tokens": 5, "temperature": 1}
+    several = client.chat.completions.create(**chat, n=3, logprobs=True, top_logprobs=2, stop=["x"])
+    assert [choice.index for choice in several.choices] == [0, 1, 2]
+    for choice in several.choices:
+        assert choice.logprobs is not None
+        assert choice.logprobs.content is not None
+        assert len(choice.logprobs.content[0].top_logprobs) == 2
+    form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": ["yes"]}}}
+    formed = client.chat.completions.create(**chat, response_format=form)
+    assert formed.choices[0].message.content == '"yes"'
+    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"enum": [1]}}}
+    named: Any = {"type": "function", "function": {"name": "f"}}
+    called = client.chat.completions.create(**chat, tools=[tool], tool_choice=named)
+    calls: Any = called.choices[0].message.tool_calls
+    assert [call.function.name for call in calls] == ["f"]
+
+    text = client.completions.create(model="teacher", prompt="Ada", max_tokens=3, temperature=0)
+    assert text.usage is not None
+    assert text.usage.completion_tokens == 3
+    parts = client.completions.create(
+        model="teacher", prompt="Ada", max_tokens=3, temperature=0, stream=True
+    )
+    assert "".join(part.choices[0].text for part in parts) == text.choices[0].text
+    tokens = post(server, "/tokenize", {"prompt": "Ada"}).json()
+    assert tokens["count"] == len(tokens["tokens"])
+    assert tokens["max_model_len"] == context
+
+    for model in ("teacher", "teacher-rag"):
+        said = client.responses.create(
+            model=model, input=server.questions[0], max_output_tokens=5, temperature=0
+        )
+        assert said.output_text or model == "teacher"
+        events = list(
+            client.responses.create(
+                model=model,
+                input=server.questions[0],
+                max_output_tokens=5,
+                temperature=0,
+                stream=True,
+            )
+        )
+        assert events[0].type == "response.created"
+        assert events[-1].type in ("response.completed", "response.incomplete")
+        assert events[-1].response.output_text == said.output_text
+
+    for long in (
+        {"messages": [{"role": "user", "content": "word " * 5000}]},
+        {"messages": asked, "max_tokens": context + 1},
+    ):
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError) as told:
+                client.chat.completions.create(**{**chat, **long, "stream": stream})
+            assert told.value.code == "context_length_exceeded"
+            assert "Traceback" not in told.value.message
+    with pytest.raises(openai.BadRequestError) as told:
+        client.chat.completions.create(**chat, logprobs=True, top_logprobs=1000)
+    assert told.value.code == "invalid_value"
+
+
+def test_an_answer_says_what_it_rests_on(server: Server) -> None:
+    body = post(server, "/v1/answer", {"question": server.questions[0]}).json()
+    assert (body["supported"], body["unknown_names"]) == (True, [])
+    assert all(step["unsupported"] == [] for step in body["steps"])
+    assert all(-5 < step["mean_logprob"] <= 0 for step in body["steps"])
+    stranger = "Who is the founder of the label of Queen Victoria?"
+    body = post(server, "/v1/answer", {"question": stranger}).json()
+    assert body["supported"] is False
+    assert body["unknown_names"] == ["Queen Victoria"]
+
+
 def test_another_way_of_asking_is_named_and_limits_hold(server: Server) -> None:
     question = server.questions[2]
     body = post(server, "/v1/answer", {"question": question, "passages_per_step": 3}).json()
@@ -118,8 +209,8 @@ def test_another_way_of_asking_is_named_and_limits_hold(server: Server) -> None:
     refused = post(server, "/v1/answer", {"question": question, "max_steps": 99})
     assert refused.status_code == 422
     long = {"model": "teacher", "messages": [{"role": "user", "content": "word " * 1500}]}
-    if (refused := post(server, "/v1/chat/completions", long)).status_code != 422:
-        pytest.fail(refused.text)  # longer than the engine's context, or than the server's limit
+    if (refused := post(server, "/v1/chat/completions", long)).status_code != 400:
+        pytest.fail(refused.text)  # longer than the engine's context
 
 
 def test_a_batch_a_search_and_readiness(server: Server) -> None:

@@ -3,15 +3,17 @@
 POST /v1/answer            a question → its answer with every step; `stream: true` for events as they happen
 POST /v1/answers           many questions
 POST /v1/search            the retriever alone
-GET  /v1/models            \\ OpenAI's interface: `<model>` is the plain model,
-POST /v1/chat/completions  / `<model>-rag` the whole loop (`steper_ray.serving.api.openai_chat`)
+GET  /v1/models            \\
+POST /v1/chat/completions   | OpenAI's interface: `<model>` is the plain model,
+POST /v1/responses          | `<model>-rag` the whole loop (`steper_ray.serving.api.openai_routes`)
+POST /v1/completions        |
+POST /tokenize             /
 GET  /healthz, /readyz     alive; whether model and corpus answer
 GET  /, /docs              the page; this interface as OpenAPI
 
 All of them relative to where the server is mounted (`root_path`, Ray Serve's `route_prefix`).
 """
 
-import functools
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -27,20 +29,19 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from steper_ray.reasoning.loop import PassagesFound, SearchStarted, StepFinished
-from steper_ray.selection.abilities import AbilityScheme
+from steper_ray.reasoning.loop import PassagesFound, SearchStarted
 from steper_ray.serving.access_log import WriteAccess, no_access_log
-from steper_ray.serving.answering import (
-    AnswerReady,
-    AnswerService,
-    KeepAlive,
-    ServiceEvent,
-    TextPiece,
-    passage_out,
-    step_out,
+from steper_ray.serving.answered_steps import passage_out
+from steper_ray.serving.answering import AnswerService
+from steper_ray.serving.api.events import (
+    KEEP_ALIVE,
+    STREAM,
+    event_text,
+    failed_event,
+    stream_events,
 )
-from steper_ray.serving.api.events import STREAM, event_text, failed_event, stream_events
-from steper_ray.serving.api.openai_chat import chat_routes
+from steper_ray.serving.api.openai_body import IGNORED_HEADER
+from steper_ray.serving.api.openai_routes import openai_routes
 from steper_ray.serving.api.schema import (
     AnswerOut,
     AnswerRequest,
@@ -51,9 +52,11 @@ from steper_ray.serving.api.schema import (
     SearchOut,
     SearchRequest,
 )
+from steper_ray.serving.api.validation import invalid_body
 from steper_ray.serving.api_middleware import ApiMiddleware, Take
+from steper_ray.serving.happenings import AnswerReady, KeepAlive, ServiceEvent, StepReady, TextPiece
 from steper_ray.serving.keys import KeyRing
-from steper_ray.serving.refusals import RefusedError, error_body, error_headers
+from steper_ray.serving.refusals import CODE_HEADER, RefusedError, error_body, error_headers
 from steper_ray.serving.request import current_request
 from steper_ray.serving.request_report import RequestReport
 
@@ -84,10 +87,6 @@ KINDS: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascrip
 
 KEY: Final = Security(HTTPBearer(scheme_name="api_key", auto_error=False))
 """Marks in OpenAPI that a route needs a key; `ApiMiddleware` checks the key."""
-
-
-LONGEST_NAME: Final = 40
-"""Largest number of characters of a body's key that an error shows."""
 
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
@@ -126,12 +125,13 @@ def build_api(
             CORSMiddleware,
             allow_origins=list(config.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["*"],  # OpenAI's client for browsers sends a dozen of its own
+            expose_headers=["retry-after", CODE_HEADER, IGNORED_HEADER],
         )
     api.add_exception_handler(RefusedError, _refused)
     api.add_exception_handler(HTTPException, _http_error)
     api.add_exception_handler(RequestValidationError, _invalid)
-    api.include_router(chat_routes(service), dependencies=key)
+    api.include_router(openai_routes(service), dependencies=key)
     for path, file in FILES.items():
         api.add_api_route(path, sends(file), methods=["GET", "HEAD"], include_in_schema=False)
     api.include_router(answer_routes(service), dependencies=key)
@@ -152,8 +152,7 @@ def answer_routes(service: AnswerService) -> APIRouter:
         if not request.stream:
             return as_json(await service.answer(request.question, settings))
         happenings = service.stream(request.question, settings)
-        texts = functools.partial(event_texts, scheme=service.reasoning.scheme)
-        return await stream_events(happenings, texts, failed_event)
+        return await stream_events(happenings, event_texts, failed_event)
 
     @routes.post("/v1/answers", response_model=BatchOut)
     async def answers(request: BatchRequest) -> Response:
@@ -232,8 +231,8 @@ def as_json(body: BaseModel, status: int = 200) -> Response:
     return Response(body.model_dump_json(), status, media_type="application/json")
 
 
-def event_texts(happening: ServiceEvent, scheme: AbilityScheme) -> list[str]:
-    """The server-sent events of an event of the service; `scheme` names the ability of a step."""
+def event_texts(happening: ServiceEvent) -> list[str]:
+    """The server-sent events of an event of the service."""
     match happening:
         case SearchStarted(step, query):
             return [event_text("search", json.dumps({"step": step, "query": query}))]
@@ -243,14 +242,12 @@ def event_texts(happening: ServiceEvent, scheme: AbilityScheme) -> list[str]:
             return [event_text("passages", json.dumps(found))]
         case TextPiece(step, text):
             return [event_text("token", json.dumps({"step": step, "text": text}))]
-        case StepFinished(number, step, hits, last):
-            ability = scheme.of(number, number if last else number + 1)
-            done = step_out(number, step, list(map(passage_out, hits)), ability)
-            return [event_text("step", done.model_dump_json())]
+        case StepReady(step):
+            return [event_text("step", step.model_dump_json())]
         case AnswerReady(answer):
             return [event_text("answer", answer.model_dump_json())]
         case KeepAlive():
-            return [": waiting\n\n"]
+            return [KEEP_ALIVE]
 
 
 async def _refused(_request: Request, refused: Exception) -> Response:
@@ -275,13 +272,6 @@ async def _http_error(_request: Request, error: Exception) -> Response:
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
-    """First validation error of a body, without the value that was given."""
     assert isinstance(error, RequestValidationError)
-    finding = error.errors()[0]
-    place = ".".join(str(part)[:LONGEST_NAME] for part in finding["loc"] if part != "body")
-    if finding["type"] == "json_invalid":
-        refused = RefusedError(400, "bad_json", "the body is not JSON: " + finding["ctx"]["error"])
-    else:
-        message = f"{place or 'body'}: {finding['msg'][0].lower()}{finding['msg'][1:]}"
-        refused = RefusedError(422, "invalid", message, param=place or None)
+    refused = invalid_body(error)
     return JSONResponse(error_body(refused), refused.status, error_headers(refused))

@@ -109,6 +109,11 @@ class StepOut(BaseModel):
     passages: list[PassageOut]
     """Passages that no earlier step had found."""
     rationale: str
+    unsupported: list[str]
+    """Names and numbers of the rationale that stand in no passage of its prompt, no earlier step and not in
+    the question, as written."""
+    mean_logprob: float | None
+    """Mean log-probability of the written tokens, in nats; null where the engine gives none."""
     thought: str | None
     """What the model thought before, where it did."""
     prompt_tokens: int
@@ -126,6 +131,11 @@ class AnswerOut(BaseModel):
     """An answer, and how it was found."""
 
     answer: str
+    supported: bool
+    """Whether every name and number of the steps stands in what they saw, and every name of the question in
+    a passage. It is looked up, so a fact about the right names may still be wrong."""
+    unknown_names: list[str]
+    """Names of the question of which no passage that was found has anything."""
     stop_reason: StopReason
     """`answered`; or why the model had to be asked for its answer: `forced` (the steps ran out), `no_query`
     (a step named nothing to search for), `nothing_new` (searches brought no new passage)."""

@@ -37,6 +37,7 @@ from steper_ray.ray_runtime.placement import served_engine_bundles, served_engin
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.versions import use
 from steper_ray.serving.deployments.replica_log import start_replica_log
+from steper_ray.serving.plain_model import PlainModel, PlainRequest
 from steper_ray.serving.stall import EngineWatch, StalledError
 
 logger = logging.getLogger(__name__)
@@ -55,16 +56,6 @@ class StepRequest:
     stop: tuple[str, ...]
     max_tokens: int
     sampling: Sampling
-
-
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """Request to chat with the plain model."""
-
-    messages: list[dict[str, Any]]
-    """The messages of `body`, which the prefix-aware router compares."""
-    body: dict[str, Any]
-    """The whole OpenAI request."""
 
 
 def ending_chats(arguments: Mapping[str, Any], most: int) -> dict[str, Any]:
@@ -132,6 +123,7 @@ class LocalLLM:
             await server.start()
         self._server, self._llm = server, server.engine.client
         self._seeded = takes_seeds(config)
+        self._plain = PlainModel(server, seeded=self._seeded)
         check_context(model, self._llm, reasoning)
         self._watch = EngineWatch(self._llm, stall_s)
         logger.info("the engine of %s is ready", model)
@@ -163,39 +155,23 @@ class LocalLLM:
                 sampling=request.sampling,
                 seeded=self._seeded,
                 streamed=streamed,
-                logprobs=False,
             ):
                 yield output
         except EngineDiedError:
             raise ReplicaLostError("the engine died") from None
 
-    async def chat(self, request: ChatRequest) -> str:
-        """The plain model's OpenAI response to a chat, as JSON; raises what `chat_stream` raises."""
-        return "".join([part async for part in self.chat_stream(request)])
+    async def chat(self, request: PlainRequest) -> str:
+        """The plain model's whole OpenAI response, as JSON; raises what `chat_stream` raises."""
+        return "".join([part async for part in self._plain.stream(request)])
 
-    async def chat_stream(self, request: ChatRequest) -> AsyncIterator[str]:
-        """Chat with the plain model: the server-sent events of an OpenAI response.
+    async def chat_stream(self, request: PlainRequest) -> AsyncIterator[str]:
+        """The plain model's OpenAI response, in parts; see `PlainModel.stream`."""
+        async for part in self._plain.stream(request):
+            yield part
 
-        Raises RowError if the request cannot be met, ReplicaLostError if the engine died.
-        """
-        from pydantic import ValidationError
-        from ray.serve.llm.openai_api_models import ChatCompletionRequest
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        body = dict(request.body)
-        if not self._seeded:
-            body.pop("seed", None)
-        try:
-            answers = await self._server.chat(ChatCompletionRequest.model_validate(body))
-            async for answer in answers:
-                for part in answer if isinstance(answer, list) else [answer]:
-                    if (error := getattr(part, "error", None)) is not None:
-                        raise RowError(error.message)
-                    yield part if isinstance(part, str) else part.model_dump_json()
-        except ValidationError as error:
-            raise RowError(error.errors()[0]["msg"]) from None
-        except EngineDeadError:
-            raise ReplicaLostError("the engine died") from None
+    async def max_model_len(self) -> int:
+        """Most tokens of a prompt and what is written after it."""
+        return int(self._llm.model_config.max_model_len)
 
     async def unfinished(self) -> int:
         """Number of unfinished requests in the engine."""

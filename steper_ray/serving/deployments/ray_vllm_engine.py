@@ -24,6 +24,11 @@ class StudentEngine(VLLMEngine):
         """vLLM's `AsyncLLM`."""
         return self._engine_client
 
+    @property
+    def responses(self) -> Any:
+        """vLLM's `OpenAIServingResponses`, which Ray's engine hands on to nobody; None without one."""
+        return getattr(self._app_state, "openai_serving_responses", None)
+
 
 class _NothingFetched(CallbackBase):
     """Skips Ray's model download for local folders; it would start a process with vLLM on each node."""

@@ -1,6 +1,5 @@
 """The retriever deployment: each replica opens the corpus."""
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from steper_ray.retrieval import limit_lance_threads, open_retriever
 from steper_ray.retrieval.protocol import Hit
 from steper_ray.run.versions import use
 from steper_ray.serving.deployments.replica_log import start_replica_log
+from steper_ray.serving.shared_search import search_each
 from steper_ray.serving.stall import WatchedRetriever
 
 logger = logging.getLogger(__name__)
@@ -29,14 +29,9 @@ class CorpusRetriever:
         self._retriever = WatchedRetriever(open_retriever(corpus), stall_s)
         logger.info("%s is open, version %s", corpus, self._retriever.version)
 
-    async def search(self, searches: Sequence[tuple[str, int]]) -> list[list[Hit]]:
-        """The best passages for each search, which is a query and its k; see `Retriever.search`."""
-        of_k: dict[int, list[str]] = {}
-        for query, k in searches:
-            of_k.setdefault(k, []).append(query)
-        hits = await asyncio.gather(*(self._retriever.search(of_k[k], k) for k in of_k))
-        in_turn = {k: iter(of_query) for k, of_query in zip(of_k, hits, strict=True)}
-        return [next(in_turn[k]) for _, k in searches]
+    async def search(self, searches: Sequence[tuple[str, int]]) -> list[list[Hit] | Exception]:
+        """What each search brings, which is a query and its k; see `search_each`."""
+        return await search_each(self._retriever, searches)
 
     async def corpus_version(self) -> str:
         """Version of the searched corpus."""

@@ -119,6 +119,18 @@ function marked(text, run) {
   return text.split(runs).map((part, i) => (i % 2 ? element("mark", {}, part) : part));
 }
 
+const UNSUPPORTED = "In no passage, earlier step or the question";
+
+/** Nodes of a text in which what is unsupported is marked. */
+function doubted(text, unsupported) {
+  const names = unsupported.map((name) => name.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"))
+    .sort((a, b) => b.length - a.length);
+  if (!names.length) return [text];
+  const pattern = new RegExp(`(?<![${LETTER}])(${names.join("|")})(?![${LETTER}])`, "giu");
+  return text.normalize().split(pattern).map((part, i) => (i % 2
+    ? element("mark", { class: "unsupported", title: UNSUPPORTED }, part) : part));
+}
+
 /** What is shown of a question. A method for each event shows it and returns what to announce, if anything. */
 class Result {
   constructor(asked) {
@@ -190,8 +202,9 @@ class Result {
     part.ability.textContent = ABILITIES[data.ability] ?? data.ability;
     part.ability.classList.remove("pending");
     part.sentence.classList.remove("writing");
-    part.sentence.replaceChildren(...this.linked(data.rationale));
+    part.sentence.replaceChildren(...this.linked(data.rationale, data.unsupported));
     const note = (text) => part.body.append(element("p", { class: "quiet" }, text));
+    if (data.unsupported?.length) note(`${UNSUPPORTED}: ${data.unsupported.join(", ")}.`);
     if (data.finish_reason === "length") note("Cut off by the limit of tokens of a step.");
     if (data.dropped_passages) {
       note(`${plural(data.dropped_passages, "passage")} did not fit into the prompt.`);
@@ -199,8 +212,8 @@ class Result {
     return `Step ${data.step}, ${part.ability.textContent}, is written.`;
   }
 
-  /** Nodes of a sentence whose borrowed words link to their passages. */
-  linked(sentence) {
+  /** Nodes of a sentence whose borrowed words link to their passages; what is in none of them is marked. */
+  linked(sentence, unsupported = []) {
     const words = wordsOf(sentence);
     const nodes = [];
     let end = 0;
@@ -214,10 +227,10 @@ class Result {
         event.preventDefault(); // no entry in the browser's history for each look at a passage
         this.visit(passage, run.map(({ low }) => low), link);
       });
-      nodes.push(sentence.slice(end, run[0].start), link);
+      nodes.push(...doubted(sentence.slice(end, run[0].start), unsupported), link);
       end = run.at(-1).end;
     }
-    return [...nodes, sentence.slice(end)];
+    return [...nodes, ...doubted(sentence.slice(end), unsupported)];
   }
 
   /** Move to a passage and mark these words in it. */
@@ -245,7 +258,14 @@ class Result {
   answer(data) {
     const note = (text, name = "quiet") => element("p", { class: name }, text);
     this.panel.classList.remove("waiting");
-    this.text.textContent = data.answer || "No answer.";
+    const doubts = data.steps.flatMap((step) => step.unsupported ?? []);
+    this.text.replaceChildren(...doubted(data.answer || "No answer.", doubts));
+    if (data.supported === false) {
+      this.panel.classList.add("unsupported-answer");
+      const unknown = (data.unknown_names ?? []).join(", ");
+      this.panel.append(note(unknown ? `Not supported: no passage that was found has ${unknown}.`
+        : "Not supported: words of its steps stand in no passage.", "doubt"));
+    }
     this.reason.textContent = STOPPED[data.stop_reason] ?? data.stop_reason;
     this.panel.append(note([duration(data.seconds), plural(data.steps.length, "step"),
       `${count(data.prompt_tokens)} prompt tokens (${count(data.cached_tokens)} from the cache)`,
@@ -272,8 +292,9 @@ function timings(steps) {
     ? element("th", { scope: tag === "th" ? "col" : "row" }, cell) : element("td", {}, cell))));
   const rows = steps.map((step) => row("td", `${step.step} ${ABILITIES[step.ability] ?? step.ability}`,
     step.query ? duration(step.search_seconds) : "–", duration(step.generate_seconds),
-    ...[step.prompt_tokens, step.cached_tokens, step.generated_tokens].map((n) => (n === null ? "–" : count(n)))));
-  const head = row("th", "Step", "Search", "Writing", "Prompt", "Cached", "Written");
+    ...[step.prompt_tokens, step.cached_tokens, step.generated_tokens].map((n) => (n === null ? "–" : count(n))),
+    typeof step.mean_logprob === "number" ? step.mean_logprob.toFixed(2) : "–"));
+  const head = row("th", "Step", "Search", "Writing", "Prompt", "Cached", "Written", "Log-prob.");
   const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
   return element("section", { class: "timings" }, element("h3", { id: "timings" }, "Time and tokens by step"),
     element("div", { class: "wide", role: "group", tabindex: "0", "aria-labelledby": "timings" }, table));

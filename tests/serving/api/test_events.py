@@ -260,11 +260,37 @@ async def test_an_unexpected_error_shows_nothing_of_itself(
         caplog.clear()
 
 
-async def test_a_batch_that_fails_leaves_no_question_at_work() -> None:
-    backend = ScriptedBackend([[HANG]], own={"Broken?": [[0.02, KeyError("no")]]})
-    service = service_over(backend, places=4)
-    refusal(await ask(service, {"questions": ["A?", "Broken?"]}, "/v1/answers"), 500, "internal")
+async def test_a_question_of_a_batch_that_fails_leaves_the_others_their_answers() -> None:
+    backend = ScriptedBackend(own={"Broken?": [[KeyError("no")]]})
+    reply = await ask(service_over(backend), {"questions": ["A?", "Broken?"]}, "/v1/answers")
+    answered, failed = reply.json()["answers"]
+    assert answered["answer"] == "Delft"
+    assert failed["error"]["code"] == "internal"
+    assert "no" not in failed["error"]["message"].split()
+
+
+async def test_a_batch_returns_at_its_deadline_what_is_answered() -> None:
+    backend = ScriptedBackend(own={"Slow?": [[HANG]]})
+    service = service_over(backend, places=2, batch_timeout_s=0.5)  # so one at a time
+    questions = ["A?", "Slow?", "B?"]
+    answers = (await ask(service, {"questions": questions}, "/v1/answers")).json()["answers"]
+    assert answers[0]["answer"] == "Delft"
+    for rest in answers[1:]:
+        assert rest["error"]["code"] == "deadline"
+        assert rest["error"]["message"] == "the batch's 0.5 seconds are over; asking again is safe"
     assert backend.at_work == 0
+    assert [query for query, _ in backend.searches] == ["A?", "Ada knows Bob.", "Slow?"]
+
+
+async def test_a_client_that_leaves_its_batch_leaves_no_question_at_work() -> None:
+    backend = ScriptedBackend([[HANG]])
+    service = service_over(backend)
+    batch = asyncio.create_task(service.answer_batch(["A?", "B?"], service.reasoning.settings))
+    await until(lambda: backend.at_work == 2)
+    batch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await batch
+    assert (backend.at_work, service.admission.taken) == (0, 0)
 
 
 @pytest.mark.parametrize(

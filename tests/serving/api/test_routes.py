@@ -12,7 +12,7 @@ from steper_ray.errors import RowError
 from steper_ray.reasoning.frameworks import react, self_ask
 from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.serving.api.routes import PAGE
+from steper_ray.serving.api.routes import OPEN_PATHS, PAGE
 from steper_ray.serving.keys import Key, Keys
 from steper_ray.serving.overrides import ServingReasoning
 from steper_ray.serving.refusals import HEADERS
@@ -187,6 +187,9 @@ async def test_the_page_and_the_description_are_served(mount: str) -> None:
         "/v1/models",
         "/v1/models/{name}",
         "/v1/chat/completions",
+        "/v1/responses",
+        "/v1/completions",
+        "/tokenize",
         "/healthz",
         "/readyz",
     }
@@ -207,7 +210,7 @@ async def test_the_description_says_which_routes_need_a_key(keys: Keys) -> None:
         described = (await client.get("/openapi.json")).json()
     for path, operations in described["paths"].items():
         (operation,) = operations.values()
-        needed: Any = [{"api_key": []}] if keys and path.startswith("/v1/") else None
+        needed: Any = [{"api_key": []}] if keys and path not in OPEN_PATHS else None
         assert operation.get("security") == needed, path
     schemes = described["components"].get("securitySchemes", {})
     assert schemes == ({"api_key": {"type": "http", "scheme": "bearer"}} if keys else {})
@@ -262,12 +265,16 @@ async def test_other_pages_may_call_only_from_configured_origins() -> None:
     async with client_of(api_over(service)) as client:
         reply = await client.options("/v1/answer", headers={**ours, **asking})
         assert (reply.status_code, reply.headers[allowed]) == (200, "https://ours.org")
-        assert "authorization" in reply.headers["access-control-allow-headers"].lower()
+        sends = {**asking, "access-control-request-headers": "authorization,x-stainless-lang"}
+        reply = await client.options("/v1/answer", headers={**ours, **sends})
+        told = reply.headers["access-control-allow-headers"].lower()
+        assert {"authorization", "x-stainless-lang"} <= set(re.findall(r"[\w-]+", told))
         assert "access-control-allow-credentials" not in reply.headers
         reply = await client.post("/v1/answer", json=ASKED, headers=ours)
         assert reply.headers[allowed] == "https://ours.org"
         reply = await client.post("/v1/answer", json={}, headers=ours)
         assert (reply.status_code, reply.headers[allowed]) == (422, "https://ours.org")
+        assert "x-ignored-parameters" in reply.headers["access-control-expose-headers"]
         for reply in (
             await client.options("/v1/answer", headers={**theirs, **asking}),
             await client.post("/v1/answer", json=ASKED, headers=theirs),

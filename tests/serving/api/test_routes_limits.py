@@ -49,29 +49,6 @@ pytestmark = pytest.mark.anyio
             "6 is over this server's 5",
         ),
         ("answers", {"questions": ["a"], "max_steps": 6}, "too_large", "max_steps", "5"),
-        (
-            "chat/completions",
-            {
-                "model": "student-rag",
-                "messages": [{"role": "user", "content": "12345678901"}],
-            },
-            "too_long",
-            "messages",
-            "11 characters",
-        ),
-        (
-            "chat/completions",
-            {
-                "model": "student",
-                "messages": [
-                    {"role": "system", "content": "12345678901"},
-                    {"role": "user", "content": "a"},
-                ],
-            },
-            "too_long",
-            "messages",
-            "11 characters",
-        ),
     ],
 )
 async def test_limits(path: str, body: Any, code: str, param: str, message: str) -> None:

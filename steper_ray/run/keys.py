@@ -297,6 +297,7 @@ EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
         *(f"engine.{key}" for key in _ENGINE),
         "host",
         "port",
+        "tool_parser",
         "llm_replicas",
         "max_llm_replicas",
         "retriever_replicas",

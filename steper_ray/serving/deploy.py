@@ -77,7 +77,13 @@ def build_llm(spec: ServerSpec) -> "Application":
         graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
     )
     app: Application = deployment.bind(
-        spec.model, spec.model_name, spec.engine, spec.reasoning.settings, spec.hub, spec.log
+        spec.model,
+        spec.model_name,
+        spec.engine,
+        spec.reasoning.settings,
+        spec.hub,
+        spec.log,
+        serve.tool_parser,
     )
     return app
 
@@ -193,6 +199,7 @@ def llm_app(spec: ServerSpec) -> str:
         serve.max_llm_replicas,
         serve.routes_by_prefix,
         serve.request_timeout_s,
+        serve.tool_parser,
     )
     context = asked.max_prompt_tokens + asked.max_step_tokens
     return LLM_APP + digest([*parts, *numbers, context])[:12]

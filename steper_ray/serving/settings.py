@@ -19,6 +19,9 @@ class ServeConfig(Section):
     """Port to listen on."""
     engine: EngineConfig | None = None
     """The engines of the server, where they differ from the `engine` section, with the keys that do."""
+    tool_parser: str = ""
+    """vLLM's parser of the plain model's tool calls, such as `hermes`; empty: requests with tools get no
+    calls."""
     llm_replicas: PositiveInt = 1
     """Replicas of the LLM. With several, a request goes to the one that has cached most of its prompt."""
     max_llm_replicas: PositiveInt | None = None

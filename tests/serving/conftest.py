@@ -80,6 +80,7 @@ def server(toy_corpus: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> I
             f"build.teacher={data}/toy/models/teacher",
             f"serve.model={data}/toy/models/teacher",
             f"serve.port={port}",
+            "serve.tool_parser=pythonic",
             "engine.cpus=0.5",  # room for a second LLM while it is updated
             "serve.ingress_replicas=2",
             f"serve.max_concurrent={PLACES}",

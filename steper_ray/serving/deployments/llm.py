@@ -35,7 +35,7 @@ from steper_ray.ray_runtime.placement import served_engine_bundles, served_engin
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.versions import use
 from steper_ray.serving.deployments.replica_log import start_replica_log
-from steper_ray.serving.plain_model import PlainModel, PlainRequest
+from steper_ray.serving.plain_model import PlainModel, PlainRequest, tool_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +75,12 @@ class StudentLLM:
         reasoning: ReasoningConfig,
         hub: HubConfig,
         log: LaunchLog,
+        tool_parser: str = "",
     ) -> None:
         """Raises InputError if the model cannot be loaded, if vLLM refuses an argument, or if the context
         is too short for the prompts.
+
+        tool_parser: see `ServeConfig`
         """
         start_replica_log(log)
         self._use = use(Path(model))
@@ -88,6 +91,8 @@ class StudentLLM:
         from steper_ray.serving.deployments.ray_vllm_engine import NOTHING_FETCHED, StudentEngine
 
         arguments = {"enable_prompt_tokens_details": True, **engine_arguments(config, hub)}
+        if tool_parser:
+            arguments |= tool_arguments(tool_parser)
         if not getattr(load_tokenizer(model, hub), "chat_template", None):
             arguments["chat_template"] = PLAIN_CHAT
         local = Path(model).expanduser().is_dir()

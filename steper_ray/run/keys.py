@@ -299,6 +299,7 @@ EXCLUDED: Final[dict[str, tuple[str, ...]]] = {
         "port",
         "layout",
         "route_prefix",
+        "tool_parser",
         "llm_replicas",
         "max_llm_replicas",
         "retriever_replicas",

@@ -315,16 +315,11 @@ class AnswerService:
             self.record("steper_generate_seconds", step.generate_seconds)
 
     @contextlib.asynccontextmanager
-    async def _bounded(self, ends: float | None = None) -> AsyncIterator[None]:
-        """Cancel the block at the deadline, and turn the backend's errors into refusals.
-
-        ends: the deadline, by the event loop's clock; by default `serve.request_timeout_s` from now
-        """
+    async def _bounded(self) -> AsyncIterator[None]:
+        """Cancel the block at the deadline, and turn the backend's errors into refusals."""
         seconds = self.config.request_timeout_s
-        if ends is None:
-            ends = asyncio.get_running_loop().time() + seconds
         try:
-            async with asyncio.timeout_at(ends):
+            async with asyncio.timeout(seconds):
                 yield
         except TimeoutError:
             message = f"not done within this server's {seconds:g} seconds; asking again is safe"

@@ -80,6 +80,7 @@ def build_llm(spec: ServerSpec) -> "Application":
         spec.log,
         serve.stall_s,
         serve.max_output_tokens,
+        serve.tool_parser,
     )
     return app
 
@@ -243,6 +244,7 @@ def llm_app(spec: ServerSpec) -> str:
         serve.routes_by_prefix,
         serve.request_timeout_s,
         serve.max_output_tokens,
+        serve.tool_parser,
     )
     context = asked.max_prompt_tokens + asked.max_step_tokens
     return llm_prefix(spec.run) + digest([*parts, *numbers, context])[:12]

@@ -1,8 +1,8 @@
 """The plain model under OpenAI's interface, in the LLM's replica: vLLM's own classes, asked without HTTP.
 
 Requests are the bodies that the ingress let through (`steper_ray.serving.api.openai_plain`); vLLM checks
-them, writes the replies and says what is wrong. `ray.serve.llm` hands on chats, completions and tokens;
-responses are asked of vLLM's class behind it.
+them, writes the replies and says what is wrong. `ray.serve.llm` hands on chats and completions; responses
+and tokens are asked of vLLM's classes behind it.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -10,7 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from steper_ray.errors import ModelRefusedError, ReplicaLostError
+from steper_ray.errors import InputError, ModelRefusedError, ReplicaLostError
+from steper_ray.run.section import did_you_mean
 from steper_ray.text import short_message
 
 PlainKind = Literal["chat", "completions", "tokenize", "responses"]
@@ -81,16 +82,16 @@ class PlainModel:
         """What vLLM replies: lists of events, or one response or error."""
         from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
-        if kind == "responses":
-            async for part in self._responses(body):
-                yield part
+        if kind == "tokenize":
+            tokenization = self._server.engine.tokenization
+            yield await tokenization.create_tokenize(_tokenize_request(body), None)
             return
-        if kind == "chat":
+        if kind == "responses":
+            replies = self._responses(body)
+        elif kind == "chat":
             replies = await self._server.chat(ChatCompletionRequest.model_validate(body))
-        elif kind == "completions":
-            replies = await self._server.completions(CompletionRequest.model_validate(body))
         else:
-            replies = await self._server.tokenize(_tokenize_request(body))
+            replies = await self._server.completions(CompletionRequest.model_validate(body))
         async for reply in replies:
             yield reply
 
@@ -106,6 +107,17 @@ class PlainModel:
             return
         async for event in reply:
             yield f"event: {event.type}\ndata: {_as_json(event)}\n\n"
+
+
+def tool_arguments(parser: str) -> dict[str, Any]:
+    """vLLM's arguments to read tool calls with; raises InputError for a parser that it does not have."""
+    from vllm.tool_parsers import ToolParserManager
+
+    known = ToolParserManager.list_registered()
+    if parser not in known:
+        hint = did_you_mean(parser, known) or f"there are {', '.join(known)}"
+        raise InputError(f"serve.tool_parser: vLLM has no parser {parser!r}; {hint}")
+    return {"enable_auto_tool_choice": True, "tool_call_parser": parser}
 
 
 def _tokenize_request(body: dict[str, Any]) -> Any:

@@ -28,6 +28,9 @@ class ServeConfig(Section):
     """Whether each replica holds the LLM, the corpus and the reasoning loop (fused, the faster), or these
     are deployments that scale by themselves (apart). Null is fused unless retrievers or ingresses of their
     own are asked for."""
+    tool_parser: str = ""
+    """vLLM's parser of the plain model's tool calls, such as `hermes`; empty: requests with tools get no
+    calls."""
     llm_replicas: PositiveInt = 1
     """Replicas of the LLM, or of everything where the layout is fused. With several apart ones, a request
     goes to the one that has cached most of its prompt; fused ones keep the requests of a session."""

@@ -118,6 +118,7 @@ def served_config(toy_corpus: RunConfig, folder: Path, layout: str) -> RunConfig
             f"serve.model={data}/toy/models/teacher",
             f"serve.port={port}",
             f"serve.layout={layout}",
+            "serve.tool_parser=pythonic",
             "engine.cpus=0.5",  # room for a second LLM while it is updated
             *(["serve.ingress_replicas=2"] if layout == "apart" else ["serve.stall_s=10"]),
             f"serve.max_concurrent={PLACES}",

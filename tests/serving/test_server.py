@@ -152,15 +152,16 @@ def test_openai_s_client_has_what_vllm_has(server: Server) -> None:
         model="teacher", prompt="Ada", max_tokens=3, temperature=0, stream=True
     )
     assert "".join(part.choices[0].text for part in parts) == text.choices[0].text
-    tokens = post(server, "/tokenize", {"prompt": "Ada"}).json()
-    assert tokens["count"] == len(tokens["tokens"])
-    assert tokens["max_model_len"] == context
+    for said in ({"prompt": "Ada"}, {"messages": [{"role": "user", "content": "Ada"}]}):
+        tokens = post(server, "/tokenize", said).json()
+        assert 0 < tokens["count"] == len(tokens["tokens"])
+        assert tokens["max_model_len"] == context
 
     for model in ("teacher", "teacher-rag"):
-        said = client.responses.create(
+        response = client.responses.create(
             model=model, input=server.questions[0], max_output_tokens=5, temperature=0
         )
-        assert said.output_text or model == "teacher"
+        assert response.output_text or model == "teacher"
         events = list(
             client.responses.create(
                 model=model,
@@ -172,20 +173,21 @@ def test_openai_s_client_has_what_vllm_has(server: Server) -> None:
         )
         assert events[0].type == "response.created"
         assert events[-1].type in ("response.completed", "response.incomplete")
-        assert events[-1].response.output_text == said.output_text
+        assert events[-1].response.output_text == response.output_text
 
     for long in (
         {"messages": [{"role": "user", "content": "word " * 5000}]},
-        {"messages": asked, "max_tokens": context + 1},
+        {"messages": asked, "max_tokens": context},
     ):
         for stream in (False, True):
             with pytest.raises(openai.BadRequestError) as told:
                 client.chat.completions.create(**{**chat, **long, "stream": stream})
             assert told.value.code == "context_length_exceeded"
             assert "Traceback" not in told.value.message
-    with pytest.raises(openai.BadRequestError) as told:
-        client.chat.completions.create(**chat, logprobs=True, top_logprobs=1000)
-    assert told.value.code == "invalid_value"
+    for wrong in ({"max_tokens": context + 1}, {"logprobs": True, "top_logprobs": 1000}):
+        with pytest.raises(openai.BadRequestError) as told:
+            client.chat.completions.create(**{**chat, **wrong})
+        assert told.value.code == "invalid_value"
 
 
 def test_an_answer_says_what_it_rests_on(server: Server) -> None:

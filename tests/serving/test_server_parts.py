@@ -190,6 +190,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
         "serve.body_timeout_s": 5,
         "serve.max_output_tokens": 800,
         "serve.layout": "apart",
+        "serve.tool_parser": "pythonic",
         "serve.keys_file": tmp_path / "keys.yaml",
     }
     command += [word for key, value in shared.items() for word in ("--set", f"{key}={value}")]

@@ -19,6 +19,7 @@ from steper_ray.serving.api.openai_body import (
     check_text_only,
     ignored_header,
 )
+from steper_ray.serving.api.openai_errors import unsupported
 from steper_ray.serving.api.schema import AnyText
 from steper_ray.serving.happenings import KeepAlive
 from steper_ray.serving.plain_model import PlainKind, plain_request
@@ -134,7 +135,11 @@ async def plain(service: AnswerService, kind: PlainKind, given: dict[str, Any]) 
 
     given: the fields of the request that are not null
     """
-    body, ignored = handed_on(kind, given)
+    ignored: list[str] = []
+    if given.get("tools") and not service.config.tool_parser:
+        given, ignored = without_tools(given)
+    body, more = handed_on(kind, given)
+    ignored += more
     most = service.config.max_batch
     service.check_most("n", body.get("n", 1) * _prompts(body.get("prompt")), most)
     headers = ignored_header(ignored)
@@ -144,6 +149,17 @@ async def plain(service: AnswerService, kind: PlainKind, given: dict[str, Any]) 
         return Response(text, media_type="application/json", headers=headers)
     stream = service.chat_stream(request)
     return await stream_events(stream, _texts, openai_failed, headers=headers)
+
+
+def without_tools(given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A request without its tools, which the model may leave alone, and the names of what it lost.
+
+    Raises RefusedError where the request insists on a call.
+    """
+    if given.get("tool_choice") not in (None, "auto", "none"):
+        raise unsupported("tool_choice", "this server reads no tool calls (serve.tool_parser)")
+    lost = [name for name in given if name in ("tools", "tool_choice", "parallel_tool_calls")]
+    return {name: value for name, value in given.items() if name not in lost}, lost
 
 
 def _prompts(prompt: Any) -> int:

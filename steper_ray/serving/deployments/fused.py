@@ -52,6 +52,7 @@ class FusedServer(HttpApi):
             spec.hub,
             serve_config.stall_s,
             serve_config.max_output_tokens,
+            serve_config.tool_parser,
         )
         self._retriever = WatchedRetriever(open_retriever(spec.corpus), serve_config.stall_s)
         backend = LocalBackend(self._llm, self._retriever, prompt_encoder(spec))

@@ -37,7 +37,7 @@ from steper_ray.ray_runtime.placement import served_engine_bundles, served_engin
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.versions import use
 from steper_ray.serving.deployments.replica_log import start_replica_log
-from steper_ray.serving.plain_model import PlainModel, PlainRequest
+from steper_ray.serving.plain_model import PlainModel, PlainRequest, tool_arguments
 from steper_ray.serving.stall import EngineWatch, StalledError
 
 logger = logging.getLogger(__name__)
@@ -88,11 +88,12 @@ class LocalLLM:
         hub: HubConfig,
         stall_s: float,
         max_output_tokens: int,
+        tool_parser: str,
     ) -> None:
         """Start the engine.
 
         name: the model's name in the API; stall_s: see `EngineWatch`
-        max_output_tokens: at which a chat with the plain model ends
+        max_output_tokens: at which a chat with the plain model ends; tool_parser: see `ServeConfig`
         Raises InputError if the model cannot be loaded, if vLLM refuses an argument, or if the context is
         too short for the prompts.
         """
@@ -105,6 +106,8 @@ class LocalLLM:
 
         arguments = {"enable_prompt_tokens_details": True, **engine_arguments(config, hub)}
         arguments = ending_chats(arguments, max_output_tokens)
+        if tool_parser:
+            arguments |= tool_arguments(tool_parser)
         if not getattr(load_tokenizer(model, hub), "chat_template", None):
             arguments["chat_template"] = PLAIN_CHAT
         local = Path(model).expanduser().is_dir()
@@ -203,7 +206,9 @@ class StudentLLM(LocalLLM):
         log: LaunchLog,
         stall_s: float,
         max_output_tokens: int,
+        tool_parser: str,
     ) -> None:
         """See `LocalLLM.start`."""
         start_replica_log(log)
-        await self.start(model, name, config, reasoning, hub, stall_s, max_output_tokens)
+        limits = (stall_s, max_output_tokens)
+        await self.start(model, name, config, reasoning, hub, *limits, tool_parser)

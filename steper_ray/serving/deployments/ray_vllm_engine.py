@@ -29,6 +29,11 @@ class StudentEngine(VLLMEngine):
         """vLLM's `OpenAIServingResponses`, which Ray's engine hands on to nobody; None without one."""
         return getattr(self._app_state, "openai_serving_responses", None)
 
+    @property
+    def tokenization(self) -> Any:
+        """vLLM's `ServingTokenization`, which Ray's engine looks for under another name."""
+        return self._app_state.serving_tokenization
+
 
 class _NothingFetched(CallbackBase):
     """Skips Ray's model download for local folders; it would start a process with vLLM on each node."""

@@ -125,6 +125,19 @@ async def test_the_plain_model_follows_what_vllm_follows() -> None:
     assert ignored == list(not_followed)
 
 
+async def test_tools_need_a_parser_of_calls() -> None:
+    backend = ScriptedBackend(chatting=[json.dumps(REPLY)])
+    body = {**CHAT, "tools": [TOOL], "tool_choice": "auto"}
+    reply = await ask(service_over(backend), body, "/v1/chat/completions")
+    assert (reply.status_code, reply.headers[IGNORED]) == (200, "tools, tool_choice")
+    forced = {**body, "tool_choice": {"type": "function", "function": {"name": "f"}}}
+    reply = await ask(service_over(backend), forced, "/v1/chat/completions")
+    refusal(reply, 400, "unsupported_value", "tool_choice")
+    reply = await ask(service_over(backend, tool_parser="hermes"), body, "/v1/chat/completions")
+    assert IGNORED not in reply.headers
+    assert [chat.get("tools") for chat in backend.chats] == [None, [TOOL]]
+
+
 def test_what_means_nothing_without_another_field_is_left_out() -> None:
     given = {
         "messages": HI,

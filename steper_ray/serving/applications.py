@@ -20,8 +20,16 @@ from steper_ray.serving.settings import ServeConfig
 logger = logging.getLogger(__name__)
 
 
+INGRESS: Final = "ingress"
+"""Name of the deployment that takes HTTP requests, in either layout."""
+
+
 LONGEST_NAME: Final = 24
 """Largest number of characters of a run folder's name in the names of its applications."""
+
+
+IDLE_S: Final = 10.0
+"""Seconds to wait for the end of what has no questions in progress."""
 
 
 WATCH_S: Final = 5.0
@@ -116,22 +124,26 @@ def end_applications(run: str, *, started: bool, seconds: float) -> None:
     """Delete a run's applications; shut Serve down too if this command `started` it and nothing else runs.
 
     What takes requests goes first, and ends when the questions in progress are answered. Proxies refuse new
-    ones meanwhile.
+    ones meanwhile. A server that is still starting has none, and its replicas would hear of their end only
+    when their models are loaded.
 
-    seconds: to wait for that at most
+    seconds: to wait for the questions at most
     """
     from ray import serve
 
-    apps = set(serve.status().applications)
+    status = serve.status().applications
+    apps = set(status)
     own = {app for app in apps if is_own(app, run)}
     front = own & {ingress_app(run), trial_app(run)}
-    _delete(front, seconds)
+    taking: list[Any] = [status[app].deployments.get(INGRESS) for app in front]
+    if any(one is not None and one.replica_states.get("RUNNING") for one in taking):
+        _delete(front, seconds)
     if started and own == apps:
         # Ray prints that it killed Serve's controller, although the controller was shutting down anyway
         with redirect_stdout(None):
             serve.shutdown()
         return
-    _delete(own - front, seconds)
+    _delete(own & set(serve.status().applications), min(seconds, IDLE_S))
 
 
 def _delete(apps: Set[str], seconds: float) -> None:

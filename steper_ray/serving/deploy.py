@@ -24,7 +24,13 @@ from steper_ray.ray_runtime.placement import engine_replica_options
 from steper_ray.run.dependencies import pick
 from steper_ray.run.identity import digest
 from steper_ray.run.keys import ENGINE_KEYS
-from steper_ray.serving.applications import corpus_prefix, ingress_app, llm_prefix, trial_app
+from steper_ray.serving.applications import (
+    INGRESS,
+    corpus_prefix,
+    ingress_app,
+    llm_prefix,
+    trial_app,
+)
 from steper_ray.serving.keys import Keys, environment_keys
 from steper_ray.serving.server_spec import ServerSpec
 from steper_ray.text import short_message
@@ -175,10 +181,6 @@ def taking_requests(spec: ServerSpec) -> dict[str, Any]:
         "graceful_shutdown_timeout_s": spec.serve.longest_seconds + DRAIN_S,
         "graceful_shutdown_wait_loop_s": DRAINED_WITHIN_S,
     }
-
-
-INGRESS: Final = "ingress"
-"""Name of the deployment that takes HTTP requests, in either layout."""
 
 
 SESSION_ROUTER: Final = "steper_ray.serving.deployments.session_router.SessionRouter"

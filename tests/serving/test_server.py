@@ -14,8 +14,7 @@ import pytest
 
 from steper_ray.cli import TOY_RUN_FILE, main
 from steper_ray.retrieval import open_retriever
-from steper_ray.serving.applications import ingress_app
-from steper_ray.serving.deploy import INGRESS
+from steper_ray.serving.applications import INGRESS, ingress_app
 from tests.fakes import hits_of
 from tests.serving.conftest import PLACES, Server
 from tests.serving.load import LONG_CHAT, events, post, until

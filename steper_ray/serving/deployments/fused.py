@@ -43,6 +43,9 @@ class FusedServer(HttpApi):
         self._use = [use(Path(spec.model)), use(spec.corpus)]
         limit_lance_threads()
         serve_config = spec.serve
+        ring = KeyRing(serve_config, keys)  # what can fail soon comes before the engine
+        encoder = prompt_encoder(spec)
+        self._retriever = WatchedRetriever(open_retriever(spec.corpus), serve_config.stall_s)
         self._llm = LocalLLM()
         await self._llm.start(
             spec.model,
@@ -54,10 +57,9 @@ class FusedServer(HttpApi):
             serve_config.max_output_tokens,
             serve_config.tool_parser,
         )
-        self._retriever = WatchedRetriever(open_retriever(spec.corpus), serve_config.stall_s)
-        backend = LocalBackend(self._llm, self._retriever, prompt_encoder(spec))
+        backend = LocalBackend(self._llm, self._retriever, encoder)
         service = answer_service(backend, spec, serve_metrics())
-        super().__init__(service, KeyRing(serve_config, keys), rates, spec.log)
+        super().__init__(service, ring, rates, spec.log)
         logger.info(
             "answers with %s from %s, %d questions at a time", spec.model, spec.corpus, spec.places
         )

@@ -205,6 +205,7 @@ def state_routes(service: AnswerService, keys: KeyRing) -> APIRouter:
             status="not ready" if missing else "ready",
             missing=missing,
             model=service.model,
+            model_version=service.model_version,
             corpus_version=service.reasoning.corpus_version,
             framework=asked.framework,
             passages_per_step=asked.passages_per_step,

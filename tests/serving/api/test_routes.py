@@ -136,6 +136,7 @@ async def test_health_and_readiness() -> None:
         ready = await client.get("/readyz")
         told = {
             "model": "student",
+            "model_version": "s1",
             "corpus_version": "v1",
             "framework": "ircot",
             "passages_per_step": 2,

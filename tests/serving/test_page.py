@@ -222,7 +222,7 @@ def test_html_is_shown_as_text(page: Page, server: Server) -> None:
     assert answer_in(page) == text
     page.locator(".sentence a").first.click()  # marking words rewrites the passage
     expect(page.locator("mark").first).to_be_visible()
-    page.get_by_role("complementary").get_by_role("button").click()
+    page.get_by_role("complementary").get_by_role("listitem").get_by_role("button").click()
     expect(page.get_by_role("heading", level=2).first).to_have_text(INJECTED)
     assert page.locator("img").count() == 0
     assert page.title() == title

@@ -114,6 +114,12 @@ def model_identity(
     }
 
 
+def model_version(model: str, hub: HubConfig = DEFAULTS) -> str:
+    """Short name of a model's identity: its commit on the Hub, else a digest of its content."""
+    identity = model_identity(model, hub=hub)
+    return identity.get("commit") or digest(identity)[:12]
+
+
 def pinned(model: str, revision: str | None, hub: HubConfig = DEFAULTS) -> str | None:
     """The revision with which every process loads the same weights: the commit, where it is known.
 

@@ -91,12 +91,15 @@ class AnswerService:
         config: ServeConfig,
         *,
         model: str,
+        model_version: str,
         places: int,
         record: Record = lambda *_args, **_tags: None,
     ) -> None:
         self.backend, self.reasoning, self.config = backend, reasoning, config
         self.model = model
         """Name of the model in the API."""
+        self.model_version = model_version
+        """Which model it is, by its content."""
         self.admission = Admission(
             places, changed=lambda taken: record("steper_places_taken", taken)
         )
@@ -297,6 +300,7 @@ class AnswerService:
             generated_tokens=sum(step.generated_tokens for step in steps),
             cached_tokens=sum(step.cached_tokens or 0 for step in steps),
             model=self.model,
+            model_version=self.model_version,
             corpus_version=self.reasoning.corpus_version,
             overrides=self.reasoning.overrides(settings),
         )

@@ -55,6 +55,7 @@ ANSWER: Final = {
     "generated_tokens": 5,
     "cached_tokens": 5,
     "model": "student",
+    "model_version": "s1",
     "corpus_version": "v1",
     "overrides": {},
 }

@@ -182,6 +182,7 @@ def service_over(
         reasoning or ServingReasoning(trained, "v1", trained, "v1"),
         ServeConfig(**serve),
         model="student",
+        model_version="s1",
         places=places,
         record=record,
     )

@@ -50,6 +50,7 @@ async def test_only_a_key_opens_the_api(keys_file: Path) -> None:
 
 OPEN: Final = (
     *("/", "/page.css", "/page.js", "/healthz", "/readyz", "/openapi.json"),
+    *("/elements.js", "/markdown.js", "/requests.js", "/result.js", "/storage.js", "/words.js"),
     *("/docs", "/docs/docs.js", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"),
 )
 """Paths that need no key."""

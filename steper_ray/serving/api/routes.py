@@ -66,10 +66,14 @@ PAGE: Final = Path(__file__).parent.parent / "page"
 SWAGGER_UI: Final = Path(fastapi_offline.__file__).parent / "static"
 
 
+MODULES: Final = ("page", "elements", "markdown", "requests", "result", "storage", "words")
+"""The scripts of the page, which import each other."""
+
+
 FILES: Final = {
     "/": PAGE / "index.html",
     "/page.css": PAGE / "page.css",
-    "/page.js": PAGE / "page.js",
+    **{f"/{name}.js": PAGE / f"{name}.js" for name in MODULES},
     "/docs": PAGE / "docs.html",
     "/docs/docs.js": PAGE / "docs.js",
     "/docs/swagger-ui.css": SWAGGER_UI / "swagger-ui.css",
@@ -205,6 +209,7 @@ def state_routes(service: AnswerService, keys: KeyRing) -> APIRouter:
             status="not ready" if missing else "ready",
             missing=missing,
             model=service.model,
+            model_version=service.model_version,
             corpus_version=service.reasoning.corpus_version,
             framework=asked.framework,
             passages_per_step=asked.passages_per_step,

@@ -147,6 +147,8 @@ class AnswerOut(BaseModel):
     generated_tokens: int
     cached_tokens: int
     model: str
+    model_version: str
+    """Which model that is, by its content: the commit of one on the Hub, a digest of a folder."""
     corpus_version: str
     overrides: dict[str, Any]
     """Settings that differ from those of the training: {name: {"trained": …, "served": …}}."""
@@ -190,6 +192,8 @@ class ReadyOut(BaseModel):
     missing: list[str]
     """Names of the parts that do not answer yet: `model`, `corpus`."""
     model: str
+    model_version: str
+    """Which model that is, by its content: the commit of one on the Hub, a digest of a folder."""
     corpus_version: str
     framework: Framework
     passages_per_step: int

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from steper_ray.models.folder import model_version
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.reasoning.encoder import PromptEncoder
@@ -111,6 +112,7 @@ def answer_service(backend: "Backend", spec: ServerSpec, record: "RayMetrics") -
         spec.reasoning,
         spec.serve,
         model=spec.model_name,
+        model_version=model_version(spec.model, spec.hub),
         places=spec.places,
         record=record,
     )

@@ -12,7 +12,7 @@ from steper_ray.errors import RowError
 from steper_ray.reasoning.frameworks import react, self_ask
 from steper_ray.reasoning.frameworks.ircot import ANSWER_FLAG
 from steper_ray.reasoning.settings import ReasoningConfig
-from steper_ray.serving.api.routes import OPEN_PATHS, PAGE
+from steper_ray.serving.api.routes import MODULES, OPEN_PATHS, PAGE
 from steper_ray.serving.keys import Key, Keys
 from steper_ray.serving.overrides import ServingReasoning
 from steper_ray.serving.refusals import HEADERS
@@ -136,6 +136,7 @@ async def test_health_and_readiness() -> None:
         ready = await client.get("/readyz")
         told = {
             "model": "student",
+            "model_version": "s1",
             "corpus_version": "v1",
             "framework": "ircot",
             "passages_per_step": 2,
@@ -171,8 +172,15 @@ async def test_the_page_and_the_description_are_served(mount: str) -> None:
                 assert part.text.strip()
         shown = (await client.get(f"{mount}/docs/docs.js")).text
         assert re.findall(r'url: "([^"]+)"', shown) == ["openapi.json"]  # beside /docs
-        script = (await client.get(f"{mount}/page.js")).text
-        assert re.findall(r"fetch\(([^,)]+)", script) == ['"v1/answer"', '"readyz"']  # beside /
+        scripts = {name: (PAGE / f"{name}.js").read_text(encoding="utf-8") for name in MODULES}
+        for name, text in scripts.items():
+            part = await client.get(f"{mount}/{name}.js")
+            assert (part.status_code, kind_of(part), part.text) == (200, "text/javascript", text)
+        script = "".join(scripts.values())
+        imported = set(re.findall(r'from "([^"]+)"', script))
+        assert imported == {f"./{name}.js" for name in MODULES if name != "page"}
+        asked = re.findall(r'(?:fetch|streamed)\((".*?")', script)
+        assert asked == ['"v1/answer"', '"v1/chat/completions"', '"readyz"']  # beside the page
         odd = await client.get(f"{mount}/page.js", headers={"range": "bytes=a-b"})
         assert (odd.status_code, odd.content) == (200, (PAGE / "page.js").read_bytes())
         for path in ("/page.html", "/page.py", "/page.", "/page.css/x", "/redoc", "/docs/x"):

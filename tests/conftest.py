@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_worker_niceness"] = "0"  # 15 is hardly above what `.ci/test` runs beside it
+# Ray's own 15 is hardly above what `.ci/test` runs beside it.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  as Ray spells it
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.pop("RAY_ADDRESS", None)
@@ -39,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 ENGINE_FIXTURES = {"ray_cluster", "only_rank", "browser"}
 """Who uses one of them starts Ray, DeepSpeed or Chromium, and is marked `engine`."""
 
-IN_PROCESS = {"only_rank", "process_group"}
+IN_PROCESS = {"only_rank", "process_group", "browser"}
 """Who uses one of them, and no Ray, is marked `in_process`."""
 
 

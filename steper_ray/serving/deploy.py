@@ -247,6 +247,7 @@ def llm_app(spec: ServerSpec) -> str:
         serve.request_timeout_s,
         serve.max_output_tokens,
         serve.tool_parser,
+        serve.stall_s,
     )
     context = asked.max_prompt_tokens + asked.max_step_tokens
     return llm_prefix(spec.run) + digest([*parts, *numbers, context])[:12]
@@ -257,7 +258,7 @@ def corpus_app(spec: ServerSpec) -> str:
     serve = spec.serve
     corpus = (str(spec.corpus), spec.reasoning.corpus_version)
     numbers = (serve.retriever_replicas, serve.max_retriever_replicas, serve.retriever_cpus)
-    parts = [*corpus, *numbers, spec.places, serve.request_timeout_s]
+    parts = [*corpus, *numbers, serve.request_timeout_s, serve.stall_s]
     return corpus_prefix(spec.run) + digest(parts)[:12]
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import torch
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-# Ray's own 15 is hardly above what `.ci/test` runs beside it.
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  as Ray spells it
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.pop("RAY_ADDRESS", None)

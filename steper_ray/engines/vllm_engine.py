@@ -21,7 +21,7 @@ from steper_ray.models.hub import explained, use_hub
 from steper_ray.models.loading import load_tokenizer
 from steper_ray.models.settings import DEFAULTS, HubConfig
 from steper_ray.ray_runtime.placement import spans_nodes
-from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.reasoning.encoder import CountsTokens, PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.section import did_you_mean, first_reason
@@ -31,7 +31,7 @@ SHARE: Final = 0.9
 """Share of its part of a GPU's memory that an engine takes, as vLLM's own default is of a whole GPU."""
 
 
-class VLLMEngine:
+class VLLMEngine(CountsTokens):
     """One running vLLM engine; create it inside a running event loop."""
 
     def __init__(
@@ -68,14 +68,6 @@ class VLLMEngine:
         except InputError:
             self.shutdown()
             raise
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """Tokens of a prompt as the engine counts them."""
-        return self._encoder.count_tokens(prompt)
-
-    def count_text(self, text: str) -> int:
-        """Tokens of a text by itself."""
-        return self._encoder.count_text(text)
 
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY

@@ -77,8 +77,7 @@ def compare(
 
     train: `pipeline.training.train_student`
     """
-    corpus = config.folder.corpus.resolve()
-    with locked(config.folder.compare), in_use(corpus):
+    with locked(config.folder.compare), in_use(config.folder.corpus) as corpus:
         return _compare(config, progress, train, corpus)
 
 

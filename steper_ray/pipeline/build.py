@@ -50,8 +50,7 @@ def build_run(config: "RunConfig", on_progress: Progress | None = None) -> Build
     started = time.monotonic()
     check_push(config)
     ability_scheme(config.select.abilities)
-    corpus = config.folder.corpus.resolve()
-    with in_use(corpus):
+    with in_use(config.folder.corpus) as corpus:
         usage = build_chains(
             config.build,
             teachers=run_teachers(config),

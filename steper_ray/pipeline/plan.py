@@ -36,8 +36,7 @@ UNCOUNTED: Final = 1000
 def plan_run(config: "RunConfig", on_progress: "Progress | None" = None) -> Plan:
     """Predict the build of a run from a sample of its training questions; writes `plan.json`."""
     check_plan(config.build)
-    corpus = config.folder.corpus.resolve()
-    with in_use(corpus):
+    with in_use(config.folder.corpus) as corpus:
         return plan_build(
             config.build,
             select=config.select,

@@ -139,6 +139,20 @@ class PromptEncoder:
             )
 
 
+class CountsTokens:
+    """The counts of an `Engine` that has its prompts encoded here."""
+
+    _encoder: PromptEncoder
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Tokens of a prompt as the model reads it."""
+        return self._encoder.count_tokens(prompt)
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        return self._encoder.count_text(text)
+
+
 def _first_tokens(tokenizer: Any) -> list[int]:
     """The tokens that a tokenizer puts before a plain text; what it puts behind one ends no prompt."""
     whole, text = (

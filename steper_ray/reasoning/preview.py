@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
-from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.reasoning.encoder import CountsTokens, PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.reasoning.loop import Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
@@ -19,7 +19,7 @@ from steper_ray.schema import Step, is_forced
 WIDTH: Final = 100
 
 
-class DictatedEngine:
+class DictatedEngine(CountsTokens):
     """An engine that writes the texts it is given, then nothing, and keeps what it was asked."""
 
     def __init__(self, encoder: PromptEncoder, texts: Sequence[str]) -> None:
@@ -31,14 +31,6 @@ class DictatedEngine:
     def unused(self) -> int:
         """Texts that were never asked for."""
         return len(self._texts)
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """Tokens of a prompt as the model reads it."""
-        return self._encoder.count_tokens(prompt)
-
-    def count_text(self, text: str) -> int:
-        """Tokens of a text by itself."""
-        return self._encoder.count_text(text)
 
     async def generate(
         self,

@@ -113,11 +113,12 @@ def use(folder: Path) -> Lease | None:
 
 
 @contextmanager
-def in_use(folder: Path) -> Iterator[None]:
-    """Hold a version while the block runs; see `use`."""
+def in_use(link: Path) -> Iterator[Path]:
+    """Hold the version that a link leads to now, while the block runs; gives its folder. See `use`."""
+    folder = link.resolve()
     lease = use(folder)
     try:
-        yield
+        yield folder
     finally:
         if lease is not None:
             lease.release()

@@ -8,26 +8,14 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Callable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
 from steper_ray.engines.protocol import GREEDY, Engine, Sampling
 from steper_ray.errors import ModelRefusedError, ReplicaLostError, RowError, find_steper_error
-from steper_ray.reasoning.loop import (
-    Event,
-    StepFinished,
-    Trajectory,
-    reason,
-)
+from steper_ray.reasoning.loop import Event, StepFinished, Trajectory, reason
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.serving.admission import Admission
 from steper_ray.serving.answered_steps import AnsweredSteps, passage_out

@@ -77,17 +77,7 @@ def build_llm(spec: ServerSpec) -> "Application":
         max_constructor_retry_count=2,  # a constructor that failed twice will fail again
         graceful_shutdown_timeout_s=serve.request_timeout_s + DRAIN_S,
     )
-    app: Application = deployment.bind(
-        spec.model,
-        spec.model_name,
-        spec.engine,
-        spec.reasoning.settings,
-        spec.hub,
-        spec.log,
-        serve.stall_s,
-        serve.max_output_tokens,
-        serve.tool_parser,
-    )
+    app: Application = deployment.bind(spec.llm, spec.log)
     return app
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.errors import ReplicaLostError
-from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.reasoning.encoder import CountsTokens, PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.serving.plain_model import PlainRequest
 from steper_ray.serving.stall import StalledError, WatchedRetriever
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from steper_ray.serving.deployments.llm import LocalLLM
 
 
-class LocalEngine:
+class LocalEngine(CountsTokens):
     """An `Engine` over the engine of this process."""
 
     def __init__(
@@ -30,14 +30,6 @@ class LocalEngine:
     ) -> None:
         """say: called with each piece of the text"""
         self._llm, self._encoder, self._say = llm, encoder, say
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """Tokens of a prompt as the engine counts them."""
-        return self._encoder.count_tokens(prompt)
-
-    def count_text(self, text: str) -> int:
-        """Tokens of a text by itself."""
-        return self._encoder.count_text(text)
 
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY

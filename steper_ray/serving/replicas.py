@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 
 from steper_ray.engines.protocol import GREEDY, Generation, Sampling
 from steper_ray.errors import ReplicaLostError
-from steper_ray.reasoning.encoder import PromptEncoder
+from steper_ray.reasoning.encoder import CountsTokens, PromptEncoder
 from steper_ray.reasoning.frameworks.protocol import Prompt
 from steper_ray.retrieval.protocol import Hit
 from steper_ray.serving.deployments.llm import StepRequest
@@ -118,7 +118,7 @@ class ReplicaRetriever:
                     answer.set_result(hits)
 
 
-class ReplicaEngine:
+class ReplicaEngine(CountsTokens):
     """An `Engine` whose prompts are encoded here and whose text is written by a replica."""
 
     def __init__(
@@ -135,14 +135,6 @@ class ReplicaEngine:
         """
         self._handle, self._encoder, self._lost, self._say = handle, encoder, lost, say
         self._by_prefix = by_prefix
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """Tokens of a prompt as the engine counts them."""
-        return self._encoder.count_tokens(prompt)
-
-    def count_text(self, text: str) -> int:
-        """Tokens of a text by itself."""
-        return self._encoder.count_text(text)
 
     async def generate(
         self, prompt: Prompt, *, stop: Sequence[str], max_tokens: int, sampling: Sampling = GREEDY

@@ -6,8 +6,24 @@ from pathlib import Path
 from steper_ray.engines.settings import EngineConfig
 from steper_ray.models.settings import HubConfig
 from steper_ray.ray_runtime.logs import LaunchLog
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.serving.overrides import ServingReasoning
 from steper_ray.serving.settings import ServeConfig
+
+
+@dataclass(frozen=True, slots=True)
+class LLMSpec:
+    """What of a server its LLM depends on: another setting does not restart it."""
+
+    model: str
+    name: str
+    """The model's name in the API."""
+    engine: EngineConfig
+    reasoning: ReasoningConfig
+    hub: HubConfig
+    max_output_tokens: int
+    tool_parser: str
+    stall_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +45,20 @@ class ServerSpec:
     """Log that the replicas write to."""
     run: str
     """Name of the run in the names of its applications; see `applications.run_name`."""
+
+    @property
+    def llm(self) -> LLMSpec:
+        """The part that is the LLM's."""
+        return LLMSpec(
+            self.model,
+            self.model_name,
+            self.engine,
+            self.reasoning.settings,
+            self.hub,
+            self.serve.max_output_tokens,
+            self.serve.tool_parser,
+            self.serve.stall_s,
+        )
 
     @property
     def places(self) -> int:

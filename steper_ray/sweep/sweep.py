@@ -68,8 +68,7 @@ def sweep(
     that is the newest now. Needs a running Ray and step-wise examples with their chains. Raises InputError
     before the first trial for settings that cannot be run, and if another command sweeps.
     """
-    corpus = config.folder.corpus.resolve()
-    with locked(config.folder.sweep), in_use(corpus):
+    with locked(config.folder.sweep), in_use(config.folder.corpus) as corpus:
         return _sweep(config, progress, train, corpus)
 
 

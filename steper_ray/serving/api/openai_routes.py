@@ -62,19 +62,15 @@ def openai_routes(service: AnswerService) -> APIRouter:
     @router.post("/v1/chat/completions", responses=UNKNOWN | STREAM)
     async def chat(body: ChatBody) -> Response:
         """Chat with the plain model, or have the last message answered by the whole loop."""
-        if is_plain_model(body.model):
-            return await plain(service, "chat", body.given)
-        if is_task_prompt(body.question):
-            return await plain(service, "chat", {**body.given, "model": service.model})
+        if (given := for_plain_model(body)) is not None:
+            return await plain(service, "chat", given)
         return await chat_by_loop(service, body)
 
     @router.post("/v1/responses", responses=UNKNOWN | STREAM)
     async def responses(body: ResponsesBody) -> Response:
         """As chat completions, in the form of OpenAI's Responses API; nothing is stored."""
-        if is_plain_model(body.model):
-            return await plain(service, "responses", body.given)
-        if is_task_prompt(body.question):
-            return await plain(service, "responses", {**body.given, "model": service.model})
+        if (given := for_plain_model(body)) is not None:
+            return await plain(service, "responses", given)
         return await respond_by_loop(service, body)
 
     @router.post("/v1/completions", responses=UNKNOWN | STREAM)
@@ -91,6 +87,12 @@ def openai_routes(service: AnswerService) -> APIRouter:
             message = "prompt: give a prompt or messages"
             raise RefusedError(422, "invalid", message, param="prompt")
         return await plain(service, "tokenize", {"model": service.model, **body.given})
+
+    def for_plain_model(body: ChatBody | ResponsesBody) -> dict[str, Any] | None:
+        """What the plain model is given of a body; None for one that the loop answers."""
+        if is_plain_model(body.model):
+            return body.given
+        return {**body.given, "model": service.model} if is_task_prompt(body.question) else None
 
     def is_plain_model(name: str) -> bool:
         """Whether a name is that of the plain model; raises RefusedError if it is that of neither."""

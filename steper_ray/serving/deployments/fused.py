@@ -42,21 +42,11 @@ class FusedServer(HttpApi):
         start_replica_log(spec.log)
         self._use = [use(Path(spec.model)), use(spec.corpus)]
         limit_lance_threads()
-        serve_config = spec.serve
-        ring = KeyRing(serve_config, keys)  # what can fail soon comes before the engine
+        ring = KeyRing(spec.serve, keys)  # what can fail soon comes before the engine
         encoder = prompt_encoder(spec)
-        self._retriever = WatchedRetriever(open_retriever(spec.corpus), serve_config.stall_s)
+        self._retriever = WatchedRetriever(open_retriever(spec.corpus), spec.serve.stall_s)
         self._llm = LocalLLM()
-        await self._llm.start(
-            spec.model,
-            spec.model_name,
-            spec.engine,
-            spec.reasoning.settings,
-            spec.hub,
-            serve_config.stall_s,
-            serve_config.max_output_tokens,
-            serve_config.tool_parser,
-        )
+        await self._llm.start(spec.llm)
         backend = LocalBackend(self._llm, self._retriever, encoder)
         service = answer_service(backend, spec, serve_metrics())
         super().__init__(service, ring, rates, spec.log)

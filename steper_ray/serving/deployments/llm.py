@@ -18,7 +18,6 @@ from typing import Any, Final
 from ray import serve
 
 from steper_ray.engines.protocol import Generation, Sampling
-from steper_ray.engines.settings import EngineConfig
 from steper_ray.engines.vllm_engine import (
     check_context,
     engine_arguments,
@@ -31,13 +30,12 @@ from steper_ray.engines.vllm_engine import (
 from steper_ray.errors import EngineDiedError, ReplicaLostError, RowError
 from steper_ray.models.hub import use_hub
 from steper_ray.models.loading import load_tokenizer
-from steper_ray.models.settings import HubConfig
 from steper_ray.ray_runtime.logs import LaunchLog
 from steper_ray.ray_runtime.placement import served_engine_bundles, served_engine_strategy
-from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.versions import use
 from steper_ray.serving.deployments.replica_log import start_replica_log
 from steper_ray.serving.plain_model import PlainModel, PlainRequest, tool_arguments
+from steper_ray.serving.server_spec import LLMSpec
 from steper_ray.serving.stall import EngineWatch, StalledError
 
 logger = logging.getLogger(__name__)
@@ -79,24 +77,13 @@ def _generation(final: Any) -> Generation:
 class LocalLLM:
     """One vLLM engine under `ray.serve.llm.LLMServer`, in a replica of Ray Serve."""
 
-    async def start(
-        self,
-        model: str,
-        name: str,
-        config: EngineConfig,
-        reasoning: ReasoningConfig,
-        hub: HubConfig,
-        stall_s: float,
-        max_output_tokens: int,
-        tool_parser: str,
-    ) -> None:
+    async def start(self, spec: LLMSpec) -> None:
         """Start the engine.
 
-        name: the model's name in the API; stall_s: see `EngineWatch`
-        max_output_tokens: at which a chat with the plain model ends; tool_parser: see `ServeConfig`
         Raises InputError if the model cannot be loaded, if vLLM refuses an argument, or if the context is
         too short for the prompts.
         """
+        model, config, hub = spec.model, spec.engine, spec.hub
         self._use = use(Path(model))
         use_hub(hub)
         prepare_process(config)
@@ -105,14 +92,14 @@ class LocalLLM:
         from steper_ray.serving.deployments.ray_vllm_engine import NOTHING_FETCHED, StudentEngine
 
         arguments = {"enable_prompt_tokens_details": True, **engine_arguments(config, hub)}
-        arguments = ending_chats(arguments, max_output_tokens)
-        if tool_parser:
-            arguments |= tool_arguments(tool_parser)
+        arguments = ending_chats(arguments, spec.max_output_tokens)
+        if spec.tool_parser:
+            arguments |= tool_arguments(spec.tool_parser)
         if not getattr(load_tokenizer(model, hub), "chat_template", None):
             arguments["chat_template"] = PLAIN_CHAT
         local = Path(model).expanduser().is_dir()
         llm_config = LLMConfig(
-            model_loading_config={"model_id": name, "model_source": model},
+            model_loading_config={"model_id": spec.name, "model_source": model},
             accelerator_config={"kind": "gpu" if config.gpus else "cpu"},
             placement_group_config={
                 "bundles": served_engine_bundles(config),
@@ -127,8 +114,8 @@ class LocalLLM:
         self._server, self._llm = server, server.engine.client
         self._seeded = takes_seeds(config)
         self._plain = PlainModel(server, seeded=self._seeded)
-        check_context(model, self._llm, reasoning)
-        self._watch = EngineWatch(self._llm, stall_s)
+        check_context(model, self._llm, spec.reasoning)
+        self._watch = EngineWatch(self._llm, spec.stall_s)
         logger.info("the engine of %s is ready", model)
 
     async def write(self, request: StepRequest) -> Generation:
@@ -196,19 +183,7 @@ class LocalLLM:
 class StudentLLM(LocalLLM):
     """The LLM as a deployment of its own."""
 
-    async def __init__(  # type: ignore[misc]
-        self,
-        model: str,
-        name: str,
-        config: EngineConfig,
-        reasoning: ReasoningConfig,
-        hub: HubConfig,
-        log: LaunchLog,
-        stall_s: float,
-        max_output_tokens: int,
-        tool_parser: str,
-    ) -> None:
+    async def __init__(self, spec: LLMSpec, log: LaunchLog) -> None:  # type: ignore[misc]
         """See `LocalLLM.start`."""
         start_replica_log(log)
-        limits = (stall_s, max_output_tokens)
-        await self.start(model, name, config, reasoning, hub, *limits, tool_parser)
+        await self.start(spec)

@@ -29,6 +29,8 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.pop("RAY_ADDRESS", None)
+# Ray's agent looks at every process of the machine each 5 s, which takes a tenth of a core.
+os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
 
 hypothesis.settings.register_profile("any speed", deadline=None)
 hypothesis.settings.load_profile("any speed")
@@ -38,8 +40,8 @@ ROOT = Path(__file__).parent.parent
 ENGINE_FIXTURES = {"ray_cluster", "only_rank", "browser"}
 """Who uses one of them starts Ray, DeepSpeed or Chromium, and is marked `engine`."""
 
-IN_PROCESS = {"only_rank", "process_group", "browser"}
-"""Who uses one of them, and no Ray, is marked `in_process`."""
+WITHOUT_RAY = {"only_rank", "process_group", "browser"}
+"""Who uses one of them, and no Ray, is marked `without_ray`."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,8 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & ENGINE_FIXTURES:
             item.add_marker("engine")
-        if fixtures & IN_PROCESS and "ray_cluster" not in fixtures:
-            item.add_marker("in_process")
+        if fixtures & WITHOUT_RAY and "ray_cluster" not in fixtures:
+            item.add_marker("without_ray")
         if "browser" in fixtures and not shutil.which("chromium"):
             item.add_marker(no_chromium)
 

@@ -177,10 +177,10 @@ def _wait_until_ready(head: Head, process: subprocess.Popen[bytes]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the head as Ctrl-C would, and see that nothing it started lives on."""
+    """End the head, and see that nothing it started lives on."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=30)
+    _, alive = psutil.wait_procs(family, timeout=3)
     for left in alive:
         with suppress(psutil.NoSuchProcess):  # it has ended by now
             left.kill()

@@ -11,7 +11,6 @@ Finished students and answers are used again: the same command resumes where the
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from pydantic import ValidationError
 
 from steper_ray.chains.teachers import Reasoner, model_reasoning
 from steper_ray.errors import ConfigError, InputError
-from steper_ray.evaluation.answer import answer
+from steper_ray.evaluation.answer import answer, kept_answers
 from steper_ray.evaluation.comparison import (
     Comparison,
     TrainedStudent,
@@ -30,15 +29,10 @@ from steper_ray.evaluation.comparison import (
 from steper_ray.evaluation.settings import STUDENT
 from steper_ray.evaluation.summary import BASE, TEACHER, Scores, summarize
 from steper_ray.models.folder import check_model, pinned, resolved_model
-from steper_ray.reasoning.frameworks import framework_named
-from steper_ray.retrieval import corpus_identity
 from steper_ray.retrieval.gold import asked_questions
-from steper_ray.run.dependencies import SCORED_BY, answers_identity
-from steper_ray.run.identity import RECORD_FILE, differences, read_record, write_record
 from steper_ray.run.lock import locked
 from steper_ray.run.versions import in_use
 from steper_ray.schema import Question
-from steper_ray.tasks import task_named
 from steper_ray.training.objective import objective_named
 
 if TYPE_CHECKING:
@@ -292,30 +286,6 @@ def _answers(
     corpus: Path,
     revision: str | None = None,
 ) -> list[dict[str, Any]]:
-    """One row a question, ordered by id; the model is asked only where none of its answers exist.
-
-    Another task, or a raised rule of reading or scoring answers, is applied to existing ones.
-    """
-    from steper_ray.chains.rows import read_chains
-    from steper_ray.chains.scoring import score_again
-
-    reasoner = evaluated_model(config, model, revision)
-    now = answers_identity(corpus_identity(corpus), "", reasoner.identity, reasoner.task)
-    file = out.with_name(f"{out.name}.{RECORD_FILE}")
-    before = read_record(file)
-    ids = sorted(question.id for question in questions)
-    if (
-        before is None
-        or differences(before, now, ignore=SCORED_BY)
-        or not out.is_dir()
-        or [chain.id for chain in read_chains(out)] != ids
-    ):
-        answer(reasoner, questions, out, corpus=corpus, log=config.folder.log("eval"))
-        write_record(file, now)
-        before = now
-    chains = read_chains(out)
-    if differences(before, now):
-        framework = framework_named(reasoner.reasoning.framework)
-        task = task_named(reasoner.task)
-        chains = [score_again(chain, framework, task) for chain in chains]
-    return [asdict(chain) for chain in chains]
+    """One row a question, ordered by id; the model is asked only where none of its answers exist."""
+    reasoner, log = evaluated_model(config, model, revision), config.folder.log("eval")
+    return kept_answers(reasoner, questions, out, corpus=corpus, log=log)

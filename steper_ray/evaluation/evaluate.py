@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from steper_ray.evaluation.answer import answer
+from steper_ray.evaluation.answer import kept_answers
 from steper_ray.evaluation.summary import Summary, summarize
 from steper_ray.files import write_whole
 from steper_ray.models.student_settings import carried_settings
@@ -42,6 +42,7 @@ def evaluate(
 ) -> Evaluation:
     """Answers of every model to the questions, and their scores.
 
+    A model is not asked again where `out` has its answers to the same questions, by the same settings.
     Writes a folder of chains for each model and `summary.json` to `out`. Needs a running Ray and an indexed
     corpus. Raises InputError for unusable input, and if another command evaluates to `out`.
 
@@ -62,7 +63,7 @@ def evaluate(
                     so_far = number * total + done
                     on_progress(so_far, len(models) * total, f"{name} {done:,}/{total:,}")
 
-            chains[name] = answer(
+            chains[name] = kept_answers(
                 reasoner, questions, out / name, corpus=corpus, log=log, on_progress=show
             )
         summaries = {name: summarize(rows) for name, rows in chains.items()}

@@ -109,10 +109,8 @@ def serves(command: "subprocess.Popen[bytes]", folder: Path) -> Callable[[], boo
     ("stage", "signals", "at_work", "code"),
     [
         ("build", [signal.SIGKILL], computes, -9),
-        ("train", [signal.SIGINT], trains, 130),
-        ("sweep", [signal.SIGTERM], trains, 130),
+        ("sweep", [signal.SIGINT], trains, 130),
         ("serve", [signal.SIGTERM, signal.SIGTERM], serves, 130),
-        ("serve", [signal.SIGKILL], serves, -9),
     ],
 )
 def test_nothing_is_left_of_a_command_that_is_ended_at_work(

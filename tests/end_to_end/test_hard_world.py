@@ -149,16 +149,3 @@ def test_a_student_is_trained_and_served(run: RunConfig, built: BuildSummary) ->
             steps = reply.json()["steps"]
             assert 1 <= len(steps) <= 3
             assert steps[0]["query"] == question
-
-
-def test_a_model_that_knows_nothing_of_it_ends_every_chain(
-    run: RunConfig, model: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "corpus.lance").symlink_to(run.folder.corpus)
-    values = run.model_dump()
-    values["run"]["dir"] = str(tmp_path)
-    values["build"]["teacher"] = str(model)
-    other = RunConfig.model_validate(values)
-    summary = build_run(other)
-    assert (summary.chains, summary.usage.asked) == (NUMBER, NUMBER)
-    assert {chain.error for chain in chains_of(other).values()} == {None}

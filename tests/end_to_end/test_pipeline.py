@@ -240,7 +240,7 @@ def test_nothing_half_written_is_left(run: RunConfig) -> None:
 
 
 def test_a_way_of_learning_is_compared_and_nothing_is_done_twice(run: RunConfig) -> None:
-    best = {"validation_chains": 20, "validate_every_steps": 1, "best_by": "em"}
+    best = {"validation_chains": 20, "validate_every_steps": 1, "best_by": "em", "workers": 1}
     section = CompareConfig(
         variants={"difficulty": best},
         baseline="difficulty",

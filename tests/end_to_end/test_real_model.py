@@ -1,7 +1,6 @@
-"""A real pretrained model (SmolLM2-135M-Instruct) once through the whole line, on real questions."""
+"""A real pretrained model (SmolLM2-135M-Instruct) on real questions: prompt, build, two steps of training."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +20,6 @@ from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 from steper_ray.schema import Chain, StepExample
 from steper_ray.selection.examples import step_examples
-from steper_ray.serving.session import running_server
 from tests import plain_training
 from tests.samples import index_corpus
 
@@ -43,7 +41,6 @@ train:
   warmup_ratio: 0.01
   epochs: {steps}
   micro_batch_tokens: 1500
-serve: {{port: {port}}}
 """
 
 
@@ -68,15 +65,13 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run_file(
-    smollm2: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, free_port: int
-) -> Path:
+def run_file(smollm2: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first questions of HotpotQA and their passages, indexed."""
     folder = tmp_path_factory.mktemp("real")
     questions = folder / "questions.json"
     questions.write_text(json.dumps(json.loads(HOTPOTQA.read_text())[:QUESTIONS]))
     file = folder / "run.yaml"
-    values = {"lr": LR, "sigma_lr": SIGMA_LR, "steps": STEPS, "port": free_port}
+    values = {"lr": LR, "sigma_lr": SIGMA_LR, "steps": STEPS}
     file.write_text(RUN_FILE.format(folder=folder, questions=questions, model=smollm2, **values))
     index_corpus(load_config(file))
     return file
@@ -187,28 +182,3 @@ def test_two_steps_of_training_are_those_of_plain_transformers(
         losses = [line["L_init"], line["L_exp"], line["L_agg"]]
         assert losses == pytest.approx(step.loss_A, rel=1e-5)
         assert line["grad_norm"] == pytest.approx(step.gradient_norm, rel=1e-4)
-
-
-@pytest.fixture(scope="module")
-def url(run: RunConfig, student: object) -> Iterator[str]:
-    with running_server(run) as url:
-        yield url
-
-
-def test_the_student_answers_over_http_and_openais_client(
-    url: str, run: RunConfig, chains: list[Chain]
-) -> None:
-    import httpx
-    from openai import OpenAI
-
-    question = chains[0].question
-    reply = httpx.post(f"{url}/v1/answer", json={"question": question}, timeout=120)
-    assert reply.status_code == 200, reply.text
-    answer = reply.json()
-    assert answer["answer"]
-    assert answer["corpus_version"] == chains[0].corpus_version
-    with OpenAI(base_url=f"{url}/v1", api_key="-", timeout=120) as client:
-        said = client.chat.completions.create(
-            model="student-rag", messages=[{"role": "user", "content": question}]
-        )
-    assert said.choices[0].message.content == answer["answer"]

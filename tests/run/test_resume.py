@@ -313,12 +313,22 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     )
     record = answers_identity(CORPUS, "", evaluated_model(config, model).identity, "qa")
     write_record(out.with_name("test.identity.json"), record)
-    asked = [Question(chain.id, chain.question, "Neill") for chain in chains]
+    asked = [
+        Question(
+            chain.id,
+            chain.question,
+            chain.gold_answers[0],
+            chain.gold_answers[1:],
+            chain.supporting_ids,
+            chain.hops,
+        )
+        for chain in chains
+    ]
 
     def ask(*_: Any, **__: Any) -> None:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr("steper_ray.evaluation.compare.answer", ask)
+    monkeypatch.setattr("steper_ray.evaluation.answer.answer", ask)
     searched = config.folder.corpus
 
     def scores(run: RunConfig) -> list[float]:
@@ -333,6 +343,11 @@ def test_answers_are_used_on_and_scored_by_the_rules_of_today(
     assert scores(other) == [0.5] * 3
     monkeypatch.setitem(RULES, "match", RULES["match"] + 1)
     assert scores(config) == [1.0] * 3
+    other_gold = [replace(asked[0], answer="Rome"), *asked[1:]]
+    for questions_now in (other_gold, asked[1:], [*asked, replace(asked[0], id="more")]):
+        with pytest.raises(AssertionError, match="asked again"):
+            _answers(config, model, out, questions_now, searched)
+        write_record(out.with_name("test.identity.json"), record)
     monkeypatch.setitem(RULES, "search", RULES["search"] + 1)
     with pytest.raises(AssertionError, match="asked again"):
         scores(config)

@@ -26,7 +26,7 @@ from tests.training.one_rank import keep_4_bits_as_stored, prepared
 if TYPE_CHECKING:
     import torch
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.without_ray]
 
 STEPS, SAVED = 20, 10
 
@@ -143,8 +143,10 @@ def train(tmp_path) -> Callable[..., list[Trace]]:
         folder.mkdir()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.training.rank_imports"])
         processes = [
-            multiprocessing.get_context("spawn").Process(
+            context.Process(
                 target=train_on_rank, args=(rank, ranks, port, folder, task, resume, save, saved)
             )
             for rank in range(ranks)

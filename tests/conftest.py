@@ -1,5 +1,6 @@
 """What the tests share: a Ray of their own, a small toy world, and a folder for what is temporary."""
 
+import multiprocessing.util
 import os
 import secrets
 import shutil
@@ -50,12 +51,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """Let vLLM, torch and killed workers leave their sockets and files where they are removed."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # of pytest's own
     folder = tempfile.mkdtemp(prefix="steper-", dir="/tmp")  # sockets need a short path
     os.environ["TMPDIR"] = tempfile.tempdir = folder
-    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    # at the end of the process, when multiprocessing (at -100) has removed its own
+    multiprocessing.util.Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks

@@ -1,4 +1,4 @@
-"""A real pretrained model (SmolLM2-135M-Instruct) on real questions: prompt, build, two steps of training."""
+"""A real model (SmolLM2-135M-Instruct) on real questions: its prompt, a build, two steps of training."""
 
 import json
 from dataclasses import asdict

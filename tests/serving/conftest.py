@@ -17,6 +17,9 @@ from steper_ray.serving.server_spec import ServerSpec
 from steper_ray.serving.session import server_spec
 from tests.samples import questions_of
 
+LIMIT_S = 600
+"""After which what has not come is taken for something that never comes."""
+
 PLACES = 8
 """Questions that an ingress works on at a time."""
 
@@ -122,7 +125,7 @@ def served_config(toy_corpus: RunConfig, folder: Path, layout: str) -> RunConfig
             "engine.cpus=0.5",  # room for a second LLM while it is updated
             *(["serve.ingress_replicas=2"] if layout == "apart" else ["serve.stall_s=10"]),
             f"serve.max_concurrent={PLACES}",
-            "serve.request_timeout_s=120",
+            f"serve.request_timeout_s={LIMIT_S}",
             "serve.body_timeout_s=5",
             "serve.max_output_tokens=800",
         ],

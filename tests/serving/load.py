@@ -11,14 +11,11 @@ import psutil
 
 from steper_ray.serving.applications import ingress_app
 from tests.processes import titled
-from tests.serving.conftest import Server
-
-LIMIT_S = 600
-"""After which what has not come is taken for something that never comes."""
+from tests.serving.conftest import LIMIT_S, Server
 
 
 def post(server: Server, path: str, body: Any, **more: Any) -> httpx.Response:
-    return httpx.post(server.url + path, json=body, timeout=120, **more)
+    return httpx.post(server.url + path, json=body, timeout=LIMIT_S, **more)
 
 
 async def events(reply: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
@@ -82,7 +79,7 @@ class Load:
         """Ask before `do`, while it is done, and after it."""
         limits = httpx.Limits(max_connections=50)
         async with httpx.AsyncClient(
-            base_url=self.server.url, timeout=120, limits=limits, headers=self.headers
+            base_url=self.server.url, timeout=LIMIT_S, limits=limits, headers=self.headers
         ) as client:
             tasks = [asyncio.create_task(kind(client, n)) for n, kind in enumerate(self._kinds)]
             await self._round(tasks)

@@ -13,7 +13,7 @@ from steper_ray.errors import StageError
 from steper_ray.serving.applications import ingress_app
 from steper_ray.serving.session import update_server
 from tests.processes import ended
-from tests.serving.conftest import Server, Serving
+from tests.serving.conftest import LIMIT_S, Server, Serving
 from tests.serving.load import Load, engines, events, post, replicas, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
@@ -115,7 +115,7 @@ def test_an_end_loses_no_answer_and_refuses_the_rest(server: Server, serving: Se
                 whole.append((reply.status_code, reply.text[:200]))
 
     async def run() -> None:
-        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=LIMIT_S) as client:
             clients = [asyncio.create_task(ask(client, number)) for number in range(6)]
             while len(whole) < 3 or len(streams) < 3:
                 await asyncio.sleep(0.05)

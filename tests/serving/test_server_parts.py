@@ -25,7 +25,7 @@ from steper_ray.serving.deploy import build_ingress, corpus_app, llm_app
 from steper_ray.serving.session import server_spec
 from tests.processes import ended
 from tests.samples import index_corpus
-from tests.serving.conftest import PLACES, Server
+from tests.serving.conftest import LIMIT_S, PLACES, Server
 from tests.serving.load import LONG_CHAT, Load, engines, post, replicas, until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
@@ -165,7 +165,7 @@ def test_an_update_to_another_student_and_corpus_fails_no_request(
         "serve.port": apart_server.config.serve.port,
         "serve.ingress_replicas": 2,
         "serve.max_concurrent": PLACES,
-        "serve.request_timeout_s": 120,
+        "serve.request_timeout_s": LIMIT_S,
         "serve.body_timeout_s": 5,
         "serve.max_output_tokens": 800,
         "serve.layout": "apart",

@@ -27,7 +27,10 @@ SIGNATURES: Final = {
         *("settings", "*teachers", "*questions", "*corpus", "*out", "*log"),
         "*on_progress=",
     ),
-    "evaluate": ("models", "questions", "*corpus", "*out", "*log", "*on_progress="),
+    "evaluate": (
+        *("models", "questions", "*corpus", "*out", "*log"),
+        *("*abilities=", "*on_progress="),
+    ),
     "load_config": ("path", "overrides="),
     "open_retriever": ("folder",),
     "read_chains": ("folder", "ids="),

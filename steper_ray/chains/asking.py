@@ -7,14 +7,22 @@ follow, with the gold answer shown.
 
 from dataclasses import replace
 
-from steper_ray.chains.attempts import MissingAttempts, chain_id, kind_of, missing_kind
+from steper_ray.chains.attempts import (
+    MissingAttempts,
+    chain_id,
+    kind_of,
+    missing_kind,
+    next_id,
+)
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.engines.protocol import Engine, Sampling
 from steper_ray.errors import InputError, RowError
+from steper_ray.reasoning.demonstrations import complete_reasoning
 from steper_ray.reasoning.hints import correction_hint, criticize, rationalization_hint
-from steper_ray.reasoning.loop import Trajectory, reason
+from steper_ray.reasoning.loop import Trajectory, reason, write_step
+from steper_ray.reasoning.prompts import split_searches
 from steper_ray.retrieval.protocol import Retriever
-from steper_ray.schema import Chain, Question
+from steper_ray.schema import Chain, Question, Step
 from steper_ray.tasks import task_named
 from steper_ray.tasks.protocol import Task
 from steper_ray.text import squeeze
@@ -58,6 +66,8 @@ async def ask(
     retriever: Retriever,
 ) -> list[Chain]:
     """Make the missing chains of a sample; a chain that could not be made carries its error."""
+    if missing.step:
+        return [await _ask_step(missing, reasoner, engine, retriever)]
     chains = {kind_of(chain): chain for chain in missing.earlier}
     made: list[Chain] = []
     while (kind := missing_kind(reasoner, missing.sample, chains)) is not None:
@@ -101,6 +111,51 @@ async def ask(
         )
         made.append(chains[kind])
     return made
+
+
+async def _ask_step(
+    missing: MissingAttempts, reasoner: Reasoner, engine: Engine, retriever: Retriever
+) -> Chain:
+    """The given chain up to a step, with that step written anew.
+
+    Where it gives no answer, a step without a text follows, with the search that it asks for.
+    """
+    (given,) = missing.earlier
+    before, old = given.steps[: missing.step - 1], given.steps[missing.step - 1]
+    config = complete_reasoning(reasoner.reasoning)
+    counts = [len(step.passage_ids) for step in (*before, old)]
+    passages, steps, answer, error = given.passages[: sum(counts)], before, "", None
+    try:
+        step, read = await write_step(
+            given.question,
+            split_searches(passages, counts),
+            [one.rationale for one in before],
+            engine=engine,
+            config=config,
+            forced=given.answer_forced and missing.step == len(given.steps),
+        )
+        steps = (*before, replace(step, query=old.query))
+        answer = read.answer or ""
+        if read.answer is None and read.query:
+            (hits,) = await retriever.search([read.query], config.passages_per_step)
+            seen = {passage.id for passage in passages}
+            new = tuple(hit.passage for hit in hits if hit.passage.id not in seen)
+            passages = (*passages, *new)
+            ids = tuple(passage.id for passage in new)
+            steps = (*steps, Step(read.query, ids, "", None, 0, 0))
+    except InputError:  # every other question would fail in the same way
+        raise
+    except RowError as failure:
+        error = str(failure)
+    chain = make_chain(
+        missing.question,
+        Trajectory(passages, (), steps, answer, given.stop_reason),
+        reasoner.model,
+        retriever.version,
+        next_id(missing, reasoner),
+        task_named(reasoner.task),
+    )
+    return replace(chain, error=error)
 
 
 async def _critique(chain: Chain, reasoner: Reasoner, engine: Engine, sampling: Sampling) -> str:

@@ -5,6 +5,7 @@ q1#2                its second sample
 q1@qwen#2           the second sample of the ensemble's `qwen`
 q1@qwen#2:corrected the corrected attempt that followed from it
 q1:rationalized     the attempt with the gold answer shown
+q1:step-2           the second step alone, after the first of a chain that was given
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,12 +66,17 @@ def next_kind(reasoner: Reasoner, sample: int, right: Mapping[Kind, bool | None]
 
 @dataclass(frozen=True, slots=True)
 class MissingAttempts:
-    """A sample of a question with missing attempts: the first, or those that follow from earlier ones."""
+    """A sample of a question with missing attempts: the first, or those that follow from earlier ones.
+
+    Or a single step, after those before it of a chain that is given.
+    """
 
     question: Question
     sample: int = 1
     earlier: tuple[Chain, ...] = ()
-    """Existing chains of the sample that carry no error."""
+    """Existing chains of the sample that carry no error; or the chain that is given."""
+    step: int = 0
+    """The number of the single step that is missing; 0 for attempts."""
 
 
 def missing_attempts(
@@ -108,6 +114,8 @@ def missing_attempts(
 
 def next_id(missing: MissingAttempts, reasoner: Reasoner) -> str:
     """Id of the first chain that `ask` will make of these attempts."""
+    if missing.step:
+        return f"{missing.question.id}:step-{missing.step}"
     kind = missing_kind(
         reasoner, missing.sample, {kind_of(chain): chain for chain in missing.earlier}
     )

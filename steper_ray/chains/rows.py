@@ -93,6 +93,7 @@ def attempts_row(missing: MissingAttempts, reasoner: Reasoner) -> dict[str, Any]
         "id": next_id(missing, reasoner),
         "question_id": missing.question.id,
         "sample": missing.sample,
+        "step": missing.step,
         "earlier": [asdict(chain) for chain in missing.earlier],
     }
 
@@ -102,8 +103,10 @@ def attempts_schema() -> "pa.Schema":
     import pyarrow as pa
 
     earlier = pa.list_(pa.struct(list(CHAIN_SCHEMA)))
-    added = [("question_id", pa.string()), ("sample", pa.int32()), ("earlier", earlier)]
-    return pa.schema([*QUESTION_SCHEMA, *added])
+    numbers = [("sample", pa.int32()), ("step", pa.int32())]
+    return pa.schema(
+        [*QUESTION_SCHEMA, ("question_id", pa.string()), *numbers, ("earlier", earlier)]
+    )
 
 
 def attempts_from_row(row: dict[str, Any]) -> MissingAttempts:
@@ -116,9 +119,8 @@ def attempts_from_row(row: dict[str, Any]) -> MissingAttempts:
         supporting_ids=tuple(row["supporting_ids"] or ()),
         hops=row["hops"],
     )
-    return MissingAttempts(
-        question, row["sample"], tuple(map(chain_from_row, row["earlier"] or ()))
-    )
+    earlier = tuple(map(chain_from_row, row["earlier"] or ()))
+    return MissingAttempts(question, row["sample"], earlier, row["step"])
 
 
 CHAINS_AT_ONCE: Final = 64

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from steper_ray.chains.attempts import MissingAttempts
 from steper_ray.chains.teachers import Reasoner, model_reasoning
 from steper_ray.errors import ConfigError, InputError
-from steper_ray.evaluation.answer import answer, kept_answers
+from steper_ray.evaluation.answer import answer, as_rows, kept_answers
 from steper_ray.evaluation.comparison import (
     Comparison,
     TrainedStudent,
@@ -188,7 +189,8 @@ def dev_scores(config: "RunConfig", student: Path, out: Path, corpus: Path) -> S
     corpus: the version to search, which the caller holds
     """
     reasoner, log = evaluated_model(config, str(student)), config.folder.log("eval")
-    return summarize(answer(reasoner, dev_questions(config), out, corpus=corpus, log=log)).overall
+    asked = list(map(MissingAttempts, dev_questions(config)))
+    return summarize(as_rows(answer(reasoner, asked, out, corpus=corpus, log=log))).overall
 
 
 def check_variants(config: "RunConfig") -> dict[str, dict[str, Any]]:
@@ -288,4 +290,5 @@ def _answers(
 ) -> list[dict[str, Any]]:
     """One row a question, ordered by id; the model is asked only where none of its answers exist."""
     reasoner, log = evaluated_model(config, model, revision), config.folder.log("eval")
-    return kept_answers(reasoner, questions, out, corpus=corpus, log=log)
+    asked = list(map(MissingAttempts, questions))
+    return as_rows(kept_answers(reasoner, asked, out, corpus=corpus, log=log))

@@ -2,24 +2,32 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from steper_ray.evaluation.answer import kept_answers
-from steper_ray.evaluation.summary import Summary, summarize
+from steper_ray.chains.attempts import MissingAttempts
+from steper_ray.evaluation.abilities import ability_scores, given_steps
+from steper_ray.evaluation.answer import as_rows, kept_answers
+from steper_ray.evaluation.summary import TEACHER, Summary, interval_text, summarize
 from steper_ray.files import write_whole
 from steper_ray.models.student_settings import carried_settings
 from steper_ray.retrieval import corpus_version
 from steper_ray.run.lock import locked
+from steper_ray.schema import Chain
 
 if TYPE_CHECKING:
     from steper_ray.chains.teachers import Reasoner
     from steper_ray.schema import Question
+    from steper_ray.selection.abilities import AbilityScheme
 
 
 SUMMARY_FILE: Final = "summary.json"
 """The scores of every model, in the folder of an evaluation."""
+
+
+STEPS_SUFFIX: Final = "-steps"
+"""What is added to a model's name for the folder of its single steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,7 @@ def evaluate(
     corpus: Path,
     out: Path,
     log: Path,
+    abilities: "AbilityScheme | None" = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
     """Answers of every model to the questions, and their scores.
@@ -48,28 +57,44 @@ def evaluate(
 
     models:      by the name of their folder in `out`
     log:         folder for the log of a new launch; within a launch its log is written on
+    abilities:   to score one by one, over the right chains of the model that is called teacher; see
+                 `evaluation.abilities`
     on_progress: called with answers so far, answers in all, and a line about the model at work
     """
     version = corpus_version(corpus)
-    chains: dict[str, list[dict[str, Any]]] = {}
+    asked = list(map(MissingAttempts, questions))
+    chains: dict[str, list[Chain]] = {}
+    rounds = len(models) if abilities is None else 2 * len(models) - 1
+
+    def asks(name: str, missing: Sequence[MissingAttempts], folder: str, done: int) -> list[Chain]:
+        """A model's chains; done: rounds before this one."""
+
+        def show(so_far: int, total: int) -> None:
+            if on_progress is not None:
+                text = f"{folder} {so_far:,}/{total:,}"
+                on_progress(done * total + so_far, rounds * total, text)
+
+        return kept_answers(
+            models[name], missing, out / folder, corpus=corpus, log=log, on_progress=show
+        )
+
     with locked(out):
         for number, (name, reasoner) in enumerate(models.items()):
             carried = carried_settings(reasoner.model)
             if carried and carried[1] != version:
                 print(f"  eval  {name} was trained on corpus {carried[1]}, asked on {version}")
-
-            def show(done: int, total: int, name: str = name, number: int = number) -> None:
-                if on_progress is not None:
-                    so_far = number * total + done
-                    on_progress(so_far, len(models) * total, f"{name} {done:,}/{total:,}")
-
-            chains[name] = kept_answers(
-                reasoner, questions, out / name, corpus=corpus, log=log, on_progress=show
-            )
-        summaries = {name: summarize(rows) for name, rows in chains.items()}
+            chains[name] = asks(name, asked, name, number)
+        summaries = {name: summarize(as_rows(made)) for name, made in chains.items()}
+        if abilities is not None:
+            given = given_steps(chains[TEACHER])
+            others = [name for name in models if name != TEACHER] if given else []
+            for number, name in enumerate(others, len(models)):
+                written = asks(name, given, f"{name}{STEPS_SUFFIX}", number)
+                scores = ability_scores(given, {chain.id: chain for chain in written}, abilities)
+                summaries[name] = replace(summaries[name], abilities=scores)
         values = {name: asdict(summary) for name, summary in summaries.items()}
         write_whole(out / SUMMARY_FILE, json.dumps(values, indent=2) + "\n")
-    return Evaluation(chains, summaries)
+    return Evaluation({name: as_rows(made) for name, made in chains.items()}, summaries)
 
 
 def score_lines(summaries: Mapping[str, Summary]) -> list[str]:
@@ -87,4 +112,18 @@ def score_lines(summaries: Mapping[str, Summary]) -> list[str]:
             f"{name:<10}{100 * scores.em:>7.1f}{100 * scores.f1:>7.1f}{100 * scores.acc:>7.1f}"
             f"{by_hop}{scores.seconds:>12.2f}{scores.generated_tokens:>8.0f}"
         )
+    return [*lines, *_ability_lines(summaries)]
+
+
+def _ability_lines(summaries: Mapping[str, Summary]) -> list[str]:
+    """Each ability by itself, with its interval: one line a model that was asked for single steps."""
+    lines = []
+    for name, summary in summaries.items():
+        parts = [
+            f"{ability} {interval_text(score.right, score.steps)} of {score.steps:,}"
+            for ability, score in summary.abilities.items()
+            if score.steps
+        ]
+        if parts:
+            lines.append(f"{name}, each step after the teacher's: {', '.join(parts)}")
     return lines

@@ -11,6 +11,10 @@ STUDENT: Final = "student"
 """Name of the run's own student among models."""
 
 
+TEACHER: Final = "teacher"
+"""Name of the run's teacher among models."""
+
+
 class EvalConfig(Section):
     """Which models are compared, on how many questions."""
 
@@ -19,6 +23,9 @@ class EvalConfig(Section):
     names student, base and teacher tell the report which is which."""
     limit: PositiveInt | None = None
     """Use only the first so many held-out questions; null uses all."""
+    abilities: bool = False
+    """Also score each ability by itself: every model but the one called teacher writes each step of the
+    teacher's right chains, given what the teacher had found and said before it."""
     engine: EngineConfig | None = None
     """The engines of the models under evaluation, where they differ from the `engine` section, with the
     keys that do."""
@@ -28,6 +35,14 @@ class EvalConfig(Section):
     def engine_of(self, model: str) -> EngineConfig | None:
         """The engines of a model by its name, where they are not those of the `engine` section."""
         return self.engines.get(model, self.engine)
+
+    @model_validator(mode="after")
+    def _abilities_have_a_teacher(self) -> "EvalConfig":
+        if self.abilities and TEACHER not in self.models:
+            raise ValueError(
+                "abilities: the steps are those of a teacher's right chains; name it in models, as teacher"
+            )
+        return self
 
     @model_validator(mode="after")
     def _engines_are_of_models(self) -> "EvalConfig":

@@ -8,11 +8,12 @@ denominator of every score. Such a chain has no steps and would lower the mean c
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from steper_ray.errors import InputError
 from steper_ray.evaluation.settings import STUDENT as STUDENT
+from steper_ray.evaluation.settings import TEACHER as TEACHER
 from steper_ray.retrieval.gold import found_by_step, recall_by_step
 from steper_ray.schema import UNKNOWN_HOPS, is_forced
 from steper_ray.tasks.qa import contains
@@ -28,10 +29,7 @@ COLUMNS: Final = (
 
 
 BASE: Final = "base"
-
-
-TEACHER: Final = "teacher"
-"""Names of the run's base student and its teacher among other models, as STUDENT is that of its student."""
+"""Name of the run's base student among other models, as STUDENT and TEACHER are those of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +73,30 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class AbilityScore:
+    """How well a model does one kind of step."""
+
+    steps: int
+    """That could be judged."""
+    right: float
+    """Share of them that are right; 0 where there is none."""
+    says: float | None
+    """Share of the steps that say what is new in the teacher's, where it has any; None where none has."""
+    finds: float | None
+    """Share of the steps that find a gold passage, where the teacher's does; None where none does."""
+    errors: int
+    """Steps that could not be written, which are wrong."""
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """A model's scores, overall and by the number of hops its questions need."""
 
     overall: Scores
     hops: dict[str, Scores]
     """Fewest hops first, as text ("2", "3"); `unknown` last, for questions that do not say."""
+    abilities: dict[str, AbilityScore] = field(default_factory=dict)
+    """Each ability by itself, where that was asked for (`eval.abilities`); see `evaluation.abilities`."""
 
 
 def summarize(chains: Sequence[Row]) -> Summary:
@@ -114,6 +130,12 @@ def wilson_interval(share: float, questions: int, z: float = 1.96) -> tuple[floa
     centre = share + z * z / (2 * questions)
     scale = 1 + z * z / questions
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def interval_text(share: float, questions: int) -> str:
+    """A share in whole percent with its interval: `62 % (51–72)`."""
+    low, high = wilson_interval(share, questions)
+    return f"{100 * share:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
 
 
 def _scores(chains: Sequence[Row]) -> Scores:

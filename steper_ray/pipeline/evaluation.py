@@ -24,6 +24,7 @@ def evaluate_run(
     from steper_ray.models.folder import check_model
     from steper_ray.models.hub import split_revision
     from steper_ray.run.versions import in_use
+    from steper_ray.selection.abilities import ability_scheme
 
     models = {}
     for name, address in (config.eval.models or {STUDENT: str(config.folder.student)}).items():
@@ -40,6 +41,7 @@ def evaluate_run(
             corpus=corpus,
             out=config.folder.evaluation,
             log=config.folder.log("eval"),
+            abilities=ability_scheme(config.select.abilities) if config.eval.abilities else None,
             on_progress=on_progress,
         )
     page = write_evaluation(config, evaluation, {name: m.model for name, m in models.items()})

@@ -96,7 +96,6 @@ async def reason(
     """
     tell = watch or (lambda _event: None)
     config = complete_reasoning(config)
-    framework = framework_named(config.framework)
     searches: list[tuple[Hit, ...]] = []
     steps: list[Step] = []
     query, empty_searches = question, 0
@@ -113,46 +112,79 @@ async def reason(
             tell(PassagesFound(number, new, searched - started))
         empty_searches = 0 if new else empty_searches + 1
         searches.append(new)
-        fitted = await asyncio.to_thread(  # tokens are counted while other questions go on
-            fit_prompt,
-            config,
+        step, written = await write_step(
             question,
             [[hit.passage for hit in hits] for hits in searches],
             [step.rationale for step in steps],
+            engine=engine,
+            config=config,
             forced=forced,
             hint=hint,
-            counter=engine,
+            sampling=sampling,
         )
-        generation = await generate_step(
-            engine,
-            fitted.prompt,
-            stop=ends_of(framework.STOPS, forced=forced),
-            max_tokens=config.max_step_tokens,
-            sampling=sampling.at(len(steps)),
-            unfinished=partial(framework.unfinished, forced=forced),
-        )
-        parse = partial(framework.parse, forced=forced, whole_line=config.whole_line)
-        written = parse(generation.text)
-        step = Step(
-            query=query,
-            passage_ids=tuple(hit.passage.id for hit in new),
-            rationale=written.rationale,
-            mean_logprob=generation.mean_logprob,
-            prompt_tokens=generation.prompt_tokens,
-            generated_tokens=generation.generated_tokens,
-            cached_tokens=generation.cached_tokens,
-            dropped_passages=fitted.dropped_passages,
-            search_seconds=searched - started,
-            generate_seconds=time.monotonic() - searched,
-            finish_reason=_finish_reason(generation, written, parse),
-            thought=generation.thought,
-            cut_sentences=written.cut_sentences,
-        )
+        step = replace(step, query=query, search_seconds=searched - started)
         steps.append(step)
         tell(StepFinished(number, step, new, written.answer is not None))
         if written.answer is not None:
             return _trajectory(searches, steps, written.answer, stop_reason)
         query = written.query
+
+
+async def write_step(
+    question: str,
+    searches: Sequence[Sequence[Passage]],
+    rationales: Sequence[str],
+    *,
+    engine: Engine,
+    config: ReasoningConfig,
+    forced: bool,
+    hint: str = "",
+    sampling: Sampling = GREEDY,
+) -> tuple[Step, ParsedStep]:
+    """The step that follows on what was found and said, without its search; and how it was read.
+
+    searches:   the passages that each search up to this step was the first to find
+    rationales: of the steps before
+    config:     complete (see `complete_reasoning`)
+    forced:     whether the step must answer
+    """
+    framework = framework_named(config.framework)
+    started = time.monotonic()
+    fitted = await asyncio.to_thread(  # tokens are counted while other questions go on
+        fit_prompt,
+        config,
+        question,
+        searches,
+        rationales,
+        forced=forced,
+        hint=hint,
+        counter=engine,
+    )
+    generation = await generate_step(
+        engine,
+        fitted.prompt,
+        stop=ends_of(framework.STOPS, forced=forced),
+        max_tokens=config.max_step_tokens,
+        sampling=sampling.at(len(rationales)),
+        unfinished=partial(framework.unfinished, forced=forced),
+    )
+    parse = partial(framework.parse, forced=forced, whole_line=config.whole_line)
+    written = parse(generation.text)
+    step = Step(
+        query="",
+        passage_ids=tuple(passage.id for passage in searches[-1]),
+        rationale=written.rationale,
+        mean_logprob=generation.mean_logprob,
+        prompt_tokens=generation.prompt_tokens,
+        generated_tokens=generation.generated_tokens,
+        cached_tokens=generation.cached_tokens,
+        dropped_passages=fitted.dropped_passages,
+        generate_seconds=time.monotonic() - started,
+        finish_reason=_finish_reason(generation, written, parse),
+        thought=generation.thought,
+        cut_sentences=written.cut_sentences,
+    )
+    return step, written
 
 
 def _finish_reason(

@@ -121,6 +121,12 @@ def ungrounded(chain: Chain) -> list[Ungrounded]:
     ]
 
 
+def news(text: str, known: Sequence[str]) -> list[str]:
+    """Names and numbers of a text that none of the others has, in their order."""
+    source = Source([Text(one) for one in known])
+    return [name for name, _ in _unknown(Text(_REFERENCES.sub(" ", text)), source)]
+
+
 def _unknown(rationale: Text, source: Source) -> Iterator[tuple[str, bool]]:
     """Names and numbers of a rationale that the source does not have, and whether that is certain."""
     for words, starts_sentence in names(source.rejoined(rationale.folded)):

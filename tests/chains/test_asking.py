@@ -254,3 +254,33 @@ def test_a_chain_of_an_earlier_rule_gets_the_answer_that_is_read_now(
     again = score_again(chain, FRAMEWORKS[name], qa)
     assert (again.answer, again.em) == ("Neill", 1.0)
     assert again.steps == (last,)  # what it was made of stays
+
+
+def test_a_single_step_is_written_after_what_was_given_and_searched_with() -> None:
+    missing = MissingAttempts(QUESTION, earlier=(CHAIN,), step=2)
+    (chain,), engine = asked(" Kek Bibro praised Rome.", missing=missing)
+    (prompt,) = engine.prompts
+    assert "Zalk Stumum presents Kek Bibro." in prompt.text  # the first step, and its passage
+    assert "It ran for a long season." in prompt.text
+    assert "It owns seven trucks." in prompt.text
+    assert "its 12th mayor" not in prompt.text, "the passage of the third step"
+    first, second, search = chain.steps
+    assert first == CHAIN.steps[0]
+    assert (second.rationale, second.passage_ids) == ("Kek Bibro praised Rome.", ("p2",))
+    assert (search.query, search.passage_ids, search.rationale) == (second.rationale, (), "")
+    assert [passage.id for passage in chain.passages] == ["p1", "p2"]  # p1 is found again
+    assert (chain.id, chain.question_id, chain.answer, chain.right) == ("q1:step-2", "q1", "", 0.0)
+
+    missing = replace(missing, step=3)
+    (chain,), engine = asked(RIGHT, missing=missing)
+    assert "its 12th mayor" in engine.prompts[0].text
+    assert (chain.answer, chain.right, len(chain.steps)) == ("Roma", 1.0, 3)
+    (chain,), _ = asked(RowError("too long"), missing=missing)
+    assert (chain.error, chain.steps) == ("too long", CHAIN.steps[:2])
+
+
+def test_the_last_step_of_a_chain_that_was_asked_outright_is_asked_outright() -> None:
+    forced = replace(CHAIN, stop_reason="forced")
+    (chain,), engine = asked(" Roma.", missing=MissingAttempts(QUESTION, earlier=(forced,), step=3))
+    assert engine.prompts[0].text.rstrip().endswith("So the answer is:")
+    assert chain.answer == "Roma"

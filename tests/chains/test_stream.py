@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from steper_ray.chains.stream import actor_pool, write_chains
 from steper_ray.chains.teachers import Reasoner
 from steper_ray.engines.settings import EndpointConfig, EngineConfig
 from steper_ray.errors import InputError, StageError, find_steper_error
+from steper_ray.evaluation.abilities import given_steps
+from steper_ray.evaluation.answer import kept_answers
 from steper_ray.pipeline.build import build_run
 from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.config import RunConfig
 from tests.fakes import Teacher
 from tests.processes import titled
-from tests.samples import questions_of
+from tests.samples import CHAIN, questions_of
 
 pytestmark = pytest.mark.engine
 
@@ -151,6 +154,32 @@ def test_teachers_samples_and_second_attempts_lie_side_by_side_and_one_chain_is_
     kept = {chain.id for chain in chains.values() if chain.rejected is None}
     assert kept == {f"{i}@second" if n % 2 else f"{i}:corrected" for n, i in enumerate(ids)}
     assert {chain.teacher for chain in chains.values()} == {"", "second"}
+
+
+def test_single_steps_are_asked_for_once(
+    toy_corpus: RunConfig, tmp_path: Path, teacher: Teacher
+) -> None:
+    """Each after what was found and said before it in a right chain."""
+    given = given_steps([CHAIN])
+    endpoint = EndpointConfig(base_url=teacher.url, api_key_env="PATH", max_retries=0)
+    reasoner = Reasoner("any", toy_corpus.reasoning, toy_corpus.engine, endpoint)
+    folders: dict[str, Any] = {
+        "corpus": toy_corpus.folder.corpus,
+        "log": toy_corpus.folder.log("eval"),
+    }
+    chains = kept_answers(reasoner, given, tmp_path / "steps", **folders)
+    assert [chain.id for chain in chains] == ["q1:step-1", "q1:step-2", "q1:step-3"]
+    assert [chain.steps[:n] for n, chain in enumerate(chains)] == [
+        CHAIN.steps[:n] for n in range(3)
+    ]
+    assert [len(chain.steps) for chain in chains] == [1, 2, 3]  # it answers each time
+    assert len(teacher.prompts) == 3
+
+    teacher.broken = True
+    assert kept_answers(reasoner, given, tmp_path / "steps", **folders) == chains
+    others = [replace(one, earlier=(replace(CHAIN, steps=CHAIN.steps[:2]),)) for one in given[:2]]
+    failed = kept_answers(reasoner, others, tmp_path / "steps", **folders)
+    assert ["out of order" in str(chain.error) for chain in failed] == [True, True]
 
 
 def test_engines_between_bounds_become_as_many_as_have_work(ray_cluster: None) -> None:

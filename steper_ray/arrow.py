@@ -21,6 +21,7 @@ QUESTION_SCHEMA: Final = pa.schema(
         pa.field("answer_aliases", pa.list_(pa.string())),
         pa.field("supporting_ids", pa.list_(pa.string())),
         pa.field("hops", pa.int32()),
+        pa.field("type", pa.string()),
     ]
 )
 
@@ -72,6 +73,7 @@ CHAIN_SCHEMA: Final = pa.schema(
         ("critique", pa.string()),
         ("error", pa.string()),
         ("rejected", pa.string()),
+        ("type", pa.string()),
     ]
 )
 

@@ -57,6 +57,8 @@ class Question:
     """Ids of the gold passages, in chain order; empty where the dataset names none."""
     hops: int | None = None
     """Number of facts the answer needs; null where the dataset does not say."""
+    type: str | None = None
+    """What the data set calls this kind of question (`bridge`, `comparison`); null where it does not."""
 
     @property
     def gold_answers(self) -> tuple[str, ...]:
@@ -139,6 +141,22 @@ class Chain:
     """Why no chain could be produced for this question; null when one was."""
     rejected: str | None = None
     """Reason code why selection leaves the chain out of training; null when it is kept."""
+    type: str | None = None
+    """As the data set calls this kind of question; null in chains of older versions."""
+
+    @property
+    def asked(self) -> Question:
+        """The question that it answers."""
+        gold, *aliases = self.gold_answers
+        return Question(
+            id=self.question_id,
+            question=self.question,
+            answer=gold,
+            answer_aliases=tuple(aliases),
+            supporting_ids=self.supporting_ids,
+            hops=self.hops,
+            type=self.type,
+        )
 
     @property
     def answer_forced(self) -> bool:

@@ -44,6 +44,7 @@ def make_chain(
         question=question.question,
         gold_answers=question.gold_answers,
         hops=question.hops,
+        type=question.type,
         passages=reasoned.passages,
         steps=reasoned.steps,
         answer=reasoned.answer,

@@ -118,6 +118,7 @@ def attempts_from_row(row: dict[str, Any]) -> MissingAttempts:
         answer_aliases=tuple(row["answer_aliases"] or ()),
         supporting_ids=tuple(row["supporting_ids"] or ()),
         hops=row["hops"],
+        type=row["type"],
     )
     earlier = tuple(map(chain_from_row, row["earlier"] or ()))
     return MissingAttempts(question, row["sample"], earlier, row["step"])

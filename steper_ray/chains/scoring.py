@@ -11,7 +11,7 @@ from steper_ray.chains.store import empty_folder, is_scored, merge_new, new_dir,
 from steper_ray.ray_runtime.parallel import parallel_map
 from steper_ray.reasoning.frameworks import framework_named
 from steper_ray.reasoning.frameworks.protocol import Framework
-from steper_ray.schema import SCORES, Chain, Question
+from steper_ray.schema import SCORES, Chain
 from steper_ray.tasks import task_named
 from steper_ray.tasks.protocol import Task
 
@@ -23,11 +23,7 @@ def score_again(chain: Chain, framework: Framework, task: Task) -> Chain:
     last = framework.render_target(chain.steps[-1].rationale, forced=chain.answer_forced)
     answer = framework.parse(last, forced=chain.answer_forced).answer
     answer = chain.answer if answer is None else answer
-    gold, *aliases = chain.gold_answers
-    question = Question(
-        chain.question_id, chain.question, gold, tuple(aliases), chain.supporting_ids, chain.hops
-    )
-    scores: dict[str, Any] = task.score(answer, question)
+    scores: dict[str, Any] = task.score(answer, chain.asked)
     return replace(chain, answer=answer, **scores)
 
 

@@ -21,6 +21,7 @@ from steper_ray.data.values import (
     has_column,
     is_blank,
     is_missing,
+    label_of,
     listed,
     text_of,
     texts_of,
@@ -110,6 +111,7 @@ def question_table(columns: QuestionColumns, rows: Sequence[Row]) -> Format:
             answer_aliases=(*answers[1:], *texts_of(where, row, columns.answer_aliases)),
             supporting_ids=texts_of(where, row, columns.supporting_ids),
             hops=whole_number_of(where, row, columns.hops),
+            type=label_of(row, columns.type),
         )
 
     asked = asked_columns(columns) | {"answerable", "answer_id"}

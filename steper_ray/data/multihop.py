@@ -27,7 +27,7 @@ from steper_ray.data.formats import (
     objects_of,
     unwrapping,
 )
-from steper_ray.data.values import brief, is_missing, text_of, texts_of, truth_of
+from steper_ray.data.values import brief, is_missing, label_of, text_of, texts_of, truth_of
 from steper_ray.errors import InputError
 from steper_ray.schema import Passage, Question
 from steper_ray.text import is_unicode, unescaped
@@ -100,6 +100,7 @@ def _hotpotqa_question(where: str, row: Row) -> Question | UnusableRow:
         answer_aliases=answers[1:],
         supporting_ids=all_or_none([ids.get(title) for title in titles]),
         hops=len(titles) or None,
+        type=label_of(row, "type"),
     )
 
 
@@ -127,7 +128,14 @@ def _musique_question(where: str, row: Row) -> Question | UnusableRow:
         answer_aliases=(*answers[1:], *texts_of(where, row, "answer_aliases")),
         supporting_ids=all_or_none(supporting),
         hops=len(supporting) or None,
+        type=_musique_type(id),
     )
+
+
+def _musique_type(id: str) -> str | None:
+    """How its hops follow on each other, which the id begins with: `3hop1`."""
+    shape, _, rest = id.partition("__")
+    return shape if rest and shape[1:].startswith("hop") else None
 
 
 def _musique_supporting(where: str, row: Row) -> list[str | None]:
@@ -229,7 +237,10 @@ def _is_fact(item: object) -> bool:
 
 
 _HOTPOTQA_COLUMNS: Final = frozenset(
-    ["_id", "id", "question", "answer", "golden_answers", "context", "supporting_facts", "metadata"]
+    [
+        *("_id", "id", "question", "answer", "golden_answers", "type"),
+        *("context", "supporting_facts", "metadata"),
+    ]
 )
 
 

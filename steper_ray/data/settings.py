@@ -72,6 +72,7 @@ class QuestionColumns(Section):
     answer_aliases: ColumnName = "answer_aliases"
     supporting_ids: ColumnName = "supporting_ids"
     hops: ColumnName = "hops"
+    type: ColumnName = "type"
 
 
 class QuestionsConfig(Section):

@@ -20,6 +20,10 @@ MAX_NUMBER: Final = 2**31 - 1
 """Largest whole number that a column of the files we write takes."""
 
 
+MAX_LABEL: Final = 60
+"""Characters of a label; what is longer is some other text."""
+
+
 BEGINS_A_LIST: Final = re.compile(r"""\s*+(?:array\(|[\[{][\[{\s]*+(?:b?['"]|array\())""")
 """How a list or object of texts begins, in JSON or as Python, pandas and numpy write it."""
 
@@ -146,6 +150,16 @@ def listed(text: str) -> Any:
     with suppress(ValueError, SyntaxError, RecursionError):
         return read_literal(text)
     return text
+
+
+def label_of(row: Mapping[str, Any], column: str) -> str | None:
+    """The short text in an optional column; None where there is something else, or nothing."""
+    value = value_at(row, column)
+    return (
+        value
+        if isinstance(value, str) and 0 < len(value) <= MAX_LABEL and value.isprintable()
+        else None
+    )
 
 
 def whole_number_of(where: str, row: Mapping[str, Any], column: str) -> int | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from steper_ray.chains.attempts import MissingAttempts
 from steper_ray.evaluation.summary import AbilityScore
-from steper_ray.schema import Chain, Question
+from steper_ray.schema import Chain
 from steper_ray.selection.abilities import AbilityScheme
 from steper_ray.selection.grounding import news
 
@@ -38,19 +38,11 @@ class _Verdict:
 def given_steps(chains: Sequence[Chain]) -> list[MissingAttempts]:
     """Every step of the right ones among a teacher's chains, to be written by another model."""
     return [
-        MissingAttempts(question_of(chain), earlier=(chain,), step=number)
+        MissingAttempts(chain.asked, earlier=(chain,), step=number)
         for chain in chains
         if chain.right and chain.error is None
         for number in range(1, len(chain.steps) + 1)
     ]
-
-
-def question_of(chain: Chain) -> Question:
-    """The question that a chain answers."""
-    gold, *aliases = chain.gold_answers
-    return Question(
-        chain.question_id, chain.question, gold, tuple(aliases), chain.supporting_ids, chain.hops
-    )
 
 
 def ability_scores(

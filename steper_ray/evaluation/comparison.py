@@ -138,7 +138,8 @@ def _mean_summary(seeds: Sequence[Sequence["Row"]]) -> Summary:
         return replace(scores, questions=scores.questions // len(seeds))
 
     hops = {hop: per_seed(scores) for hop, scores in pooled.hops.items()}
-    return Summary(per_seed(pooled.overall), hops)
+    types = {name: per_seed(scores) for name, scores in pooled.types.items()}
+    return Summary(per_seed(pooled.overall), hops, types)
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:

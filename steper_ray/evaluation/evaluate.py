@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from steper_ray.chains.attempts import MissingAttempts
 from steper_ray.evaluation.abilities import ability_scores, given_steps
 from steper_ray.evaluation.answer import as_rows, kept_answers
-from steper_ray.evaluation.summary import TEACHER, Summary, interval_text, summarize
+from steper_ray.evaluation.pairs import Pair, f1_interval, pair_text, pairs_of
+from steper_ray.evaluation.summary import (
+    TEACHER,
+    Summary,
+    interval_text,
+    summarize,
+    wilson_interval,
+)
 from steper_ray.files import write_whole
 from steper_ray.models.student_settings import carried_settings
 from steper_ray.retrieval import corpus_version
@@ -37,6 +44,8 @@ class Evaluation:
     chains: dict[str, list[dict[str, Any]]]
     """One row a question, with the columns of `arrow.CHAIN_SCHEMA`, ordered by id."""
     summaries: dict[str, Summary]
+    pairs: tuple[Pair, ...] = ()
+    """Every two of them."""
 
 
 def evaluate(
@@ -92,13 +101,30 @@ def evaluate(
                 written = asks(name, given, f"{name}{STEPS_SUFFIX}", number)
                 scores = ability_scores(given, {chain.id: chain for chain in written}, abilities)
                 summaries[name] = replace(summaries[name], abilities=scores)
-        values = {name: asdict(summary) for name, summary in summaries.items()}
-        write_whole(out / SUMMARY_FILE, json.dumps(values, indent=2) + "\n")
-    return Evaluation({name: as_rows(made) for name, made in chains.items()}, summaries)
+        rows = {name: as_rows(made) for name, made in chains.items()}
+        evaluation = Evaluation(rows, summaries, pairs_of(rows))
+        write_whole(out / SUMMARY_FILE, json.dumps(_as_json(evaluation), indent=2) + "\n")
+    return evaluation
 
 
-def score_lines(summaries: Mapping[str, Summary]) -> list[str]:
-    """Table of the scores as lines of text, one model a line."""
+def _as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """By model: its summary, 95 % intervals of its scores, and how far it is from each other model."""
+    values: dict[str, Any] = {}
+    for name, summary in evaluation.summaries.items():
+        scores, rows = summary.overall, evaluation.chains[name]
+        intervals: dict[str, Any] = {
+            metric: wilson_interval(getattr(scores, metric), scores.questions)
+            for metric in ("em", "acc", "answered")
+        }
+        intervals["f1"] = f1_interval(rows)
+        against = {pair.other: asdict(pair) for pair in evaluation.pairs if pair.model == name}
+        values[name] = {**asdict(summary), "intervals": intervals, "against": against}
+    return values
+
+
+def score_lines(evaluation: Evaluation) -> list[str]:
+    """Table of the scores as lines of text, one model a line; then what is known of every two models."""
+    summaries = evaluation.summaries
     hops = list(dict.fromkeys(hop for summary in summaries.values() for hop in summary.hops))
     head = "".join(f"{f'{hop}-hop EM':>11}" for hop in hops)
     lines = [f"{'model':<10}{'EM':>7}{'F1':>7}{'Acc':>7}{head}{'s/question':>12}{'tokens':>8}"]
@@ -112,7 +138,7 @@ def score_lines(summaries: Mapping[str, Summary]) -> list[str]:
             f"{name:<10}{100 * scores.em:>7.1f}{100 * scores.f1:>7.1f}{100 * scores.acc:>7.1f}"
             f"{by_hop}{scores.seconds:>12.2f}{scores.generated_tokens:>8.0f}"
         )
-    return [*lines, *_ability_lines(summaries)]
+    return [*lines, *map(pair_text, evaluation.pairs), *_ability_lines(summaries)]
 
 
 def _ability_lines(summaries: Mapping[str, Summary]) -> list[str]:

@@ -16,7 +16,7 @@ from steper_ray.evaluation.settings import STUDENT as STUDENT
 from steper_ray.evaluation.settings import TEACHER as TEACHER
 from steper_ray.retrieval.gold import found_by_step, recall_by_step
 from steper_ray.schema import UNKNOWN_HOPS, is_forced
-from steper_ray.tasks.qa import contains
+from steper_ray.tasks.qa import contains, normalize
 
 Row = Mapping[str, Any]
 """A row with the columns of `schema.CHAIN_SCHEMA`."""
@@ -30,6 +30,13 @@ COLUMNS: Final = (
 
 BASE: Final = "base"
 """Name of the run's base student among other models, as STUDENT and TEACHER are those of these."""
+
+
+MOST_TYPES: Final = 12
+"""Kinds of questions that are told apart; a column with more is of something else."""
+
+
+YES_NO: Final = "yes/no"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,22 @@ class Scores:
     """Questions with a chain whose gold passages are known."""
     recall: tuple[float, ...]
     """Mean share of these that the searches up to each step found; see `retrieval.gold.recall_by_step`."""
+    precision: tuple[float, ...]
+    """Mean share of gold passages among those that the searches up to each step brought, likewise."""
+    answered: float
+    """Share of questions with an answer that is not empty."""
+    stop_reasons: dict[str, float]
+    """Share of chains without an error that ended for each reason."""
+    cut_off: float
+    """Share of steps that the limit of tokens ended."""
+    seconds_p50: float
+    """Median time of a question, as `seconds`."""
+    seconds_p95: float
+    """Time within which 95 of 100 questions were answered."""
+    seconds_per_right: float | None
+    """Time of all questions by the number that were answered exactly; None where none was."""
+    tokens_per_right: float | None
+    """Tokens of all questions, read and written, likewise."""
 
     @property
     def found(self) -> float | None:
@@ -95,6 +118,8 @@ class Summary:
     overall: Scores
     hops: dict[str, Scores]
     """Fewest hops first, as text ("2", "3"); `unknown` last, for questions that do not say."""
+    types: dict[str, Scores] = field(default_factory=dict)
+    """By what the data set calls its questions, most questions first; `yes/no` are those of that answer."""
     abilities: dict[str, AbilityScore] = field(default_factory=dict)
     """Each ability by itself, where that was asked for (`eval.abilities`); see `evaluation.abilities`."""
 
@@ -117,7 +142,21 @@ def summarize(chains: Sequence[Row]) -> Summary:
     by_hops = {str(hops): _scores(groups[hops]) for hops in known}
     if None in groups:
         by_hops[UNKNOWN_HOPS] = _scores(groups[None])
-    return Summary(overall=_scores(chains), hops=by_hops)
+    typed: dict[str, list[Row]] = {}
+    for chain in chains:
+        if (name := question_type(chain)) is not None:
+            typed.setdefault(name, []).append(chain)
+    by_size = sorted(typed, key=lambda name: (-len(typed[name]), name))
+    by_type = {name: _scores(typed[name]) for name in by_size} if len(typed) <= MOST_TYPES else {}
+    return Summary(overall=_scores(chains), hops=by_hops, types=by_type)
+
+
+def question_type(chain: Row) -> str | None:
+    """The kind of a question: `yes/no` by its answer, else what the data set calls it; None if unknown."""
+    if {normalize(answer) for answer in chain["gold_answers"]} & {"yes", "no"}:
+        return YES_NO
+    kind: str | None = chain.get("type")
+    return kind
 
 
 def wilson_interval(share: float, questions: int, z: float = 1.96) -> tuple[float, float]:
@@ -133,9 +172,9 @@ def wilson_interval(share: float, questions: int, z: float = 1.96) -> tuple[floa
 
 
 def interval_text(share: float, questions: int) -> str:
-    """A share in whole percent with its interval: `62 % (51–72)`."""
+    """A share in whole percent with its 95 % interval: `62% (51–72)`."""
     low, high = wilson_interval(share, questions)
-    return f"{100 * share:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
+    return f"{100 * share:.0f}% ({100 * low:.0f}–{100 * high:.0f})"
 
 
 def _scores(chains: Sequence[Row]) -> Scores:
@@ -146,7 +185,13 @@ def _scores(chains: Sequence[Row]) -> Scores:
         for chain in produced
         if chain["supporting_ids"]
     )
-    asked = len(chains)
+    asked, right = len(chains), sum(chain["em"] == 1 for chain in produced)
+    seconds = sorted(
+        math.fsum(step["search_seconds"] + step["generate_seconds"] for step in chain["steps"])
+        for chain in produced
+    )
+    tokens = sum(step["prompt_tokens"] + step["generated_tokens"] for step in steps)
+    reasons = Counter(chain["stop_reason"] for chain in produced)
     return Scores(
         questions=asked,
         errors=asked - len(produced),
@@ -158,14 +203,46 @@ def _scores(chains: Sequence[Row]) -> Scores:
         ),
         forced=_mean((is_forced(chain["stop_reason"]) for chain in produced), asked),
         steps=_mean((1 for _ in steps), len(produced)),
-        seconds=_mean(
-            (step["search_seconds"] + step["generate_seconds"] for step in steps), len(produced)
-        ),
+        seconds=_mean(seconds, len(produced)),
         prompt_tokens=_mean((step["prompt_tokens"] for step in steps), len(produced)),
         generated_tokens=_mean((step["generated_tokens"] for step in steps), len(produced)),
         supported=found.total(),
         recall=tuple(recall_by_step(found)),
+        precision=precision_by_step(produced),
+        answered=_mean((bool(chain["answer"].strip()) for chain in produced), asked),
+        stop_reasons={reason: number / len(produced) for reason, number in reasons.most_common()},
+        cut_off=_mean((step.get("finish_reason") == "length" for step in steps), len(steps)),
+        seconds_p50=_percentile(seconds, 0.5),
+        seconds_p95=_percentile(seconds, 0.95),
+        seconds_per_right=math.fsum(seconds) / right if right else None,
+        tokens_per_right=tokens / right if right else None,
     )
+
+
+def precision_by_step(chains: Iterable[Row]) -> tuple[float, ...]:
+    """Mean share of gold passages among those found up to each step; a chain that has ended keeps its.
+
+    Chains without gold passages or steps do not count.
+    """
+    shares = []
+    for chain in chains:
+        gold, found = set(chain["supporting_ids"]), list[str]()
+        of_chain = []
+        for step in chain["steps"] if gold else ():
+            found += step["passage_ids"]
+            of_chain.append(len(gold.intersection(found)) / len(found) if found else 0.0)
+        if of_chain:
+            shares.append(of_chain)
+    longest = max(map(len, shares), default=0)
+    return tuple(
+        round(math.fsum(one[: number + 1][-1] for one in shares) / len(shares), 6)
+        for number in range(longest)
+    )
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    """The smallest value that so many of the values do not exceed; 0 for none."""
+    return ordered[math.ceil(share * len(ordered)) - 1] if ordered else 0.0
 
 
 def _mean(values: Iterable[float], count: int) -> float:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from steper_ray.evaluation.evaluate import Evaluation
-    from steper_ray.evaluation.summary import Summary
     from steper_ray.run.config import RunConfig
 
 
 def evaluate_run(
     config: "RunConfig", on_progress: "Callable[[int, int, str], None]"
-) -> tuple[Path, dict[str, "Summary"]]:
-    """Evaluate the models of a run; returns the page that shows it, and the scores by model.
+) -> "tuple[Path, Evaluation]":
+    """Evaluate the models of a run; returns the page that shows it, and the evaluation.
 
     Needs a running Ray and an indexed corpus. Raises InputError for a model that cannot be used.
     """
@@ -45,7 +44,7 @@ def evaluate_run(
             on_progress=on_progress,
         )
     page = write_evaluation(config, evaluation, {name: m.model for name, m in models.items()})
-    return page, evaluation.summaries
+    return page, evaluation
 
 
 def write_evaluation(
@@ -84,5 +83,6 @@ def write_evaluation(
         },
         metrics_file=config.folder.metrics,
         chains=evaluation.chains[example],
+        pairs=evaluation.pairs,
     )
     return page

@@ -123,9 +123,10 @@ def run_eval(config: "RunConfig", progress: "StageProgress") -> StageResult:
     from steper_ray.evaluation.evaluate import score_lines
     from steper_ray.pipeline.evaluation import evaluate_run
 
-    page, summaries = evaluate_run(config, progress.update)
+    page, evaluation = evaluate_run(config, progress.update)
     rows = [*_row_lines(config, "questions.dev"), *_overlap_lines(config, "dev")]
-    return StageResult([f"report → {page}", *score_lines(summaries), *rows], summaries)
+    lines = [f"report → {page}", *score_lines(evaluation), *rows]
+    return StageResult(lines, evaluation.summaries)
 
 
 def run_compare(config: "RunConfig", progress: "StageProgress") -> StageResult:

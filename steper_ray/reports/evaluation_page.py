@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
+from steper_ray.evaluation.pairs import Pair, pair_text
 from steper_ray.evaluation.summary import BASE, STUDENT, TEACHER, Row, Scores
 from steper_ray.files import write_whole
 from steper_ray.reports.charts import Bar, exact_match_chart
@@ -56,12 +57,14 @@ def write_evaluation_page(
     models: Mapping[str, ModelReport],
     metrics_file: Path | None,
     chains: Sequence[Row],
+    pairs: Sequence[Pair] = (),
 ) -> None:
     """Write the page to a file, whole or not at all.
 
     models: by the name to show, in the order to show them
     metrics_file: the training's `metrics.jsonl`; if it does not exist, the page says so
     chains: the student's rows of `schema.CHAIN_SCHEMA`, of which a few are printed to read
+    pairs: every two models, question by question
     """
     assert models, "a report compares at least one model"
     training = read_training(metrics_file) if metrics_file and metrics_file.is_file() else None
@@ -70,6 +73,8 @@ def write_evaluation_page(
         title=title,
         headline=headline(models),
         cost_line=cost_line(models),
+        gap_line=gap_line(models, pairs),
+        pairs=list(map(pair_text, pairs)),
         models=[(name, report.role, paint) for name, report, paint in _painted(models)],
         chart=_exact_match_chart(models),
         table_groups=main_table(models),
@@ -118,6 +123,35 @@ def cost_line(models: Mapping[str, ModelReport]) -> str | None:
     if student.parameters and teacher.parameters:
         small, large = count_text(student.parameters), count_text(teacher.parameters)
         line += f"; it has {small} parameters, the teacher {large}"
+    return f"{line}."
+
+
+def gap_line(models: Mapping[str, ModelReport], pairs: Sequence[Pair]) -> str | None:
+    """How far the student is from its teacher, and where it is furthest behind; None without both."""
+    roles = {report.role: name for name, report in models.items()}
+    both = {roles.get("student"), roles.get("teacher")}
+    pair = next((pair for pair in pairs if {pair.model, pair.other} == both), None)
+    if pair is None:
+        return None
+    student, teacher = models[roles["student"]].summary, models[roles["teacher"]].summary
+    gap = student.overall.em - teacher.overall.em
+    if not pair.is_sure:
+        line = f"{pair.questions:,} questions do not tell it from its teacher"
+    else:
+        line = f"It is {abs(100 * gap):.1f} points {'above' if gap > 0 else 'below'} its teacher"
+    behind = {
+        label: student_part[name].em - teacher_part[name].em
+        for student_part, teacher_part, label_of in (
+            (student.hops, teacher.hops, hops_label),
+            (student.types, teacher.types, str),
+        )
+        for name in student_part.keys() & teacher_part.keys()
+        if len(student_part) > 1
+        for label in [label_of(name)]
+    }
+    worst = min(sorted(behind), key=behind.__getitem__, default=None)
+    if worst is not None and behind[worst] < 0:
+        line += f"; furthest behind: {worst}, by {-100 * behind[worst]:.1f} points"
     return f"{line}."
 
 

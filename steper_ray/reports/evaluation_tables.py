@@ -1,14 +1,22 @@
 """Tables of an evaluation's page: scores, costs and sizes, one column a model."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from steper_ray.evaluation.summary import Scores, Summary
+from steper_ray.evaluation.summary import Summary, interval_text
 from steper_ray.schema import UNKNOWN_HOPS
 from steper_ray.text import UNKNOWN, percent_number
 
 Role = Literal["student", "base", "teacher", "other"]
+
+
+STOPPED: Final[dict[str, str]] = {
+    "answered": "Answered by itself",
+    "forced": "Steps ran out",
+    "no_query": "Named no search",
+    "nothing_new": "Found nothing new",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +62,45 @@ def main_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
         TableLine("F1", [percent_text(scores.f1) for scores in overall]),
         TableLine("Accuracy", [percent_text(scores.acc) for scores in overall]),
         TableLine("Substring", [percent_text(scores.acc_substring) for scores in overall]),
+        TableLine("Any answer", [percent_text(scores.answered) for scores in overall]),
     ]
     question = [
         TableLine("Time", costs(seconds_text(scores.seconds) for scores in overall)),
+        TableLine("Time, median", costs(seconds_text(scores.seconds_p50) for scores in overall)),
+        TableLine("Time, 95%", costs(seconds_text(scores.seconds_p95) for scores in overall)),
         TableLine("Steps", costs(f"{scores.steps:.1f}" for scores in overall)),
         TableLine("Tokens read", costs(f"{scores.prompt_tokens:,.0f}" for scores in overall)),
         TableLine("Tokens written", costs(f"{scores.generated_tokens:,.0f}" for scores in overall)),
     ]
-    found = [
-        TableLine(f"Step {number}", [_recall_text(scores, number) for scores in overall])
-        for number in range(1, max(len(scores.recall) for scores in overall) + 1)
+    right = [
+        TableLine(
+            "Time", [_per_right(scores.seconds_per_right, seconds_text) for scores in overall]
+        ),
+        TableLine(
+            "Tokens", [_per_right(scores.tokens_per_right, "{:,.0f}".format) for scores in overall]
+        ),
     ]
+    last = max(len(scores.recall) for scores in overall)
+    found, precise = (
+        [
+            TableLine(
+                f"Step {number}", [_up_to(getattr(scores, what), number) for scores in overall]
+            )
+            for number in range(1, last + 1)
+        ]
+        for what in ("recall", "precision")
+    )
+    reasons = dict.fromkeys(reason for scores in overall for reason in scores.stop_reasons)
     chains = [
         TableLine("Questions", [f"{scores.questions:,}" for scores in overall]),
-        TableLine("Answer forced", [percent_text(scores.forced) for scores in overall]),
+        *(
+            TableLine(
+                STOPPED[reason],
+                costs(percent_text(scores.stop_reasons.get(reason, 0.0)) for scores in overall),
+            )
+            for reason in reasons
+        ),
+        TableLine("Steps cut off", costs(percent_text(scores.cut_off) for scores in overall)),
         TableLine("Errors", [f"{scores.errors:,}" for scores in overall]),
     ]
     size = [
@@ -77,8 +110,12 @@ def main_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
     groups = [
         TableGroup("Answers", answers),
         TableGroup("Exact match by hops", _hops_lines(models, "em")),
+        TableGroup("Exact match by type", _type_lines(models)),
+        TableGroup("Single steps right", _ability_lines(models)),
         TableGroup("Gold passages found by", found),
+        TableGroup("Share of gold among passages found by", precise),
         TableGroup("One question", question),
+        TableGroup("One right answer", right),
         TableGroup("All chains", chains),
         TableGroup("Model", [line for line in size if set(line.cells) != {UNKNOWN}]),
     ]
@@ -96,9 +133,42 @@ def hops_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
     return groups
 
 
-def _recall_text(scores: Scores, step: int) -> str:
-    """Share of gold passages found by a step; chains that ended before it keep theirs."""
-    return percent_text(scores.recall[:step][-1]) if scores.recall else UNKNOWN
+def _up_to(shares: Sequence[float], step: int) -> str:
+    """A share by a step; chains that ended before it keep theirs."""
+    return percent_text(shares[:step][-1]) if shares else UNKNOWN
+
+
+def _per_right(cost: float | None, text: Callable[[float], str]) -> str:
+    return UNKNOWN if cost is None else text(cost)
+
+
+def _type_lines(models: Mapping[str, ModelReport]) -> list[TableLine]:
+    """Exact match by what the data set calls its questions, with their number."""
+    reports = list(models.values())
+    names = dict.fromkeys(name for report in reports for name in report.summary.types)
+    lines = []
+    for name in names:
+        groups = [report.summary.types.get(name) for report in reports]
+        count = max(scores.questions for scores in groups if scores)
+        cells = [percent_text(scores.em) if scores else UNKNOWN for scores in groups]
+        lines.append(TableLine(name, cells, f"{count:,}"))
+    return lines
+
+
+def _ability_lines(models: Mapping[str, ModelReport]) -> list[TableLine]:
+    """Each ability by itself, with its interval; none of a model that was asked for no single steps."""
+    reports = list(models.values())
+    names = dict.fromkeys(name for report in reports for name in report.summary.abilities)
+    lines = []
+    for name in names:
+        scores = [report.summary.abilities.get(name) for report in reports]
+        counts = {score.steps for score in scores if score}
+        cells = [
+            interval_text(score.right, score.steps) if score and score.steps else UNKNOWN
+            for score in scores
+        ]
+        lines.append(TableLine(name, cells, f"{max(counts):,}"))
+    return lines
 
 
 def _hops_lines(models: Mapping[str, ModelReport], metric: str) -> list[TableLine]:

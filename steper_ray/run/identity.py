@@ -92,6 +92,9 @@ ADDED: Final[dict[str, Any]] = {
     "stage.corpus.retriever.title_weight": 8,
     "stage.corpus.search_rule": 1,
     "stage.questions.gold_passages": True,
+    "stage.questions.columns.type": "type",
+    # abilities were not scored by themselves
+    "stage.eval.abilities": False,
     # no chain of that time says that a step was cut off
     "stage.select.keep_cut_off": False,
     **{

@@ -147,6 +147,7 @@ QUESTIONS_KEYS: Final = (
     "columns.answer_aliases",
     "columns.supporting_ids",
     "columns.hops",
+    "columns.type",
     "task",
     "gold_passages",
     "aliases",
@@ -174,7 +175,7 @@ SELECT_KEYS: Final = (
 )
 
 
-EVAL_KEYS: Final = ("models", "limit")
+EVAL_KEYS: Final = ("models", "limit", "abilities")
 
 
 TRAIN_KEYS: Final = (

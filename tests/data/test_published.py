@@ -92,6 +92,7 @@ def test_2wikimultihopqa_with_the_aliases_of_its_answers(tmp_path: Path) -> None
                 passage_id("Y", "Y is Dutch."),
             ),
             4,
+            "bridge_comparison",
         )
     ]
     assert found.accounts[0].format == "2WikiMultihopQA"

@@ -130,3 +130,58 @@ def test_wilson_interval_by_hand() -> None:
     # Newcombe 1998, table I: 0 of 20 gives 0 to 0.1611, and 81 of 263 gives 0.2553 to 0.3662.
     assert wilson_interval(0.0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
     assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+def searched(*searches: tuple[str, ...], gold: tuple[str, ...], **named: Any) -> dict[str, Any]:
+    chain = row(0.0, 0.0, steps=1, **named)
+    steps = [{**chain["steps"][0], "passage_ids": ids} for ids in searches]
+    return {**chain, "steps": steps, "supporting_ids": gold}
+
+
+def test_precision_is_the_share_of_gold_among_what_was_found() -> None:
+    chains = [
+        searched(("a", "x"), ("b", "y", "z"), gold=("a", "b")),  # 1/2, 2/5
+        searched(("a",), gold=("a", "c")),  # 1, and stays so
+        searched((), ("x",), gold=("c",)),  # 0, 0
+        searched(("a",), gold=()),
+    ]
+    assert summarize(chains).overall.precision == (0.5, 0.466667)
+
+
+def test_kinds_of_questions_are_those_of_the_data_set_and_yes_no() -> None:
+    chains = [
+        {**row(1.0, 1.0), "type": "bridge"},
+        {**row(0.0, 0.0), "type": "bridge"},
+        {**row(1.0, 1.0), "type": "comparison"},
+        {**row(1.0, 1.0), "type": "comparison", "gold_answers": ["Yes."]},
+        row(0.0, 0.0),
+    ]
+    types = summarize(chains).types
+    assert [(name, one.questions, one.em) for name, one in types.items()] == [
+        ("bridge", 2, 0.5),
+        ("comparison", 1, 1.0),
+        ("yes/no", 1, 1.0),
+    ]
+    assert summarize([{**row(1.0, 1.0), "type": str(n)} for n in range(13)]).types == {}
+
+
+def test_costs_of_a_right_answer_and_times_by_rank() -> None:
+    chains = [row(float(n == 1), 0.0, steps=n) for n in range(1, 21)]  # n steps: 0.75 n seconds
+    chains.append(row(0.0, 0.0, steps=0, error="engine died"))
+    overall = summarize(chains).overall
+    assert (overall.seconds_p50, overall.seconds_p95) == (7.5, 14.25)
+    assert overall.seconds_per_right == pytest.approx(0.75 * 210)
+    assert overall.tokens_per_right == 120 * 210
+    nothing = summarize([row(0.0, 0.0)]).overall
+    assert (nothing.seconds_per_right, nothing.tokens_per_right) == (None, None)
+
+
+def test_answers_reasons_and_cut_steps_are_counted() -> None:
+    cut = row(0.0, 0.0, steps=3, stop="forced")
+    cut["steps"] = [*cut["steps"][:2], {**cut["steps"][2], "finish_reason": "length"}]
+    empty = {**row(0.0, 0.0, steps=1), "answer": " "}
+    failed = row(0.0, 0.0, steps=0, error="engine died")
+    overall = summarize([cut, empty, row(1.0, 1.0, steps=0), failed]).overall
+    assert overall.answered == 0.5  # of four questions
+    assert overall.stop_reasons == {"answered": 2 / 3, "forced": 1 / 3}
+    assert overall.cut_off == 0.25

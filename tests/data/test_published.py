@@ -199,3 +199,11 @@ def test_a_broken_row_of_musique_is_named(
         read_questions(str(jsonl(tmp_path, *rows)), "questions.train")
     assert "row 2: " in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_kinds_of_questions_are_those_of_the_data_sets() -> None:
+    def kinds(file: Path) -> Counter[str | None]:
+        return Counter(one.type for one in gather_questions(str(file), "questions.dev").questions)
+
+    assert kinds(HOTPOTQA_FILE) == {"bridge": 32, "comparison": 8}
+    assert kinds(MUSIQUE_FILE) == {"2hop": 6, "3hop1": 3, "4hop1": 1}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from steper_ray.data.questions import gather_questions
-from steper_ray.data.values import truth_of
+from steper_ray.data.values import label_of, truth_of
 from steper_ray.errors import InputError
 
 
@@ -39,3 +39,11 @@ def test_answerable_in_a_csv(tmp_path: Path) -> None:
     found = gather_questions(str(file), "questions.train")
     assert [question.id for question in found.questions] == ["4", "5"]
     assert [row.reason for row in found.accounts[0].skipped] == ["unanswerable"] * 4
+
+
+def test_a_label_is_a_short_text_and_all_else_is_none() -> None:
+    assert label_of({"type": "bridge"}, "type") == "bridge"
+    assert label_of({"metadata": {"type": "bridge"}}, "metadata.type") == "bridge"
+    for other in ("", "x" * 61, "a\nb", 3, ["bridge"], None, "\ud800"):
+        assert label_of({"type": other}, "type") is None
+    assert label_of({}, "type") is None

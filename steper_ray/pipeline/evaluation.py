@@ -54,7 +54,6 @@ def write_evaluation(
 
     folders: of the models, by name; a Hub name stays a name
     """
-    from steper_ray.evaluation.summary import STUDENT
     from steper_ray.models.folder import model_size
     from steper_ray.reports.evaluation_page import report_role, write_evaluation_page
     from steper_ray.reports.evaluation_tables import ModelReport
@@ -70,7 +69,6 @@ def write_evaluation(
     for name, folder in folders.items():
         if Path(folder).resolve() in students:
             add_scores(Path(folder), name, scores, summaries[name].overall.questions)
-    example = STUDENT if STUDENT in summaries else next(iter(summaries))
     page = config.folder.evaluation / "report.html"
     write_evaluation_page(
         page,
@@ -82,7 +80,7 @@ def write_evaluation(
             for name, summary in summaries.items()
         },
         metrics_file=config.folder.metrics,
-        chains=evaluation.chains[example],
+        chains=evaluation.chains,
         pairs=evaluation.pairs,
     )
     return page

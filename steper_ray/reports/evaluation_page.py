@@ -1,9 +1,9 @@
 """Page of an evaluation: the student beside its base student and its teacher.
 
-The page holds its styles and charts inside and loads nothing, so it can be mailed, archived, or
-opened from a bucket years later. Passages and model text are data: the template escapes every
-value, and the page's own content policy forbids scripts and requests. The same rows give the same
-bytes.
+The page holds its styles, charts and chains inside and loads nothing, so it can be mailed, archived, or
+opened from a bucket years later. Passages and model text are data: they are escaped, or packed and shown
+as text, and the page's own content policy forbids requests, and scripts but its own. The same rows give
+the same bytes.
 """
 
 import itertools
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from steper_ray.evaluation.pairs import Pair, pair_text
 from steper_ray.evaluation.summary import BASE, STUDENT, TEACHER, Row, Scores
 from steper_ray.files import write_whole
+from steper_ray.reports.chain_browser import chain_browser
 from steper_ray.reports.charts import Bar, exact_match_chart
 from steper_ray.reports.evaluation_tables import (
     ModelReport,
@@ -56,17 +57,19 @@ def write_evaluation_page(
     title: str,
     models: Mapping[str, ModelReport],
     metrics_file: Path | None,
-    chains: Sequence[Row],
+    chains: Mapping[str, Sequence[Row]],
     pairs: Sequence[Pair] = (),
 ) -> None:
     """Write the page to a file, whole or not at all.
 
     models: by the name to show, in the order to show them
     metrics_file: the training's `metrics.jsonl`; if it does not exist, the page says so
-    chains: the student's rows of `schema.CHAIN_SCHEMA`, of which a few are printed to read
+    chains: by model, rows of `schema.CHAIN_SCHEMA`, one a question, the same questions in the same order;
+            of the student's a few are printed to read
     pairs: every two models, question by question
     """
     assert models, "a report compares at least one model"
+    shown = chains[STUDENT] if STUDENT in chains else next(iter(chains.values()))
     training = read_training(metrics_file) if metrics_file and metrics_file.is_file() else None
     page = render_page(
         "evaluation.html.j2",
@@ -80,8 +83,9 @@ def write_evaluation_page(
         table_groups=main_table(models),
         hops_table=hops_table(models),
         training=_training_part(training) if training else None,
-        examples=_examples(chains),
-        errors=[chain["error"] for chain in chains if chain["error"] is not None],
+        browser=chain_browser(chains),
+        examples=_examples(shown),
+        errors=[chain["error"] for chain in shown if chain["error"] is not None],
     )
     write_whole(path, page, errors="replace")
 

@@ -1,4 +1,4 @@
-"""HTML pages from templates: self-contained, every value escaped, no scripts."""
+"""HTML pages from templates: self-contained, every value escaped, no scripts but our own."""
 
 from typing import Any
 

@@ -16,6 +16,7 @@ def answers(right: int, questions: int) -> list[dict[str, Any]]:
             "steps": [],
             "supporting_ids": [],
             "passages": [],
+            "question_id": f"q{number}",
             "question": f"Question {number}?",
             "gold_answers": ["Quell"],
             "answer": "Quell" if number < right else "Tamsin",

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -99,7 +101,7 @@ def render(tmp_path: Path, **changes: Any) -> str:
         "title": "HotpotQA <dev>",
         "models": models(),
         "metrics_file": metrics(tmp_path / "metrics.jsonl"),
-        "chains": CHAINS,
+        "chains": {"StepER": CHAINS},
     }
     write_evaluation_page(path, **{**given, **changes})
     return path.read_text(encoding="utf-8")
@@ -131,7 +133,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
+        if not {"style", "script"}.intersection(self.open):
             self.words.append(data)
 
     @property
@@ -142,8 +144,10 @@ class Page(HTMLParser):
 def test_text_of_passages_and_models_is_never_markup(tmp_path: Path) -> None:
     page = render(tmp_path)
     parsed = Page(page)
-    assert "script" not in {tag for tag, _ in parsed.tags}
-    assert "<script" not in page
+    scripts = [attributes for tag, attributes in parsed.tags if tag == "script"]
+    # the index, the chains, and the code, which is ours
+    assert [one.get("type") for one in scripts] == ["application/json", "text/plain", None]
+    assert page.count("<script") == 3
     # In a passage, in a rationale and in an answer it is still there to read.
     assert f"Founded by Ilsa Verrun. {HOSTILE}" in parsed.text
     assert f"Ilsa Verrun founded it. {HOSTILE}" in parsed.text
@@ -156,7 +160,7 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
     page = render(tmp_path)
     parsed = Page(page)
     for tag, attributes in parsed.tags:
-        assert tag not in ("link", "script", "img", "iframe", "object", "embed", "image")
+        assert tag not in ("link", "img", "iframe", "object", "embed", "image")
         assert not attributes.keys() & {"src", "srcset", "action", "data", "poster"}
         assert (attributes.get("href") or "#").startswith("#")
         assert not any(name.startswith("on") for name in attributes)
@@ -164,7 +168,11 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
     assert all(target.startswith("#") for target in re.findall(r"url\(\s*['\"]?(.)", page))
     assert not re.search(r"https?://", page)
     policies = [a.get("content") or "" for t, a in parsed.tags if t == "meta"]
-    assert "default-src 'none'; style-src 'unsafe-inline'" in policies
+    (policy,) = (one for one in policies if one.startswith("default-src"))
+    code = page.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    allowed = f"script-src 'sha256-{digest}'"
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; {allowed}"
 
 
 def test_it_holds_the_numbers(tmp_path: Path) -> None:
@@ -225,17 +233,17 @@ def test_chains_to_read(tmp_path: Path) -> None:
 def test_a_query_of_its_own_is_shown(tmp_path: Path) -> None:
     row = chain(1.0)
     row["steps"][1] = {**row["steps"][1], "query": "Verrun birthplace", "passage_ids": []}
-    text = Page(render(tmp_path, chains=[row])).text
+    text = Page(render(tmp_path, chains={"StepER": [row]})).text
     assert "Searched with “Verrun birthplace”" in text
     assert "No new passage" in text
 
 
 def test_chains_with_errors_are_counted_not_shown(tmp_path: Path) -> None:
     failed = chain(0.0, number=9, error="prompt too long <1>", steps=[], answer="")
-    text = Page(render(tmp_path, chains=[failed, chain(1.0)])).text
+    text = Page(render(tmp_path, chains={"StepER": [failed, chain(1.0)]})).text
     assert "1 question could not be worked on. The first error: prompt too long <1>" in text
     assert "number 9" not in text
-    assert "There are no chains to show." in Page(render(tmp_path, chains=[])).text
+    assert "There are no chains to show." in Page(render(tmp_path, chains={"StepER": []})).text
 
 
 @pytest.mark.parametrize("missing", [None, Path("nowhere/metrics.jsonl")])
@@ -313,18 +321,18 @@ def test_models_asked_different_questions(tmp_path: Path) -> None:
 def test_the_page_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "report.html"
     given: dict[str, Any] = {"title": "t", "models": models(), "metrics_file": None}
-    write_evaluation_page(path, **given, chains=CHAINS)
+    write_evaluation_page(path, **given, chains={"StepER": CHAINS})
     before = path.read_bytes()
     broken = chain(1.0)
     del broken["gold_answers"]
     with pytest.raises(Exception, match="gold_answers"):
-        write_evaluation_page(path, **given, chains=[broken])
+        write_evaluation_page(path, **given, chains={"StepER": [broken]})
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
 
 def test_half_a_surrogate_pair_does_not_stop_it(tmp_path: Path) -> None:
-    assert "Quell?" in render(tmp_path, chains=[chain(1.0, answer="Quell\ud83d")])
+    assert "Quell?" in render(tmp_path, chains={"StepER": [chain(1.0, answer="Quell\ud83d")]})
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from steper_ray.reports.evaluation_tables import (
     seconds_text,
 )
 from steper_ray.reports.html import render_page
+from steper_ray.reports.markdown import as_text
 from steper_ray.reports.training_charts import loss_chart, sigma_chart
 from steper_ray.reports.training_curves import (
     TrainingCurves,
@@ -60,7 +61,7 @@ def write_evaluation_page(
     chains: Mapping[str, Sequence[Row]],
     pairs: Sequence[Pair] = (),
 ) -> None:
-    """Write the page to a file, whole or not at all.
+    """Write the page to a file, and its numbers as Markdown beside it, each whole or not at all.
 
     models: by the name to show, in the order to show them
     metrics_file: the training's `metrics.jsonl`; if it does not exist, the page says so
@@ -88,6 +89,24 @@ def write_evaluation_page(
         errors=[chain["error"] for chain in shown if chain["error"] is not None],
     )
     write_whole(path, page, errors="replace")
+    text = "\n".join(markdown_lines(title, models, pairs)) + "\n"
+    write_whole(path.with_suffix(".md"), text, errors="replace")
+
+
+def markdown_lines(
+    title: str, models: Mapping[str, ModelReport], pairs: Sequence[Pair]
+) -> list[str]:
+    """Result, comparisons and numbers of the page in Markdown."""
+    said = [headline(models), gap_line(models, pairs), cost_line(models)]
+    lines = [f"# {as_text(title)}", ""]
+    lines += [part for line in said if line for part in (as_text(line), "")]
+    lines += [f"- {as_text(pair_text(pair))}" for pair in pairs]
+    for group in main_table(models):
+        head = [group.heading, *map(as_text, models)]
+        rows = [[as_text(f"{one.label} {one.note}"), *one.cells] for one in group.lines]
+        lines.append("")
+        lines += [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+    return lines
 
 
 def report_role(name: str) -> Role:

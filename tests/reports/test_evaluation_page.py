@@ -328,7 +328,18 @@ def test_the_page_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="gold_answers"):
         write_evaluation_page(path, **given, chains={"StepER": [broken]})
     assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    assert {file.name for file in path.parent.iterdir()} == {"report.html", "report.md"}
+
+
+def test_its_numbers_stand_in_markdown_too(tmp_path: Path) -> None:
+    render(tmp_path)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# HotpotQA &#60;dev&#62;"
+    assert lines[2].startswith("The student answers 62.5% of 8 questions exactly")
+    head = "| Answers | StepER | Base | Teacher | vanilla &#60;KD&#62; |"
+    at = lines.index(head)
+    assert lines[at + 1] == "| --- | --- | --- | --- | --- |"
+    assert lines[at + 2] == "| Exact match | 62.5% | 12.5% | 75.0% | 50.0% |"
 
 
 def test_half_a_surrogate_pair_does_not_stop_it(tmp_path: Path) -> None:

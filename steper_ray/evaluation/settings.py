@@ -2,9 +2,10 @@
 
 from typing import Any, Final
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from steper_ray.engines.settings import EngineConfig
+from steper_ray.reasoning.settings import ReasoningConfig
 from steper_ray.run.section import LocalPath, Section, did_you_mean
 
 STUDENT: Final = "student"
@@ -26,6 +27,9 @@ class EvalConfig(Section):
     abilities: bool = False
     """Also score each ability by itself: every model but the one called teacher writes each step of the
     teacher's right chains, given what the teacher had found and said before it."""
+    reasoning: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Name of a model → the keys of `reasoning` by which it is asked, where they differ: other ways to
+    answer, as baselines (`{plain: {max_steps: 1}}` searches once). What it carries does not count then."""
     engine: EngineConfig | None = None
     """The engines of the models under evaluation, where they differ from the `engine` section, with the
     keys that do."""
@@ -45,13 +49,37 @@ class EvalConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _engines_are_of_models(self) -> "EvalConfig":
+    def _keys_are_of_models(self) -> "EvalConfig":
         names = self.models or {STUDENT: ""}
-        for name in self.engines:
-            if name not in names:
-                hint = did_you_mean(name, names) or f"models are {', '.join(names)}"
-                raise ValueError(f"engines: no model is called {name}; {hint}")
+        for key, given in (("engines", self.engines), ("reasoning", self.reasoning)):
+            for name in given:
+                if name not in names:
+                    hint = did_you_mean(name, names) or f"models are {', '.join(names)}"
+                    raise ValueError(f"{key}: no model is called {name}; {hint}")
+        for name, keys in self.reasoning.items():
+            _check_reasoning(f"reasoning.{name}", keys)
         return self
+
+    def reasoning_of(self, model: str, reasoning: ReasoningConfig) -> ReasoningConfig | None:
+        """How a model is asked that has keys of its own; None for all others."""
+        if model not in self.reasoning:
+            return None
+        return ReasoningConfig.model_validate({**reasoning.model_dump(), **self.reasoning[model]})
+
+
+def _check_reasoning(where: str, keys: dict[str, Any]) -> None:
+    """Raises ValueError for keys that `reasoning` does not have, or values that it does not take."""
+    known = ReasoningConfig.model_fields
+    for key in keys:
+        if key not in known:
+            hint = did_you_mean(key, known) or f"keys are {', '.join(known)}"
+            raise ValueError(f"{where}: no key of reasoning is called {key}; {hint}")
+    try:
+        ReasoningConfig.model_validate(keys)
+    except ValidationError as error:
+        finding = error.errors()[0]
+        path = ".".join(map(str, (where, *finding["loc"])))
+        raise ValueError(f"{path}: {finding['msg'][:1].lower()}{finding['msg'][1:]}") from None
 
 
 VARIANTS: Final[dict[str, dict[str, Any]]] = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ def evaluate_run(
     from steper_ray.evaluation.summary import STUDENT
     from steper_ray.models.folder import check_model
     from steper_ray.models.hub import split_revision
+    from steper_ray.reasoning.demonstrations import complete_reasoning
     from steper_ray.run.versions import in_use
     from steper_ray.selection.abilities import ability_scheme
 
@@ -30,6 +32,9 @@ def evaluate_run(
         model, revision = split_revision(address)
         model = check_model(model, f"eval.models.{name}", revision)
         models[name] = evaluated_model(config, model, revision, name=name)
+        own = config.eval.reasoning_of(name, config.reasoning)
+        if own is not None:
+            models[name] = replace(models[name], reasoning=complete_reasoning(own))
     corpus = config.folder.corpus.resolve()
     with ExitStack() as held:
         for folder in (corpus, *(Path(model.model) for model in models.values())):

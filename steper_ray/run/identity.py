@@ -95,6 +95,7 @@ ADDED: Final[dict[str, Any]] = {
     "stage.questions.columns.type": "type",
     # abilities were not scored by themselves
     "stage.eval.abilities": False,
+    "stage.eval.reasoning": {},
     # no chain of that time says that a step was cut off
     "stage.select.keep_cut_off": False,
     **{

@@ -175,7 +175,7 @@ SELECT_KEYS: Final = (
 )
 
 
-EVAL_KEYS: Final = ("models", "limit", "abilities")
+EVAL_KEYS: Final = ("models", "limit", "abilities", "reasoning")
 
 
 TRAIN_KEYS: Final = (

@@ -1,5 +1,6 @@
 """Engines of single uses are whole: what is not said of one is as in the engines that it differs from."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,36 @@ def test_parts_of_a_gpu_and_divided_layers(tmp_path: Path) -> None:
         load(tmp_path, {"engine": {"gpus": 8, "args": sizes, "replicas": "auto"}})
     engine = load(tmp_path, {"engine": {"replicas": "auto"}}).engine
     assert (engine.min_replicas, engine.max_replicas) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "{plian: {max_steps: 1}}",
+            "eval: reasoning: no model is called plian; did you mean plain",
+        ),
+        (
+            "{plain: {max_stops: 1}}",
+            "reasoning.plain: no key of reasoning is called max_stops; did",
+        ),
+        ("{plain: {max_steps: 0}}", "reasoning.plain.max_steps: input should be greater than 0"),
+    ],
+)
+def test_how_a_model_is_asked_is_checked(tmp_path: Path, given: str, said: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"eval: {{models: {{plain: /models/m}}, reasoning: {given}}}")
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_config(file)
+
+
+def test_a_model_may_be_asked_in_another_way(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "reasoning: {passages_per_step: 7}\n"
+        "eval: {models: {base: /m, plain: /m}, reasoning: {plain: {max_steps: 1}}}"
+    )
+    config = load_config(file)
+    asked = config.eval.reasoning_of("plain", config.reasoning)
+    assert asked == config.reasoning.model_copy(update={"max_steps": 1})
+    assert config.eval.reasoning_of("base", config.reasoning) is None

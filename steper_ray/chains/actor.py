@@ -23,7 +23,7 @@ from steper_ray.engines.start import start_engine
 from steper_ray.errors import EngineDiedError, StageError
 from steper_ray.ray_runtime.logs import LaunchLog, start_log
 from steper_ray.retrieval import limit_lance_threads, open_retriever
-from steper_ray.schema import Chain
+from steper_ray.schema import Chain, Step
 from steper_ray.text import squeeze
 
 if TYPE_CHECKING:
@@ -89,15 +89,17 @@ class ChainActor:
         logger.info("%d questions done, %d chains", len(work), len(rows))
         yield pa.Table.from_pylist(rows, schema=CHAIN_SCHEMA)
 
-    def _usage_of(self, chains: Sequence[Chain]) -> EngineUsage:
-        """Usage of one answered sample, with the searches and CPU seconds since the last one."""
-        steps = [step for chain in chains for step in chain.steps]
+    def _usage_of(self, chains: int, steps: Sequence[Step]) -> EngineUsage:
+        """Usage of one answered sample, with the searches and CPU seconds since the last one.
+
+        chains: that were made; steps: that were written for them
+        """
         searches = self._retriever.counts
         before, now = self._counted, (searches.asked, searches.cached, time.process_time())
         self._counted = now
         return EngineUsage(
             asked=1,
-            chains=len(chains),
+            chains=chains,
             prompt_tokens=sum(step.prompt_tokens for step in steps),
             cached_tokens=sum(step.cached_tokens or 0 for step in steps),
             generated_tokens=sum(step.generated_tokens for step in steps),
@@ -150,9 +152,10 @@ class ChainActor:
                 f"{MAX_CONSECUTIVE_FAILURES} questions in a row could not be worked on, the last because: "
                 f"{chains[-1].error}"
             )
-        seconds = [s.search_seconds + s.generate_seconds for c in chains for s in c.steps]
+        written = [step for chain in chains for step in chain.steps[max(0, missing.step - 1) :]]
+        seconds = [step.search_seconds + step.generate_seconds for step in written]
         now = time.monotonic()
-        steps, usage = step_seconds(seconds, now - started), self._usage_of(chains)
+        steps, usage = step_seconds(seconds, now - started), self._usage_of(len(chains), written)
         failed = sum(chain.error is not None for chain in chains)
         record_sample(self._record, usage, failed, steps)
         self._answered.append((now, steps))

@@ -57,6 +57,7 @@ def write_chains(
     log: Path,
     on_progress: Progress | None = None,
     by_other_rules: bool = False,
+    asked: str | None = None,
 ) -> EngineUsage:
     """Have a model make missing chains and write them to `out` as Parquet.
 
@@ -65,6 +66,7 @@ def write_chains(
 
     log:            folder for the log of a new launch; within a launch its log is written on
     by_other_rules: whether to resume also chains that were made by other RULES, or scored by another task
+    asked:          digest of all that is asked; what an interrupted call for another wrote does not count
     Raises StageError if engines keep dying, or questions keep failing.
     """
     import ray
@@ -72,6 +74,7 @@ def write_chains(
     corpus = corpus.resolve()  # the link may be set to a newer corpus while this one is searched
     partial = out.with_name(out.name + ".partial")
     now = answers_identity(corpus_identity(corpus), reasoner.name, reasoner.identity, reasoner.task)
+    now |= {} if asked is None else {"asked": asked}
     _prepare_partial(partial, now, ignore=("rules", "task") if by_other_rules else ())
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False

@@ -1,7 +1,8 @@
 """Answers of any model to questions, through the one reasoning loop."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from steper_ray.chains.attempts import MissingAttempts
     from steper_ray.chains.teachers import Reasoner
     from steper_ray.chains.usage import Progress
-    from steper_ray.schema import Chain, Question
+    from steper_ray.schema import Chain
 
 
 def answer(
@@ -27,10 +28,20 @@ def answer(
 
     log: folder for the log of a new launch; within a launch its log is written on
     """
+    from steper_ray.chains.attempts import next_id
     from steper_ray.chains.rows import read_chains
     from steper_ray.chains.stream import write_chains
+    from steper_ray.run.identity import digest
 
-    write_chains(missing, out, reasoner=reasoner, corpus=corpus, log=log, on_progress=on_progress)
+    write_chains(
+        missing,
+        out,
+        reasoner=reasoner,
+        corpus=corpus,
+        log=log,
+        on_progress=on_progress,
+        asked=digest(sorted([next_id(one, reasoner), *_asked(one)] for one in missing)),
+    )
     return read_chains(out)
 
 
@@ -65,7 +76,9 @@ def kept_answers(
         write_record(file, now)
         return chains
     print(f"  eval  {out.name}: answered before, with the same settings; see {out}")
-    chains = read_chains(out)
+    # what the data set calls a question decides no answer
+    kinds = {id: sample.question.type for id, sample in samples.items()}
+    chains = [replace(chain, type=kinds[chain.id]) for chain in read_chains(out)]
     if differences(before, now):
         framework = framework_named(reasoner.reasoning.framework)
         task = task_named(reasoner.task)
@@ -78,23 +91,39 @@ def as_rows(chains: Sequence["Chain"]) -> list[dict[str, Any]]:
     return [asdict(chain) for chain in chains]
 
 
+def _asked(sample: "MissingAttempts") -> list[Any]:
+    """What a model is asked, and how its answer is judged, as JSON."""
+    question = sample.question
+    gold = [question.gold_answers, question.supporting_ids, question.hops]
+    given = [_given(chain, sample.step, sample.step) for chain in sample.earlier]
+    return json.loads(json.dumps([question.question, gold, given]))  # type: ignore[no-any-return]
+
+
+def _given(chain: "Chain", step: int, searches: int) -> list[Any]:
+    """What a model was given of a chain before it wrote a step.
+
+    searches: how many of them to look at
+    """
+    found = [one.passage_ids for one in chain.steps[:searches]]
+    return [found, [one.rationale for one in chain.steps[: step - 1]]]
+
+
 def _has(folder: Path, samples: Mapping[str, "MissingAttempts"]) -> bool:
     """Whether a folder has one chain to each question or step, as it is asked and judged now."""
     from steper_ray.chains.rows import read_chains
 
-    def of_question(id: str, one: "Chain | Question") -> tuple[Any, ...]:
-        return id, one.question, one.gold_answers, one.supporting_ids, one.hops
-
-    def given(chain: "Chain", step: int) -> tuple[Any, ...]:
-        """What a model was given of a chain before it wrote a step."""
-        found = [one.passage_ids for one in chain.steps[:step]]
-        return found, [one.rationale for one in chain.steps[: step - 1]]
+    def fits(chain: "Chain", sample: "MissingAttempts") -> bool:
+        same_question = replace(chain.asked, type=None) == replace(sample.question, type=None)
+        # a step that could not be written is not there
+        searches = sample.step - (chain.error is not None)
+        return same_question and all(
+            _given(chain, sample.step, searches) == _given(one, sample.step, searches)
+            for one in sample.earlier
+        )
 
     if not folder.is_dir():
         return False
     chains = {chain.id: chain for chain in read_chains(folder)}
     return chains.keys() == samples.keys() and all(
-        of_question(id, chains[id]) == of_question(id, sample.question)
-        and all(given(chains[id], sample.step) == given(one, sample.step) for one in sample.earlier)
-        for id, sample in samples.items()
+        fits(chains[id], sample) for id, sample in samples.items()
     )

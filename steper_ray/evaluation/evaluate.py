@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from steper_ray.chains.attempts import MissingAttempts
+from steper_ray.errors import InputError
 from steper_ray.evaluation.abilities import ability_scores, given_steps
 from steper_ray.evaluation.answer import as_rows, kept_answers
 from steper_ray.evaluation.pairs import Pair, f1_interval, pair_text, pairs_of
+from steper_ray.evaluation.settings import STEPS_FOLDER
 from steper_ray.evaluation.summary import (
     TEACHER,
     Summary,
@@ -31,10 +33,6 @@ if TYPE_CHECKING:
 
 SUMMARY_FILE: Final = "summary.json"
 """The scores of every model, in the folder of an evaluation."""
-
-
-STEPS_SUFFIX: Final = "-steps"
-"""What is added to a model's name for the folder of its single steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +68,10 @@ def evaluate(
                  `evaluation.abilities`
     on_progress: called with answers so far, answers in all, and a line about the model at work
     """
+    if abilities is not None and TEACHER not in models:
+        raise InputError(
+            f"abilities are scored over the chains of a model called {TEACHER}; add one"
+        )
     version = corpus_version(corpus)
     asked = list(map(MissingAttempts, questions))
     chains: dict[str, list[Chain]] = {}
@@ -96,15 +98,29 @@ def evaluate(
         summaries = {name: summarize(as_rows(made)) for name, made in chains.items()}
         if abilities is not None:
             given = given_steps(chains[TEACHER])
-            others = [name for name in models if name != TEACHER] if given else []
+            others = _asked_alike(models) if given else []
             for number, name in enumerate(others, len(models)):
-                written = asks(name, given, f"{name}{STEPS_SUFFIX}", number)
+                written = asks(name, given, f"{STEPS_FOLDER}/{name}", number)
                 scores = ability_scores(given, {chain.id: chain for chain in written}, abilities)
                 summaries[name] = replace(summaries[name], abilities=scores)
         rows = {name: as_rows(made) for name, made in chains.items()}
         evaluation = Evaluation(rows, summaries, pairs_of(rows))
         write_whole(out / SUMMARY_FILE, json.dumps(_as_json(evaluation), indent=2) + "\n")
     return evaluation
+
+
+def _asked_alike(models: Mapping[str, "Reasoner"]) -> list[str]:
+    """The models that can go on with the teacher's steps: of its framework, with as many steps."""
+
+    def layout(name: str) -> tuple[str, int]:
+        reasoning = models[name].reasoning
+        return reasoning.framework, reasoning.max_steps
+
+    others = [name for name in models if name != TEACHER]
+    for name in others:
+        if layout(name) != layout(TEACHER):
+            print(f"  eval  {name} writes no single steps: its framework or max_steps is another")
+    return [name for name in others if layout(name) == layout(TEACHER)]
 
 
 def _as_json(evaluation: Evaluation) -> dict[str, Any]:

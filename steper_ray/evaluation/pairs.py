@@ -41,7 +41,7 @@ def pairs_of(chains: "Mapping[str, Sequence[Row]]") -> tuple[Pair, ...]:
 
     chains: by model, one row a question, the same questions in the same order
     """
-    em = {name: np.array([[row["em"] for row in rows]]) for name, rows in chains.items()}
+    em = {name: np.array([_scores(rows, "em")]) for name, rows in chains.items()}
     both = list(combinations(em, 2))
     if any(scores.size < 2 for scores in em.values()):
         return ()
@@ -61,8 +61,13 @@ def pairs_of(chains: "Mapping[str, Sequence[Row]]") -> tuple[Pair, ...]:
 
 def f1_interval(rows: "Sequence[Row]") -> tuple[float, float] | None:
     """95 % bootstrap interval of F1 over the questions; None for fewer than two."""
-    scores = [0.0 if row["error"] is not None else row["f1"] for row in rows]
+    scores = _scores(rows, "f1")
     return interval([scores]) if len(scores) > 1 else None
+
+
+def _scores(rows: "Sequence[Row]", metric: str) -> list[float]:
+    """A score of each question; what could not be answered is wrong."""
+    return [0.0 if row["error"] is not None else row[metric] for row in rows]
 
 
 def pair_text(pair: Pair) -> str:
@@ -71,7 +76,7 @@ def pair_text(pair: Pair) -> str:
     points = abs(100 * pair.difference)
     way = "above" if pair.difference >= 0 else "below"
     if pair.difference < 0:
-        low, high = -high, -low
+        low, high = 0.0 - high, 0.0 - low  # no -0.0
     text = f"{pair.model} {points:.1f} points {way} {pair.other} ({low:.1f} to {high:.1f}"
     text += f", p {pair.p:.2g})"
     questions = f"{pair.questions:,} questions"

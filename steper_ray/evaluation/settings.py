@@ -1,8 +1,9 @@
 """The `eval` and `compare` sections."""
 
+from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from steper_ray.engines.settings import EngineConfig
 from steper_ray.reasoning.settings import ReasoningConfig
@@ -16,6 +17,10 @@ TEACHER: Final = "teacher"
 """Name of the run's teacher among models."""
 
 
+STEPS_FOLDER: Final = "steps"
+"""Folder of the models' single steps, beside the folders of their answers."""
+
+
 class EvalConfig(Section):
     """Which models are compared, on how many questions."""
 
@@ -27,7 +32,7 @@ class EvalConfig(Section):
     abilities: bool = False
     """Also score each ability by itself: every model but the one called teacher writes each step of the
     teacher's right chains, given what the teacher had found and said before it."""
-    reasoning: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    reasoning: dict[str, ReasoningConfig] = Field(default_factory=dict)
     """Name of a model → the keys of `reasoning` by which it is asked, where they differ: other ways to
     answer, as baselines (`{plain: {max_steps: 1}}` searches once). What it carries does not count then."""
     engine: EngineConfig | None = None
@@ -49,6 +54,13 @@ class EvalConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _names_are_folders(self) -> "EvalConfig":
+        for name in self.models:
+            if not name or Path(name).name != name or name.startswith(".") or name == STEPS_FOLDER:
+                raise ValueError(f"models: {name!r} cannot be a model's name; it names a folder")
+        return self
+
+    @model_validator(mode="after")
     def _keys_are_of_models(self) -> "EvalConfig":
         names = self.models or {STUDENT: ""}
         for key, given in (("engines", self.engines), ("reasoning", self.reasoning)):
@@ -56,30 +68,7 @@ class EvalConfig(Section):
                 if name not in names:
                     hint = did_you_mean(name, names) or f"models are {', '.join(names)}"
                     raise ValueError(f"{key}: no model is called {name}; {hint}")
-        for name, keys in self.reasoning.items():
-            _check_reasoning(f"reasoning.{name}", keys)
         return self
-
-    def reasoning_of(self, model: str, reasoning: ReasoningConfig) -> ReasoningConfig | None:
-        """How a model is asked that has keys of its own; None for all others."""
-        if model not in self.reasoning:
-            return None
-        return ReasoningConfig.model_validate({**reasoning.model_dump(), **self.reasoning[model]})
-
-
-def _check_reasoning(where: str, keys: dict[str, Any]) -> None:
-    """Raises ValueError for keys that `reasoning` does not have, or values that it does not take."""
-    known = ReasoningConfig.model_fields
-    for key in keys:
-        if key not in known:
-            hint = did_you_mean(key, known) or f"keys are {', '.join(known)}"
-            raise ValueError(f"{where}: no key of reasoning is called {key}; {hint}")
-    try:
-        ReasoningConfig.model_validate(keys)
-    except ValidationError as error:
-        finding = error.errors()[0]
-        path = ".".join(map(str, (where, *finding["loc"])))
-        raise ValueError(f"{path}: {finding['msg'][:1].lower()}{finding['msg'][1:]}") from None
 
 
 VARIANTS: Final[dict[str, dict[str, Any]]] = {

@@ -32,9 +32,9 @@ def evaluate_run(
         model, revision = split_revision(address)
         model = check_model(model, f"eval.models.{name}", revision)
         models[name] = evaluated_model(config, model, revision, name=name)
-        own = config.eval.reasoning_of(name, config.reasoning)
-        if own is not None:
-            models[name] = replace(models[name], reasoning=complete_reasoning(own))
+        if name in config.eval.reasoning:
+            own = complete_reasoning(config.eval.reasoning[name])
+            models[name] = replace(models[name], reasoning=own)
     corpus = config.folder.corpus.resolve()
     with ExitStack() as held:
         for folder in (corpus, *(Path(model.model) for model in models.values())):

@@ -196,7 +196,8 @@ def _default(field: Mapping[str, Any]) -> str:
     if "default" not in field:
         return "`{}`" if field.get("type") == "object" else ""
     if isinstance(field["default"], Mapping) and any(_references(field)):
-        kind = field["default"].get("type")  # each key has a default of its own
+        # each key has a default of its own
+        kind = field["default"].get("type") if "discriminator" in field else None
         return f"`type: {kind}`" if kind else ""
     return f"`{_yaml(field['default'])}`"
 

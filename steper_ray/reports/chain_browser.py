@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
-from steper_ray.evaluation.summary import Row, question_type
+from steper_ray.evaluation.summary import MOST_TYPES, Row, question_type
 
 PACKED: Final = 128
 """Questions whose chains are packed together."""
@@ -40,13 +40,14 @@ def chain_browser(chains: Mapping[str, Sequence[Row]]) -> ChainBrowser:
     """
     questions = list(zip(*chains.values(), strict=True))
     firsts = [rows[0] for rows in questions]
+    types = [question_type(row) for row in firsts]
     index = {
         "models": list(chains),
         "packed": PACKED,
         "ids": [row["question_id"] for row in firsts],
         "questions": [row["question"] for row in firsts],
         "hops": [row["hops"] for row in firsts],
-        "types": [question_type(row) for row in firsts],
+        "types": types if len(set(types)) <= MOST_TYPES else [None] * len(types),
         "right": [
             [int(row["error"] is None and row["em"] == 1) for row in rows] for rows in questions
         ],

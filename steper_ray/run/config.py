@@ -44,8 +44,8 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _engines_are_whole(cls, values: Any) -> Any:
-        """Keys that are left out of the engines of one use are as in the engines that these differ from."""
+    def _parts_are_whole(cls, values: Any) -> Any:
+        """Keys that are left out of one use's engines or reasoning are those of the section above."""
         if not isinstance(values, Mapping):
             return values
         filled = dict(values)
@@ -58,8 +58,9 @@ class RunConfig(Section):
             filled[name] = section = dict(values[name])
             if section.get("engine") is not None:
                 section["engine"] = base = _laid_over(base, section["engine"])
-            if isinstance(engines := section.get("engines"), Mapping):
-                section["engines"] = {key: _laid_over(base, engines[key]) for key in engines}
+            for part, below in (("engines", base), ("reasoning", values.get("reasoning"))):
+                if isinstance(given := section.get(part), Mapping):
+                    section[part] = {key: _laid_over(below, given[key]) for key in given}
             if isinstance(teachers := section.get("ensemble"), list | tuple):
                 section["ensemble"] = [_with_engine(teacher, base) for teacher in teachers]
         return filled

@@ -175,7 +175,10 @@ SELECT_KEYS: Final = (
 )
 
 
-EVAL_KEYS: Final = ("models", "limit", "abilities", "reasoning")
+EVAL_KEYS: Final = (
+    *("models", "limit", "abilities"),
+    *(f"reasoning.{key}" for key in REASONING_KEYS),
+)
 
 
 TRAIN_KEYS: Final = (

@@ -41,6 +41,10 @@ def test_what_the_questions_do_not_tell_is_said() -> None:
 
 
 def test_an_error_is_an_f1_of_zero() -> None:
-    failed = {"em": 0.0, "f1": 1.0, "error": "engine died"}
+    failed = {"em": 1.0, "f1": 1.0, "error": "engine died"}
     assert f1_interval([failed, failed]) == (0.0, 0.0)
+    (pair,) = pairs_of({"a": [failed, failed], "b": rows("11")})
+    assert pair.difference == -1.0
+    assert "(100.0 to 100.0" in pair_text(pair)
+    assert "-0.0" not in pair_text(Pair("a", "b", 9, -0.1, (-0.3, 0.0), 0.2))
     assert f1_interval([failed]) is None

@@ -163,6 +163,8 @@ def test_kinds_of_questions_are_those_of_the_data_set_and_yes_no() -> None:
         ("yes/no", 1, 1.0),
     ]
     assert summarize([{**row(1.0, 1.0), "type": str(n)} for n in range(13)]).types == {}
+    norway = {**row(1.0, 1.0), "type": "bridge", "gold_answers": ["Norway", "NO"]}
+    assert list(summarize([norway]).types) == ["bridge"]
 
 
 def test_costs_of_a_right_answer_and_times_by_rank() -> None:

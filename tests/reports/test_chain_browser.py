@@ -111,6 +111,7 @@ def test_two_models_stand_side_by_side_and_what_differs_is_marked(page: Page) ->
     assert "Wrong, answered by itself" in student.inner_text()
     assert "Right, answered by itself" in teacher.inner_text()
     assert student.locator("mark").all_inner_texts()[0] == "New"
+    assert "Kek Bibro praised New Harbour in 1984." in student.inner_text()
     assert teacher.locator("mark").all_inner_texts()[0] == "Old"
     student.locator("summary").first.click()
     assert HOSTILE in student.locator(".passage").first.inner_text()  # as text

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from steper_ray.errors import ConfigError
+from steper_ray.pipeline.jobs.named_files import named_paths
 from steper_ray.run.config import RunConfig
 from steper_ray.run.loading import load_config
 
@@ -106,9 +107,9 @@ def test_parts_of_a_gpu_and_divided_layers(tmp_path: Path) -> None:
         ),
         (
             "{plain: {max_stops: 1}}",
-            "reasoning.plain: no key of reasoning is called max_stops; did",
+            "eval.reasoning.plain.max_stops: unknown key; did you mean max_st",
         ),
-        ("{plain: {max_steps: 0}}", "reasoning.plain.max_steps: input should be greater than 0"),
+        ("{plain: {max_steps: 0}}", "eval.reasoning.plain.max_steps: must be greater than 0"),
     ],
 )
 def test_how_a_model_is_asked_is_checked(tmp_path: Path, given: str, said: str) -> None:
@@ -119,12 +120,23 @@ def test_how_a_model_is_asked_is_checked(tmp_path: Path, given: str, said: str) 
 
 
 def test_a_model_may_be_asked_in_another_way(tmp_path: Path) -> None:
+    """Its keys are laid over those of `reasoning`; a file that they name is an input."""
     file = tmp_path / "run.yaml"
     file.write_text(
         "reasoning: {passages_per_step: 7}\n"
-        "eval: {models: {base: /m, plain: /m}, reasoning: {plain: {max_steps: 1}}}"
+        "eval: {models: {plain: /m}, reasoning: {plain: {max_steps: 1, demonstrations: shots.yaml}}}"
     )
     config = load_config(file)
-    asked = config.eval.reasoning_of("plain", config.reasoning)
-    assert asked == config.reasoning.model_copy(update={"max_steps": 1})
-    assert config.eval.reasoning_of("base", config.reasoning) is None
+    asked = config.eval.reasoning["plain"]
+    assert (asked.passages_per_step, asked.max_steps) == (7, 1)
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+    named = named_paths(config.model_dump(mode="json"))
+    assert named["eval.reasoning.plain.demonstrations"].endswith("shots.yaml")
+
+
+@pytest.mark.parametrize("name", ["/models/m", "../student", "", ".", "steps", "a/b"])
+def test_a_models_name_is_that_of_a_folder(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({"eval": {"models": {name: "/models/m"}}}))
+    with pytest.raises(ConfigError, match="cannot be a model's name"):
+        load_config(file)

@@ -14,7 +14,9 @@ const section = document.getElementById("browse");
 const index = JSON.parse(document.getElementById("chain-index").textContent);
 const models = index.models;
 const main = Math.max(models.indexOf("student"), 0);
-const beside = models.indexOf("teacher") >= 0 ? models.indexOf("teacher") : Number(models.length > 1);
+const teacher = models.indexOf("teacher");
+const another = models.findIndex((_, m) => m !== main);
+const beside = teacher >= 0 && teacher !== main ? teacher : Math.max(another, 0);
 const packs = new Map(); // number → promise of what is in it
 const lower = index.questions.map((text, n) => `${text}\n${index.ids[n]}`.toLowerCase());
 let found = [];
@@ -44,10 +46,10 @@ function distinct(values) {
 
 function verdicts() {
   const options = [["", "any"]];
-  models.forEach((name, n) => options.push([`${n}1`, `${name} right`], [`${n}0`, `${name} wrong`]));
+  models.forEach((name, n) => options.push([`${n}:1`, `${name} right`], [`${n}:0`, `${name} wrong`]));
   if (main !== beside) {
-    options.push([`${main}1${beside}0`, `${models[main]} right, ${models[beside]} wrong`]);
-    options.push([`${main}0${beside}1`, `${models[main]} wrong, ${models[beside]} right`]);
+    options.push([`${main}:1 ${beside}:0`, `${models[main]} right, ${models[beside]} wrong`]);
+    options.push([`${main}:0 ${beside}:1`, `${models[main]} wrong, ${models[beside]} right`]);
   }
   return options;
 }
@@ -64,7 +66,7 @@ const ends = distinct(index.reasons.map((reasons) => reasons[main]));
 if (ends.length > 1) {
   fields.push(field(`End of ${models[main]}`, [any, ...ends.map(([value]) => [value, REASONS[value]])], "reason"));
 }
-fields.push(field("Order", [["", "as asked"], ["steps", "most steps first"], ["seconds", "slowest first"]], "order"));
+fields.push(field("Order", [["", "by id"], ["steps", "most steps first"], ["seconds", "slowest first"]], "order"));
 form.append(searched, ...fields);
 const status = element("p", "", { role: "status", class: "quiet" });
 const list = element("ol", "", { class: "found" });
@@ -75,8 +77,9 @@ section.hidden = false;
 
 function matches(n, given) {
   if (given.text && !lower[n].includes(given.text.toLowerCase())) return false;
-  for (let at = 0; at < (given.verdict || "").length; at += 2) {
-    if (String(index.right[n][given.verdict[at]]) !== given.verdict[at + 1]) return false;
+  for (const wanted of given.verdict ? given.verdict.split(" ") : []) {
+    const [model, right] = wanted.split(":");
+    if (index.right[n][model] !== Number(right)) return false;
   }
   if (given.hops && String(index.hops[n]) !== given.hops) return false;
   if (given.type && index.types[n] !== given.type) return false;
@@ -126,7 +129,7 @@ function unpack(number) {
 
 // The words of a text, and whether each is in the longest common subsequence with another's.
 function compared(text, other) {
-  const [a, b] = [text.split(/(\s+)/), other.split(/(\s+)/)];
+  const [a, b] = [words(text), words(other)];
   if (a.length * b.length > 250000) return a.map((word) => [word, true]);
   const length = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
   for (let i = a.length - 1; i >= 0; i--) {
@@ -134,14 +137,18 @@ function compared(text, other) {
       length[i][j] = a[i] === b[j] ? length[i + 1][j + 1] + 1 : Math.max(length[i + 1][j], length[i][j + 1]);
     }
   }
-  const words = [];
+  const pairs = [];
   for (let i = 0, j = 0; i < a.length; i++) {
     while (j < b.length && a[i] !== b[j] && length[i][j + 1] > length[i + 1][j]) j++;
     const common = j < b.length && a[i] === b[j];
-    words.push([a[i], common]);
+    pairs.push([a[i], common]);
     if (common) j++;
   }
-  return words;
+  return pairs;
+}
+
+function words(text) {
+  return text.split(/\s+/).filter((word) => word);
 }
 
 function sentence(text, other) {
@@ -150,7 +157,7 @@ function sentence(text, other) {
   else if (other === undefined) made.textContent = text;
   else {
     for (const [word, common] of compared(text, other)) {
-      made.append(common || !word.trim() ? word : element("mark", word));
+      made.append(common ? word : element("mark", word), " ");
     }
   }
   return made;

@@ -80,6 +80,7 @@ def run(
             f"train.model={model}",
             "train.chains_per_batch=4",
             "train.validation_chains=0",
+            "train.workers=1",
             f"serve.port={free_port}",
             f"serve.model={folder}/student",
         ],

@@ -39,6 +39,7 @@ train:
   lr: {lr}
   sigma_lr: {sigma_lr}
   warmup_ratio: 0.01
+  workers: 1
   epochs: {steps}
   micro_batch_tokens: 1500
 """
@@ -155,7 +156,7 @@ def examples(run: RunConfig, chains: list[Chain]) -> list[StepExample]:
 
 @pytest.fixture(scope="module")
 def student(run: RunConfig, examples: list[StepExample]) -> list[dict[str, Any]]:
-    """Trains it on them by two workers; the lines of its metrics."""
+    """Trains it on them; the lines of its metrics."""
     train_student(run)
     return [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
 

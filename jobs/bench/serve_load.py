@@ -24,7 +24,7 @@ SETTLE_S: Final = 240.0
 def settings(folder: Path, *more: str) -> list[str]:
     """Overrides of the toy's run file."""
     model = folder / "toy/models/teacher"
-    return [f"run.dir={folder}", f"serve.model={model}", "toy.train=4000", *more]
+    return [f"run.dir={folder}", f"serve.model={model}", "toy.train=5500", *more]
 
 
 def load(folder: Path) -> Any:

@@ -74,7 +74,8 @@ def write_chains(
     corpus = corpus.resolve()  # the link may be set to a newer corpus while this one is searched
     partial = out.with_name(out.name + ".partial")
     now = answers_identity(corpus_identity(corpus), reasoner.name, reasoner.identity, reasoner.task)
-    now |= {} if asked is None else {"asked": asked}
+    if asked is not None:
+        now["asked"] = asked
     _prepare_partial(partial, now, ignore=("rules", "task") if by_other_rules else ())
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False

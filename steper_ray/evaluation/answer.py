@@ -59,7 +59,6 @@ def kept_answers(
     Another task, or a raised rule of reading or scoring answers, is applied to those that it has.
     """
     from steper_ray.chains.attempts import next_id
-    from steper_ray.chains.rows import read_chains
     from steper_ray.chains.scoring import score_again
     from steper_ray.reasoning.frameworks import framework_named
     from steper_ray.retrieval import corpus_identity
@@ -70,15 +69,16 @@ def kept_answers(
     now = answers_identity(corpus_identity(corpus), "", reasoner.identity, reasoner.task)
     file = out.with_name(f"{out.name}.{RECORD_FILE}")
     before, samples = read_record(file), {next_id(one, reasoner): one for one in missing}
-    if before is None or differences(before, now, ignore=SCORED_BY) or not _has(out, samples):
+    same = before is not None and not differences(before, now, ignore=SCORED_BY)
+    chains = _kept_chains(out, samples) if same else None
+    if before is None or chains is None:
         file.unlink(missing_ok=True)  # it must not be there before its answers
         chains = answer(reasoner, missing, out, corpus=corpus, log=log, on_progress=on_progress)
         write_record(file, now)
         return chains
     print(f"  eval  {out.name}: answered before, with the same settings; see {out}")
     # what the data set calls a question decides no answer
-    kinds = {id: sample.question.type for id, sample in samples.items()}
-    chains = [replace(chain, type=kinds[chain.id]) for chain in read_chains(out)]
+    chains = [replace(chain, type=samples[chain.id].question.type) for chain in chains]
     if differences(before, now):
         framework = framework_named(reasoner.reasoning.framework)
         task = task_named(reasoner.task)
@@ -108,8 +108,8 @@ def _given(chain: "Chain", step: int, searches: int) -> list[Any]:
     return [found, [one.rationale for one in chain.steps[: step - 1]]]
 
 
-def _has(folder: Path, samples: Mapping[str, "MissingAttempts"]) -> bool:
-    """Whether a folder has one chain to each question or step, as it is asked and judged now."""
+def _kept_chains(folder: Path, samples: Mapping[str, "MissingAttempts"]) -> "list[Chain] | None":
+    """A folder's chains if it has one to each question or step, as it is asked and judged now."""
     from steper_ray.chains.rows import read_chains
 
     def fits(chain: "Chain", sample: "MissingAttempts") -> bool:
@@ -122,8 +122,8 @@ def _has(folder: Path, samples: Mapping[str, "MissingAttempts"]) -> bool:
         )
 
     if not folder.is_dir():
-        return False
-    chains = {chain.id: chain for chain in read_chains(folder)}
-    return chains.keys() == samples.keys() and all(
-        fits(chains[id], sample) for id, sample in samples.items()
-    )
+        return None
+    chains = read_chains(folder)
+    if sorted(samples) != [chain.id for chain in chains]:
+        return None
+    return chains if all(fits(chain, samples[chain.id]) for chain in chains) else None

@@ -95,7 +95,8 @@ def evaluate(
             if carried and carried[1] != version:
                 print(f"  eval  {name} was trained on corpus {carried[1]}, asked on {version}")
             chains[name] = asks(name, asked, name, number)
-        summaries = {name: summarize(as_rows(made)) for name, made in chains.items()}
+        rows = {name: as_rows(made) for name, made in chains.items()}
+        summaries = {name: summarize(answers) for name, answers in rows.items()}
         if abilities is not None:
             given = given_steps(chains[TEACHER])
             others = _asked_alike(models) if given else []
@@ -103,7 +104,6 @@ def evaluate(
                 written = asks(name, given, f"{STEPS_FOLDER}/{name}", number)
                 scores = ability_scores(given, {chain.id: chain for chain in written}, abilities)
                 summaries[name] = replace(summaries[name], abilities=scores)
-        rows = {name: as_rows(made) for name, made in chains.items()}
         evaluation = Evaluation(rows, summaries, pairs_of(rows))
         write_whole(out / SUMMARY_FILE, json.dumps(_as_json(evaluation), indent=2) + "\n")
     return evaluation

@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from steper_ray.evaluation.summary import MOST_TYPES, Row, question_type
+from steper_ray.reports.evaluation_tables import STOPPED
 
 PACKED: Final = 128
 """Questions whose chains are packed together."""
@@ -44,6 +45,7 @@ def chain_browser(chains: Mapping[str, Sequence[Row]]) -> ChainBrowser:
     index = {
         "models": list(chains),
         "packed": PACKED,
+        "ends": {**{reason: text.lower() for reason, text in STOPPED.items()}, "error": "error"},
         "ids": [row["question_id"] for row in firsts],
         "questions": [row["question"] for row in firsts],
         "hops": [row["hops"] for row in firsts],

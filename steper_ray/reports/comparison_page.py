@@ -8,6 +8,7 @@ from steper_ray.evaluation.summary import TEACHER
 from steper_ray.files import write_whole
 from steper_ray.reports.charts import Mark, interval_chart
 from steper_ray.reports.html import render_page
+from steper_ray.reports.markdown import table_lines
 from steper_ray.reports.training_charts import sigma_chart_of
 from steper_ray.text import UNKNOWN, percent_number
 from steper_ray.training.metrics import METRICS_FILE
@@ -132,8 +133,7 @@ def _row(contender: "Contender", hops: Sequence[str]) -> list[str]:
 def markdown_lines(comparison: "Comparison") -> list[str]:
     """The table in Markdown."""
     head, rows = table(comparison)
-    lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    return table_lines(head, rows)
 
 
 def text_lines(comparison: "Comparison") -> list[str]:

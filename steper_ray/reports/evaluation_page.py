@@ -29,7 +29,7 @@ from steper_ray.reports.evaluation_tables import (
     seconds_text,
 )
 from steper_ray.reports.html import render_page
-from steper_ray.reports.markdown import as_text
+from steper_ray.reports.markdown import as_text, table_lines
 from steper_ray.reports.training_charts import loss_chart, sigma_chart
 from steper_ray.reports.training_curves import (
     TrainingCurves,
@@ -104,8 +104,7 @@ def markdown_lines(
     for group in main_table(models):
         head = [group.heading, *map(as_text, models)]
         rows = [[as_text(f"{one.label} {one.note}"), *one.cells] for one in group.lines]
-        lines.append("")
-        lines += [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+        lines += ["", *table_lines(head, rows)]
     return lines
 
 
@@ -151,26 +150,24 @@ def cost_line(models: Mapping[str, ModelReport]) -> str | None:
 
 def gap_line(models: Mapping[str, ModelReport], pairs: Sequence[Pair]) -> str | None:
     """How far the student is from its teacher, and where it is furthest behind; None without both."""
-    roles = {report.role: name for name, report in models.items()}
-    both = {roles.get("student"), roles.get("teacher")}
-    pair = next((pair for pair in pairs if {pair.model, pair.other} == both), None)
-    if pair is None:
+    student, teacher = _of_role(models, "student"), _of_role(models, "teacher")
+    both = [pair for pair in pairs if _roles(models, pair) == {"student", "teacher"}]
+    if not student or not teacher or not both:
         return None
-    student, teacher = models[roles["student"]].summary, models[roles["teacher"]].summary
-    gap = student.overall.em - teacher.overall.em
+    pair, mine, theirs = both[0], student.summary, teacher.summary
+    gap = mine.overall.em - theirs.overall.em
     if not pair.is_sure:
         line = f"{pair.questions:,} questions do not tell it from its teacher"
     else:
         line = f"It is {abs(100 * gap):.1f} points {'above' if gap > 0 else 'below'} its teacher"
     behind = {
-        label: student_part[name].em - teacher_part[name].em
-        for student_part, teacher_part, label_of in (
-            (student.hops, teacher.hops, hops_label),
-            (student.types, teacher.types, str),
+        label(name): ours[name].em - others[name].em
+        for ours, others, label in (
+            (mine.hops, theirs.hops, hops_label),
+            (mine.types, theirs.types, str),
         )
-        for name in student_part.keys() & teacher_part.keys()
-        if len(student_part) > 1
-        for label in [label_of(name)]
+        if len(ours) > 1
+        for name in ours.keys() & others.keys()
     }
     worst = min(sorted(behind), key=behind.__getitem__, default=None)
     if worst is not None and behind[worst] < 0:
@@ -260,6 +257,10 @@ def _example(chain: Row) -> dict[str, Any]:
         "stopped": STOP_REASONS[chain["stop_reason"]],
         "answer_forced": is_forced(chain["stop_reason"]),
     }
+
+
+def _roles(models: Mapping[str, ModelReport], pair: Pair) -> set[Role]:
+    return {models[pair.model].role, models[pair.other].role}
 
 
 def _of_role(models: Mapping[str, ModelReport], role: Role) -> ModelReport | None:

@@ -5,6 +5,7 @@ names that a person chose are written so that Markdown reads them as text.
 """
 
 import re
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any, Final
 
@@ -39,6 +40,11 @@ def as_text(value: str) -> str:
     """
     special = r"[\\`*{}\[\]<>#|~&!$@]|(?<![^\W_])_|_(?![^\W_])"
     return re.sub(special, lambda sign: f"&#{ord(sign[0])};", one_line(value)) or "–"
+
+
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table; the cells are Markdown."""
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
 
 
 def fenced(text: str, language: str = "") -> str:

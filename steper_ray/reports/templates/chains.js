@@ -2,13 +2,6 @@
 "use strict";
 
 const SHOWN = 100; // questions that are listed at a time
-const REASONS = {
-  answered: "answered by itself",
-  forced: "steps ran out",
-  no_query: "named no search",
-  nothing_new: "found nothing new",
-  error: "error",
-};
 
 const section = document.getElementById("browse");
 const index = JSON.parse(document.getElementById("chain-index").textContent);
@@ -64,7 +57,7 @@ if (distinct(index.hops).length > 1) fields.push(field("Hops", [any, ...distinct
 if (distinct(index.types).length > 1) fields.push(field("Type", [any, ...distinct(index.types)], "type"));
 const ends = distinct(index.reasons.map((reasons) => reasons[main]));
 if (ends.length > 1) {
-  fields.push(field(`End of ${models[main]}`, [any, ...ends.map(([value]) => [value, REASONS[value]])], "reason"));
+  fields.push(field(`End of ${models[main]}`, [any, ...ends.map(([value]) => [value, index.ends[value]])], "reason"));
 }
 fields.push(field("Order", [["", "by id"], ["steps", "most steps first"], ["seconds", "slowest first"]], "order"));
 form.append(searched, ...fields);
@@ -168,7 +161,7 @@ function column(details, side, otherSide, n) {
   const made = element("section", "", { "aria-label": models[side] });
   made.append(element("h4", models[side]));
   const right = index.right[n][side];
-  const verdict = `${right ? "Right" : "Wrong"}, ${REASONS[index.reasons[n][side]]}`;
+  const verdict = `${right ? "Right" : "Wrong"}, ${index.ends[index.reasons[n][side]]}`;
   made.append(element("p", verdict, { class: `verdict ${right ? "right" : "wrong"}` }));
   if (chain.error !== null) made.append(element("p", chain.error));
   const steps = element("ol", "", { class: "steps" });

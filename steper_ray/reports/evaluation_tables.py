@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
-from steper_ray.evaluation.summary import Summary, interval_text
+from steper_ray.evaluation.summary import AbilityScore, Scores, Summary, interval_text
 from steper_ray.schema import UNKNOWN_HOPS
 from steper_ray.text import UNKNOWN, percent_number
 
 Role = Literal["student", "base", "teacher", "other"]
+
+
+T = TypeVar("T")
 
 
 STOPPED: Final[dict[str, str]] = {
@@ -144,42 +147,48 @@ def _per_right(cost: float | None, text: Callable[[float], str]) -> str:
 
 def _type_lines(models: Mapping[str, ModelReport]) -> list[TableLine]:
     """Exact match by what the data set calls its questions, with their number."""
-    reports = list(models.values())
-    names = dict.fromkeys(name for report in reports for name in report.summary.types)
-    lines = []
-    for name in names:
-        groups = [report.summary.types.get(name) for report in reports]
-        count = max(scores.questions for scores in groups if scores)
-        cells = [percent_text(scores.em) if scores else UNKNOWN for scores in groups]
-        lines.append(TableLine(name, cells, f"{count:,}"))
-    return lines
+    parts = [report.summary.types for report in models.values()]
+    names = {name: name for part in parts for name in part}
+    return _part_lines(parts, names, lambda one: one.questions, lambda one: percent_text(one.em))
 
 
 def _ability_lines(models: Mapping[str, ModelReport]) -> list[TableLine]:
     """Each ability by itself, with its interval; none of a model that was asked for no single steps."""
-    reports = list(models.values())
-    names = dict.fromkeys(name for report in reports for name in report.summary.abilities)
-    lines = []
-    for name in names:
-        scores = [report.summary.abilities.get(name) for report in reports]
-        counts = {score.steps for score in scores if score}
-        cells = [
-            interval_text(score.right, score.steps) if score and score.steps else UNKNOWN
-            for score in scores
-        ]
-        lines.append(TableLine(name, cells, f"{max(counts):,}"))
-    return lines
+
+    def cell(score: AbilityScore) -> str:
+        return interval_text(score.right, score.steps) if score.steps else UNKNOWN
+
+    parts = [report.summary.abilities for report in models.values()]
+    names = {name: name for part in parts for name in part}
+    return _part_lines(parts, names, lambda score: score.steps, cell)
 
 
 def _hops_lines(models: Mapping[str, ModelReport], metric: str) -> list[TableLine]:
+    def cell(scores: Scores) -> str:
+        share = getattr(scores, metric)
+        return UNKNOWN if share is None else percent_text(share)
+
+    parts = [report.summary.hops for report in models.values()]
+    names = {hops: hops_label(hops) for hops in all_hops(models)}
+    return _part_lines(parts, names, lambda one: one.questions, cell)
+
+
+def _part_lines(
+    parts: Sequence[Mapping[str, T]],
+    names: Mapping[str, str],
+    count: Callable[[T], int],
+    cell: Callable[[T], str],
+) -> list[TableLine]:
+    """A line for each part of the questions or steps, with their number.
+
+    parts: of each model; names: of the parts, and how a line is labelled
+    """
     lines = []
-    for hops in all_hops(models):
-        groups = [report.summary.hops.get(hops) for report in models.values()]
-        counts = sorted({scores.questions for scores in groups if scores})
+    for name, label in names.items():
+        found = [of_model.get(name) for of_model in parts]
+        counts = sorted({count(one) for one in found if one})
         note = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-        shares = [getattr(scores, metric) if scores else None for scores in groups]
-        cells = [UNKNOWN if share is None else percent_text(share) for share in shares]
-        lines.append(TableLine(hops_label(hops), cells, note))
+        lines.append(TableLine(label, [cell(one) if one else UNKNOWN for one in found], note))
     return lines
 
 

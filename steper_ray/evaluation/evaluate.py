@@ -58,9 +58,9 @@ def evaluate(
 ) -> Evaluation:
     """Answers of every model to the questions, and their scores.
 
-    A model is not asked again where `out` has its answers to the same questions, by the same settings.
-    Writes a folder of chains for each model and `summary.json` to `out`. Needs a running Ray and an indexed
-    corpus. Raises InputError for unusable input, and if another command evaluates to `out`.
+    A model is not asked again that has answered the same questions with the same settings. Writes a folder
+    of chains for each model and `summary.json` to `out`. Needs a running Ray and an indexed corpus. Raises
+    InputError for unusable input, and if another command evaluates to `out`.
 
     models:      by the name of their folder in `out`
     log:         folder for the log of a new launch; within a launch its log is written on

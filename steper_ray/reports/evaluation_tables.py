@@ -83,16 +83,6 @@ def main_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
             "Tokens", [_per_right(scores.tokens_per_right, "{:,.0f}".format) for scores in overall]
         ),
     ]
-    last = max(len(scores.recall) for scores in overall)
-    found, precise = (
-        [
-            TableLine(
-                f"Step {number}", [_up_to(getattr(scores, what), number) for scores in overall]
-            )
-            for number in range(1, last + 1)
-        ]
-        for what in ("recall", "precision")
-    )
     reasons = dict.fromkeys(reason for scores in overall for reason in scores.stop_reasons)
     chains = [
         TableLine("Questions", [f"{scores.questions:,}" for scores in overall]),
@@ -106,23 +96,28 @@ def main_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
         TableLine("Steps cut off", costs(percent_text(scores.cut_off) for scores in overall)),
         TableLine("Errors", [f"{scores.errors:,}" for scores in overall]),
     ]
-    size = [
-        TableLine("Parameters", [count_text(report.parameters) for report in reports]),
-        TableLine("Weights on disk", [bytes_text(report.size_bytes) for report in reports]),
-    ]
     groups = [
         TableGroup("Answers", answers),
         TableGroup("Exact match by hops", _hops_lines(models, "em")),
         TableGroup("Exact match by type", _type_lines(models)),
         TableGroup("Single steps right", _ability_lines(models)),
-        TableGroup("Gold passages found by", found),
-        TableGroup("Share of gold among passages found by", precise),
+        TableGroup("Gold passages found by", _step_lines(overall, "recall")),
+        TableGroup("Share of gold among passages found by", _step_lines(overall, "precision")),
         TableGroup("One question", question),
         TableGroup("One right answer", right),
         TableGroup("All chains", chains),
-        TableGroup("Model", [line for line in size if set(line.cells) != {UNKNOWN}]),
+        TableGroup("Model", _size_lines(reports)),
     ]
     return [group for group in groups if group.lines]
+
+
+def _size_lines(reports: Sequence[ModelReport]) -> list[TableLine]:
+    """The sizes that are known of any model."""
+    size = [
+        TableLine("Parameters", [count_text(report.parameters) for report in reports]),
+        TableLine("Weights on disk", [bytes_text(report.size_bytes) for report in reports]),
+    ]
+    return [line for line in size if set(line.cells) != {UNKNOWN}]
 
 
 def hops_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
@@ -134,6 +129,15 @@ def hops_table(models: Mapping[str, ModelReport]) -> list[TableGroup]:
     if any(report.summary.overall.recall for report in models.values()):
         groups.append(TableGroup("Gold passages found", _hops_lines(models, "found")))
     return groups
+
+
+def _step_lines(overall: Sequence[Scores], share: str) -> list[TableLine]:
+    """A share up to each step."""
+    shares = [getattr(scores, share) for scores in overall]
+    return [
+        TableLine(f"Step {number}", [_up_to(of_model, number) for of_model in shares])
+        for number in range(1, max(map(len, shares)) + 1)
+    ]
 
 
 def _up_to(shares: Sequence[float], step: int) -> str:
